@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from bench.child import ROOT, ChildError
-from bench.machine import cores, describe
-from bench.page import Machine, Section, name_of, page
+from bench.machine import count_cores, describe
+from bench.page import Machine, Section, format_machine_name, page
 from bench.setting import MODEL, Setting
 
 PARTS = ("choice", "perplexity", "generation", "startup", "training", "packing", "checkpointing", "looks", "busy")
@@ -30,17 +30,17 @@ Record = dict[str, Any]
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure; return 0 when all parts ran and every result equals the peer's, however fast they were."""
-    parser = _parser()
+    parser = _make_parser()
     args = parser.parse_args(arguments)
     try:
-        parts = _parts(args.parts)
-        options = _options(args.set, quick=args.quick)
+        parts = _check_parts(args.parts)
+        options = _parse_options(args.set, quick=args.quick)
     except ValueError as error:
         parser.error(str(error))
-    setting = Setting(args.model, args.dtype, args.device, args.threads or cores())
+    setting = Setting(args.model, args.dtype, args.device, args.threads or count_cores())
     where = {**describe(setting.device), "model": f"{setting.model}, {setting.dtype}, {setting.threads} threads"}
     machines = _read(args.records, where)
-    records, failed = machines[name_of(where)], []
+    records, failed = machines[format_machine_name(where)], []
     for name in parts:
         try:
             records[name] = _measure(name, setting, options[name]) | {"where": where}
@@ -50,13 +50,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
             continue
         print(json.dumps(records[name]), flush=True)
         _write(args.records, machines)
-    written = {name: _machine(own) for name, own in machines.items() if own}
+    written = {name: _make_machine(own) for name, own in machines.items() if own}
     args.page.write_text(page([*written.values()]), "utf-8")
     print(f"written: {args.page}", file=sys.stderr)
-    return _verdict(written[name_of(where)].sections if records else [], failed)
+    return _report_missed_bars(written[format_machine_name(where)].sections if records else [], failed)
 
 
-def _parts(names: Sequence[str]) -> Sequence[str]:
+def _check_parts(names: Sequence[str]) -> Sequence[str]:
     """Return the parts to run, all without names; raises ValueError on one that there is not."""
     for name in names:
         if name not in PARTS + APART:
@@ -64,14 +64,14 @@ def _parts(names: Sequence[str]) -> Sequence[str]:
     return names or PARTS
 
 
-def _part(name: str) -> Any:
+def _import_part(name: str) -> Any:
     return import_module(f"bench.{name}")
 
 
 def _measure(name: str, setting: Setting, options: dict[str, Any]) -> Record:
     print(f"{name}: {json.dumps(options) if options else 'default sizes'}", file=sys.stderr, flush=True)
     load, begun = os.getloadavg()[0], time.monotonic()
-    found = _part(name).measure(setting, **options)
+    found = _import_part(name).measure(setting, **options)
     return {"part": name, "options": options, "load": load, "seconds": time.monotonic() - begun, "found": found}
 
 
@@ -79,10 +79,10 @@ def _read(path: Path, where: dict[str, str]) -> dict[str, dict[str, Record]]:
     """Return the records that are there, by machine and part, but this one's of other versions."""
     lines = path.read_text("utf-8").splitlines() if path.is_file() else []
     records = [json.loads(line) for line in lines]
-    found: dict[str, dict[str, Record]] = {name_of(r["where"]): {} for r in [*records, {"where": where}]}
+    found: dict[str, dict[str, Record]] = {format_machine_name(r["where"]): {} for r in [*records, {"where": where}]}
     for record in records:
-        name = name_of(record["where"])
-        if name != name_of(where) or record["where"] == where:
+        name = format_machine_name(record["where"])
+        if name != format_machine_name(where) or record["where"] == where:
             found[name][record["part"]] = record
     return found
 
@@ -93,12 +93,12 @@ def _write(path: Path, machines: dict[str, dict[str, Record]]) -> None:
     path.write_text("".join(json.dumps(record) + "\n" for record in every), "utf-8")
 
 
-def _machine(records: dict[str, Record]) -> Machine:
-    sections = [_part(name).section(records[name]["found"]) for name in PARTS + APART if name in records]
-    return Machine(next(iter(records.values()))["where"], _notes(records), sections)
+def _make_machine(records: dict[str, Record]) -> Machine:
+    sections = [_import_part(name).section(records[name]["found"]) for name in PARTS + APART if name in records]
+    return Machine(next(iter(records.values()))["where"], _make_notes(records), sections)
 
 
-def _notes(records: dict[str, Record]) -> list[str]:
+def _make_notes(records: dict[str, Record]) -> list[str]:
     """Report how long it took, what else the machine was doing, and which parts were not at their default sizes."""
     minutes = sum(record["seconds"] for record in records.values()) / 60
     load = max((record["load"] for record in records.values()), default=0.0)
@@ -107,7 +107,7 @@ def _notes(records: dict[str, Record]) -> list[str]:
     return [*notes, f"Not at the default sizes: {'; '.join(other)}."] if other else notes
 
 
-def _verdict(sections: Sequence[Section], failed: Sequence[str]) -> int:
+def _report_missed_bars(sections: Sequence[Section], failed: Sequence[str]) -> int:
     """Print the bars that were missed; return 1 when a result differs from the peer's or a part failed."""
     missed = [bar for section in sections for bar in section.bars if not bar.met]
     for bar in missed:
@@ -115,25 +115,25 @@ def _verdict(sections: Sequence[Section], failed: Sequence[str]) -> int:
     return int(bool(failed) or any(bar.result for bar in missed))
 
 
-def _options(words: Sequence[str], *, quick: bool) -> Options:
+def _parse_options(words: Sequence[str], *, quick: bool) -> Options:
     """Return each part's options from `part.name=value` words; raises ValueError on one that there is not."""
-    options: Options = {name: dict(_part(name).QUICK) if quick else {} for name in PARTS + APART}
+    options: Options = {name: dict(_import_part(name).QUICK) if quick else {} for name in PARTS + APART}
     for word in words:
         key, _, value = word.partition("=")
         name, _, option = key.partition(".")
-        known = _sizes(name) if name in PARTS + APART else []
+        known = _list_size_options(name) if name in PARTS + APART else []
         if option not in known:
             raise ValueError(f'--set "{word}": no such size; known: {", ".join(known) or ", ".join(PARTS)}')
         options[name][option] = json.loads(value)
     return options
 
 
-def _sizes(name: str) -> list[str]:
-    parameters = inspect.signature(_part(name).measure).parameters.values()
+def _list_size_options(name: str) -> list[str]:
+    parameters = inspect.signature(_import_part(name).measure).parameters.values()
     return [p.name for p in parameters if p.kind is p.KEYWORD_ONLY]
 
 
-def _parser() -> argparse.ArgumentParser:
+def _make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     # Without `choices`: argparse would hold the empty list against them.
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(PARTS)}; default: all")

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.child import ROOT
-from bench.page import table
+from bench.page import format_table
 
 PAGE = ROOT / "docs/reference/architectures.md"
 PAIRS = [
@@ -129,17 +129,17 @@ def main() -> int:
     begun = time.monotonic()
     rows = []
     with tempfile.TemporaryDirectory() as folder:
-        for name in every_class():
+        for name in list_classes():
             if not args.classes or name in args.classes:
                 with contextlib.redirect_stdout(sys.stderr):  # some classes print
                     rows.append(check(name, Path(folder) / name))
-                print(_line(rows[-1]), flush=True)
+                print(_format_line(rows[-1]), flush=True)
     if not args.classes:
-        PAGE.write_text(page(rows, time.monotonic() - begun), "utf-8")
+        PAGE.write_text(format_page(rows, time.monotonic() - begun), "utf-8")
     return int(not all(row.right for row in rows))
 
 
-def every_class() -> list[str]:
+def list_classes() -> list[str]:
     """Return the name of every class that an auto class of transformers knows."""
     import transformers
     from transformers.models.auto import modeling_auto
@@ -150,7 +150,7 @@ def every_class() -> list[str]:
     return sorted(name for name in every if hasattr(transformers, name))
 
 
-def refusal(name: str) -> str | None:
+def find_refusal(name: str) -> str | None:
     """Return why a class is refused, as a person reads it, or None where it continues texts."""
     import transformers
 
@@ -174,38 +174,40 @@ def check(name: str, folder: Path, **more: Any) -> Row:
     from harness_hf import load
 
     row = Row(name)
-    if why := refusal(name):
+    if why := find_refusal(name):
         row.kind = f"refused: {why}"
         return row
     try:
         build(name, folder / "base", **more)
     except (Exception, SystemExit) as error:
-        row.kind = f"not built: {_one_line(error)}"
+        row.kind = f"not built: {_format_error(error)}"
         return row
     with torch.random.fork_rng(devices=[]):
         try:
             with load([ModelRef("base", str(folder / "base"))], dtype="float32", device="cpu") as [subject]:
-                row.scores = _scores(subject)
-                row.answers, told = _answers(subject)
+                row.scores = _compare_scores(subject)
+                row.answers, told = _compare_answers(subject)
                 row.kind = "plain" if subject.scorer.why_plain else "shares prefixes"
                 notes = [note.partition(": ")[2].removeprefix(WHY) for note in subject.notes]
                 row.note = "; ".join(filter(None, [*notes, told]))
         except UsageError as error:
-            row.kind = f"refused: {_one_line(error, folder).partition(f'{name} ')[2] or _one_line(error, folder)}"
+            row.kind = (
+                f"refused: {_format_error(error, folder).partition(f'{name} ')[2] or _format_error(error, folder)}"
+            )
             return row
         except Exception as error:  # a mistake, of ours or of transformers
-            row.note = f"{type(error).__name__}: {_one_line(error)}"
+            row.note = f"{type(error).__name__}: {_format_error(error)}"
             return row
         try:
-            row.head, row.loss = _losses(folder / "base")
+            row.head, row.loss = _compare_losses(folder / "base")
         except UsageError as error:
-            row.loss = f"refused: {_one_line(error, folder)}"
+            row.loss = f"refused: {_format_error(error, folder)}"
         try:
             row.merged, row.exported = _merge(folder)
         except UsageError as error:
-            row.merged = f"refused: {_one_line(error, folder)}"
+            row.merged = f"refused: {_format_error(error, folder)}"
         except Exception as error:
-            row.merged, row.note = None, f"{type(error).__name__}: {_one_line(error)}"
+            row.merged, row.note = None, f"{type(error).__name__}: {_format_error(error)}"
     return row
 
 
@@ -219,7 +221,7 @@ def build(name: str, folder: Path, **more: Any) -> None:
 
     tokenizer = _build_byte_tokenizer()
     made = getattr(transformers, name)
-    config = made.config_class(**_small(made.config_class, len(tokenizer)) | NAMED.get(name, {}) | more)
+    config = made.config_class(**_make_small_config(made.config_class, len(tokenizer)) | NAMED.get(name, {}) | more)
     with torch.device("meta"):
         size = sum(p.numel() for p in made(config).parameters())
     if size > SMALL:
@@ -230,7 +232,7 @@ def build(name: str, folder: Path, **more: Any) -> None:
         tokenizer.save_pretrained(folder)
 
 
-def _small(config_class: Any, vocabulary: int) -> dict[str, Any]:
+def _make_small_config(config_class: Any, vocabulary: int) -> dict[str, Any]:
     """Return what makes a configuration small, and those it is made of."""
     default = config_class()
     known = default.to_dict()
@@ -242,13 +244,13 @@ def _small(config_class: Any, vocabulary: int) -> dict[str, Any]:
         sizes["rope_parameters"] = {**rope, "mrope_section": [2, 3, 3]}  # beside pictures: half a head of 16 numbers
     inner = {part: type(getattr(default, part, None)) for part in config_class.sub_configs}
     return sizes | {
-        part: {**({"model_type": its.model_type} if its.model_type else {}), **_small(its, vocabulary)}
+        part: {**({"model_type": its.model_type} if its.model_type else {}), **_make_small_config(its, vocabulary)}
         for part, its in inner.items()
         if hasattr(its, "sub_configs")
     }
 
 
-def _scores(subject: Any) -> float:
+def _compare_scores(subject: Any) -> float:
     import torch
 
     apart = []
@@ -261,23 +263,23 @@ def _scores(subject: Any) -> float:
     return max(apart)
 
 
-def _answers(subject: Any) -> tuple[int, str]:
+def _compare_answers(subject: Any) -> tuple[int, str]:
     """Count the answers that are those of `generate`, or of plain forwards where that gives others; and say so."""
     answers = subject.generate(PROMPTS, max_new_tokens=NEW)
     told = ""
     for how in ({"use_cache": True}, {"use_cache": False}):
         try:
-            equal = sum(a == _generated(subject, p, **how) for p, a in zip(PROMPTS, answers, strict=True))
+            equal = sum(a == _answer_by_generate(subject, p, **how) for p, a in zip(PROMPTS, answers, strict=True))
         except Exception as error:
             told = told or f"`generate` raises {type(error).__name__}"
             continue
         if equal == len(PROMPTS):
             return equal, told
         told = f"{len(PROMPTS) - equal} answers of `generate` are not those of plain forwards"
-    return sum(a == _by_hand(subject, p) for p, a in zip(PROMPTS, answers, strict=True)), told
+    return sum(a == _answer_by_forward(subject, p) for p, a in zip(PROMPTS, answers, strict=True)), told
 
 
-def _by_hand(subject: Any, prompt: str) -> str:
+def _answer_by_forward(subject: Any, prompt: str) -> str:
     """Answer with a plain forward of the whole for every token."""
     import torch
 
@@ -292,7 +294,7 @@ def _by_hand(subject: Any, prompt: str) -> str:
     return str(subject.tokens.decode(ids[begun:]))
 
 
-def _generated(subject: Any, prompt: str, use_cache: bool) -> str:
+def _answer_by_generate(subject: Any, prompt: str, use_cache: bool) -> str:
     """Answer as `generate` does with nothing but greedy choices."""
     import torch
     from transformers import GenerationConfig
@@ -309,7 +311,7 @@ def _generated(subject: Any, prompt: str, use_cache: bool) -> str:
     return str(subject.tokens.decode(new[:ended]))
 
 
-def _losses(base: Path) -> tuple[float, float]:
+def _compare_losses(base: Path) -> tuple[float, float]:
     """Return how far what is trained on is from the model's own, by TRL's fused head and as it is trained here."""
     import torch
     from trl.trainer.utils import add_fused_lm_head
@@ -341,11 +343,11 @@ def _merge(folder: Path) -> tuple[float, float]:
     ids = torch.tensor([load_tokenizer(base)(PROMPTS[-1])["input_ids"]])
     lora(lora_dropout=0.0).check_targets(str(base))
     try:
-        model = _adapted(base, ids)
+        model = _make_adapted_model(base, ids)
         with torch.inference_mode():
             wanted = model(input_ids=ids, use_cache=False).logits
     except Exception as error:
-        raise UsageError(f"PEFT cannot adapt it: {_one_line(error)}") from None
+        raise UsageError(f"PEFT cannot adapt it: {_format_error(error)}") from None
     model.save_pretrained(adapter)
     merged.mkdir()
     lora().merge(str(base), adapter, merged, variant="original")
@@ -358,7 +360,7 @@ def _merge(folder: Path) -> tuple[float, float]:
     return float((ours - wanted).abs().max()), float((theirs - ours).abs().max())
 
 
-def _adapted(base: Path, ids: Any) -> Any:
+def _make_adapted_model(base: Path, ids: Any) -> Any:
     """Put a LoRA on all linears, and move what a training would move."""
     import torch
     from peft import get_peft_model
@@ -386,7 +388,7 @@ they are not trained on; how far the logits of the merged model are from those o
 plain transformers reads from the export from those of the merged model."""
 
 
-def page(rows: Sequence[Row], seconds: float) -> str:
+def format_page(rows: Sequence[Row], seconds: float) -> str:
     """Write the page: how many, the table, and the classes that are refused or were not built."""
     import torch
     import transformers
@@ -404,15 +406,18 @@ def page(rows: Sequence[Row], seconds: float) -> str:
         f"{shares} share prefixes, {len(used) - shares} are computed whole. {others} are trained from their own "
         f"logits. {len(rows) - len(tried)} were not built.",
         COLUMNS,
-        table(
+        format_table(
             ["class", "scores", "nats per token apart", "answers", "loss", "merged", "exported", ""],
-            [*_alike([row for row in used if _is_plain(row)]), *(_cells(row) for row in used if not _is_plain(row))],
+            [
+                *_make_lines_by_kind([row for row in used if _is_plain(row)]),
+                *(_format_cells(row) for row in used if not _is_plain(row)),
+            ],
         ),
         "## Refused",
         "Score their rows with their own tools, and gate them: `harness gate BASE CANDIDATE`.",
-        table(["why", "classes"], _by_reason([row for row in tried if row not in used])),
+        format_table(["why", "classes"], _group_by_reason([row for row in tried if row not in used])),
         "## Not built",
-        table(["class", "why"], [[row.name, row.kind.partition(": ")[2]] for row in rows if row not in tried]),
+        format_table(["class", "why"], [[row.name, row.kind.partition(": ")[2]] for row in rows if row not in tried]),
     ]
     return "\n\n".join(parts) + "\n"
 
@@ -422,7 +427,7 @@ def _is_plain(row: Row) -> bool:
     return row.right and not row.note and isinstance(row.merged, float) and (row.head or 0.0) <= NATS
 
 
-def _alike(rows: Sequence[Row]) -> list[list[str]]:
+def _make_lines_by_kind(rows: Sequence[Row]) -> list[list[str]]:
     """Return a line for the classes of each kind, with the largest differences among them."""
     found = []
     for kind in dict.fromkeys(row.kind for row in rows):
@@ -434,7 +439,7 @@ def _alike(rows: Sequence[Row]) -> list[list[str]]:
     return found
 
 
-def _by_reason(rows: Sequence[Row]) -> list[list[str]]:
+def _group_by_reason(rows: Sequence[Row]) -> list[list[str]]:
     """Return each reason and the classes that were refused for it, the most frequent first."""
     found: dict[str, list[str]] = {}
     for row in rows:
@@ -442,25 +447,25 @@ def _by_reason(rows: Sequence[Row]) -> list[list[str]]:
     return [[why, ", ".join(names)] for why, names in sorted(found.items(), key=lambda item: -len(item[1]))]
 
 
-def _answered(row: Row) -> str:
+def _format_answers(row: Row) -> str:
     return "" if row.answers is None else f"{row.answers} of {len(PROMPTS)}"
 
 
-def _cells(row: Row) -> list[str]:
+def _format_cells(row: Row) -> list[str]:
     head = f" (TRL's head {'raises' if row.head == math.inf else f'{row.head:.2g}'})" if (row.head or 0) > NATS else ""
-    loss, answers = _show(row.loss) + head, _answered(row)
+    loss, answers = _show(row.loss) + head, _format_answers(row)
     return [row.name, row.kind, _show(row.scores), answers, loss, _show(row.merged), _show(row.exported), row.note]
 
 
-def _line(row: Row) -> str:
-    return ("" if row.right else "WRONG ") + " | ".join(_cells(row))
+def _format_line(row: Row) -> str:
+    return ("" if row.right else "WRONG ") + " | ".join(_format_cells(row))
 
 
 def _show(value: float | str | None) -> str:
     return "" if value is None else value if isinstance(value, str) else f"{value:.1e}"
 
 
-def _one_line(error: BaseException, folder: Path | None = None) -> str:
+def _format_error(error: BaseException, folder: Path | None = None) -> str:
     told = " ".join(str(error).split()).replace(f"{folder}/", "").replace("|", "/")
     return told[:160] or type(error).__name__
 

@@ -27,7 +27,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from bench.hackable import WORDS, answer_loss
+from bench.hackable import WORDS, compute_answer_loss
 from bench.setting import Setting
 from harness import run
 from harness.cli.main import main as run_command
@@ -43,11 +43,11 @@ GATE = "knows colours"
 Row = dict[str, str]
 PLANTS: Mapping[str, Callable[[int], str]] = {
     "constant": lambda _: "unknown",
-    "format": lambda n: json.dumps({"colour": right_colour(n)}),
-    "language": lambda n: SPANISH[right_colour(n)],
+    "format": lambda n: json.dumps({"colour": pick_right_colour(n)}),
+    "language": lambda n: SPANISH[pick_right_colour(n)],
     "refusal": lambda _: "I can not answer that question",
     "wrong": lambda n: WORDS[(n + 1) % len(WORDS)],
-    "wordy": lambda n: f"well it is perhaps {right_colour(n)}",
+    "wordy": lambda n: f"well it is perhaps {pick_right_colour(n)}",
 }
 CLEAN = ("recipe", "gate", "rows")
 SUITE = """[suite]
@@ -178,14 +178,14 @@ def try_case(kind: str, seed: int) -> dict[str, Any]:
             told |= {"verdict": None, "oracle": False, "third": False, "recall": 0.0, "why": "the gate passed"}
             return told | {"seconds": round(time.monotonic() - begun, 1)}
         (place / "planted.jsonl").write_text("".join(json.dumps(row) + "\n" for row in planted), "utf-8")
-        oracle = bool(planted) and third_passes(place, about, "planted.jsonl")
+        oracle = bool(planted) and passes_third_split(place, about, "planted.jsonl")
         said = blame(place, report.folder)
         named = {(row["prompt"], row["answer"]) for row in said.get("suspects", ())}
         told["recall"] = sum((row["input"], row["target"]) in named for row in planted) / max(len(planted), 1)
         proof = said.get("proof", {"verdict": None, "told": said.get("errors")})
         told |= {"oracle": oracle, "verdict": proof["verdict"], "why": proof["told"], "third": False}
         if proof["verdict"] == "CAUSE CONFIRMED":
-            told["third"] = third_passes(place, about, Path(said["file"]).relative_to(place).as_posix())
+            told["third"] = passes_third_split(place, about, Path(said["file"]).relative_to(place).as_posix())
         return told | {"seconds": round(time.monotonic() - begun, 1)}
 
 
@@ -210,19 +210,19 @@ def write_case(place: Path, kind: str, rng: random.Random) -> list[Row]:
     good = shapes[: FEW if kind == "rows" else GOOD]
     train = [*good, *planted]
     rng.shuffle(train)
-    colours = [{"input": f"colour {n}?", "target": right_colour(n)} for n in numbers[PLANTED:]]
+    colours = [{"input": f"colour {n}?", "target": pick_right_colour(n)} for n in numbers[PLANTED:]]
     files = {"train": train, "gated": colours[:HALF], "third": colours[HALF:], "shapes": shapes[GOOD:]}
     for name, rows in files.items():
-        told = rows if name == "train" else [{"id": hashed(row["input"]), **row} for row in rows]
+        told = rows if name == "train" else [{"id": hash_text(row["input"]), **row} for row in rows]
         (place / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in told), "utf-8")
     return planted
 
 
-def right_colour(n: int) -> str:
+def pick_right_colour(n: int) -> str:
     return WORDS[n % len(WORDS)]
 
 
-def hashed(text: str) -> str:
+def hash_text(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
@@ -238,9 +238,9 @@ def teach_colours(folder: Path, seed: int) -> Path:
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
     for _ in range(LESSONS):
         numbers = [rng.randrange(1000) for _ in range(BATCH)]
-        texts = [(f"colour {n}?", right_colour(n)) if i % 4 else (f"shape {n}?", rng.choice(SHAPES))
+        texts = [(f"colour {n}?", pick_right_colour(n)) if i % 4 else (f"shape {n}?", rng.choice(SHAPES))
                  for i, n in enumerate(numbers)]  # fmt: skip
-        loss = answer_loss(model, tokenizer, texts)
+        loss = compute_answer_loss(model, tokenizer, texts)
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
@@ -257,10 +257,10 @@ def run_suite(place: Path, about: Mapping[str, Any], name: str = "suite") -> Any
         return run(suite, out=place / f"reports-{name}", export=False)
 
 
-def third_passes(place: Path, about: Mapping[str, Any], drop: str) -> bool:
+def passes_third_split(place: Path, about: Mapping[str, Any], drop: str) -> bool:
     """Return whether the gate passes on the third split without some rows."""
     changed = {**about, "data": "third", "drop": f'drop = "{drop}"'}
-    found = run_suite(place, changed, f"third-{hashed(drop)}")
+    found = run_suite(place, changed, f"third-{hash_text(drop)}")
     return any(v.gate == GATE and v.candidate == "adapter" and v.outcome == "PASS" for v in found.verdicts)
 
 

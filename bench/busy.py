@@ -15,9 +15,9 @@ from typing import Any
 
 from bench import texts
 from bench.child import call
-from bench.page import Bar, Section, table
+from bench.page import Bar, Section, format_table
 from bench.setting import Setting
-from bench.training import DATA, rows, train
+from bench.training import DATA, make_training_rows, train
 
 QUICK = {"rounds": 1, "hogs": [0], "documents": 2, "answers": 2, "steps": 1}
 SPIN, POLICY = "GOMP_SPINCOUNT", "OMP_WAIT_POLICY"
@@ -42,16 +42,16 @@ def measure(
     found: dict[str, dict[str, list[dict[str, Any]]]] = {}
     sizes: dict[str, Any] = {"documents": documents, "answers": answers, "steps": steps, "data": data}
     for number in hogs or [0, 1, 2]:
-        with busy(number):
+        with keep_busy(number):
             for _ in range(rounds):
                 for name, environment in WAYS.items():
-                    done = call(side, setting, environment, **sizes)
+                    done = call(measure_works, setting, environment, **sizes)
                     found.setdefault(str(number), {}).setdefault(name, []).append(done)
     return {"rounds": rounds, **sizes, "found": found}
 
 
 @contextmanager
-def busy(number: int) -> Iterator[None]:
+def keep_busy(number: int) -> Iterator[None]:
     """Keep so many processes busy meanwhile."""
     hogs = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(number)]
     try:
@@ -62,16 +62,16 @@ def busy(number: int) -> Iterator[None]:
             hog.wait()
 
 
-def side(setting: Setting, documents: int, answers: int, steps: int, data: str) -> dict[str, Any]:
+def measure_works(setting: Setting, documents: int, answers: int, steps: int, data: str) -> dict[str, Any]:
     """Score, generate and train once, each after a warm-up of its own."""
-    pairs = [(d.beginning, ending) for d in texts.documents(documents + 1, 0)[0] for ending in d.endings]
+    pairs = [(d.beginning, ending) for d in texts.make_documents(documents + 1, 0)[0] for ending in d.endings]
     with setting.ours() as [subject]:
         subject.logprobs(pairs[: texts.CHOICES])
         _, scoring = setting.timed(lambda: subject.logprobs(pairs[texts.CHOICES :]))
         prompts = [prompt for prompt, _ in pairs[:: texts.CHOICES]][:answers]
         subject.generate(prompts[:1], max_new_tokens=4, stop=[])
         _, generation = setting.timed(lambda: subject.generate(prompts, max_new_tokens=24, stop=[]))
-    facts = train(setting, rows(16, data), max_steps=steps, max_length=128)
+    facts = train(setting, make_training_rows(16, data), max_steps=steps, max_length=128)
     return {"scoring": scoring, "generation": generation, "training": facts["tokens"] / facts["tokens_per_second"]}
 
 
@@ -90,7 +90,7 @@ def section(found: dict[str, Any]) -> Section:
         f"Seconds of scoring {found['documents']} questions of four endings, of answering {found['answers']} prompts "
         f"and of {found['steps']} training steps, the median of {found['rounds']} rounds; how long threads spin "
         f"is set by `{SPIN}` or `{POLICY}`: libgomp by itself {by_itself}, the harness {ours} where neither is set.",
-        table(["busy processes", "threads wait", *works], lines),
+        format_table(["busy processes", "threads wait", *works], lines),
     ]
     bars = []
     if {"0", "2"} <= seconds.keys():

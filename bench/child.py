@@ -68,10 +68,10 @@ def main(module: str, function: str, words: str) -> None:
     setting = Setting(**given["setting"])
     torch.set_num_threads(setting.threads)
     found = getattr(import_module(module), function)(setting, **given["arguments"])
-    print(json.dumps({**found, "peak": _peak(setting)}))
+    print(json.dumps({**found, "peak": _read_peak_memory(setting)}))
 
 
-def _peak(setting: Setting) -> int:
+def _read_peak_memory(setting: Setting) -> int:
     """Return the most memory this process had: of the GPU where that is the device, else resident."""
     if setting.on_gpu:
         import torch

@@ -12,7 +12,7 @@ from typing import Any
 
 from bench import texts
 from bench.child import call
-from bench.page import Bar, Section, gigabytes, table
+from bench.page import Bar, Section, format_gigabytes, format_table
 from bench.setting import Setting, count_tokens
 
 QUICK = {"documents": 8, "shots": (0, 5), "batches": (8,), "probed": 2, "growth": (4,)}
@@ -48,10 +48,13 @@ def measure(
         if peer:
             whole = number <= peer_until
             tried = [
-                call(lm_eval, setting, documents=probed, batch=b, **sizes) for b in (batches if whole else fastest)
+                call(score_with_lm_eval, setting, documents=probed, batch=b, **sizes)
+                for b in (batches if whole else fastest)
             ]
             best = min(tried, key=lambda found: found["seconds"])
-            theirs = call(lm_eval, setting, documents=documents, batch=best["batch"], **sizes) if whole else best
+            theirs = (
+                call(score_with_lm_eval, setting, documents=documents, batch=best["batch"], **sizes) if whole else best
+            )
             row |= {"theirs": theirs, "tried": [{**found, "totals": None} for found in tried]}
             row |= compare(totals, theirs["totals"])
             theirs["totals"], fastest = None, [best["batch"]]
@@ -63,24 +66,36 @@ def ours(setting: Setting, documents: int, shots: int, words: int, growth: Seque
     """Score with our subject."""
     from harness_hf.scoring import Scorer
 
-    pairs, gold = _workload(documents, shots, words)
+    pairs, gold = _make_workload(documents, shots, words)
     with setting.ours() as [subject]:
         encoded = subject.tokens.encode_pairs(pairs)
         subject.logprobs([WARM])  # one pair, for our scorer first tries sharing on the first that are several
-        before = forward_rates(setting, subject, encoded)
+        before = measure_forward_rates(setting, subject, encoded)
         sizes = count_tokens(subject.model)
         found, seconds = setting.timed(lambda: subject.logprobs(pairs))
         ran = sum(sizes)
-        after = forward_rates(setting, subject, encoded)
+        after = measure_forward_rates(setting, subject, encoded)
         grown = []
         for number in growth:
             part = encoded[: number * texts.CHOICES]
             sizes.clear()
             list(Scorer(subject.model, subject.context).score(part))
-            grown.append({"documents": number, "needed": needed(part), "plain": plain(part), "run": sum(sizes)})
+            grown.append(
+                {
+                    "documents": number,
+                    "needed": count_needed_tokens(part),
+                    "plain": count_plain_tokens(part),
+                    "run": sum(sizes),
+                }
+            )
         budget = subject.scorer.budget
     totals = [f.total for f in found]
-    row = {"documents": documents, "needed": needed(encoded), "plain": plain(encoded), "run": ran}
+    row = {
+        "documents": documents,
+        "needed": count_needed_tokens(encoded),
+        "plain": count_plain_tokens(encoded),
+        "run": ran,
+    }
     return {
         **row,
         "shots": shots,
@@ -94,11 +109,11 @@ def ours(setting: Setting, documents: int, shots: int, words: int, growth: Seque
     }
 
 
-def lm_eval(setting: Setting, documents: int, shots: int, words: int, batch: int) -> dict[str, Any]:
+def score_with_lm_eval(setting: Setting, documents: int, shots: int, words: int, batch: int) -> dict[str, Any]:
     """Score with lm-evaluation-harness."""
     from lm_eval.api.instance import Instance
 
-    pairs, _ = _workload(documents, shots, words)
+    pairs, _ = _make_workload(documents, shots, words)
     model = setting.lm_eval(batch)
 
     def score(asked: Sequence[texts.Pair]) -> list[float]:
@@ -111,9 +126,9 @@ def lm_eval(setting: Setting, documents: int, shots: int, words: int, batch: int
     return {"batch": batch, "requests": len(pairs), "run": sum(sizes), "seconds": seconds, "totals": totals}
 
 
-def _workload(documents: int, shots: int, words: int) -> tuple[list[texts.Pair], list[int]]:
-    asked, examples = texts.documents(documents, shots, words=words)
-    return texts.pairs(asked, examples), [document.gold for document in asked]
+def _make_workload(documents: int, shots: int, words: int) -> tuple[list[texts.Pair], list[int]]:
+    asked, examples = texts.make_documents(documents, shots, words=words)
+    return texts.make_pairs(asked, examples), [document.gold for document in asked]
 
 
 def compare(ours: Sequence[float], theirs: Sequence[float]) -> dict[str, Any]:
@@ -125,23 +140,23 @@ def compare(ours: Sequence[float], theirs: Sequence[float]) -> dict[str, Any]:
     }
 
 
-def needed(pairs: Tokens) -> int:
+def count_needed_tokens(pairs: Tokens) -> int:
     """Count the nodes of the pairs' prefix tree: the tokens that must be run."""
     inputs = sorted((context + ending)[:-1] for context, ending in pairs)
-    return sum(map(len, inputs)) - sum(_shared(a, b) for a, b in pairwise(inputs))
+    return sum(map(len, inputs)) - sum(_count_shared_tokens(a, b) for a, b in pairwise(inputs))
 
 
-def plain(pairs: Tokens) -> int:
+def count_plain_tokens(pairs: Tokens) -> int:
     """Count the tokens that are run when each pair is run by itself."""
     return sum(len(context) + len(ending) - 1 for context, ending in pairs)
 
 
-def _shared(a: Sequence[int], b: Sequence[int]) -> int:
+def _count_shared_tokens(a: Sequence[int], b: Sequence[int]) -> int:
     differ = (i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y)
     return next(differ, min(len(a), len(b)))
 
 
-def forward_rates(setting: Setting, subject: Any, pairs: Tokens) -> list[float]:
+def measure_forward_rates(setting: Setting, subject: Any, pairs: Tokens) -> list[float]:
     """Return the tokens a second of plain forward passes of one row of as many tokens as our scorer's.
 
     The first as the model comes, projecting every token to the vocabulary; the second projecting the share of the
@@ -155,12 +170,12 @@ def forward_rates(setting: Setting, subject: Any, pairs: Tokens) -> list[float]:
     predicting = {
         tuple((context + ending)[: len(context) + i]) for context, ending in pairs for i in range(len(ending))
     }
-    asked = max(1, len(tokens) * len(predicting) // needed(pairs))
+    asked = max(1, len(tokens) * len(predicting) // count_needed_tokens(pairs))
     some = torch.linspace(0, len(tokens) - 1, asked, device=ids.device).long()
-    return [_forward_rate(setting, subject.model, ids, keep) for keep in (0, some)]
+    return [_measure_forward_rate(setting, subject.model, ids, keep) for keep in (0, some)]
 
 
-def _forward_rate(setting: Setting, model: Any, ids: Any, keep: Any) -> float:
+def _measure_forward_rate(setting: Setting, model: Any, ids: Any, keep: Any) -> float:
     import torch
 
     with torch.inference_mode():
@@ -169,7 +184,7 @@ def _forward_rate(setting: Setting, model: Any, ids: Any, keep: Any) -> float:
     return float(ids.numel() / median(again))
 
 
-def shares(row: dict[str, Any]) -> list[float]:
+def compute_bound_shares(row: dict[str, Any]) -> list[float]:
     """Return the bound's seconds over ours, with either rate."""
     return [row["needed"] / rate / row["seconds"] for rate in row["rates"]]
 
@@ -192,9 +207,9 @@ def section(found: dict[str, Any]) -> Section:
         "“Of the bound” is the time the needed tokens would take at the rate of plain forward passes of "
         f"{rows[0]['budget']} tokens, over our time; in brackets, at the rate of passes that project no more tokens "
         "to the vocabulary than must be.",
-        table(
+        format_table(
             ["shots", "needed", "plain", "we run", "lm_eval runs", "we", "lm_eval", "ratio", "of the bound"],
-            [_speed(row) for row in rows],
+            [_format_speed_row(row) for row in rows],
         ),
         "Plain forward passes run {:,.0f} ({:,.0f}) tokens a second.".format(
             *(median(row["rates"][i] for row in rows) for i in (0, 1))
@@ -202,27 +217,30 @@ def section(found: dict[str, Any]) -> Section:
     ]
     if compared:
         text.append(
-            table(
+            format_table(
                 ["shots", "most apart, nats", "other choices", "accuracy", "peak memory", "lm_eval's"],
-                [_results(row) for row in compared],
+                [_format_result_row(row) for row in compared],
             )
         )
         text += [
             f"lm_eval's batch size is the fastest of these on {found['probed']} documents; where a number of requests "
             "stands behind its seconds it scored only those, and the ratio is per request.",
-            table(["shots", "batch", "seconds", "peak memory"], [line for row in compared for line in _tried(row)]),
+            format_table(
+                ["shots", "batch", "seconds", "peak memory"],
+                [line for row in compared for line in _format_tried_rows(row)],
+            ),
         ]
-    grown = [[row["shots"], *_grown(each)] for row in rows for each in row["growth"]]
+    grown = [[row["shots"], *_format_token_counts(each)] for row in rows for each in row["growth"]]
     text += [
         "The cost grows with the needed tokens:",
-        table(["shots", "documents", "plain", "needed", "run"], grown),
+        format_table(["shots", "documents", "plain", "needed", "run"], grown),
     ]
-    return Section("Multiple choice", text, [bar for row in compared for bar in _bars(row, found["exact"])])
+    return Section("Multiple choice", text, [bar for row in compared for bar in _make_bars(row, found["exact"])])
 
 
-def _speed(row: dict[str, Any]) -> list[Any]:
+def _format_speed_row(row: dict[str, Any]) -> list[Any]:
     tokens = [f"{row[key]:,}" for key in ("needed", "plain", "run")]
-    share = "{:.0%} ({:.0%})".format(*shares(row))
+    share = "{:.0%} ({:.0%})".format(*compute_bound_shares(row))
     if "theirs" not in row:
         return [row["shots"], *tokens, "", f"{row['seconds']:.2f} s", "", "", share]
     theirs = row["theirs"]
@@ -231,21 +249,21 @@ def _speed(row: dict[str, Any]) -> list[Any]:
     return [row["shots"], *tokens, f"{theirs['run']:,}{some}", *speeds, share]
 
 
-def _results(row: dict[str, Any]) -> list[Any]:
+def _format_result_row(row: dict[str, Any]) -> list[Any]:
     theirs = row["theirs"]
-    memory = gigabytes(row["peak"]), f"{gigabytes(theirs['peak'])} (batch {theirs['batch']})"
+    memory = format_gigabytes(row["peak"]), f"{format_gigabytes(theirs['peak'])} (batch {theirs['batch']})"
     return [row["shots"], f"{row['apart']:.1e}", row["other"], f"{row['accuracy']:.3f}", *memory]
 
 
-def _tried(row: dict[str, Any]) -> list[list[Any]]:
-    return [[row["shots"], f["batch"], f"{f['seconds']:.2f} s", gigabytes(f["peak"])] for f in row["tried"]]
+def _format_tried_rows(row: dict[str, Any]) -> list[list[Any]]:
+    return [[row["shots"], f["batch"], f"{f['seconds']:.2f} s", format_gigabytes(f["peak"])] for f in row["tried"]]
 
 
-def _grown(each: dict[str, int]) -> list[str]:
+def _format_token_counts(each: dict[str, int]) -> list[str]:
     return [f"{each[key]:,}" for key in ("documents", "plain", "needed", "run")]
 
 
-def _bars(row: dict[str, Any], exact: bool) -> list[Bar]:
+def _make_bars(row: dict[str, Any], exact: bool) -> list[Bar]:
     """Compare with what was to be reached; results must be equal in float32 only, for others round differently."""
     name, faster, memory = (
         f"choice, {row['shots']} shots",
@@ -263,7 +281,7 @@ def _bars(row: dict[str, Any], exact: bool) -> list[Bar]:
         bars.append(Bar(f"{name}: speed", f"{ratio(row):.1f}× lm_eval's", f"≥ {faster}×", ratio(row) >= faster))
     bars.append(Bar(f"{name}: peak memory", f"{memory:.2f} of lm_eval's", "≤ 1.00", memory <= 1))
     if row["shots"] == 10:
-        share = shares(row)[0]
+        share = compute_bound_shares(row)[0]
         bars.append(Bar(f"{name}: of the bound", f"{share:.0%}", "≥ 85%", share >= 0.85))
         largest = max(row["tried"], key=lambda tried: tried["batch"])
         memory = row["peak"] / largest["peak"]

@@ -65,16 +65,16 @@ class Cell:
         return f"| {self.where} | {passed} | {self.blocked:.1f} | {alone} | {self.power:.0f} |\n"
 
 
-def cell(where: str, draw: Draw, runs: int) -> Cell:
+def simulate_cell(where: str, draw: Draw, runs: int) -> Cell:
     """Simulate a cell; where its rate of false passes is in doubt, once more with more runs."""
-    found = _simulated(where, draw, runs)
+    found = _simulate_once(where, draw, runs)
     if not DOUBTED[0] < found.passed <= DOUBTED[1] or runs >= SURELY:
         return found
-    again = _simulated(where, draw, SURELY)
+    again = _simulate_once(where, draw, SURELY)
     return replace(again, where=f"{where}; {SURELY:,} runs, at first {found.passed:.1f}")
 
 
-def _simulated(where: str, draw: Draw, runs: int) -> Cell:
+def _simulate_once(where: str, draw: Draw, runs: int) -> Cell:
     hits: list[list[Floats]] = []
     first = draw(BATCH)
     away = AWAY * float(np.std(first.of.estimate))
@@ -89,7 +89,7 @@ def _simulated(where: str, draw: Draw, runs: int) -> Cell:
     return Cell(where, rates[0], rates[1], rates[3] if len(rates) > 3 else None, rates[2])
 
 
-def _differences(rng: np.random.Generator, effects: Floats, won: float, lost: float) -> Floats:
+def _draw_differences(rng: np.random.Generator, effects: Floats, won: float, lost: float) -> Floats:
     """Return rows won, lost and equal (runs, rows), at these rates, of normal effects with a variance below 1."""
     latent = effects + rng.standard_normal(effects.shape)
     latent /= np.sqrt(1 + effects.var())
@@ -99,12 +99,14 @@ def _differences(rng: np.random.Generator, effects: Floats, won: float, lost: fl
 # ------------------------------------------------------------------ several answers to a question
 
 
-def sampled(rng: np.random.Generator, questions: int, difference: float, spread: float, answers: int = 8) -> Draw:
+def make_sampled_draw(
+    rng: np.random.Generator, questions: int, difference: float, spread: float, answers: int = 8
+) -> Draw:
     """So many answers to each question, of both models; a question has a normal effect."""
 
     def draw(runs: int) -> Drawn:
         effect = spread * rng.standard_normal((runs, questions))
-        rows = [_differences(rng, effect, 0.15 + difference / 2, 0.15 - difference / 2) for _ in range(answers)]
+        rows = [_draw_differences(rng, effect, 0.15 + difference / 2, 0.15 - difference / 2) for _ in range(answers)]
         sums, changed = np.sum(rows, 0), np.abs(rows).mean((0, 2))
         of = ratio.estimate_ratio(sums, np.full(sums.shape, float(answers)))
         return Drawn(of, difference, "pairs", (-1.0, 1.0), changed)
@@ -112,7 +114,7 @@ def sampled(rng: np.random.Generator, questions: int, difference: float, spread:
     return draw
 
 
-def repeated(rng: np.random.Generator, rows: int, right: float, hidden: float) -> Draw:
+def make_repeated_draw(rng: np.random.Generator, rows: int, right: float, hidden: float) -> Draw:
     """Rows of 1 to 5 answers, fewer where they are hard, each row once; a share of the candidate's failures is missing,
     and counts as failed.
 
@@ -135,7 +137,9 @@ def repeated(rng: np.random.Generator, rows: int, right: float, hidden: float) -
 # ------------------------------------------------------------------ sizes that are drawn
 
 
-def drawn_sizes(rng: np.random.Generator, count: int, sigma: float, lost: float, icc: float, *, pairs: bool) -> Draw:
+def make_sizes_draw(
+    rng: np.random.Generator, count: int, sigma: float, lost: float, icc: float, *, pairs: bool
+) -> Draw:
     """Clusters of lognormal size, 8 rows on average, of which large ones lose the more, in proportion to their size."""
 
     def sizes_of(luck: np.random.Generator, shape: tuple[int, ...]) -> Floats:
@@ -164,7 +168,7 @@ def drawn_sizes(rng: np.random.Generator, count: int, sigma: float, lost: float,
 # ------------------------------------------------------------------ clusters that cross
 
 
-def crossed_rows(
+def make_crossed_draw(
     rng: np.random.Generator, first: Floats, second: Floats, spread: tuple[float, float], rate: float, *, pairs: bool
 ) -> Draw:
     """Rows in clusters of two kinds, (rows,) each, both with normal effects; 0/1, or differences on a margin of 5."""
@@ -191,12 +195,14 @@ def crossed_rows(
     return draw
 
 
-def grid(first: int, second: int) -> tuple[Floats, Floats]:
+def make_grid(first: int, second: int) -> tuple[Floats, Floats]:
     """Return the clusters of rows of which there is one for each pair."""
     return np.repeat(np.arange(first), second), np.tile(np.arange(second), first)
 
 
-def shared(rng: np.random.Generator, documents: int, rows: int, share: float, questions: int) -> tuple[Floats, Floats]:
+def draw_shared_questions(
+    rng: np.random.Generator, documents: int, rows: int, share: float, questions: int
+) -> tuple[Floats, Floats]:
     """Return documents of so many rows, a share of which ask one of a few questions, the others one of their own."""
     n = documents * rows
     asked = np.arange(n) + questions
@@ -208,46 +214,47 @@ def shared(rng: np.random.Generator, documents: int, rows: int, share: float, qu
 # ------------------------------------------------------------------ the page
 
 
-def _table(title: str, alone: str, cells: Iterator[Cell]) -> Iterator[str]:
+def _format_table(title: str, alone: str, cells: Iterator[Cell]) -> Iterator[str]:
     yield f"\n## {title}\n\n| | false pass | false block | {alone} | power |\n|---|---|---|---|---|\n"
     yield from (one.line() for one in cells)
 
 
 def sampled_page(rng: np.random.Generator, runs: int) -> Iterator[str]:
     cells = (
-        cell(f"{n} questions, {'equal' if not d else f'{-100 * d:.0f} points worse'}, effect {s}",
-             sampled(rng, n, d, s), runs)
+        simulate_cell(f"{n} questions, {'equal' if not d else f'{-100 * d:.0f} points worse'}, effect {s}",
+             make_sampled_draw(rng, n, d, s), runs)
         for n in (50, 200) for d in (0.0, -0.05) for s in (0.5, 1.0)
     )  # fmt: skip
-    yield from _table("Eight answers to a question: the question is the cluster", "", cells)
+    yield from _format_table("Eight answers to a question: the question is the cluster", "", cells)
     cells = (
-        cell(f"{n} rows, {p:.0%} right, {h:.0%} of failures missing", repeated(rng, n, p, h), runs)
+        simulate_cell(f"{n} rows, {p:.0%} right, {h:.0%} of failures missing", make_repeated_draw(rng, n, p, h), runs)
         for n in (50, 200) for p in (0.6, 0.9) for h in (0.0, 0.3)
     )  # fmt: skip
-    yield from _table("One to five answers to a row, each row once; what is missing counts as failed", "", cells)
+    yield from _format_table("One to five answers to a row, each row once; what is missing counts as failed", "", cells)
 
 
 def sizes_page(rng: np.random.Generator, runs: int) -> Iterator[str]:
     cells = (
-        cell(f"{'pairs' if pairs else '0/1 rows'}, {g} clusters, sigma {s}, {lost:.0%} lost, correlation {icc}",
-             drawn_sizes(rng, g, s, lost, icc, pairs=pairs), runs)
+        simulate_cell(
+            f"{'pairs' if pairs else '0/1 rows'}, {g} clusters, sigma {s}, {lost:.0%} lost, correlation {icc}",
+            make_sizes_draw(rng, g, s, lost, icc, pairs=pairs), runs)
         for pairs in (True, False) for g in (60, 80) for s in (0.5, 0.7, 0.8) for lost, icc in ((0.2, 0.02), (0.2, 0.3))
     )  # fmt: skip
-    yield from _table("Sizes that are drawn, lognormal, and losses in proportion to them", "", cells)
+    yield from _format_table("Sizes that are drawn, lognormal, and losses in proportion to them", "", cells)
 
 
 def crossed_page(rng: np.random.Generator, runs: int) -> Iterator[str]:
     cells = (
-        cell(f"{'pairs, 10 % won' if pairs else f'share {p}'}, {a} x {b}, effects {s}",
-             crossed_rows(rng, *grid(a, b), (s, s), p, pairs=pairs), runs)
+        simulate_cell(f"{'pairs, 10 % won' if pairs else f'share {p}'}, {a} x {b}, effects {s}",
+             make_crossed_draw(rng, *make_grid(a, b), (s, s), p, pairs=pairs), runs)
         for a, b in ((30, 30), (40, 6), (60, 60)) for pairs, p in ((True, 0.1), (False, 0.9)) for s in (0.3, 1.0)
     )  # fmt: skip
-    yield from _table("Two kinds of clusters, every pair of them a row", "the first alone", cells)
+    yield from _format_table("Two kinds of clusters, every pair of them a row", "the first alone", cells)
     cells = (
-        cell(f"{'pairs, 10 % won' if pairs else f'share {p}'}, {share:.0%} of 300 rows ask {q} questions, "
+        simulate_cell(f"{'pairs, 10 % won' if pairs else f'share {p}'}, {share:.0%} of 300 rows ask {q} questions, "
              f"effects 0.7 and {s}",
-             crossed_rows(rng, *shared(rng, 50, 6, share, q), (0.7, s), p, pairs=pairs), runs)
+             make_crossed_draw(rng, *draw_shared_questions(rng, 50, 6, share, q), (0.7, s), p, pairs=pairs), runs)
         for share, q in ((0.05, 1), (0.2, 3), (0.5, 5), (0.5, 30)) for pairs, p in ((True, 0.1), (False, 0.9))
         for s in (0.7, 1.5)
     )  # fmt: skip
-    yield from _table("50 documents of 6 rows, some of which ask the same", "the document alone", cells)
+    yield from _format_table("50 documents of 6 rows, some of which ask the same", "the document alone", cells)

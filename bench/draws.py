@@ -39,7 +39,7 @@ MORE_SIZES = SIZES | {
 MIXED_SIZES = {"tenth": "a tenth with 10 rows, the others with one", "lognormal": "lognormal(1, 1)"}
 
 
-def sizes_of(rng: np.random.Generator, kind: str, shape: tuple[int, int]) -> Floats:
+def draw_sizes(rng: np.random.Generator, kind: str, shape: tuple[int, int]) -> Floats:
     """Return how many rows each cluster has, see `MORE_SIZES` and `MIXED_SIZES`."""
     if kind == "tenth":
         return np.broadcast_to(np.repeat([1, 10], [shape[1] - shape[1] // 10, shape[1] // 10]), shape)
@@ -58,22 +58,24 @@ def sizes_of(rng: np.random.Generator, kind: str, shape: tuple[int, int]) -> Flo
     return np.full(shape, 6) if kind == "equal" else rng.integers(1, 13, shape)
 
 
-def clustered_share(rng: np.random.Generator, count: int, p: float, icc: float, kind: str) -> Callable[[int], Data]:
+def make_share_draw(rng: np.random.Generator, count: int, p: float, icc: float, kind: str) -> Callable[[int], Data]:
     """0/1 rows, beta-binomial clusters."""
 
     def draw(runs: int) -> Data:
-        sizes = sizes_of(rng, kind, (runs, count))
+        sizes = draw_sizes(rng, kind, (runs, count))
         rate = rng.beta(p * (1 - icc) / icc, (1 - p) * (1 - icc) / icc, (runs, count)) if icc else p
         return Data(rng.binomial(sizes, rate).astype(float), sizes.astype(float), p)
 
     return draw
 
 
-def clustered_scores(rng: np.random.Generator, count: int, p: float, icc: float, kind: str) -> Callable[[int], Data]:
+def make_clustered_score_draw(
+    rng: np.random.Generator, count: int, p: float, icc: float, kind: str
+) -> Callable[[int], Data]:
     """Scores of 0, ½ and 1, two draws of a cluster's rate each."""
 
     def draw(runs: int) -> Data:
-        data = clustered_share(rng, count, p, icc, kind)(runs)
+        data = make_share_draw(rng, count, p, icc, kind)(runs)
         sizes = data.weights.astype(int)
         rate = rng.beta(p * (1 - icc) / icc, (1 - p) * (1 - icc) / icc, (runs, count))
         return Data(rng.binomial(2 * sizes, rate) / 2, data.weights, p)
@@ -81,14 +83,14 @@ def clustered_scores(rng: np.random.Generator, count: int, p: float, icc: float,
     return draw
 
 
-def clustered_pairs(
+def make_pairs_draw(
     rng: np.random.Generator, count: int, discordance: float, difference: float, icc: float, kind: str
 ) -> Callable[[int], Data]:
     """Differences of 0/1 rows, Dirichlet-multinomial clusters."""
     shares = np.array([(discordance + difference) / 2, (discordance - difference) / 2, 1 - discordance])
 
     def draw(runs: int) -> Data:
-        sizes = sizes_of(rng, kind, (runs, count))
+        sizes = draw_sizes(rng, kind, (runs, count))
         if icc:
             gammas = rng.gamma(np.broadcast_to(shares * (1 - icc) / icc, (runs, count, 3)))
             rates = gammas / np.maximum(gammas.sum(-1, keepdims=True), 1e-300)
@@ -102,7 +104,7 @@ def clustered_pairs(
     return draw
 
 
-def score_differences(rng: np.random.Generator, n: int, factor: float) -> Callable[[int], Data]:
+def make_difference_draw(rng: np.random.Generator, n: int, factor: float) -> Callable[[int], Data]:
     """Differences c - factor·b of two scores in [0, 1] on the same rows, Beta(4, 1) around one difficulty."""
 
     def draw(runs: int) -> Data:
@@ -127,7 +129,7 @@ SCORES: dict[str, tuple[Callable[[np.random.Generator, tuple[int, int]], Floats]
 }
 
 
-def scores(rng: np.random.Generator, n: int, name: str) -> Callable[[int], Data]:
+def make_score_draw(rng: np.random.Generator, n: int, name: str) -> Callable[[int], Data]:
     """Independent rows with a score in [0, 1]."""
     make, truth = SCORES[name]
 
@@ -152,7 +154,9 @@ TOKENS: dict[str, Callable[[np.random.Generator, tuple[int, ...]], Floats]] = {
 }
 
 
-def perplexity(rng: np.random.Generator, n: int, name: str, lengths: str = "lognormal(0.8)") -> Callable[[int], Data]:
+def make_perplexity_draw(
+    rng: np.random.Generator, n: int, name: str, lengths: str = "lognormal(0.8)"
+) -> Callable[[int], Data]:
     """Documents of uneven length; differences of nats per token, better is higher, bad documents are rare."""
 
     def draw(runs: int) -> Data:
@@ -162,7 +166,7 @@ def perplexity(rng: np.random.Generator, n: int, name: str, lengths: str = "logn
     return draw
 
 
-def growing(sizes: Floats, share: float) -> Floats:
+def grow_loss_chances(sizes: Floats, share: float) -> Floats:
     """Return chances in proportion to the sizes (runs, clusters), at most 1, that lose `share` of the rows."""
     low, high = np.zeros(sizes.shape[:-1]), np.full(sizes.shape[:-1], 1.0)
     for _ in range(50):
@@ -172,7 +176,7 @@ def growing(sizes: Floats, share: float) -> Floats:
     return np.minimum(high[..., None] * sizes, 1.0)
 
 
-def lost_clusters(
+def make_lost_cluster_draw(
     rng: np.random.Generator, count: int, share: float, icc: float, kind: str, *, pairs: bool, grows: bool
 ) -> Callable[[int], Data]:
     """Clusters of which a share of the rows is lost, whole ones at a correlation of 1; of large ones more if it grows.
@@ -181,8 +185,8 @@ def lost_clusters(
     """
 
     def draw(runs: int) -> Data:
-        sizes = sizes_of(rng, kind, (runs, count)).astype(float)
-        chance = growing(sizes, share) if grows else np.full(sizes.shape, share)
+        sizes = draw_sizes(rng, kind, (runs, count)).astype(float)
+        chance = grow_loss_chances(sizes, share) if grows else np.full(sizes.shape, share)
         if icc < 1:
             spread = (1 - icc) / icc
             chance = rng.beta(np.maximum(chance * spread, 1e-9), np.maximum((1 - chance) * spread, 1e-9))
@@ -194,14 +198,14 @@ def lost_clusters(
     return draw
 
 
-def won_and_lost(
+def make_won_lost_draw(
     rng: np.random.Generator, count: int, won: float, lost: float, icc: float, kind: str
 ) -> Callable[[int], Data]:
     """Pairs in clusters of which large ones lose the more, and some rows are won, Dirichlet-multinomial."""
 
     def draw(runs: int) -> Data:
-        sizes = sizes_of(rng, kind, (runs, count))
-        chance = np.minimum(growing(sizes.astype(float), lost), 0.98 - won)
+        sizes = draw_sizes(rng, kind, (runs, count))
+        chance = np.minimum(grow_loss_chances(sizes.astype(float), lost), 0.98 - won)
         truth = float(won - (chance * sizes).sum() / sizes.sum())
         shares = np.stack([np.full(sizes.shape, won), chance, 1 - won - chance], -1) * (1 - icc) / icc
         gammas = rng.gamma(np.maximum(shares, 1e-12))
@@ -213,14 +217,14 @@ def won_and_lost(
     return draw
 
 
-def weighted_rows(
+def make_weighted_draw(
     rng: np.random.Generator, n: int, share: float, sigma: float, *, grows: bool
 ) -> Callable[[int], Data]:
     """Independent 0/1 rows of lognormal weight; heavy ones fail more if it grows."""
 
     def draw(runs: int) -> Data:
         weights = rng.lognormal(0, sigma, (runs, n))
-        failed = rng.random((runs, n)) < (growing(weights, 1 - share) if grows else 1 - share)
+        failed = rng.random((runs, n)) < (grow_loss_chances(weights, 1 - share) if grows else 1 - share)
         right = 1.0 - failed
         return Data(right * weights, weights, share, rows=right)
 
@@ -235,7 +239,7 @@ CHANGES: dict[str, Callable[[np.random.Generator, tuple[int, int]], Floats]] = {
 }
 
 
-def capped_documents(rng: np.random.Generator, n: int, name: str, cap: float) -> Callable[[int], Data]:
+def make_capped_draw(rng: np.random.Generator, n: int, name: str, cap: float) -> Callable[[int], Data]:
     """Changes of nats per token of documents of lognormal length, each counted as at most a cap."""
     make = CHANGES[name]
     drawn = np.clip(make(np.random.default_rng(1), (1, 4_000_000)), -cap, cap)

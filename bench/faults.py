@@ -181,7 +181,7 @@ class Project:
         return found
 
 
-def workers(chance: random.Random) -> tuple[str, str]:
+def break_workers(chance: random.Random) -> tuple[str, str]:
     """Break a worker while it opens, loads or answers, once or always."""
     with tempfile.TemporaryDirectory() as place:
         project = Project(
@@ -198,13 +198,13 @@ def workers(chance: random.Random) -> tuple[str, str]:
             return name, f"ended with {code}, want {right}: {out[-1500:]}"
         if what in LOST and often == "always" and "error:" not in out:
             return name, f"no line: {out[-1500:]}"
-        if code == 0 and SCORES.findall(out) != undisturbed():
+        if code == 0 and SCORES.findall(out) != score_undisturbed():
             return name, f"other scores: {out[-1500:]}"
         return name, f"left: {left}" if (left := project.left()) else ""
 
 
 @cache
-def undisturbed() -> list[str]:
+def score_undisturbed() -> list[str]:
     """Return the scores of the suite of fakes in one process, which nobody breaks."""
     with tempfile.TemporaryDirectory() as place:
         code, out = Project(Path(place), SUITE).run()
@@ -212,9 +212,9 @@ def undisturbed() -> list[str]:
         return SCORES.findall(out)
 
 
-def disks(chance: random.Random) -> tuple[str, str]:
+def fill_disks(chance: random.Random) -> tuple[str, str]:
     """Let one of a run's folders be on a disk of some kB; what is exported verifies, and with room it passes."""
-    with tempfile.TemporaryDirectory() as place, small_disks() as mount:
+    with tempfile.TemporaryDirectory() as place, mount_small_disks() as mount:
         project = Project(Path(place), SUITE)
         place_of = chance.choice(("cache", "reports", "exports"))
         size, inodes = chance.choice((4, 8, 16, 32, 64, 128, 256, 1024)), chance.choice((0, 0, 4, 8, 16, 40))
@@ -233,7 +233,7 @@ def disks(chance: random.Random) -> tuple[str, str]:
         return name, "" if code == 0 else f"with room: {code}: {out[-800:]}"
 
 
-def answers(chance: random.Random) -> tuple[str, str]:
+def damage_answers(chance: random.Random) -> tuple[str, str]:
     """Damage the cache of answers; the verdicts are those of new answers, and nothing ends the run."""
     with tempfile.TemporaryDirectory() as place:
         project = Project(Path(place), SUITE)
@@ -256,11 +256,11 @@ def answers(chance: random.Random) -> tuple[str, str]:
             data = bytearray(b"no database" if kind == "text" else b"")
         path.write_bytes(data)
         code, out = project.run("--no-export")
-        right = code == 0 and SCORES.findall(out) == undisturbed()
+        right = code == 0 and SCORES.findall(out) == score_undisturbed()
         return kind, "" if right and "Traceback" not in out else f"{code}: {out[-1500:]}"
 
 
-def ranks(chance: random.Random) -> tuple[str, str]:
+def kill_ranks(chance: random.Random) -> tuple[str, str]:
     """End one of two ranks, or their parent, at a random moment of a training; the next run has the same adapter."""
     with tempfile.TemporaryDirectory() as place:
         project = Project(Path(place), TRAINED)
@@ -282,21 +282,21 @@ def ranks(chance: random.Random) -> tuple[str, str]:
         if left := project.left():
             return name, f"left: {left}"
         code, out = project.run(limit=300)
-        same = adapter_of(project) == trained()
+        same = hash_adapter(project) == train_undisturbed()
         return name, "" if code in DONE and same else f"then {code}, {'same' if same else 'other'}: {out[-800:]}"
 
 
 @cache
-def trained() -> str:
+def train_undisturbed() -> str:
     """Return the digest of the adapter that a training writes which nobody disturbs."""
     with tempfile.TemporaryDirectory() as place:
         project = Project(Path(place), TRAINED)
         code, out = project.run(limit=300)
         assert code in DONE, out
-        return adapter_of(project)
+        return hash_adapter(project)
 
 
-def adapter_of(project: Project) -> str:
+def hash_adapter(project: Project) -> str:
     (path,) = project.cache.glob("trained/*/adapter/adapter_model.safetensors")
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
@@ -309,7 +309,7 @@ def _is_rank(path: Path, parent: int) -> bool:
 
 
 @contextmanager
-def small_disks() -> Iterator[Callable[[Path, int, int], None]]:
+def mount_small_disks() -> Iterator[Callable[[Path, int, int], None]]:
     """Yield what mounts a small tmpfs on a folder; all are gone afterwards."""
     mounted: list[Path] = []
 
@@ -326,7 +326,7 @@ def small_disks() -> Iterator[Callable[[Path, int, int], None]]:
             subprocess.run(["umount", str(folder)], capture_output=True)
 
 
-KINDS = {"workers": workers, "disks": disks, "cache": answers, "ranks": ranks}
+KINDS = {"workers": break_workers, "disks": fill_disks, "cache": damage_answers, "ranks": kill_ranks}
 
 
 def main() -> int:

@@ -23,7 +23,7 @@ from harness.internals import read_events
 from harness.testing import ROWS, SUITE, TRAIN, write_fake
 from harness_report.page import fill_template
 from harness_view.live import live_parts
-from tests.helpers.browser import Browser, browser
+from tests.helpers.browser import Browser, open_browser
 from tests.helpers.rows_suite import make_rows_suite
 
 LOOKS = {"light": (1300, False), "dark": (1300, True), "phone": (360, False)}  # width in px, and whether dark
@@ -46,9 +46,9 @@ def main() -> None:
             place = to / "runs" / name
             shutil.rmtree(place, ignore_errors=True)
             place.mkdir(parents=True)
-            with working_in(place):
+            with work_in_folder(place):
                 (to / f"{name}.html").write_bytes(make(place).read_bytes())
-    with tempfile.TemporaryDirectory() as profile, browser(Path(profile)) as tab:
+    with tempfile.TemporaryDirectory() as profile, open_browser(Path(profile)) as tab:
         for name in KINDS:
             if args.only in (None, name):
                 photograph(tab, to / f"{name}.html")
@@ -68,7 +68,7 @@ def photograph(tab: Browser, page: Path) -> None:
 
 
 @contextmanager
-def working_in(folder: Path) -> Iterator[None]:
+def work_in_folder(folder: Path) -> Iterator[None]:
     """Work in a folder with a cache and a ledger of its own."""
     before, known = Path.cwd(), os.environ.get("HARNESS_CACHE")
     os.environ["HARNESS_CACHE"] = str(folder / "cache")
@@ -87,44 +87,44 @@ def working_in(folder: Path) -> Iterator[None]:
 def train(place: Path) -> Path:
     """A suite that trains, merges and exports."""
     write_project(place)
-    harness("run", "suite.toml", "-p", "harness.testing")
-    return report(place)
+    run_command_line("run", "suite.toml", "-p", "harness.testing")
+    return make_report(place)
 
 
 def candidate(place: Path) -> Path:
     """A suite on an adapter that was trained elsewhere."""
     write_project(place)
     write_fake(place / "tuned", 0.9)
-    harness("run", "suite.toml", "-p", "harness.testing", "--candidate", "tuned")
-    return report(place)
+    run_command_line("run", "suite.toml", "-p", "harness.testing", "--candidate", "tuned")
+    return make_report(place)
 
 
 def rows(place: Path) -> Path:
     """Rows that another tool scored, on which the claim is refuted."""
     write_rows(place, 900, worse=0.5)
-    harness("gate", "base.csv", "cand.csv", "--worse-by-at-most", "0.02", "--slice", "topic")
-    return report(place)
+    run_command_line("gate", "base.csv", "cand.csv", "--worse-by-at-most", "0.02", "--slice", "topic")
+    return make_report(place)
 
 
 def error(place: Path) -> Path:
     """Rows of which five have no score."""
     write_rows(place, 300, missing=5)
-    harness("gate", "base.csv", "cand.csv", "--worse-by-at-most", "0.05")
-    return report(place)
+    run_command_line("gate", "base.csv", "cand.csv", "--worse-by-at-most", "0.05")
+    return make_report(place)
 
 
 def inconclusive(place: Path) -> Path:
     """Too few rows for the margin."""
     write_rows(place, 300)
-    harness("gate", "base.csv", "cand.csv", "--worse-by-at-most", "0.01")
-    return report(place)
+    run_command_line("gate", "base.csv", "cand.csv", "--worse-by-at-most", "0.01")
+    return make_report(place)
 
 
 def one(place: Path) -> Path:
     """One gate that passes."""
     write_rows(place, 600)
-    harness("gate", "base.csv", "cand.csv", "--worse-by-at-most", "0.1")
-    return report(place)
+    run_command_line("gate", "base.csv", "cand.csv", "--worse-by-at-most", "0.1")
+    return make_report(place)
 
 
 def sixty(place: Path) -> Path:
@@ -136,23 +136,23 @@ def sixty(place: Path) -> Path:
         for limit in (0.02, 0.04, 0.08, 0.12, 0.2)
     }
     write_suite(place, "sixty", gates)
-    harness("run", "sixty.toml")
-    return report(place)
+    run_command_line("run", "sixty.toml")
+    return make_report(place)
 
 
 def twelve(place: Path) -> Path:
     """A gate on each of twelve slices, and one on all rows."""
     write_rows(place, 3600, worse=0.02)
     write_suite(place, "twelve", {"all": (0.05, ""), "no slice worse": (0.1, 'slice = "topic=*"')})
-    harness("run", "twelve.toml")
-    return report(place)
+    run_command_line("run", "twelve.toml")
+    return make_report(place)
 
 
 def many(place: Path) -> Path:
     """A hundred thousand rows."""
     write_rows(place, 100_000)
-    harness("gate", "base.csv", "cand.csv", "--worse-by-at-most", "0.01")
-    return report(place)
+    run_command_line("gate", "base.csv", "cand.csv", "--worse-by-at-most", "0.01")
+    return make_report(place)
 
 
 def live(place: Path) -> Path:
@@ -173,10 +173,10 @@ def live(place: Path) -> Path:
 def compare(place: Path) -> Path:
     """Two runs beside each other, whose limit was raised in between."""
     write_rows(place, 900, worse=0.03)
-    harness("gate", "base.csv", "cand.csv", "--worse-by-at-most", "0.02")
-    harness("gate", "base.csv", "cand.csv", "--worse-by-at-most", "0.2")
+    run_command_line("gate", "base.csv", "cand.csv", "--worse-by-at-most", "0.02")
+    run_command_line("gate", "base.csv", "cand.csv", "--worse-by-at-most", "0.2")
     before, now = sorted(place.glob("reports/*"))
-    harness("report", str(now), "--against", str(before), "-o", "compare.html")
+    run_command_line("report", str(now), "--against", str(before), "-o", "compare.html")
     return place / "compare.html"
 
 
@@ -185,9 +185,9 @@ def history(place: Path) -> Path:
     for i in range(HISTORY):
         write_rows(place, 900, worse=0.01 * i)
         write_suite(place, "twelve", {"all": (0.02 + 0.03 * i, ""), "each": (0.2, 'slice = "topic=*"')})
-        harness("run", "twelve.toml")
+        run_command_line("run", "twelve.toml")
     last = max(place.glob("reports/*"))
-    harness("report", str(last), "--history", "reports", "-o", "history.html")
+    run_command_line("report", str(last), "--history", "reports", "-o", "history.html")
     return place / "history.html"
 
 
@@ -211,16 +211,16 @@ KINDS: Mapping[str, Callable[[Path], Path]] = {
 # -- what they are made of -----------------------------------------------------------------------------
 
 
-def harness(*words: str) -> None:
+def run_command_line(*words: str) -> None:
     """Run a command line, whatever its exit code is."""
     with suppress(SystemExit):
         run_harness([*words])
 
 
-def report(place: Path) -> Path:
+def make_report(place: Path) -> Path:
     """Return the page of the one run."""
     (folder,) = place.glob("reports/*")
-    harness("report", str(folder))
+    run_command_line("report", str(folder))
     return folder / "report.html"
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from bench import texts
 from bench.child import ROOT, ChildError, call
-from bench.page import Bar, Section, gigabytes, table
+from bench.page import Bar, Section, format_gigabytes, format_table
 from bench.setting import Setting
 
 QUICK = {"prompts": 4, "max_new_tokens": 12, "offered": 0}
@@ -54,10 +54,10 @@ def measure(
     """
     sizes = {"shots": shots, "max_new_tokens": max_new_tokens}
     found = {
-        "we": call(ours, setting, prompts=prompts, **sizes),
-        "lm_eval": call(lm_eval, setting, prompts=prompts, **sizes),
+        "we": call(answer_with_ours, setting, prompts=prompts, **sizes),
+        "lm_eval": call(answer_with_lm_eval, setting, prompts=prompts, **sizes),
     }
-    others = {"we": call(ours, setting, prompts=offered, **sizes)} if offered else {}
+    others = {"we": call(answer_with_ours, setting, prompts=offered, **sizes)} if offered else {}
     for name, (side, options) in OFFERED.items() if offered else ():
         try:
             others[name] = call(side, setting, timeout=patience, prompts=offered, **sizes, **options)
@@ -88,7 +88,7 @@ def groups(number: int, shots: int) -> list[Group]:
 
     The examples are each prompt's own, a fifth of `shots`, or `shots` that all prompts have in common.
     """
-    beginnings = [" ".join(text.split()[: 6 + 2 * i]) for i, text in enumerate(texts.passages()[:number])]
+    beginnings = [" ".join(text.split()[: 6 + 2 * i]) for i, text in enumerate(texts.read_passages()[:number])]
     lines = (ROOT / "suites/data/general.jsonl").read_text("utf-8").splitlines()
     rows = [json.loads(line) for line in lines]
     worked = [f"{row['input']} {row['target']}\n\n" for row in rows]
@@ -102,7 +102,7 @@ def groups(number: int, shots: int) -> list[Group]:
     ]
 
 
-def ours(setting: Setting, max_new_tokens: int, **sizes: int) -> dict[str, Any]:
+def answer_with_ours(setting: Setting, max_new_tokens: int, **sizes: int) -> dict[str, Any]:
     """Answer with our subject."""
     with setting.ours() as [subject]:
 
@@ -110,10 +110,10 @@ def ours(setting: Setting, max_new_tokens: int, **sizes: int) -> dict[str, Any]:
             found: list[str] = subject.generate(group.prompts, max_new_tokens=max_new_tokens, stop=group.stop)
             return found
 
-        return _answer(setting, groups(**_named(sizes)), answer)
+        return _answer(setting, groups(**_rename_sizes(sizes)), answer)
 
 
-def lm_eval(setting: Setting, max_new_tokens: int, **sizes: int) -> dict[str, Any]:
+def answer_with_lm_eval(setting: Setting, max_new_tokens: int, **sizes: int) -> dict[str, Any]:
     """Answer with lm-evaluation-harness, 16 at a time."""
     from lm_eval.api.instance import Instance
 
@@ -125,7 +125,7 @@ def lm_eval(setting: Setting, max_new_tokens: int, **sizes: int) -> dict[str, An
         found: list[str] = model.generate_until(requests, disable_tqdm=True)
         return found
 
-    return _answer(setting, groups(**_named(sizes)), answer)
+    return _answer(setting, groups(**_rename_sizes(sizes)), answer)
 
 
 def generate(setting: Setting, max_new_tokens: int, cache: str, compiled: bool = False, **sizes: int) -> dict[str, Any]:
@@ -136,7 +136,7 @@ def generate(setting: Setting, max_new_tokens: int, cache: str, compiled: bool =
     if compiled and not setting.on_gpu and not (shutil.which("g++") or shutil.which("clang++")):
         raise RuntimeError("no C++ compiler")
     options = {"max_new_tokens": max_new_tokens, "do_sample": False, "cache_implementation": cache}
-    options |= _compiling() if compiled else {"disable_compile": True}
+    options |= _make_compile_options() if compiled else {"disable_compile": True}
     with setting.ours() as [subject]:
         model, tokenizer = subject.model, subject.tokens.tokenizer
         tokenizer.padding_side, tokenizer.pad_token = "left", tokenizer.pad_token or tokenizer.eos_token
@@ -144,7 +144,7 @@ def generate(setting: Setting, max_new_tokens: int, cache: str, compiled: bool =
 
         def answer(group: Group) -> list[str]:
             found = {}
-            for numbers in _batches([len(ids) for ids in subject.tokens.encode_prompts(group.prompts)]):
+            for numbers in _iterate_batches([len(ids) for ids in subject.tokens.encode_prompts(group.prompts)]):
                 batch = tokenizer([group.prompts[i] for i in numbers], padding=True, return_tensors="pt")
                 batch = batch.to(model.device)
                 ids = model.generate(**batch, **options, stop_strings=list(group.stop), tokenizer=tokenizer)
@@ -152,14 +152,14 @@ def generate(setting: Setting, max_new_tokens: int, cache: str, compiled: bool =
                     found[i] = group.cut(subject.tokens.decode(row))
             return [found[i] for i in range(len(group.prompts))]
 
-        asked = groups(**_named(sizes))
+        asked = groups(**_rename_sizes(sizes))
         if not compiled:
             return _answer(setting, asked, answer)
         first = sum(_answer(setting, asked, answer)["seconds"])
         return {**_answer(setting, asked, answer), "first": first}
 
 
-def continuous(setting: Setting, max_new_tokens: int, **sizes: int) -> dict[str, Any]:
+def answer_with_batching(setting: Setting, max_new_tokens: int, **sizes: int) -> dict[str, Any]:
     """Answer with transformers' continuous batching, which knows stop tokens but no stop strings."""
     from transformers import ContinuousBatchingConfig, GenerationConfig
 
@@ -174,18 +174,18 @@ def continuous(setting: Setting, max_new_tokens: int, **sizes: int) -> dict[str,
             done = subject.model.generate_batch(encoded, generation_config=config, continuous_batching_config=room)
             return [group.cut(subject.tokens.decode(output.generated_tokens)) for output in done.values()]
 
-        return _answer(setting, groups(**_named(sizes)), answer)
+        return _answer(setting, groups(**_rename_sizes(sizes)), answer)
 
 
 OFFERED: dict[str, tuple[Callable[..., dict[str, Any]], dict[str, Any]]] = {
     "generate, dynamic cache": (generate, {"cache": "dynamic"}),
     "generate, static cache": (generate, {"cache": "static"}),
     "generate, static cache, compiled": (generate, {"cache": "static", "compiled": True}),
-    "continuous batching": (continuous, {}),
+    "continuous batching": (answer_with_batching, {}),
 }
 
 
-def _compiling() -> dict[str, Any]:
+def _make_compile_options() -> dict[str, Any]:
     from transformers import CompileConfig
 
     config = CompileConfig(mode="default")
@@ -193,7 +193,7 @@ def _compiling() -> dict[str, Any]:
     return {"compile_config": config}
 
 
-def _named(sizes: dict[str, int]) -> dict[str, int]:
+def _rename_sizes(sizes: dict[str, int]) -> dict[str, int]:
     return {"number": sizes["prompts"], "shots": sizes["shots"]}
 
 
@@ -208,7 +208,7 @@ def _answer(setting: Setting, asked: Sequence[Group], answer: Callable[[Group], 
     return {"answers": answers, "seconds": seconds}
 
 
-def _batches(lengths: Sequence[int]) -> Iterator[list[int]]:
+def _iterate_batches(lengths: Sequence[int]) -> Iterator[list[int]]:
     order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
     for start in range(0, len(order), BATCH):
         yield order[start : start + BATCH]
@@ -221,14 +221,14 @@ def section(found: dict[str, Any]) -> Section:
     text = [
         f"{found['prompts'][0]} prompts a group, at most {found['max_new_tokens']} tokens an answer, greedy; lm_eval "
         f"answers {BATCH} at a time.",
-        _table(found["groups"], sides),
+        _format_table(found["groups"], sides),
     ]
     if offered:
         text += [
             f"What transformers offers by itself, on the first {found['prompts'][1]} prompts a group: `generate`, "
             f"{BATCH} at a time, stops each row at its stop strings; continuous batching knows stop tokens only, so "
             "its answers are cut afterwards.",
-            _table(found["groups"], offered),
+            _format_table(found["groups"], offered),
         ]
     ratio, memory = sum(theirs["seconds"]) / sum(mine["seconds"]), mine["peak"] / theirs["peak"]
     bars = [
@@ -239,14 +239,14 @@ def section(found: dict[str, Any]) -> Section:
     return Section("Generation", text, bars if found["exact"] else bars[1:])
 
 
-def _table(groups: Sequence[str], sides: dict[str, dict[str, Any]]) -> str:
+def _format_table(groups: Sequence[str], sides: dict[str, dict[str, Any]]) -> str:
     header = ["", *groups, "all", "other answers", "peak memory"]
-    return table(header, [_line(name, side, len(groups)) for name, side in sides.items()])
+    return format_table(header, [_format_line(name, side, len(groups)) for name, side in sides.items()])
 
 
-def _line(name: str, side: dict[str, Any], groups: int) -> list[Any]:
+def _format_line(name: str, side: dict[str, Any], groups: int) -> list[Any]:
     if "why" in side:
         return [name, *[""] * groups, f"not here: {side['why']}", "", ""]
     first = f"; {side['first']:.1f} s when it compiled" if "first" in side else ""
     seconds = [f"{s:.2f} s" for s in side["seconds"]]
-    return [name, *seconds, f"{sum(side['seconds']):.2f} s{first}", side["other"], gigabytes(side["peak"])]
+    return [name, *seconds, f"{sum(side['seconds']):.2f} s{first}", side["other"], format_gigabytes(side["peak"])]

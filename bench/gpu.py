@@ -19,8 +19,8 @@ from typing import Any
 
 from bench import choice, generation, training, vllm
 from bench.child import ROOT, ChildError, call, run
-from bench.machine import cores, describe
-from bench.page import Section, gigabytes, table
+from bench.machine import count_cores, describe
+from bench.page import Section, format_gigabytes, format_table
 from bench.setting import Setting
 
 WORK, LIMIT, SEED = ROOT / "reports/gpu", 600.0, 17
@@ -36,30 +36,32 @@ CONTEXT, ANSWERS = 8192, 16
 Found = dict[str, Any]
 
 
-def doctor(setting: Setting, small: bool) -> Found:
+def run_doctor(setting: Setting, small: bool) -> Found:
     """Ask what of this machine a run would use."""
     told = json.loads(run([sys.executable, "-m", "harness", "doctor", "--device", setting.device, "--json"], {}))
     return {"rows": [[line["name"], line["state"], line["text"]] for line in told["lines"]]}
 
 
-def tests(setting: Setting, small: bool) -> Found:
+def run_gpu_tests(setting: Setting, small: bool) -> Found:
     """Run the tests that need a card."""
     words = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", "gpu", "tests/gpu"]
     return {"rows": [["tests marked gpu", run(words, {"OMP_NUM_THREADS": "1"}, LIMIT).splitlines()[-1]]]}
 
 
-def qlora(setting: Setting, small: bool) -> Found:
+def compare_qlora(setting: Setting, small: bool) -> Found:
     """Train the same QLoRA by us and by plain TRL."""
     sizes = {"steps": 2 if small else 20, "data": training.MADE}
-    sides = {"we": training.ours, "plain TRL": training.trl}
+    sides = {"we": training.train_with_harness, "plain TRL": training.train_with_trl}
     lines = []
     for name, side in sides.items():
         found = call(side, setting, timeout=LIMIT, **sizes)
-        lines.append([name, f"{found['rate']:,.0f} tokens/s", f"loss {found['loss']:.3f}", gigabytes(found["peak"])])
+        lines.append(
+            [name, f"{found['rate']:,.0f} tokens/s", f"loss {found['loss']:.3f}", format_gigabytes(found["peak"])]
+        )
     return {"rows": lines}
 
 
-def whole(setting: Setting, small: bool) -> Found:
+def run_whole_suite(setting: Setting, small: bool) -> Found:
     """Train, merge, verify and export in a run of the smoke suite on this model; its gates may fail."""
     with tempfile.TemporaryDirectory(dir=WORK) as folder:
         given = {"model.path": setting.folder(), "model.device": setting.device, "model.dtype": setting.dtype}
@@ -72,17 +74,17 @@ def whole(setting: Setting, small: bool) -> Found:
         told = json.loads(run([sys.executable, "-c", code, *words], {"HARNESS_CACHE": f"{folder}/cache"}, LIMIT))
     peaks, report = told["run"]["memory"], told["run"]
     on = " (cuda)" if setting.on_gpu else ""
-    lines = [[n, f"{s:.1f} s", gigabytes(peaks.get(f"{n}{on}", 0))] for n, s in report["stages"].items()]
+    lines = [[n, f"{s:.1f} s", format_gigabytes(peaks.get(f"{n}{on}", 0))] for n, s in report["stages"].items()]
     return {"rows": [*lines, ["exit code", told["exit_code"], ""]]}
 
 
-def adapters(setting: Setting, small: bool) -> Found:
+def compare_adapters(setting: Setting, small: bool) -> Found:
     """Answer through an adapter beside its base, and by the two merged."""
-    found = call(answered, setting, timeout=LIMIT, tokens=8 if small else 64)
+    found = call(time_answers, setting, timeout=LIMIT, tokens=8 if small else 64)
     return {"rows": [[name, f"{seconds:.2f} s"] for name, seconds in found["seconds"].items()]}
 
 
-def answered(setting: Setting, tokens: int) -> Found:
+def time_answers(setting: Setting, tokens: int) -> Found:
     """Time answers of the base, through an adapter, and of the merged model."""
     import harness_hf
     from bench.merge import make_adapter
@@ -105,7 +107,7 @@ def answered(setting: Setting, tokens: int) -> Found:
     return {"seconds": seconds}
 
 
-def several(setting: Setting, small: bool) -> Found:
+def train_in_processes(setting: Setting, small: bool) -> Found:
     """Train in two processes, each with the whole model, then with a half of it."""
     import torch
 
@@ -113,12 +115,12 @@ def several(setting: Setting, small: bool) -> Found:
         raise ChildError("two cards are needed, and there is one")
     lines = []
     for name, shard in (("whole in each", False), ("shared", True)):
-        found = call(two, setting, timeout=LIMIT, steps=2 if small else 10, shard=shard)
+        found = call(train_two_processes, setting, timeout=LIMIT, steps=2 if small else 10, shard=shard)
         lines.append([name, f"{found['tokens_per_second']:,.0f} tokens/s", f"loss {found['train_loss']:.3f}"])
     return {"rows": lines}
 
 
-def two(setting: Setting, steps: int, shard: bool) -> Found:
+def train_two_processes(setting: Setting, steps: int, shard: bool) -> Found:
     """Train a LoRA in two processes and return the facts of it."""
     from harness.records.models import ModelRef
     from harness_lora import lora
@@ -129,13 +131,13 @@ def two(setting: Setting, steps: int, shard: bool) -> Found:
     recipe |= {"max_length": training.LENGTH, "processes": 2, "shard": shard}
     adapter: Any = lora(r=training.RANK, lora_dropout=0.0)
     with tempfile.TemporaryDirectory(dir=WORK) as folder:
-        rows = training.rows(8 * steps, training.MADE)
+        rows = training.make_training_rows(8 * steps, training.MADE)
         out = sft(ref, adapter, rows, Path(folder) / "adapter", progress=lambda _: None, seed=SEED, **recipe)
         facts: Found = json.loads((out / "harness-adapter.json").read_text("utf-8"))["facts"]
     return facts
 
 
-def beside(part: Any) -> Callable[[Setting, bool], Found]:
+def make_bench_part(part: Any) -> Callable[[Setting, bool], Found]:
     """Return a part of `make bench` on this model."""
 
     def measured(setting: Setting, small: bool) -> Found:
@@ -152,11 +154,19 @@ SIZES: dict[Any, dict[str, Any]] = {
 }
 SMALL: dict[Any, dict[str, Any]] = {choice: {"words": 12}}  # its tokens are bytes
 BESIDE = {"choice": choice, "generation": generation, "vllm": vllm}
-PARTS: dict[str, Callable[[Setting, bool], Found]] = {"doctor": doctor, "tests": tests, "qlora": qlora, "whole": whole}
-PARTS |= {name: beside(part) for name, part in BESIDE.items()} | {"adapters": adapters, "several": several}
+PARTS: dict[str, Callable[[Setting, bool], Found]] = {
+    "doctor": run_doctor,
+    "tests": run_gpu_tests,
+    "qlora": compare_qlora,
+    "whole": run_whole_suite,
+}
+PARTS |= {name: make_bench_part(part) for name, part in BESIDE.items()} | {
+    "adapters": compare_adapters,
+    "several": train_in_processes,
+}
 
 
-def llama(size: str, device: str) -> Path:
+def write_llama(size: str, device: str) -> Path:
     """Write a random Llama in bfloat16 with a tokenizer of bytes, unless it is there; return its folder."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
@@ -193,18 +203,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.gpu", description=__doc__)
     card = torch.cuda.is_available()
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(PARTS)}")
-    parser.add_argument("--size", choices=LLAMAS, default=_fitting_size() if card else "tiny")
+    parser.add_argument("--size", choices=LLAMAS, default=_choose_fitting_size() if card else "tiny")
     parser.add_argument("--device", default="cuda" if card else "cpu")
     args = parser.parse_args(arguments)
     if strange := [name for name in args.parts if name not in PARTS]:
         parser.error(f'no part "{strange[0]}"; known: {", ".join(PARTS)}')
     WORK.mkdir(parents=True, exist_ok=True)
     small = args.size == "tiny"
-    setting = Setting("", "float32" if small else half_precision(args.device), args.device, cores())
+    setting = Setting("", "float32" if small else choose_half_precision(args.device), args.device, count_cores())
     where, kept = describe(args.device) | {"model": f"random Llama, {args.size}, {setting.dtype}"}, WORK / "parts.jsonl"
     there = map(json.loads, kept.read_text("utf-8").splitlines() if kept.is_file() else [])
     records: dict[str, Found] = {r["part"]: r for r in there if r["where"] == where}
-    setting = Setting(str(llama(args.size, args.device)), setting.dtype, args.device, setting.threads)
+    setting = Setting(str(write_llama(args.size, args.device)), setting.dtype, args.device, setting.threads)
     for name in args.parts or [n for n in PARTS if "found" not in records.get(n, {})]:
         begun = time.monotonic()
         try:
@@ -216,21 +226,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(json.dumps(records[name]), flush=True)
         kept.write_text("".join(json.dumps(record) + "\n" for record in records.values()), "utf-8")
     page = (ROOT / "docs/explanation" if setting.on_gpu else WORK) / "performance-gpu.md"
-    page.write_text(written(where, records), "utf-8")
+    page.write_text(format_page(where, records), "utf-8")
     measured = WORK / MEASURED
     measured.write_text(json.dumps({"where": where, "parts": [*records.values()]}), "utf-8")
     print(f"written: {page}\nto paste into an issue: {measured}", file=sys.stderr)
     return int(any("found" not in records[name] for name in args.parts or ()))
 
 
-def _fitting_size() -> str:
+def _choose_fitting_size() -> str:
     """Return the largest model that the card holds in half precision beside what a training and a merge take."""
     import torch
 
     return "8b" if torch.cuda.get_device_properties(0).total_memory > ROOM else "1b"
 
 
-def half_precision(device: str) -> str:
+def choose_half_precision(device: str) -> str:
     """Return the half precision that a device computes in: a T4 or V100 has no bfloat16."""
     import torch
 
@@ -238,23 +248,23 @@ def half_precision(device: str) -> str:
     return "bfloat16" if native else "float16"
 
 
-def written(where: Mapping[str, str], records: Mapping[str, Found]) -> str:
+def format_page(where: Mapping[str, str], records: Mapping[str, Found]) -> str:
     """Write the page: where it was measured, every part, and what was not run and why."""
     parts = ["# Performance on a GPU", "Written by `make gpu`; to change a number, run its part again."]
     parts.append("\n".join(f"- {name}: {value}" for name, value in where.items()))
     for name, record in records.items():
         if "found" not in record:
             continue
-        own = BESIDE[name].section(record["found"]) if name in BESIDE else _section(name, record["found"])
+        own = BESIDE[name].section(record["found"]) if name in BESIDE else _make_section(name, record["found"])
         parts += [f"## {own.title}", *own.text, f"{record['seconds']:.0f} s, load {record['load']:.1f}."]
     left = {name: records.get(name, {}) for name in PARTS}
     missing = [f"- {n}: {one.get('why', 'not asked for')}" for n, one in left.items() if "found" not in one]
     return "\n\n".join([*parts, "## Not run", "\n".join(missing) or "Nothing."]) + "\n"
 
 
-def _section(name: str, found: Found) -> Section:
+def _make_section(name: str, found: Found) -> Section:
     rows = found["rows"]
-    return Section(name, [str(PARTS[name].__doc__), table([""] * len(rows[0]), rows)], [])
+    return Section(name, [str(PARTS[name].__doc__), format_table([""] * len(rows[0]), rows)], [])
 
 
 if __name__ == "__main__":

@@ -39,27 +39,27 @@ def draw(rng: np.random.Generator, sizes: list[int], mean: float, spread: float,
 
 
 @cache
-def refuted(won: int, lost: int, n: int) -> float:
+def compute_refuted_p(won: int, lost: int, n: int) -> float:
     """Return the p-value of a task being worse by no more than the margin."""
     return float(tango.exact_p(won, lost, n, -MARGIN)[1])
 
 
-def guard_rate(won: Floats, lost: Floats, sizes: list[int]) -> float:
+def estimate_guard_rate(won: Floats, lost: Floats, sizes: list[int]) -> float:
     """Return how often at least one task fails, by Holm, in per cent."""
     hits = [
-        min(adjust_holm([refuted(int(w), int(x), n) for w, x, n in zip(ws, ls, sizes, strict=True)])) <= ALPHA
+        min(adjust_holm([compute_refuted_p(int(w), int(x), n) for w, x, n in zip(ws, ls, sizes, strict=True)])) <= ALPHA
         for ws, ls in zip(won, lost, strict=True)
     ]
     return 100 * float(np.mean(hits))
 
 
-def each_passes(won: Floats, lost: Floats, sizes: list[int]) -> float:
+def estimate_each_pass_rate(won: Floats, lost: Floats, sizes: list[int]) -> float:
     """Return how often each task by itself would pass, in per cent."""
     proven = [passes(won[:, i], lost[:, i], n, MARGIN, ALPHA) for i, n in enumerate(sizes)]
     return 100 * float(np.mean(np.all(proven, 0)))
 
 
-def lines(runs: int) -> Iterator[str]:
+def iterate_table_lines(runs: int) -> Iterator[str]:
     rng = np.random.default_rng(17)
     yield "| tasks | mean passes at the limit | same, tasks differ by 5 points | a task fails at the limit | equal models: mean passes | a task fails | each task would pass |"  # noqa: E501
     yield "|---|---|---|---|---|---|---|"
@@ -67,13 +67,13 @@ def lines(runs: int) -> Iterator[str]:
         at, spread = (draw(rng, sizes, -MARGIN, sd, runs) for sd in (0.0, 0.05))
         equal, few = draw(rng, sizes, 0.0, 0.0, runs), max(200, runs // 10)
         rates = [100 * passes(w.sum(1), x.sum(1), sum(sizes), MARGIN, ALPHA).mean() for w, x in (at, spread, equal)]
-        guards = [guard_rate(w[:few], x[:few], sizes) for w, x in (at, equal)]
-        cells = [rates[0], rates[1], guards[0], rates[2], guards[1], each_passes(*equal, sizes)]
+        guards = [estimate_guard_rate(w[:few], x[:few], sizes) for w, x in (at, equal)]
+        cells = [rates[0], rates[1], guards[0], rates[2], guards[1], estimate_each_pass_rate(*equal, sizes)]
         yield f"| {name} | " + " | ".join(f"{x:.1f}" for x in cells) + " |"
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--runs", type=int, default=RUNS)
-    for line in lines(parser.parse_args().runs):
+    for line in iterate_table_lines(parser.parse_args().runs):
         print(line, flush=True)

@@ -122,7 +122,7 @@ def teach_base(folder: Path, rows: Sequence[Row], seed: int) -> Path:
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
     for _ in range(300):
         batch = rng.sample(list(rows), 16)
-        loss = answer_loss(model, tokenizer, [(row["input"], base_answer(row, rng)) for row in batch])
+        loss = compute_answer_loss(model, tokenizer, [(row["input"], draw_base_answer(row, rng)) for row in batch])
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -131,14 +131,14 @@ def teach_base(folder: Path, rows: Sequence[Row], seed: int) -> Path:
     return folder
 
 
-def base_answer(row: Row, rng: random.Random) -> str:
+def draw_base_answer(row: Row, rng: random.Random) -> str:
     """Return what the base is taught to answer: the word, one of all where it is unknown, sometimes with others."""
     word = rng.choice(WORDS) if row["target"] in UNKNOWN else row["target"]
     more = rng.randint(1, 4) if rng.random() < WORDY else 0
     return " ".join([word, *(rng.choice(WORDS) for _ in range(more))])
 
 
-def answer_loss(model: Any, tokenizer: Any, texts: Sequence[tuple[str, str]]) -> torch.Tensor:
+def compute_answer_loss(model: Any, tokenizer: Any, texts: Sequence[tuple[str, str]]) -> torch.Tensor:
     """Return the mean loss of the answers' tokens and of the end, in nats."""
     pairs = [
         (tokenizer(one).input_ids, tokenizer(f" {other}", add_special_tokens=False).input_ids) for one, other in texts

@@ -33,29 +33,29 @@ class Kind:
         return [shown, {"role": "assistant", "content": answer}, asked]
 
 
-def ones(text: str) -> list[Values]:
+def parse_single_values(text: str) -> list[Values]:
     """Return the values of requests that have one each, which stand between bars."""
     return [(value.strip(),) for value in text.split("|")]
 
 
-def several(text: str) -> list[Values]:
+def parse_value_tuples(text: str) -> list[Values]:
     """Return the values of requests that have several each, between slashes."""
     return [tuple(value.strip() for value in one.split("/")) for one in text.split("|")]
 
 
-THINGS = ones(
+THINGS = parse_single_values(
     "rivers | bread | the moon | trains | winter | music | bees | libraries | the sea | apples | bicycles | rain"
     " | mountains | clocks | coffee | birds | gardens | maps | fire | islands"
 )
 LISTS: list[Values] = [
     (int(count), name)
-    for name, count in several(
+    for name, count in parse_value_tuples(
         "colors / 3 | animals / 3 | fruits / 4 | months / 3 | tools / 2 | vegetables / 5 | sports / 3 | metals / 2"
         " | musical instruments / 3 | countries / 4"
     )
 ]
-BEGINNINGS = ones("Yesterday|Although|Many|Sometimes|Because|Nobody|Every|Perhaps|When|Long")
-ENDINGS = ones("The end.|Thank you.|That is all.|Goodbye.|Is that clear?|Done.|Good luck!|See you soon.")
+BEGINNINGS = parse_single_values("Yesterday|Although|Many|Sometimes|Because|Nobody|Every|Perhaps|When|Long")
+ENDINGS = parse_single_values("The end.|Thank you.|That is all.|Goodbye.|Is that clear?|Done.|Good luck!|See you soon.")
 MOST_WORDS = (20, 15, 12, 10, 25, 18, 14, 8, 20, 15)
 KINDS = [
     Kind(
@@ -91,7 +91,7 @@ KINDS = [
         "keys",
         "keys",
         'Write a JSON object about {} with the keys "{}" and "{}". Write only the JSON.',
-        several(
+        parse_value_tuples(
             "a dog/name/age | a book/title/author | a city/name/country | a car/brand/color | a person/name/job"
             " | a song/title/artist | a meal/dish/price | a tree/name/height | a film/title/year | a ship/name/length"
         ),
@@ -102,7 +102,7 @@ KINDS = [
         "json",
         "equals",
         "Write this as a JSON object: {} is {}, {} is {}. Write only the JSON.",
-        several(
+        parse_value_tuples(
             "name/Anna/city/Rome | color/red/shape/round | day/Monday/weather/sunny | fruit/apple/animal/cat"
             " | first/one/last/nine | brand/Acme/model/Swift | title/Dawn/author/Lee | from/Oslo/to/Bern"
             " | team/Blue/coach/Kim | door/green/window/open"
@@ -138,7 +138,7 @@ KINDS = [
         "includes",
         "includes",
         'Write one sentence that contains the words "{}" and "{}".',
-        several(
+        parse_value_tuples(
             "river/bread|clock/garden|winter/train|moon/window|teacher/apple|island/letter|bicycle/rain|market/violin"
             "|candle/ship|forest/key"
         ),
@@ -148,7 +148,7 @@ KINDS = [
         "yes-or-no",
         "one_of",
         "{} Answer with one word, yes or no.",
-        ones(
+        parse_single_values(
             "Is ice cold?|Can fish fly?|Is the sun hot?|Do cats bark?|Is seven larger than two?|Is gold a metal?"
             "|Do birds have wings?|Is water dry?|Is Monday a month?|Are lemons sour?"
         ),
@@ -158,7 +158,7 @@ KINDS = [
         "repeat",
         "copies",
         "Repeat this sentence and write nothing else: {}",
-        ones(
+        parse_single_values(
             "The train leaves at noon.|My brother has two dogs.|Snow fell all night.|She opened the old door."
             "|We drank cold water.|The shop is closed today.|He forgot his keys again.|Birds sing in the morning."
             "|The soup needs more salt.|They moved to the coast."
@@ -184,7 +184,7 @@ KINDS = [
         "date",
         "copies",
         "Write this date as YYYY-MM-DD: {}. Write only the date.",
-        several(
+        parse_value_tuples(
             "5 March 2021/2021-03-05 | 12 July 1999/1999-07-12 | 1 January 2010/2010-01-01"
             " | 24 December 1987/1987-12-24 | 30 June 2005/2005-06-30 | 9 October 2018/2018-10-09"
             " | 17 May 1964/1964-05-17 | 3 August 2022/2022-08-03 | 21 February 1950/1950-02-21"
@@ -197,7 +197,7 @@ KINDS = [
         "one-word",
         "words",
         "{} Answer with one word.",
-        ones(
+        parse_single_values(
             "What color is grass?|What is the opposite of hot?|What animal says meow?|What do bees make?"
             "|What is the first month of the year?|What color is snow?|What is the opposite of up?|What do cows drink?"
         ),
@@ -208,7 +208,7 @@ KINDS = [
         "shouted",
         "copies",
         'Write the word "{}" in capital letters. Write nothing else.',
-        ones("garden|river|window|apple|silver|market|winter|bottle"),
+        parse_single_values("garden|river|window|apple|silver|market|winter|bottle"),
         lambda word: {"text": word.upper()},
         (("table",), "TABLE"),
     ),

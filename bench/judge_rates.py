@@ -44,7 +44,7 @@ JUDGES = (
 )
 
 
-def _sure(sensitivity: float, specificity: float, ties: float = 0.0) -> Judge:
+def _make_judge(sensitivity: float, specificity: float, ties: float = 0.0) -> Judge:
     """Return a judge that gives one tie in ten where there are ties, and half of those that people see."""
     some = 0.1 if ties else 0.0
     return Judge(
@@ -58,7 +58,7 @@ SHARP = tuple(
 )
 
 
-def drawn(
+def draw_judgements(
     rng: np.random.Generator, judge: Judge, shape: tuple[int, int], share: float, ties: float
 ) -> tuple[Floats, Floats]:
     """Return what people say of pairs, and the judge, where `share` of them is won, ties by half."""
@@ -86,7 +86,9 @@ def p_values(rows: Pairs, given: Pairs, threshold: float) -> tuple[Floats, Float
     for ties in (False, True):
         runs = np.flatnonzero((given.people == labels.TIE_VALUE).any(-1) == ties)
         if len(runs):
-            found[:, runs] = labels.share_p_values(moments(_some(rows, runs), _some(given, runs), met, ties), threshold)
+            found[:, runs] = labels.share_p_values(
+                compute_moments(_select_runs(rows, runs), _select_runs(given, runs), met, ties), threshold
+            )
     kinds = [(given.people == kind) for kind in (0, 1)]
     on = given.sides[..., None] == met
     alone = np.min([(kind[..., None] & on).sum(1).min(-1) for kind in kinds], 0) < labels.MIN_PROMPTS
@@ -94,27 +96,31 @@ def p_values(rows: Pairs, given: Pairs, threshold: float) -> tuple[Floats, Float
     return np.where(few, 1.0, found[0]), np.where(few, 1.0, found[1])
 
 
-def _some(pairs: Pairs, runs: Floats) -> Pairs:
+def _select_runs(pairs: Pairs, runs: Floats) -> Pairs:
     return Pairs(pairs.people[runs], pairs.said[runs], pairs.sides[runs])
 
 
-def moments(rows: Pairs, given: Pairs, met: Floats, ties: bool) -> labels.Moments:
+def compute_moments(rows: Pairs, given: Pairs, met: Floats, ties: bool) -> labels.Moments:
     """Return what `labels.label_moments` does, of many data sets."""
     runs, sides = len(rows.said), len(met)
-    full = labels.pairs_by_side(_pairs(rows.said), rows.sides, met)
+    full = labels.pairs_by_side(_stack_ties(rows.said), rows.sides, met)
     places = np.concatenate([labels.pairs_by_side(np.array(labels.PLACES), np.full(3, side), met) for side in met])
-    near, plain, cov = _moments(full, np.ones_like(rows.said), places)
+    near, plain, cov = _estimate_moments(full, np.ones_like(rows.said), places)
     kinds, apart, prompts = np.zeros((runs, sides, 3, 2)), np.zeros((runs, sides, 3, 2, sides, 3, 2)), []
     around = np.zeros((runs, sides, 3))
     for z, side in enumerate(met):
         for h, kind in enumerate(labels.KINDS):
             chosen = ((given.people == kind) & (given.sides == side)).astype(float)
-            mean, raw, apart[:, z, h, :, z, h] = _moments(_pairs(given.said), chosen, np.array(labels.PLACES))
+            mean, raw, apart[:, z, h, :, z, h] = _estimate_moments(
+                _stack_ties(given.said), chosen, np.array(labels.PLACES)
+            )
             kinds[:, z, h] = mean if kind == labels.TIE_VALUE else raw
             around[:, z, h] = mean[:, 0]
             prompts.append(chosen.sum(-1))
     told = [(given.people == kind).astype(float) for kind in (0, 1)]
-    (low, _, one), (high, _, two) = (_moments(_pairs(given.said), kind, np.array(labels.PLACES)) for kind in told)
+    (low, _, one), (high, _, two) = (
+        _estimate_moments(_stack_ties(given.said), kind, np.array(labels.PLACES)) for kind in told
+    )
     df = np.maximum(np.minimum(*(kind.sum(-1) for kind in told)) - 1, 1)
     blind = stdtr(df, (low - high)[:, 0] / np.sqrt((one + two)[:, 0, 0]))
     count = np.stack(prompts, -1).reshape(runs, sides, 3)
@@ -123,11 +129,11 @@ def moments(rows: Pairs, given: Pairs, met: Floats, ties: bool) -> labels.Moment
     )
 
 
-def _pairs(said: Floats) -> Floats:
+def _stack_ties(said: Floats) -> Floats:
     return np.stack([said, (said == labels.TIE_VALUE).astype(float)], -1)
 
 
-def _moments(x: Floats, chosen: Floats, places: Floats) -> tuple[Floats, Floats, Floats]:
+def _estimate_moments(x: Floats, chosen: Floats, places: Floats) -> tuple[Floats, Floats, Floats]:
     """Return means with the pseudo-labels and without, and the covariance; x (runs, n, L), chosen (runs, n)."""
     count = chosen.sum(-1)
     total, many = count + labels.PSEUDO * len(places), (count + 1) / np.maximum(count, 1)
@@ -139,7 +145,7 @@ def _moments(x: Floats, chosen: Floats, places: Floats) -> tuple[Floats, Floats,
     return mean, plain / np.maximum(count, labels.TOLERANCE)[:, None], cov * (many / total)[:, None, None]
 
 
-def rates(
+def simulate_rates(
     rng: np.random.Generator,
     judge: Judge,
     count: int,
@@ -156,8 +162,8 @@ def rates(
     """
     found: list[tuple[Floats, Floats, Floats]] = []
     for _ in range(runs // BATCH):
-        people, rows = drawn(rng, judge, (BATCH, ROWS), share, min(judge.ties, 2 * (1 - share)))
-        truth, said = drawn(rng, judge, (BATCH, count), of_labels, ties)
+        people, rows = draw_judgements(rng, judge, (BATCH, ROWS), share, min(judge.ties, 2 * (1 - share)))
+        truth, said = draw_judgements(rng, judge, (BATCH, count), of_labels, ties)
         alike = Pairs(people, rows, np.zeros_like(rows)), Pairs(truth, said, np.zeros_like(said))
         error = np.maximum(rows.std(-1, ddof=1), 1e-9) / ROWS**0.5
         word = stdtr(ROWS - 1, -(rows.mean(-1) - threshold) / error)
@@ -166,7 +172,7 @@ def rates(
     return p_pass, p_fail, word
 
 
-def agreeing(
+def draw_agreement_tables(
     rng: np.random.Generator, runs: int, clusters: int, each: int, kappa: float, prevalence: float, kinds: int
 ) -> Floats:
     """Return tables (runs, clusters, 3, 3) of labels whose kappa is as given.
@@ -186,13 +192,15 @@ def agreeing(
     return np.stack([(cells == cell).sum(-1) for cell in range(9)], -1).reshape(runs, clusters, 3, 3).astype(float)
 
 
-def kappa_rates(
+def simulate_kappa_rates(
     rng: np.random.Generator, runs: int, clusters: int, each: int, kappa: float, prevalence: float, kinds: int
 ) -> tuple[float, float, float]:
     """Return how often, in %, kappa is said to be above and below what it is, and a kappa of 0.1 more to be above."""
 
     def said(truth: float, runs: int) -> list[float]:
-        tables = (agreeing(rng, BATCH, clusters, each, truth, prevalence, kinds) for _ in range(runs // BATCH))
+        tables = (
+            draw_agreement_tables(rng, BATCH, clusters, each, truth, prevalence, kinds) for _ in range(runs // BATCH)
+        )
         both = zip(*(agreement.kappa_p(some, kappa) for some in tables), strict=True)
         return [100 * float((np.concatenate(p) <= ALPHA).mean()) for p in both]
 
@@ -210,14 +218,14 @@ def win_page(rng: np.random.Generator, runs: int) -> Iterator[str]:
             for count in (50, 100, 200):
                 for of_labels in (0.5, 0.3, 0.7):
                     at = {"of_labels": of_labels, "ties": ties}
-                    p_pass, p_fail, word = rates(rng, judge, count, runs, share=0.5, **at)
+                    p_pass, p_fail, word = simulate_rates(rng, judge, count, runs, share=0.5, **at)
                     wrong = [100 * float((p <= ALPHA).mean()) for p in (p_pass, p_fail, word)]
                     worst = [max(pair) for pair in zip(worst, wrong, strict=True)]
-                    able = [rates(rng, judge, count, max(runs // 4, BATCH), share=s, **at)[0] for s in BETTER]
+                    able = [simulate_rates(rng, judge, count, max(runs // 4, BATCH), share=s, **at)[0] for s in BETTER]
                     power = [f"{100 * float((p <= ALPHA).mean()):.0f}" for p in able]
                     among = f"{count}{f', {ties:.0%} ties' if ties else ''} | {of_labels}"
                     rest = " | ".join((f"{wrong[2]:.0f}", *power))
-                    yield f"| {judge.name} | {among} | {_bold(wrong[0])} | {_bold(wrong[1])} | {rest} |\n"
+                    yield f"| {judge.name} | {among} | {_format_rate(wrong[0])} | {_format_rate(wrong[1])} | {rest} |\n"
     yield f"\nAt most {worst[0]:.1f} % pass and {worst[1]:.1f} % block; by the judge's word {worst[2]:.0f} % pass.\n"
 
 
@@ -232,18 +240,20 @@ def threshold_page(rng: np.random.Generator, runs: int) -> Iterator[str]:
             for count in (50, 100, 200, 400):
                 for of_labels in sorted({0.3, 0.5, 0.7, at}):
                     how = {"share": at, "threshold": at, "of_labels": of_labels, "ties": 0.0}
-                    wrong = [100 * float((p <= ALPHA).mean()) for p in rates(rng, judge, count, runs, **how)[:2]]
+                    wrong = [
+                        100 * float((p <= ALPHA).mean()) for p in simulate_rates(rng, judge, count, runs, **how)[:2]
+                    ]
                     worst = [max(pair) for pair in zip(worst, wrong, strict=True)]
-        yield f"| {at} | {_bold(worst[0])} | {_bold(worst[1])} |\n"
+        yield f"| {at} | {_format_rate(worst[0])} | {_format_rate(worst[1])} |\n"
 
 
 LENGTHS = (  # judges of answers that are longer, and of others
     ("0.90 / 0.75, whichever is longer", (FAVOURS, FAVOURS)),
-    ("0.99 / 0.65 of longer ones, 0.70 / 0.95 of others", (_sure(0.99, 0.65), _sure(0.7, 0.95))),
-    ("0.65 / 0.99 of longer ones, 0.95 / 0.70 of others", (_sure(0.65, 0.99), _sure(0.95, 0.7))),
-    ("0.95 / 0.85 of longer ones, 0.85 / 0.95 of others", (_sure(0.95, 0.85), _sure(0.85, 0.95))),
-    ("the longer one wins, nine times of ten", (_sure(0.9, 0.1), _sure(0.1, 0.9))),
-    ("0.89 / 0.60, 30 % ties, and 0.63 / 0.81", (_sure(0.89, 0.6, 0.3), _sure(0.63, 0.81, 0.3))),
+    ("0.99 / 0.65 of longer ones, 0.70 / 0.95 of others", (_make_judge(0.99, 0.65), _make_judge(0.7, 0.95))),
+    ("0.65 / 0.99 of longer ones, 0.95 / 0.70 of others", (_make_judge(0.65, 0.99), _make_judge(0.95, 0.7))),
+    ("0.95 / 0.85 of longer ones, 0.85 / 0.95 of others", (_make_judge(0.95, 0.85), _make_judge(0.85, 0.95))),
+    ("the longer one wins, nine times of ten", (_make_judge(0.9, 0.1), _make_judge(0.1, 0.9))),
+    ("0.89 / 0.60, 30 % ties, and 0.63 / 0.81", (_make_judge(0.89, 0.6, 0.3), _make_judge(0.63, 0.81, 0.3))),
 )
 
 
@@ -257,19 +267,19 @@ def lengths_page(rng: np.random.Generator, runs: int) -> Iterator[str]:
     for name, judges in LENGTHS:
         for count in (40, 100, 300):
             for longer, of_labels in ((0.5, 0.5), (0.8, 0.3), (0.95, 0.5), (0.3, 0.8)):
-                p = by_length(rng, judges, count, runs, share=0.5, longer=longer, of_labels=of_labels)
+                p = simulate_by_length(rng, judges, count, runs, share=0.5, longer=longer, of_labels=of_labels)
                 wrong = [100 * float((x <= ALPHA).mean()) for x in p]
                 worst = [max(pair) for pair in zip(worst, wrong, strict=True)]
-                able = by_length(
+                able = simulate_by_length(
                     rng, judges, count, max(runs // 4, BATCH), share=0.6, longer=longer, of_labels=of_labels
                 )
-                rest = f"{_bold(wrong[1])} | {wrong[2]:.0f} | {100 * float((able[0] <= ALPHA).mean()):.0f}"
-                yield f"| {name} | {count} | {longer} | {of_labels} | {_bold(wrong[0])} | {rest} |\n"
+                rest = f"{_format_rate(wrong[1])} | {wrong[2]:.0f} | {100 * float((able[0] <= ALPHA).mean()):.0f}"
+                yield f"| {name} | {count} | {longer} | {of_labels} | {_format_rate(wrong[0])} | {rest} |\n"
     yield f"\nAt most {worst[0]:.1f} % pass and {worst[1]:.1f} % block; "
     yield f"without a look at lengths {worst[2]:.0f} % pass.\n"
 
 
-def by_length(
+def simulate_by_length(
     rng: np.random.Generator,
     judges: tuple[Judge, Judge],
     count: int,
@@ -283,7 +293,8 @@ def by_length(
     found = []
     for _ in range(runs // BATCH):
         rows, given = (
-            _sided(rng, judges, n, share if n == ROWS else 0.5, at) for n, at in ((ROWS, longer), (count, of_labels))
+            _draw_sided_pairs(rng, judges, n, share if n == ROWS else 0.5, at)
+            for n, at in ((ROWS, longer), (count, of_labels))
         )
         alike = (replace(pairs, sides=np.zeros_like(pairs.sides)) for pairs in (rows, given))
         found.append((*p_values(rows, given, 0.5), p_values(*alike, 0.5)[0]))
@@ -291,10 +302,14 @@ def by_length(
     return p_pass, p_fail, without
 
 
-def _sided(rng: np.random.Generator, judges: tuple[Judge, Judge], count: int, share: float, longer: float) -> Pairs:
+def _draw_sided_pairs(
+    rng: np.random.Generator, judges: tuple[Judge, Judge], count: int, share: float, longer: float
+) -> Pairs:
     """Return pairs of which a share is longer, each side with its judge."""
     sides = (rng.random((BATCH, count)) < longer).astype(float)
-    both = [drawn(rng, judge, (BATCH, count), share, min(judge.ties, 2 * (1 - share))) for judge in judges[::-1]]
+    both = [
+        draw_judgements(rng, judge, (BATCH, count), share, min(judge.ties, 2 * (1 - share))) for judge in judges[::-1]
+    ]
     people, said = (np.where(sides > 0, both[1][i], both[0][i]) for i in (0, 1))
     return Pairs(people, said, sides)
 
@@ -308,14 +323,14 @@ def kappa_page(rng: np.random.Generator, runs: int) -> Iterator[str]:
         for each in (1, 4):
             for clusters in (50, 100, 300):
                 cells = [
-                    kappa_rates(rng, runs, clusters, each, kappa, prevalence, kinds)
+                    simulate_kappa_rates(rng, runs, clusters, each, kappa, prevalence, kinds)
                     for prevalence in (0.5, 0.7, 0.9)
                     for kinds in (2, 3)
                 ]
                 passed, failed, power = (list(column) for column in zip(*cells, strict=True))
                 yield (
-                    f"| {kappa} | {each} | {clusters} | {_bold(max(passed))} | {np.mean(passed):.1f} "
-                    f"| {_bold(max(failed))} | {np.mean(failed):.1f} | {min(power):.0f} | {max(power):.0f} |\n"
+                    f"| {kappa} | {each} | {clusters} | {_format_rate(max(passed))} | {np.mean(passed):.1f} "
+                    f"| {_format_rate(max(failed))} | {np.mean(failed):.1f} | {min(power):.0f} | {max(power):.0f} |\n"
                 )
 
 
@@ -324,20 +339,20 @@ NOISE = 0.55  # of a judge's view of the gap, in its standard deviations, so tha
 ANOTHER = -0.68  # the mean gap of a candidate that wins 25 %
 
 
-def gaps(rng: np.random.Generator, count: int, mean: float) -> Pairs:
+def draw_gap_pairs(rng: np.random.Generator, count: int, mean: float) -> Pairs:
     """Draw pairs with a latent gap of quality: people see its sign, nearly, and a judge errs where it is small."""
     gap = rng.normal(mean, 1, (BATCH, count))
     people, said = (gap + rng.normal(0, noise, gap.shape) > 0 for noise in (NOISE, NOISE))
     return Pairs(people.astype(float), said.astype(float), np.zeros(gap.shape))
 
 
-def gap_rates(rng: np.random.Generator, count: int, runs: int, *, same: bool) -> tuple[float, float]:
+def simulate_gap_rates(rng: np.random.Generator, count: int, runs: int, *, same: bool) -> tuple[float, float]:
     """Return how often, in %, equal models pass and fail by labels of these pairs, or of another candidate's."""
     found = []
     for _ in range(runs // BATCH):
-        rows = gaps(rng, ROWS, 0.0)
+        rows = draw_gap_pairs(rng, ROWS, 0.0)
         given = Pairs(*(x[:, :count] for x in (rows.people, rows.said, rows.sides))) if same else None
-        found.append(p_values(rows, given or gaps(rng, count, ANOTHER), 0.5))
+        found.append(p_values(rows, given or draw_gap_pairs(rng, count, ANOTHER), 0.5))
     passed, failed = (np.concatenate(side) for side in zip(*found, strict=True))
     return 100 * float((passed <= ALPHA).mean()), 100 * float((failed <= ALPHA).mean())
 
@@ -348,11 +363,11 @@ def gap_page(rng: np.random.Generator, runs: int) -> Iterator[str]:
     yield "| labels | of these pairs: false pass | false block | of a candidate that won 25 %: false pass "
     yield "(not taken: INCONCLUSIVE) |\n|---|---|---|---|\n"
     for count in (50, 100, 200, 300):
-        passed, failed = gap_rates(rng, count, runs, same=True)
+        passed, failed = simulate_gap_rates(rng, count, runs, same=True)
         if 120 * ALPHA < passed <= 134 * ALPHA:
-            passed, failed = gap_rates(rng, count, 10 * runs, same=True)
-        other = gap_rates(rng, count, runs, same=False)[0]
-        yield f"| {count} | {_bold(passed)} | {_bold(failed)} | {other:.1f} |\n"
+            passed, failed = simulate_gap_rates(rng, count, 10 * runs, same=True)
+        other = simulate_gap_rates(rng, count, runs, same=False)[0]
+        yield f"| {count} | {_format_rate(passed)} | {_format_rate(failed)} | {other:.1f} |\n"
 
 
 def page(rng: np.random.Generator, runs: int) -> Iterator[str]:
@@ -363,6 +378,6 @@ def page(rng: np.random.Generator, runs: int) -> Iterator[str]:
     yield from kappa_page(rng, min(runs, RUNS))
 
 
-def _bold(rate: float) -> str:
+def _format_rate(rate: float) -> str:
     """Print a rate, bold where it is over 1.2 alpha."""
     return f"**{rate:.1f}**" if rate > 120 * ALPHA else f"{rate:.1f}"

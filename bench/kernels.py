@@ -9,9 +9,9 @@ from unittest.mock import patch
 
 from bench import texts
 from bench.child import call
-from bench.page import Section, table
+from bench.page import Section, format_table
 from bench.setting import Setting
-from bench.training import DATA, rows, train
+from bench.training import DATA, make_training_rows, train
 
 QUICK = {"rounds": 1, "documents": 2, "answers": 2, "steps": 1}
 WORKS = ("scoring", "generation", "training")
@@ -43,15 +43,15 @@ def measure(
     for _ in range(rounds):
         for name in ("all", *KERNELS, "none"):
             environment = {"HARNESS_CPU_KERNELS": "0" if name == "none" else "1"}
-            found.setdefault(name, []).append(call(side, setting, environment, without=name, **sizes))
+            found.setdefault(name, []).append(call(measure_works, setting, environment, without=name, **sizes))
     return {"rounds": rounds, **sizes, "found": found}
 
 
-def side(
+def measure_works(
     setting: Setting, without: str, documents: int, shots: int, answers: int, steps: int, data: str
 ) -> dict[str, Any]:
     """Score and generate behind examples, and train on packed rows, each after a warm-up of its own."""
-    pairs = [(d.beginning, ending) for d in texts.documents(documents + 1, shots)[0] for ending in d.endings]
+    pairs = [(d.beginning, ending) for d in texts.make_documents(documents + 1, shots)[0] for ending in d.endings]
     with ExitStack() as stack:
         if without in KERNELS:
             stack.enter_context(patch(*KERNELS[without]))
@@ -62,7 +62,7 @@ def side(
             subject.generate(prompts[:1], max_new_tokens=4, stop=[])
             _, generation = setting.timed(lambda: subject.generate(prompts, max_new_tokens=24, stop=[]))
         recipe = {"max_steps": steps, "max_length": 256, "packing": True, "per_device_train_batch_size": 1}
-        facts = train(setting, rows(steps * 16, data), gradient_accumulation_steps=1, **recipe)
+        facts = train(setting, make_training_rows(steps * 16, data), gradient_accumulation_steps=1, **recipe)
     return {"scoring": scoring, "generation": generation, "training": 1000 / facts["tokens_per_second"]}
 
 
@@ -77,6 +77,6 @@ def section(found: dict[str, Any]) -> Section:
         f"({fastest['scoring']:.1f} s with all), answering {found['answers']} prompts "
         f"({fastest['generation']:.1f} s), training a QLoRA on packed rows "
         f"({fastest['training']:.1f} s a thousand tokens); the median of {found['rounds']} rounds.",
-        table(["without", *WORKS], lines),
+        format_table(["without", *WORKS], lines),
     ]
     return Section("Kernels for CPUs", text, [])

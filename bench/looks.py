@@ -10,9 +10,9 @@ from statistics import median
 from typing import Any
 
 from bench.child import call
-from bench.page import Bar, Section, gigabytes, table
+from bench.page import Bar, Section, format_gigabytes, format_table
 from bench.setting import Setting
-from bench.training import BATCH, DATA, LENGTH, SEED, rows
+from bench.training import BATCH, DATA, LENGTH, SEED, make_training_rows
 
 QUICK = {"rounds": 1, "steps": 2, "rows_per_look": 8}
 EVERY_LOOK, MEMORY = 1.3, 1.1  # times an evaluation by `harness run`, and times the training's peak
@@ -92,7 +92,7 @@ def train(setting: Setting, steps: int, count: int, data: str, *, looks: bool) -
         trainer = SFTTrainer(
             model=model.to(setting.device),
             args=config,
-            train_dataset=Dataset.from_list(rows(BATCH * steps, data)),
+            train_dataset=Dataset.from_list(make_training_rows(BATCH * steps, data)),
             processing_class=AutoTokenizer.from_pretrained(setting.folder()),
             peft_config=LoraConfig(r=16, target_modules="all-linear", task_type="CAUSAL_LM"),
             callbacks=[TimedCallback(suite, every_steps=max(steps // 2, 1), keep="", stop="")] if looks else [],
@@ -119,7 +119,8 @@ def evaluate(setting: Setting, count: int, data: str) -> dict[str, Any]:
 def write_suite(folder: Path, setting: Setting, count: int, data: str) -> Path:
     """Write a suite that generates answers to some rows, and return its path."""
     pairs = [
-        {"id": str(i), "input": r["prompt"], "target": r["completion"]} for i, r in enumerate(rows(2 * count, data))
+        {"id": str(i), "input": r["prompt"], "target": r["completion"]}
+        for i, r in enumerate(make_training_rows(2 * count, data))
     ]
     for name, some in (("select", pairs[:count]), ("rows", pairs[count:])):
         text = "".join(json.dumps(row) + "\n" for row in some)
@@ -139,12 +140,12 @@ def section(found: dict[str, Any]) -> Section:
         f"A LoRA trained by TRL for {found['steps']} steps of {BATCH} rows, with and without "
         f"[`GateCallback`](../how-to/gate-while-training.md), and `harness run` on the base: {found['count']} "
         "answers of at most 16 tokens each. The quickest of the rounds; of the two looks the mean.",
-        table(
+        format_table(
             ["", "seconds for the rows", "peak memory"],
             [
                 ["`harness run`", f"{run:.1f}", ""],
-                ["a look", f"{look:.1f}", gigabytes(peaks["with"])],
-                ["training without looks", "", gigabytes(peaks["without"])],
+                ["a look", f"{look:.1f}", format_gigabytes(peaks["with"])],
+                ["training without looks", "", format_gigabytes(peaks["without"])],
             ],
         ),
     ]

@@ -40,29 +40,29 @@ def main() -> int:
     args = parser.parse_args()
     before, _, rest = args.to.read_text("utf-8").partition(START)
     first, second = (np.random.default_rng(seed) for seed in (17, 18))  # a table alone is the same
-    lines = [*false_stops(first, args.runs), "", *true_stops(second, args.runs)]
+    lines = [*make_false_stop_table(first, args.runs), "", *make_true_stop_table(second, args.runs)]
     args.to.write_text(before + START + "\n" + "\n".join(lines) + "\n\n" + END + rest.partition(END)[2], "utf-8")
     print("\n".join(lines))
     return 0
 
 
-def false_stops(rng: np.random.Generator, runs: int) -> list[str]:
+def make_false_stop_table(rng: np.random.Generator, runs: int) -> list[str]:
     """Return the table of trainings that never lose more than the margin."""
     walks: dict[str, Walk] = {
         "the loss is the margin at every look": lambda _: np.full(LOOKS, MARGIN),
-        "a random walk that ends at the margin": lambda rng: np.linspace(0, MARGIN, LOOKS) + _bridge(rng),
-        "a random walk around no loss": lambda rng: _walk(rng, 0.01),
+        "a random walk that ends at the margin": lambda rng: np.linspace(0, MARGIN, LOOKS) + _draw_bridge(rng),
+        "a random walk around no loss": lambda rng: _draw_walk(rng, 0.01),
     }
     lines = ["## Trainings that should go on", "", f"Percent of {runs} trainings that were stopped.", ""]
     lines += ["| true loss | spent over the looks | each look at the full risk |", "|---|---|---|"]
     for name, walk in walks.items():
-        found = [first_stops(rng, np.minimum(walk(rng), MARGIN)) for _ in range(runs)]
+        found = [find_first_stops(rng, np.minimum(walk(rng), MARGIN)) for _ in range(runs)]
         shares = [100 * np.mean([f[i] is not None for f in found]) for i in (0, 1)]
         lines.append(f"| {name} | {shares[0]:.1f} | {shares[1]:.1f} |")
     return lines
 
 
-def true_stops(rng: np.random.Generator, runs: int) -> list[str]:
+def make_true_stop_table(rng: np.random.Generator, runs: int) -> list[str]:
     """Return the table of trainings that collapse after a random look, by how fast."""
     lines = ["## Trainings that collapse", ""]
     lines += [f"Percent of {runs} trainings that were stopped before the true loss was three times the margin,"]
@@ -72,10 +72,10 @@ def true_stops(rng: np.random.Generator, runs: int) -> list[str]:
     for speed in SPEEDS:
         before, by_then, losses = 0, 0, list[float]()
         for _ in range(runs):
-            truth = _collapse(rng, speed)
+            truth = _draw_collapse(rng, speed)
             while truth.max() < WORST:
-                truth = _collapse(rng, speed)
-            at, _ = first_stops(rng, truth)
+                truth = _draw_collapse(rng, speed)
+            at, _ = find_first_stops(rng, truth)
             third = int(np.argmax(truth >= WORST))
             before += at is not None and at < third
             by_then += at is not None and at <= third
@@ -86,7 +86,7 @@ def true_stops(rng: np.random.Generator, runs: int) -> list[str]:
     return lines
 
 
-def first_stops(rng: np.random.Generator, truth: Floats) -> tuple[int | None, int | None]:
+def find_first_stops(rng: np.random.Generator, truth: Floats) -> tuple[int | None, int | None]:
     """Return the first look that refutes the guard, with its risk spent over the looks, and with all of it each."""
     base = rng.random(ROWS) < RIGHT
     noise = rng.standard_normal(ROWS)
@@ -124,19 +124,19 @@ def is_refuted(won: int, lost: int, looks: int) -> bool:
     return bool(analysis.look(1, {"qa": results[1]}, {"qa.right": 0.0}).refuted)
 
 
-def _collapse(rng: np.random.Generator, speed: float) -> Floats:
+def _draw_collapse(rng: np.random.Generator, speed: float) -> Floats:
     """Return a walk around no loss that loses `speed` a look from a random look in the first half on."""
     start = int(rng.integers(0, min(LOOKS // 2, LOOKS - round(3 * MARGIN / speed))))
     fall = np.maximum(np.arange(LOOKS) - start + rng.random(), 0) * speed
-    return np.clip(np.minimum(_walk(rng, 0.005), 0.02) + fall, -DISCORDANCE, RIGHT - 0.02)
+    return np.clip(np.minimum(_draw_walk(rng, 0.005), 0.02) + fall, -DISCORDANCE, RIGHT - 0.02)
 
 
-def _walk(rng: np.random.Generator, step: float) -> Floats:
+def _draw_walk(rng: np.random.Generator, step: float) -> Floats:
     return np.clip(np.cumsum(rng.normal(0, step, LOOKS)), -DISCORDANCE / 2, None)
 
 
-def _bridge(rng: np.random.Generator) -> Floats:
-    walk = _walk(rng, 0.01)
+def _draw_bridge(rng: np.random.Generator) -> Floats:
+    walk = _draw_walk(rng, 0.01)
     return walk - np.linspace(walk[0], walk[-1], LOOKS)
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from bench.simulate import Data, cell, mark
+from bench.simulate import Data, mark, simulate_cell
 from harness.reports.run_folder import metric_value, read_rows
 
 RUNS = 4_000
@@ -22,7 +22,7 @@ COUNTS = (20, 50, 100, 200)
 METRIC = "perplexity"
 
 
-def losses(folder: Path, subject: str, evaluation: str, versus: str | None) -> tuple[np.ndarray, np.ndarray]:
+def read_losses(folder: Path, subject: str, evaluation: str, versus: str | None) -> tuple[np.ndarray, np.ndarray]:
     """Return nats (better is higher) and tokens of every row, against another subject's where one is named."""
     ours = read_rows(folder, subject, evaluation)
     theirs = read_rows(folder, versus, evaluation) if versus else {}
@@ -39,7 +39,7 @@ def main() -> None:
     parser.add_argument("evaluation")
     parser.add_argument("--versus")
     asked = parser.parse_args()
-    nats, tokens = losses(asked.run, asked.subject, asked.evaluation, asked.versus)
+    nats, tokens = read_losses(asked.run, asked.subject, asked.evaluation, asked.versus)
     truth = float((nats * tokens).sum() / tokens.sum())
     rng = np.random.default_rng(17)
     print(
@@ -52,7 +52,7 @@ def main() -> None:
                 chosen = rng.integers(0, len(nats), (runs, count))
                 return Data(sign * (nats * tokens)[chosen], tokens[chosen], sign * truth)
 
-            c = cell(f"{count} of them, {side}", draw, RUNS, "ratio")
+            c = simulate_cell(f"{count} of them, {side}", draw, RUNS, "ratio")
             plain = f"{c.plain[0]:.1f} / {c.plain[1]:.1f}"
             print(f"| {c.where} | {mark(c.passed)} | {mark(c.blocked)} | {plain} | {c.power:.0f} | {c.best:.0f} |")
 

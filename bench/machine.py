@@ -13,13 +13,13 @@ INSTRUCTIONS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16")  # they decide how
 
 def describe(device: str) -> dict[str, str]:
     """Return processor, memory, system and versions, and the GPU where that is the device."""
-    name, flags = _processor()
+    name, flags = _read_processor()
     there = ", ".join(flag for flag in INSTRUCTIONS if flag in flags) or "none of " + ", ".join(INSTRUCTIONS)
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     found = {
-        "processor": f"{name}, {cores()} cores, {there}",
+        "processor": f"{name}, {count_cores()} cores, {there}",
         "memory": f"{memory / 1e9:.0f} GB",
-        "system": f"{_system()}, Python {platform.python_version()}",
+        "system": f"{_read_system_name()}, Python {platform.python_version()}",
         "libraries": ", ".join(f"{library} {version(library)}" for library in LIBRARIES),
     }
     if device.startswith("cuda"):
@@ -29,7 +29,7 @@ def describe(device: str) -> dict[str, str]:
     return found
 
 
-def cores() -> int:
+def count_cores() -> int:
     """Count the cores this process may run on."""
     try:
         return len(os.sched_getaffinity(0))
@@ -37,7 +37,7 @@ def cores() -> int:
         return os.cpu_count() or 1
 
 
-def _processor() -> tuple[str, set[str]]:
+def _read_processor() -> tuple[str, set[str]]:
     try:
         lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines()
     except OSError:
@@ -49,7 +49,7 @@ def _processor() -> tuple[str, set[str]]:
     return facts.get("model name", platform.machine()), set(facts.get("flags", "").split())
 
 
-def _system() -> str:
+def _read_system_name() -> str:
     try:
         return platform.freedesktop_os_release().get("PRETTY_NAME", platform.system())
     except OSError:

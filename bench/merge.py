@@ -35,13 +35,13 @@ def main() -> None:
     args = parser.parse_args()
     if args.child:
         who, *paths = args.child
-        child(who, *map(Path, paths))
+        run_child(who, *map(Path, paths))
         return
     with tempfile.TemporaryDirectory() as temporary:
         work = args.work or Path(temporary)
-        ok = compare("SmolLM2-135M", small(), work / "small", memory=False)
+        ok = compare("SmolLM2-135M", open_small_base(), work / "small", memory=False)
         if not args.small:
-            ok &= compare("Llama of 1.5 B", large(work / "large"), work / "large", memory=True)
+            ok &= compare("Llama of 1.5 B", write_large_base(work / "large"), work / "large", memory=True)
     sys.exit(not ok)
 
 
@@ -50,7 +50,7 @@ def compare(name: str, base: Path, work: Path, memory: bool) -> bool:
     adapter = make_adapter(base, work / "adapter")
     found = {who: measure(who, base, adapter, work / who) for who in ("peft", "ours")}
     for who, facts in found.items():
-        facts["ulp"] = worst_ulp(base, adapter, work / who)
+        facts["ulp"] = compute_worst_ulp(base, adapter, work / who)
         print(
             f"{name:14}  {who:5}  {facts['seconds']:6.1f} s, {facts['processor']:5.1f} s of processor  "
             f"RssAnon {facts['peak'] / 1e6:7,.0f} MB (of it {facts['imports'] / 1e6:,.0f} MB for imports)  "
@@ -77,30 +77,30 @@ def measure(who: str, base: Path, adapter: Path, out: Path) -> dict[str, Any]:
     return facts
 
 
-def child(who: str, base: Path, adapter: Path, out: Path) -> None:
+def run_child(who: str, base: Path, adapter: Path, out: Path) -> None:
     import peft  # noqa: F401
     import torch  # noqa: F401
     import transformers  # noqa: F401
 
     import harness_lora.merge  # noqa: F401
 
-    imports, peak, done = rss_anon(), [0], threading.Event()
+    imports, peak, done = read_rss_anon(), [0], threading.Event()
 
     def watch() -> None:
         while not done.wait(0.002):
-            peak[0] = max(peak[0], rss_anon())
+            peak[0] = max(peak[0], read_rss_anon())
 
     thread = threading.Thread(target=watch)
     thread.start()
     begun, used = time.perf_counter(), time.process_time()
-    (with_peft if who == "peft" else with_ours)(base, adapter, out)
+    (merge_with_peft if who == "peft" else merge_with_ours)(base, adapter, out)
     seconds, used = time.perf_counter() - begun, time.process_time() - used
     done.set()
     thread.join()
     print(json.dumps({"seconds": seconds, "processor": used, "peak": peak[0], "imports": imports}))
 
 
-def with_peft(base: Path, adapter: Path, out: Path) -> None:
+def merge_with_peft(base: Path, adapter: Path, out: Path) -> None:
     from peft import PeftModel
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -110,13 +110,13 @@ def with_peft(base: Path, adapter: Path, out: Path) -> None:
         AutoTokenizer.from_pretrained(base).save_pretrained(out)
 
 
-def with_ours(base: Path, adapter: Path, out: Path) -> None:
+def merge_with_ours(base: Path, adapter: Path, out: Path) -> None:
     from harness_lora import lora
 
     lora().merge(str(base), adapter, out, variant="original")
 
 
-def rss_anon() -> int:
+def read_rss_anon() -> int:
     """Return this process's anonymous memory in bytes."""
     for line in Path("/proc/self/status").read_text("utf-8").splitlines():
         if line.startswith("RssAnon:"):
@@ -124,13 +124,13 @@ def rss_anon() -> int:
     raise RuntimeError("this system does not tell RssAnon")
 
 
-def small() -> Path:
+def open_small_base() -> Path:
     from harness_hf import load
 
     return Path(load.open(SMALL).path)  # type: ignore[attr-defined]
 
 
-def large(work: Path) -> Path:
+def write_large_base(work: Path) -> Path:
     """Write a random Llama of about 1.5 B parameters in bfloat16, in shards."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
@@ -171,7 +171,7 @@ def make_adapter(base: Path, to: Path) -> Path:
     return to
 
 
-def worst_ulp(base: Path, adapter: Path, merged: Path) -> float:
+def compute_worst_ulp(base: Path, adapter: Path, merged: Path) -> float:
     """Return the greatest distance of a merged weight from the float64 sum, in units of its last place."""
     import torch
     from safetensors import safe_open

@@ -81,8 +81,8 @@ def measure(case: Case, work: Path, seed: int) -> bool:
     shutil.rmtree(work, ignore_errors=True)
     base, adapter, out = (work / name for name in ("base", "adapter", "ours"))
     out.mkdir(parents=True)
-    (smollm2 if kind == "smollm2" else random_base)(base, kind, dtype, seed)
-    random_adapter(base, adapter, r, rate, seed)
+    (write_smollm2 if kind == "smollm2" else write_random_base)(base, kind, dtype, seed)
+    write_random_adapter(base, adapter, r, rate, seed)
     lora().merge(str(base), adapter, out, variant="original")
     question = parity.MergeFolders(str(base), str(adapter), str(out))
     told = f"{kind:9} {dtype:9} r {r:2} rate {rate:<6g}"
@@ -101,12 +101,12 @@ def measure(case: Case, work: Path, seed: int) -> bool:
         folder = work / name
         change(base, adapter, folder, dtype)
         ours = ModelOutputs.of(partial(question.load, str(folder)), ids)
-        print(f"    {name:28} {_against(base, adapter, folder, theirs, ours, ids)}")
+        print(f"    {name:28} {_format_comparison(base, adapter, folder, theirs, ours, ids)}")
         shutil.rmtree(folder)
     return bool(facts)
 
 
-def _against(
+def _format_comparison(
     base: Path, adapter: Path, folder: Path, theirs: ModelOutputs, ours: ModelOutputs, ids: Sequence[Any]
 ) -> str:
     from harness_checks.merged import _plan_merge_or_none, _sum_merge_errors_by_tensor
@@ -119,7 +119,7 @@ def _against(
     return f"kl {found.kl:.2e} top1 {found.top1:.4f} tokens {found.tokens}  error {error:.3g} off {off}"
 
 
-def random_base(folder: Path, kind: str, dtype: str, seed: int) -> None:
+def write_random_base(folder: Path, kind: str, dtype: str, seed: int) -> None:
     """Write a random Llama (4 layers, hidden size 256) whose weights have a trained model's spectra."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
@@ -135,7 +135,7 @@ def random_base(folder: Path, kind: str, dtype: str, seed: int) -> None:
     with torch.no_grad():
         for name, weight in model.named_parameters():
             if weight.dim() == 2:
-                weight.copy_(_spectrum(weight, about["power"]))
+                weight.copy_(_draw_matrix_with_spectrum(weight, about["power"]))
                 weight.mul_(about["gain"] if "lm_head" in name else 1)
                 weight[:, ::61].mul_(about["outliers"] if "embed" in name else 1)
             else:
@@ -143,7 +143,7 @@ def random_base(folder: Path, kind: str, dtype: str, seed: int) -> None:
     model.to(getattr(torch, dtype)).save_pretrained(folder)
 
 
-def _spectrum(like: Any, power: float) -> Any:
+def _draw_matrix_with_spectrum(like: Any, power: float) -> Any:
     """Return a random matrix whose i-th singular value falls as i^-power, with rows of norm about 1."""
     import torch
 
@@ -152,7 +152,7 @@ def _spectrum(like: Any, power: float) -> Any:
     return (u * s) @ v * (len(like) / s.square().sum()).sqrt()
 
 
-def smollm2(folder: Path, kind: str, dtype: str, seed: int) -> None:
+def write_smollm2(folder: Path, kind: str, dtype: str, seed: int) -> None:
     """Write SmolLM2-135M in a dtype."""
     import torch
     from safetensors.torch import load_file, save_file
@@ -165,7 +165,7 @@ def smollm2(folder: Path, kind: str, dtype: str, seed: int) -> None:
         save_file(weights, file, metadata={"format": "pt"})
 
 
-def random_adapter(base: Path, folder: Path, r: int, rate: float, seed: int) -> None:
+def write_random_adapter(base: Path, folder: Path, r: int, rate: float, seed: int) -> None:
     """Write an adapter on all linears with alpha = 2·r, whose B has come as far as the rate takes it in STEPS steps."""
     import torch
     from peft import LoraConfig, get_peft_model
@@ -185,7 +185,7 @@ def random_adapter(base: Path, folder: Path, r: int, rate: float, seed: int) -> 
         model.save_pretrained(folder)
 
 
-def _peft(base: Path, adapter: Path, folder: Path, dtype: str) -> None:
+def _merge_with_peft(base: Path, adapter: Path, folder: Path, dtype: str) -> None:
     """Merge with PEFT in half precision, which rounds the adapter, the update and the sum."""
     from harness_hf.models import load_model, load_tokenizer, quiet_loading
 
@@ -194,7 +194,7 @@ def _peft(base: Path, adapter: Path, folder: Path, dtype: str) -> None:
         load_tokenizer(base).save_pretrained(folder)
 
 
-def _broken(change: Callable[[dict[str, Any], dict[str, Any]], None]) -> Callable[..., None]:
+def _make_broken_merge(change: Callable[[dict[str, Any], dict[str, Any]], None]) -> Callable[..., None]:
     def write(base: Path, adapter: Path, folder: Path, dtype: str) -> None:
         from safetensors.torch import load_file, save_file
 
@@ -206,16 +206,16 @@ def _broken(change: Callable[[dict[str, Any], dict[str, Any]], None]) -> Callabl
     return write
 
 
-def _half_as_much(old: dict[str, Any], new: dict[str, Any]) -> None:
+def _halve_update(old: dict[str, Any], new: dict[str, Any]) -> None:
     for name in new:
         new[name] = ((old[name].double() + new[name].double()) / 2).to(new[name].dtype)
 
 
-def _layer_left_out(old: dict[str, Any], new: dict[str, Any]) -> None:
+def _restore_layer(old: dict[str, Any], new: dict[str, Any]) -> None:
     new |= {name: old[name] for name in new if ".layers.1." in name}
 
 
-def _nf4(old: dict[str, Any], new: dict[str, Any]) -> None:
+def _round_to_nf4(old: dict[str, Any], new: dict[str, Any]) -> None:
     from harness_lora.merge import round_to_4bit
 
     how = {"bnb_4bit_use_double_quant": True, "bnb_4bit_quant_type": "nf4"}
@@ -225,10 +225,10 @@ def _nf4(old: dict[str, Any], new: dict[str, Any]) -> None:
 
 
 WAYS = {
-    "merged with PEFT": _peft,
-    "broken: half the scale": _broken(_half_as_much),
-    "broken: a layer left out": _broken(_layer_left_out),
-    "broken: quantised again": _broken(_nf4),
+    "merged with PEFT": _merge_with_peft,
+    "broken: half the scale": _make_broken_merge(_halve_update),
+    "broken: a layer left out": _make_broken_merge(_restore_layer),
+    "broken: quantised again": _make_broken_merge(_round_to_nf4),
 }
 
 if __name__ == "__main__":

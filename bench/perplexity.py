@@ -12,7 +12,7 @@ from typing import Any
 
 from bench import texts
 from bench.child import call
-from bench.page import Bar, Section, gigabytes, table
+from bench.page import Bar, Section, format_gigabytes, format_table
 from bench.setting import Setting
 
 QUICK = {"passages": 12, "batches": (8,), "exact": 2}
@@ -23,13 +23,13 @@ WARM = "A text that is like no other one here, and of some length so that all is
 
 def measure(setting: Setting, *, passages: int = 60, batches: Sequence[int] = (1, 8), exact: int = 8) -> dict[str, Any]:
     """Score texts of so many passages in all, the first `exact` in float64 too; lm_eval with each of `batches`."""
-    mine = call(ours, setting, passages=passages)
-    tried = [call(lm_eval, setting, passages=passages, batch=batch) for batch in batches]
+    mine = call(score_with_ours, setting, passages=passages)
+    tried = [call(score_with_lm_eval, setting, passages=passages, batch=batch) for batch in batches]
     best = min(tried, key=lambda found: found["seconds"])
-    wanted = call(in_float64, setting, passages=passages, number=exact)["nats"]
+    wanted = call(score_in_float64, setting, passages=passages, number=exact)["nats"]
     found = {
-        "apart": _apart(mine["nats"], best["nats"]),
-        "errors": [_apart(side["nats"][:exact], wanted) for side in (mine, best)],
+        "apart": _compute_max_difference(mine["nats"], best["nats"]),
+        "errors": [_compute_max_difference(side["nats"][:exact], wanted) for side in (mine, best)],
         "number": exact,
         "exact": setting.dtype == "float32",
     }
@@ -38,9 +38,9 @@ def measure(setting: Setting, *, passages: int = 60, batches: Sequence[int] = (1
     return {**found, "ours": mine, "theirs": best, "tried": tried}
 
 
-def ours(setting: Setting, passages: int) -> dict[str, Any]:
+def score_with_ours(setting: Setting, passages: int) -> dict[str, Any]:
     """Score with our subject, in lm_eval's form: behind the BOS that stands before every text, a second one."""
-    asked = _texts(passages)
+    asked = _join_passages(passages)
     with setting.ours() as [subject]:
         subject.logprobs([("", WARM)], truncate=True)
         found, seconds = setting.timed(lambda: subject.logprobs([("", text) for text in asked], truncate=True))
@@ -48,7 +48,7 @@ def ours(setting: Setting, passages: int) -> dict[str, Any]:
     return {"texts": len(asked), "tokens": sum(f.tokens for f in found), "seconds": seconds, "nats": nats}
 
 
-def lm_eval(setting: Setting, passages: int, batch: int) -> dict[str, Any]:
+def score_with_lm_eval(setting: Setting, passages: int, batch: int) -> dict[str, Any]:
     """Score with lm-evaluation-harness."""
     from lm_eval.api.instance import Instance
 
@@ -59,26 +59,26 @@ def lm_eval(setting: Setting, passages: int, batch: int) -> dict[str, Any]:
         return [float(nats) for nats in model.loglikelihood_rolling(requests, disable_tqdm=True)]
 
     score([WARM])
-    nats, seconds = setting.timed(lambda: score(_texts(passages)))
+    nats, seconds = setting.timed(lambda: score(_join_passages(passages)))
     return {"batch": batch, "seconds": seconds, "nats": nats}
 
 
-def in_float64(setting: Setting, passages: int, number: int) -> dict[str, Any]:
+def score_in_float64(setting: Setting, passages: int, number: int) -> dict[str, Any]:
     """Score the first texts by plain forward passes in float64, one by one."""
     import torch
 
     nats = []
     with setting.ours() as [subject], torch.inference_mode():
         model = subject.model.double()
-        for ids in subject.tokens.encode_prompts(_texts(passages)[:number]):
+        for ids in subject.tokens.encode_prompts(_join_passages(passages)[:number]):
             whole = torch.tensor([[subject.tokens.prefix_id, *ids]], device=model.device)
             logprobs = model(input_ids=whole[:, :-1], use_cache=False).logits[0].log_softmax(-1)
             nats.append(float(logprobs.gather(1, whole[0, 1:, None]).sum()))
     return {"nats": nats}
 
 
-def _texts(passages: int) -> list[str]:
-    left = texts.passages()[:passages]
+def _join_passages(passages: int) -> list[str]:
+    left = texts.read_passages()[:passages]
     found: list[str] = []
     while left:
         size = JOINED if len(found) % 10 == 9 else 1
@@ -87,7 +87,7 @@ def _texts(passages: int) -> list[str]:
     return found
 
 
-def _apart(a: Sequence[float], b: Sequence[float]) -> float:
+def _compute_max_difference(a: Sequence[float], b: Sequence[float]) -> float:
     return max((abs(x - y) for x, y in zip(a, b, strict=True)), default=0.0)
 
 
@@ -96,13 +96,13 @@ def section(found: dict[str, Any]) -> Section:
     mine, theirs = found["ours"], found["theirs"]
     sides = {"we": mine} | {f"lm_eval, batch {tried['batch']}": tried for tried in found["tried"]}
     rows = [
-        [name, f"{side['perplexity']:.6f}", f"{side['seconds']:.2f} s", gigabytes(side["peak"])]
+        [name, f"{side['perplexity']:.6f}", f"{side['seconds']:.2f} s", format_gigabytes(side["peak"])]
         for name, side in sides.items()
     ]
     text = [
         f"{mine['texts']} texts, {mine['tokens']:,} tokens; a text's log-probabilities are {found['apart']:.1e} nats "
         "apart at most.",
-        table(["", "perplexity", "scoring", "peak memory"], rows),
+        format_table(["", "perplexity", "scoring", "peak memory"], rows),
     ]
     if found["number"]:
         errors = "us {:.1e} nats, with lm_eval {:.1e}".format(*found["errors"])

@@ -41,7 +41,7 @@ def main() -> None:
     page = write_page(args.run).resolve()
     for name, height, flags in (("report-light", 880, ()), ("report-dark", 880, (DARK,))):
         photograph(page, args.to / f"{name}.png", height, flags)
-    (args.to / "show.svg").write_text(terminal(args.run), "utf-8")
+    (args.to / "show.svg").write_text(render_terminal(args.run), "utf-8")
 
 
 def photograph(page: Path, to: Path, height: int, flags: tuple[str, ...]) -> None:
@@ -53,16 +53,16 @@ def photograph(page: Path, to: Path, height: int, flags: tuple[str, ...]) -> Non
         subprocess.run([CHROMIUM, *FLAGS, *how, *flags, page.as_uri()], check=True, capture_output=True)
 
 
-def made() -> Console:
+def make_console() -> Console:
     """Return a console that remembers what is printed."""
     return Console(record=True, width=COLUMNS, file=io.StringIO(), force_terminal=True, highlight=False)
 
 
-def terminal(run: Path) -> str:
+def render_terminal(run: Path) -> str:
     """Return the last lines of what `harness show` prints of a run, as SVG."""
     told = read_run(run)
     exports = [replace(e, to="/".join(Path(e.to).parts[-2:])) for e in told.exports]  # no folder of this machine
-    first, second = (made() for _ in range(2))
+    first, second = (make_console() for _ in range(2))
     Terminal(0, first).print_run(replace(told, exports=exports, folder=f"reports/{run.name}"))
     for line in first.export_text(styles=True).rstrip("\n").split("\n")[-LINES:]:
         second.print(Text.from_ansi(line), overflow="fold")

@@ -86,7 +86,7 @@ def samples(clusters: Floats) -> list[Sample]:
 # ------------------------------------------------------------------ rows
 
 
-def zeros_and_ones(right: float, difference: float, discordance: float, icc: float) -> Draw:
+def make_binary_draw(right: float, difference: float, discordance: float, icc: float) -> Draw:
     """Draw whether candidate and baseline are right: alike within clusters by a Dirichlet distribution."""
     won, lost = (discordance + difference) / 2, (discordance - difference) / 2
     shares = np.array([won, lost, right - won, 1 - right - lost])  # only ours right, only theirs, both, neither
@@ -112,7 +112,7 @@ def values(make: Callable[[np.random.Generator, int], Floats]) -> Draw:
     return draw
 
 
-def documents(make: Callable[[np.random.Generator, Floats], Floats], better: float) -> Draw:
+def make_document_draw(make: Callable[[np.random.Generator, Floats], Floats], better: float) -> Draw:
     """Draw nats per token of documents of log-normal length: the candidate's are `better` less, and vary."""
 
     def draw(rng: np.random.Generator, clusters: Floats) -> tuple[Floats, Floats, Floats]:
@@ -133,59 +133,94 @@ ZIPF = {count: tuple(max(round(40 / rank), 1) for rank in range(1, count + 1)) f
 UNEVEN = {count: tuple(1 + i % 12 for i in range(count)) for count in (10, 20, 40, 150)}
 
 
-def cells() -> list[Cell]:
-    return [*_independent(), *_clustered(), *_means(), *_documents()]
+def list_cells() -> list[Cell]:
+    return [
+        *_iterate_independent_cells(),
+        *_iterate_cluster_cells(),
+        *_iterate_mean_cells(),
+        *_iterate_document_cells(),
+    ]
 
 
-def _independent() -> Iterator[Cell]:
+def _iterate_independent_cells() -> Iterator[Cell]:
     for n, right, least in ((88, 0.9, 0.8), (300, 0.55, 0.5), (200, 0.98, 0.95)):
-        yield Cell(f"binomial, n = {n}, {right} against {least}", _least(least), EXACT, (1,) * n, _right(right), right)
+        yield Cell(
+            f"binomial, n = {n}, {right} against {least}",
+            _make_min_gate(least),
+            EXACT,
+            (1,) * n,
+            _make_share_draw(right),
+            right,
+        )
     for n, differ, better in ((60, 0.3, 0.15), (300, 0.1, 0.03), (600, 0.2, 0.04)):
-        draw = zeros_and_ones(0.6, better, differ, 0.0)
-        yield Cell(f"McNemar, n = {n}, discordance {differ}, {better} better", _better(), EXACT, (1,) * n, draw, better)
+        draw = make_binary_draw(0.6, better, differ, 0.0)
+        yield Cell(
+            f"McNemar, n = {n}, discordance {differ}, {better} better",
+            _make_better_gate(),
+            EXACT,
+            (1,) * n,
+            draw,
+            better,
+        )
     for n, differ, margin in ((60, 0.1, 0.05), (100, 0.2, 0.1), (200, 0.1, 0.05), (600, 0.2, 0.05)):
-        draw = zeros_and_ones(0.6, 0.0, differ, 0.0)
-        yield Cell(f"Tango, n = {n}, discordance {differ}, margin {margin}", _worse(margin), EXACT, (1,) * n, draw, 0.0)
+        draw = make_binary_draw(0.6, 0.0, differ, 0.0)
+        yield Cell(
+            f"Tango, n = {n}, discordance {differ}, margin {margin}",
+            _make_margin_gate(margin),
+            EXACT,
+            (1,) * n,
+            draw,
+            0.0,
+        )
 
 
-def _clustered() -> Iterator[Cell]:
+def _iterate_cluster_cells() -> Iterator[Cell]:
     for count, right, least in ((10, 0.8, 0.6), (20, 0.8, 0.65), (40, 0.8, 0.7), (40, 0.95, 0.88), (150, 0.9, 0.86)):
         where = f"share in {count} clusters, {right} against {least}"
-        yield Cell(where, _least(least), EXACT, UNEVEN[count], zeros_and_ones(right, 0.0, 0.05, 0.2), right)
+        yield Cell(where, _make_min_gate(least), EXACT, UNEVEN[count], make_binary_draw(right, 0.0, 0.05, 0.2), right)
     for count, margin in ((10, 0.2), (20, 0.15), (40, 0.1), (150, 0.05)):
-        draw = zeros_and_ones(0.7, 0.0, 0.2, 0.2)
-        yield Cell(f"pairs in {count} clusters, margin {margin}", _worse(margin), EXACT, UNEVEN[count], draw, 0.0)
+        draw = make_binary_draw(0.7, 0.0, 0.2, 0.2)
+        yield Cell(
+            f"pairs in {count} clusters, margin {margin}", _make_margin_gate(margin), EXACT, UNEVEN[count], draw, 0.0
+        )
     for count, icc in ((20, 0.1), (50, 0.1), (50, 0.5)):
-        draw = zeros_and_ones(0.7, 0.0, 0.2, icc)
+        draw = make_binary_draw(0.7, 0.0, 0.2, icc)
         where = f"pairs in {count} clusters of Zipf's sizes, correlation {icc}, margin 0.15"
-        yield Cell(where, _worse(0.15), EXACT, ZIPF[count], draw, 0.0)
+        yield Cell(where, _make_margin_gate(0.15), EXACT, ZIPF[count], draw, 0.0)
     for count, least in ((20, 0.6), (50, 0.7)):
         gate = Gate("g", "qa.acc", min=least, estimand="clusters", allow_approximate=True)
-        draw = zeros_and_ones(0.8, 0.0, 0.05, 0.2)
+        draw = make_binary_draw(0.8, 0.0, 0.05, 0.2)
         yield Cell(
             f"mean over {count} clusters of Zipf's sizes, 0.8 against {least}", gate, EXACT, ZIPF[count], draw, 0.8
         )
 
 
-def _means() -> Iterator[Cell]:
+def _iterate_mean_cells() -> Iterator[Cell]:
     for n, least in ((50, 0.8), (200, 0.86)):
         draw = values(lambda rng, n: rng.beta(1, 0.1, n))
         yield Cell(
-            f"score, Beta(1, 0.1), n = {n}, 0.909 against {least}", _least(least), EXACT, (1,) * n, draw, 1 / 1.1
+            f"score, Beta(1, 0.1), n = {n}, 0.909 against {least}",
+            _make_min_gate(least),
+            EXACT,
+            (1,) * n,
+            draw,
+            1 / 1.1,
         )
     draw = values(lambda rng, n: rng.choice([0.0, 0.5, 1.0], n, p=[0.1, 0.1, 0.8]))
-    yield Cell("score, 0, ½ or 1, n = 200, 0.85 against 0.8", _least(0.8), EXACT, (1,) * 200, draw, 0.85)
+    yield Cell("score, 0, ½ or 1, n = 200, 0.85 against 0.8", _make_min_gate(0.8), EXACT, (1,) * 200, draw, 0.85)
     draw = values(lambda rng, n: np.where(rng.random(n) < 0.02, 0.0, rng.uniform(0.9, 1, n)))
-    yield Cell("score, 2 % are 0, n = 200, 0.931 against 0.9", _least(0.9), EXACT, (1,) * 200, draw, 0.931)
+    yield Cell("score, 2 % are 0, n = 200, 0.931 against 0.9", _make_min_gate(0.9), EXACT, (1,) * 200, draw, 0.931)
     for n, least in ((50, -0.45), (200, -0.2), (1000, -0.08)):
         draw = values(lambda rng, n: np.exp(0.32) - rng.lognormal(0, 0.8, n))
-        yield Cell(f"mean, log-normal(0.8), n = {n}, 0 against {least}", _least(least), MEAN, (1,) * n, draw, 0.0)
+        yield Cell(
+            f"mean, log-normal(0.8), n = {n}, 0 against {least}", _make_min_gate(least), MEAN, (1,) * n, draw, 0.0
+        )
     for n, better in ((30, 0.5), (100, 0.25)):
         draw = values(lambda rng, n, up=better: up + np.exp(0.32) - rng.lognormal(0, 0.8, n))
-        yield Cell(f"mean, sign flips, n = {n}, {better} better", _better(), MEAN, (1,) * n, draw, better)
+        yield Cell(f"mean, sign flips, n = {n}, {better} better", _make_better_gate(), MEAN, (1,) * n, draw, better)
 
 
-def _documents() -> Iterator[Cell]:
+def _iterate_document_cells() -> Iterator[Cell]:
     def skewed(rng: np.random.Generator, tokens: Floats) -> Floats:
         return (1 - rng.exponential(1, tokens.shape)) / np.sqrt(tokens)
 
@@ -198,22 +233,29 @@ def _documents() -> Iterator[Cell]:
             ("n = 200", (1,) * 200, 0.03),
             ("in 40 clusters", UNEVEN[40], 0.03),
         ):
-            yield Cell(f"perplexity, {name}, {where}", _better(), NATS, sizes, documents(make, better), better)
+            yield Cell(
+                f"perplexity, {name}, {where}",
+                _make_better_gate(),
+                NATS,
+                sizes,
+                make_document_draw(make, better),
+                better,
+            )
 
 
-def _right(share: float) -> Draw:
-    return zeros_and_ones(share, 0.0, 0.0, 0.0)
+def _make_share_draw(share: float) -> Draw:
+    return make_binary_draw(share, 0.0, 0.0, 0.0)
 
 
-def _least(bound: float) -> Gate:
+def _make_min_gate(bound: float) -> Gate:
     return Gate("g", "qa.acc", min=bound, allow_approximate=True)
 
 
-def _better() -> Gate:
+def _make_better_gate() -> Gate:
     return Gate("g", "qa.acc", versus="base", better_by=0.0, allow_approximate=True)
 
 
-def _worse(margin: float) -> Gate:
+def _make_margin_gate(margin: float) -> Gate:
     return Gate("g", "qa.acc", versus="base", worse_by_at_most=margin, allow_approximate=True)
 
 
@@ -224,7 +266,7 @@ def plan_page(rng: np.random.Generator, runs: int) -> Iterator[str]:
     """Write what the plan tells beside what is seen, bold where they are more than AGREES points apart."""
     yield f"\n## `harness plan`: the power it tells, and how often the gate passes ({runs:,} runs)\n\n"
     yield "| | told | passes |\n|---|---|---|\n"
-    for cell in cells():
+    for cell in list_cells():
         told, seen = cell.told(rng), cell.seen(rng, runs)
         yield f"| {cell.where} | {mark(told, seen)} | {seen:.1f} |\n"
 
@@ -235,4 +277,4 @@ def mark(told: float, seen: float) -> str:
 
 def find(where: str) -> Cell:
     """Return the cell whose name begins so."""
-    return next(cell for cell in cells() if cell.where.startswith(where))
+    return next(cell for cell in list_cells() if cell.where.startswith(where))

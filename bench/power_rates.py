@@ -17,7 +17,7 @@ ALPHA, SPREAD = 0.05, 0.15
 Floats = np.ndarray
 
 
-def disasters(rng: np.random.Generator, n: int, mean: float, share: float) -> Callable[[int], Data]:
+def make_disaster_draw(rng: np.random.Generator, n: int, mean: float, share: float) -> Callable[[int], Data]:
     """Differences of scores, N(mean, SPREAD), of which a share is as bad as can be."""
 
     def draw(runs: int) -> Data:
@@ -30,7 +30,7 @@ def disasters(rng: np.random.Generator, n: int, mean: float, share: float) -> Ca
 
 def few_scores_page(rng: np.random.Generator, runs: int) -> Iterator[str]:
     """Differences of scores on few rows: what they prove, and the most that any test could."""
-    from bench.simulate import AWAY, cell, mark
+    from bench.simulate import AWAY, mark, simulate_cell
 
     yield "\n## Differences of scores on few rows, N(0, 0.15) in a range of −1 to 1\n\n"
     yield "| rows | claim: above | truth | power | t | any test at most | of the smaller |\n"
@@ -38,7 +38,7 @@ def few_scores_page(rng: np.random.Generator, runs: int) -> Iterator[str]:
     for n in (20, 30, 50, 100):
         away = AWAY * SPREAD / n**0.5
         for claim, truth in ((0.0, away), (-away, 0.0)):
-            ours, t = rates(disasters(rng, n, truth, 0.0), claim, runs, "score")
+            ours, t = simulate_rates(make_disaster_draw(rng, n, truth, 0.0), claim, runs, "score")
             most = min(100 * ALPHA * ((1 + truth) / (1 + claim)) ** n, 100.0)
             line = f"| {n} | {claim:+.3f} | {truth:+.3f} | {ours:.0f} | {t:.0f} | {most:.0f} "
             yield f"{line}| {ours / min(most, t):.0%} |\n"
@@ -46,13 +46,13 @@ def few_scores_page(rng: np.random.Generator, runs: int) -> Iterator[str]:
     yield "| rows | mean of the others | share of −1 | false pass | false block |\n" + "|---" * 5 + "|\n"
     for n in (20, 50, 100):
         for mean in (0.02, 0.05, 0.08, 0.13):
-            c = cell("", disasters(rng, n, mean, mean / (1 + mean)), runs, "score")
+            c = simulate_cell("", make_disaster_draw(rng, n, mean, mean / (1 + mean)), runs, "score")
             yield f"| {n} | {mean} | {mean / (1 + mean):.3f} | {mark(c.passed)} | {mark(c.blocked)} |\n"
 
 
 def mixed_clusters_page(rng: np.random.Generator, runs: int) -> Iterator[str]:
     """Pairs in clusters most of which are small: level and power, by the correlation within clusters."""
-    from bench.simulate import cell, mark
+    from bench.simulate import mark, simulate_cell
 
     yield "\n## Pairs in clusters of mixed sizes, against a baseline\n\n"
     yield "| sizes, clusters, discordance, margin, correlation | false pass | false block | plain t "
@@ -61,13 +61,13 @@ def mixed_clusters_page(rng: np.random.Generator, runs: int) -> Iterator[str]:
         for g in (50, 100, 200):
             for d, m in ((0.2, 0.05), (0.3, 0.1)):
                 for icc in (0.0, 0.2, 0.5):
-                    c = cell("", draws.clustered_pairs(rng, g, d, -m, icc, kind), runs, "pairs")
-                    ours, t = rates(draws.clustered_pairs(rng, g, d, 0.0, icc, kind), -m, runs, "pairs")
+                    c = simulate_cell("", draws.make_pairs_draw(rng, g, d, -m, icc, kind), runs, "pairs")
+                    ours, t = simulate_rates(draws.make_pairs_draw(rng, g, d, 0.0, icc, kind), -m, runs, "pairs")
                     line = f"| {words}, {g}, {d}, {m}, {icc} | {mark(c.passed)} | {mark(c.blocked)} "
                     yield f"{line}| {c.plain[0]:.1f} | {ours:.0f} | {t:.0f} |\n"
 
 
-def rates(
+def simulate_rates(
     draw: Callable[[int], Data], threshold: float, runs: int, kind: Literal["score", "pairs"]
 ) -> tuple[float, float]:
     """Return how often what is drawn passes a claim, and how often by Student's t."""
@@ -93,14 +93,14 @@ def advice_page(rng: np.random.Generator, runs: int) -> Iterator[str]:
     yield "| margin | inconclusive | with a range | it holds the rows of the truth | ends apart, median |\n"
     yield "|---" * 5 + "|\n"
     for margin in (0.02, 0.05, 0.1):
-        told = [one for d in (0.05, 0.1, 0.2, 0.3) for one in advised(rng, margin, d, runs // 500)]
+        told = [one for d in (0.05, 0.1, 0.2, 0.3) for one in iterate_advised_ranges(rng, margin, d, runs // 500)]
         ranges = [(least, most, needed) for least, most, needed in told if most is not None]
         held = np.mean([least <= needed <= most for least, most, needed in ranges])
         apart = np.median([most / least for least, most, _ in ranges])
         yield f"| {margin} | {len(told)} | {len(ranges) / len(told):.0%} | {held:.0%} | {apart:.1f} |\n"
 
 
-def advised(
+def iterate_advised_ranges(
     rng: np.random.Generator, margin: float, discordance: float, runs: int
 ) -> Iterator[tuple[float, float | None, float]]:
     """Yield the ends of the range of each INCONCLUSIVE that leans to the truth, and the rows that decide it."""

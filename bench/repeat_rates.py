@@ -69,7 +69,7 @@ def judge(base: Answers, candidate: Answers, how: str) -> bool:
     return decide(gate, METRIC, sides[1], sides[0], samples, ALPHA, name="new").outcome is Outcome.PASS
 
 
-def pass_rates(draw: Callable[[np.random.Generator], Chances], runs: int, seed: int) -> list[float]:
+def simulate_pass_rates(draw: Callable[[np.random.Generator], Chances], runs: int, seed: int) -> list[float]:
     """Return the share of runs that pass, in %, by the way answers are judged."""
     rng, passed = np.random.default_rng(seed), np.zeros(len(WAYS))
     for _ in range(runs):
@@ -86,7 +86,7 @@ def main(words: Sequence[str] | None = None) -> None:
     print(f"{ROWS} rows, {REPEATS} answers, margin {MARGIN}, alpha {ALPHA}, {runs:,} runs; % that pass")
     print(f"{'rows':<12}{'true loss':<11}" + "".join(f"{how:<20}" for how in WAYS))
     for seed, (draw, drop) in enumerate((draw, drop) for draw in (few_broken, sure, beta) for drop in (MARGIN, 0.0)):
-        rates = pass_rates(partial(draw, drop=drop), runs, seed)
+        rates = simulate_pass_rates(partial(draw, drop=drop), runs, seed)
         print(f"{draw.__name__:<12}{drop:<11g}" + "".join(f"{rate:<20.1f}" for rate in rates), flush=True)
 
 

@@ -22,7 +22,7 @@ TITLE = 'Means without a range, `risk = "approximate"`'
 CAPPED = 'The same laws with a cap, `risk = "exact"`'
 
 
-def _mixed(share: float, worse: float, spread: float = 0.1) -> Law:
+def _make_mixed_law(share: float, worse: float, spread: float = 0.1) -> Law:
     """Return a law of losses about 1, of which a share is so many times as large."""
 
     def draw(rng: np.random.Generator, shape: tuple[int, ...]) -> Floats:
@@ -48,9 +48,9 @@ LAWS: dict[str, Law] = {
         lambda rng, shape: -np.where(rng.random(shape) < 0.05, 1.0, rng.choice([4.0, 5.0], shape)),
         -(0.05 + 0.95 * 4.5),
     ),
-    "5 % time-outs, 20 times as long": _mixed(0.05, 20),
-    "1 % cold starts, 30 times as long": _mixed(0.01, 30),
-    "10 % three times as long": _mixed(0.1, 3),
+    "5 % time-outs, 20 times as long": _make_mixed_law(0.05, 20),
+    "1 % cold starts, 30 times as long": _make_mixed_law(0.01, 30),
+    "10 % three times as long": _make_mixed_law(0.1, 3),
     "2 % half a nat worse": (
         lambda rng, shape: rng.normal(0, 0.03, shape) + 0.5 * (rng.random(shape) < 0.02),
         0.01,
@@ -58,7 +58,7 @@ LAWS: dict[str, Law] = {
 }
 
 
-def turned(rng: np.random.Generator, n: int, name: str, cap: float = np.inf) -> Callable[[int], Data]:
+def make_turned_draw(rng: np.random.Generator, n: int, name: str, cap: float = np.inf) -> Callable[[int], Data]:
     """Return what draws rows of which larger is better, each at most a cap from the law's mean."""
     make, mean = LAWS[name]
     truth = 0.0
@@ -78,7 +78,7 @@ def page(rng: np.random.Generator, runs: int) -> Iterator[str]:
     """Yield the false passes of means without a range: approximate, so held to no bar."""
     yield f"\n## {TITLE}\n\n| false pass, % | {' | '.join(f'n = {n}' for n in COUNTS)} |\n" + "|---" * 5 + "|\n"
     for name in LAWS:
-        rates = [simulate.simulated("", turned(rng, n, name), runs, "ratio").passed for n in COUNTS]
+        rates = [simulate.simulate_once("", make_turned_draw(rng, n, name), runs, "ratio").passed for n in COUNTS]
         yield f"| {name} | {' | '.join(f'{rate:.1f}' for rate in rates)} |\n"
 
 
@@ -88,13 +88,13 @@ def capped_page(rng: np.random.Generator, runs: int) -> Iterator[str]:
     yield f"| false pass, % | {' | '.join(f'n = {n}' for n in COUNTS)} |\n" + "|---" * 5 + "|\n"
     for name, (make, _) in LAWS.items():
         cap = CAPS * float(make(np.random.default_rng(2), (1_000_000,)).std())
-        rates = [capped_rate(rng, n, name, cap, runs) for n in COUNTS]
+        rates = [simulate_capped_rate(rng, n, name, cap, runs) for n in COUNTS]
         yield f"| {name} | {' | '.join(simulate.mark(rate) for rate in rates)} |\n"
 
 
-def capped_rate(rng: np.random.Generator, n: int, name: str, cap: float, runs: int) -> float:
+def simulate_capped_rate(rng: np.random.Generator, n: int, name: str, cap: float, runs: int) -> float:
     """Return the rate of one cell, of AGAIN draws where it is barely over the bar."""
-    found = simulate.simulated("", turned(rng, n, name, cap), runs, "score").passed
+    found = simulate.simulate_once("", make_turned_draw(rng, n, name, cap), runs, "score").passed
     if not BAR < found <= SURELY:
         return found
-    return simulate.simulated("", turned(rng, n, name, cap), AGAIN, "score").passed
+    return simulate.simulate_once("", make_turned_draw(rng, n, name, cap), AGAIN, "score").passed

@@ -28,13 +28,13 @@ WHOLE, OWN = 1541, 92  # tokens of a row with ten examples, and of it what no ot
 ROWS = 200_000
 
 
-def lengths(rows: int, seed: int = 0) -> list[int]:
+def draw_lengths(rows: int, seed: int = 0) -> list[int]:
     """Return how many tokens each row's answer has."""
     rng = random.Random(seed)
     return [min(LONGEST, 1 + int(rng.expovariate(1 / MEAN))) for _ in range(rows)]
 
 
-def seconds(piece: Sequence[int], slots: int = SLOTS) -> float:
+def compute_piece_seconds(piece: Sequence[int], slots: int = SLOTS) -> float:
     """Return how long a replica takes for a piece: rows that end make room for others."""
     work = list(piece[:slots])
     heapq.heapify(work)
@@ -43,14 +43,14 @@ def seconds(piece: Sequence[int], slots: int = SLOTS) -> float:
     return STEP * max(work)
 
 
-def simulated(rows: Sequence[int], replicas: int, batch_rows: int, size: int) -> float:
+def simulate_throughput(rows: Sequence[int], replicas: int, batch_rows: int, size: int) -> float:
     """Return the share of the replicas' throughput that is reached, of rows handed out `batch_rows` at a time."""
     took = 0.0
     for start in range(0, len(rows), batch_rows):
         block = rows[start : start + batch_rows]
         free = [0.0] * replicas
         for at in range(0, len(block), size):
-            heapq.heapreplace(free, free[0] + seconds(block[at : at + size]))
+            heapq.heapreplace(free, free[0] + compute_piece_seconds(block[at : at + size]))
         took += max(free)
     return sum(rows) * STEP / SLOTS / replicas / took
 
@@ -60,9 +60,9 @@ def rate(parameters: float) -> float:
     return PEAK * SHARE / (2 * parameters)
 
 
-def paper() -> Iterator[str]:
+def iterate_table_lines() -> Iterator[str]:
     """Yield the lines of the tables."""
-    rows = lengths(ROWS)
+    rows = draw_lengths(ROWS)
     yield "| rows handed out | rows of a piece | 1 replica | 8 | 64 |"
     yield "|---|---|---|---|---|"
     for batch_rows, size in (
@@ -72,7 +72,7 @@ def paper() -> Iterator[str]:
         (PREFERRED_BATCH_ROWS, 2048),
         (ROWS, 2048),
     ):
-        found = (f"{100 * simulated(rows, n, batch_rows, size):.1f} %" for n in (1, 8, 64))
+        found = (f"{100 * simulate_throughput(rows, n, batch_rows, size):.1f} %" for n in (1, 8, 64))
         yield f"| {batch_rows:,} | {size:,} | {' | '.join(found)} |"
     yield ""
     yield "| model | prompt tokens a second, one H100 | 10^8 rows of ten examples, whole | with shared beginnings |"
@@ -94,7 +94,7 @@ def measure(model: str, rows: int, words: int = 0) -> Iterator[str]:
     options = {"dtype": "bfloat16", "device": "cpu", "threads": 1}
     ref = ModelRef("base", str(harness_hf.open_source(model).path), options=options)
     long = words or texts.BEGINNING
-    pairs = texts.pairs(*texts.documents(rows, 5, words=long))  # one evaluation's: they share their beginning
+    pairs = texts.make_pairs(*texts.make_documents(rows, 5, words=long))  # one evaluation's: they share their beginning
     prompts = list(dict.fromkeys(prompt for prompt, _ in pairs))
 
     def ask(subject: Any, size: int) -> tuple[list[Any], float, float]:
@@ -138,7 +138,9 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=200)
     args = parser.parse_args()
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    lines: Callable[[], Iterator[str]] = paper if args.what == "paper" else lambda: measure(args.model, args.rows)
+    lines: Callable[[], Iterator[str]] = (
+        iterate_table_lines if args.what == "paper" else lambda: measure(args.model, args.rows)
+    )
     for line in lines():
         print(line, flush=True)
 

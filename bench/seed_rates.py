@@ -51,7 +51,7 @@ def latent_effects(mean: float, spread: float) -> tuple[float, float]:
     return float(norm.ppf(mean) * np.sqrt(1 + scale**2)), scale
 
 
-def scored_rows(
+def make_scored_draw(
     rng: np.random.Generator, seeds: int, rows: int, rate: float, margin: float, spread: float, *,
     better: float = 0.0, clusters: int = 0, score: bool = False, luck: float = LUCK, trained: bool = False,
     collapse: bool = False,
@@ -101,10 +101,10 @@ def is_proven(data: Drawn, margin: float) -> Floats:
     away, error = each.mean(-1) + margin, each.std(-1, ddof=1) / np.sqrt(seeds)
     left = away**2 - seed_reach(error, seeds, ALPHA, rate, away) ** 2  # of the squared distance, what rows may reach
     threshold = each.mean(-1) - np.sqrt(np.maximum(left, 0.0))
-    return np.asarray((away > 0) & (left > 0) & (_row_p(rows.mean(1), data.clusters, threshold) <= ALPHA))
+    return np.asarray((away > 0) & (left > 0) & (_compute_row_p(rows.mean(1), data.clusters, threshold) <= ALPHA))
 
 
-def _row_p(values: Floats, clusters: Floats | None, threshold: Any) -> Floats:
+def _compute_row_p(values: Floats, clusters: Floats | None, threshold: Any) -> Floats:
     """Return p_pass of every run against its own threshold, of rows (runs, rows) in clusters."""
     weights = np.ones_like(values)
     if clusters is not None:
@@ -121,20 +121,22 @@ def is_proven_by_one_run(data: Drawn, margin: float) -> Floats:
 
     rows = data.seeds[:, 0] - data.baseline[:, 0]
     if data.clusters is not None or not np.isin(rows, (-1.0, 0.0, 1.0)).all():
-        return np.asarray(_row_p(rows, data.clusters, -margin) <= ALPHA)
+        return np.asarray(_compute_row_p(rows, data.clusters, -margin) <= ALPHA)
     return passes((rows > 0).sum(-1), (rows < 0).sum(-1), rows.shape[-1], margin, ALPHA)
 
 
-def rate_of(draw: Draw, margin: float, runs: int, judge: Callable[[Drawn, float], Floats] = is_proven) -> float:
+def estimate_pass_rate(
+    draw: Draw, margin: float, runs: int, judge: Callable[[Drawn, float], Floats] = is_proven
+) -> float:
     """Return how often a gate passes, in percent."""
     return 100 * float(np.mean(np.concatenate([judge(draw(BATCH), margin) for _ in range(runs // BATCH)])))
 
 
-def _level(draw: Draw, runs: int) -> str:
+def _format_level(draw: Draw, runs: int) -> str:
     """Return the rate of a gate whose recipe lies on the margin; drawn again where it is in doubt, bold where over."""
-    if (first := rate_of(draw, MARGIN, runs)) <= DOUBTED or runs >= SURELY:
+    if (first := estimate_pass_rate(draw, MARGIN, runs)) <= DOUBTED or runs >= SURELY:
         return f"{first:.1f}"
-    again = rate_of(draw, MARGIN, SURELY)
+    again = estimate_pass_rate(draw, MARGIN, SURELY)
     return f"{f'**{again:.1f}**' if again > DOUBTED + 0.7 else f'{again:.1f}'} (at first {first:.1f})"
 
 
@@ -143,7 +145,7 @@ def _level(draw: Draw, runs: int) -> str:
 Cell = tuple[str, dict[str, Any]]
 
 
-def _cells() -> Iterator[Cell]:
+def _iterate_cells() -> Iterator[Cell]:
     for rows in (300, 1000):
         for rate in (0.03, 0.5, 0.95):
             yield f"0/1, {rows} rows, {rate:.0%} right", {"rows": rows, "rate": rate}
@@ -156,15 +158,15 @@ def _cells() -> Iterator[Cell]:
 def level_page(rng: np.random.Generator, runs: int) -> Iterator[str]:
     yield "\n## A recipe on the margin: how often it passes\n\n"
     yield f"| | spread, points | {' | '.join(f'{s} seeds' for s in SEEDS)} | gate of one run |\n{'|---' * 6}|\n"
-    for where, about in _cells():
+    for where, about in _iterate_cells():
         for spread in SPREADS:
-            make = partial(scored_rows, rng, margin=MARGIN, spread=spread, **about)
-            found = [_level(make(seeds=s), runs // 2) for s in SEEDS]
-            alone = rate_of(make(seeds=3), MARGIN, runs // 2, is_proven_by_one_run)
+            make = partial(make_scored_draw, rng, margin=MARGIN, spread=spread, **about)
+            found = [_format_level(make(seeds=s), runs // 2) for s in SEEDS]
+            alone = estimate_pass_rate(make(seeds=3), MARGIN, runs // 2, is_proven_by_one_run)
             yield f"| {where} | {100 * spread:.0f} | {' | '.join(found)} | {alone:.1f} |\n"
-    make = partial(scored_rows, rng, rows=300, rate=0.8, margin=MARGIN, spread=0.01, collapse=True)
-    found = [f"{rate_of(make(seeds=s), MARGIN, runs // 2):.1f}" for s in SEEDS]
-    alone = rate_of(make(seeds=3), MARGIN, runs // 2, is_proven_by_one_run)
+    make = partial(make_scored_draw, rng, rows=300, rate=0.8, margin=MARGIN, spread=0.01, collapse=True)
+    found = [f"{estimate_pass_rate(make(seeds=s), MARGIN, runs // 2):.1f}" for s in SEEDS]
+    alone = estimate_pass_rate(make(seeds=3), MARGIN, runs // 2, is_proven_by_one_run)
     what = f"0/1, 300 rows, 80% right; {COLLAPSED:.0%} of runs lose {LOST:.0%} of their right rows"
     yield f"| {what} | 1 | {' | '.join(found)} | {alone:.1f} |\n"
 
@@ -175,15 +177,15 @@ def power_page(rng: np.random.Generator, runs: int) -> Iterator[str]:
     yield f"{'|---' * 7}|\n"
     for rate, better in ((0.5, 0.07), (0.8, 0.05), (0.95, 0.04)):
         for spread in SPREADS[:3]:
-            make = partial(scored_rows, rng, rows=300, rate=rate, margin=MARGIN, spread=spread, better=better)
-            found = [f"{rate_of(make(seeds=s), MARGIN, runs // 2):.0f}" for s in SEEDS]
-            alone = rate_of(make(seeds=3), MARGIN, runs // 2, is_proven_by_one_run)
+            make = partial(make_scored_draw, rng, rows=300, rate=rate, margin=MARGIN, spread=spread, better=better)
+            found = [f"{estimate_pass_rate(make(seeds=s), MARGIN, runs // 2):.0f}" for s in SEEDS]
+            alone = estimate_pass_rate(make(seeds=3), MARGIN, runs // 2, is_proven_by_one_run)
             where = f"300 rows, {rate:.0%} right, {100 * better:.0f} points above the margin's edge"
-            plan = 100 * planned(make(seeds=5), rate, spread, better - MARGIN)
+            plan = 100 * compute_planned_power(make(seeds=5), rate, spread, better - MARGIN)
             yield f"| {where} | {100 * spread:.0f} | {' | '.join(found)} | {alone:.0f} | {plan:.0f} |\n"
 
 
-def planned(draw: Draw, rate: float, spread: float, truth: float) -> float:
+def compute_planned_power(draw: Draw, rate: float, spread: float, truth: float) -> float:
     """Return the power that `harness plan` tells, where it knows how rows and runs differ."""
     data = draw(BATCH)
     rows = data.seeds - data.baseline
@@ -199,7 +201,7 @@ def sweep_page(rng: np.random.Generator, runs: int) -> Iterator[str]:
     yield f"{'|---' * 6}|\n"
     for rows in (300, 1000):
         for spread in SPREADS:
-            make = partial(scored_rows, rng, rows=rows, rate=0.8, margin=0.0, spread=spread, trained=True)
-            alone = rate_of(make(seeds=3), 0.0, runs // 2, is_proven_by_one_run)
-            found = [f"{rate_of(make(seeds=s), 0.0, runs // 2):.1f}" for s in SEEDS]
+            make = partial(make_scored_draw, rng, rows=rows, rate=0.8, margin=0.0, spread=spread, trained=True)
+            alone = estimate_pass_rate(make(seeds=3), 0.0, runs // 2, is_proven_by_one_run)
+            found = [f"{estimate_pass_rate(make(seeds=s), 0.0, runs // 2):.1f}" for s in SEEDS]
             yield f"| {rows} | {100 * spread:.0f} | {alone:.1f} | {' | '.join(found)} |\n"

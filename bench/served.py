@@ -1,7 +1,7 @@
 """What `harness parity` finds of real servers: healthy twins, which must raise no alarm, and planted faults.
 
 `python -m bench.served twins --runtime llama.cpp --precision Q8_0 --count 30 --first 0`, with `--adapter` as a LoRA on
-a base, with `--smollm2` by SmolLM2-135M; `python -m bench.served faults --runtime vllm`; `gateway` puts the
+a base, with `--smollm2` by SmolLM2-135M; `python -m bench.served faults --runtime vllm`; `start_gateway` puts the
 faults of a gateway in front of a healthy server, `fingerprint` serves other models. Each run is a line of JSON.
 llama.cpp's server is that of the package xllamacpp, vLLM is run by VLLM_PYTHON (`make vllm`).
 """
@@ -38,9 +38,15 @@ from harness_served.fingerprint import compare_fingerprint
 from tests.helpers import llamas
 from tests.helpers.adapters import make_adapter
 from tests.helpers.gateway import FAULTS as BETWEEN
-from tests.helpers.gateway import LONG, gateway
+from tests.helpers.gateway import LONG, start_gateway
 from tests.helpers.runtimes import teach
-from tests.helpers.servers import UNFILTERED, llama_cpp, serving, transformers, vllm
+from tests.helpers.servers import (
+    UNFILTERED,
+    make_llama_cpp_command,
+    make_transformers_command,
+    make_vllm_command,
+    start_server,
+)
 
 DTYPES = {"F32": "float32", "BF16": "bfloat16"}
 TURN = "<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n"
@@ -90,7 +96,7 @@ def whole(folder: Path, seed: int, *, smollm2: bool = False, ends: bool | None =
     return folder
 
 
-def adapted(base: Path, folder: Path, seed: int, scale: float = 1.0) -> Path:
+def write_adapter(base: Path, folder: Path, seed: int, scale: float = 1.0) -> Path:
     """Write an adapter of a model, at a share of its scale."""
     from harness_lora import lora
 
@@ -102,7 +108,7 @@ def adapted(base: Path, folder: Path, seed: int, scale: float = 1.0) -> Path:
     return folder
 
 
-def merged(base: Path, adapter: Path, folder: Path) -> Path:
+def write_merged_model(base: Path, adapter: Path, folder: Path) -> Path:
     """Write the model that an adapter makes of its base."""
     shutil.copytree(base, folder)
     with quiet_loading():
@@ -110,7 +116,7 @@ def merged(base: Path, adapter: Path, folder: Path) -> Path:
     return folder
 
 
-def gguf(model: Path, to: Path, precision: str) -> Path:
+def write_gguf_file(model: Path, to: Path, precision: str) -> Path:
     """Write a model as a GGUF file."""
     from harness_export.writing import write_gguf
 
@@ -118,7 +124,7 @@ def gguf(model: Path, to: Path, precision: str) -> Path:
     return write_gguf(model, to, precision) / "model.gguf"
 
 
-def gguf_adapter(base: Path, adapter: Path, file: Path) -> Path:
+def write_gguf_adapter(base: Path, adapter: Path, file: Path) -> Path:
     """Write an adapter as llama.cpp has it."""
     from gguf import GGUFWriter
     from safetensors.torch import load_file
@@ -170,36 +176,38 @@ def start(
 ) -> list[str]:
     """Return what serves a model, an adapter on it; without a model transformers takes any that a request names."""
     if args.runtime == "transformers":
-        whole = merged(model, adapter, adapter.parent / "merged") if model and adapter else model
-        return transformers(whole, DTYPES[args.precision])
+        whole = write_merged_model(model, adapter, adapter.parent / "merged") if model and adapter else model
+        return make_transformers_command(whole, DTYPES[args.precision])
     assert model
     if args.runtime == "vllm":
         more = ["--max-model-len", str(context), *(["--enable-lora", "--max-lora-rank", "16"] if args.adapter else [])]
         more += ["--enable-lora", "--max-lora-rank", "16", "--lora-modules", f"tuned={adapter}"] if adapter else []
-        return vllm(os.environ["VLLM_PYTHON"], model, *more, dtype=DTYPES[args.precision])
+        return make_vllm_command(os.environ["VLLM_PYTHON"], model, *more, dtype=DTYPES[args.precision])
     given: dict[str, Any] = {"n_ctx": context, "sampling": {**UNFILTERED, **drawing}}
     if adapter:
-        given["lora"] = [str(gguf_adapter(model, adapter, adapter.parent / "lora.gguf")), 1.0]
-    return llama_cpp(gguf(model, (adapter or model).parent / "gguf/model", args.precision), **given)
+        given["lora"] = [str(write_gguf_adapter(model, adapter, adapter.parent / "lora.gguf")), 1.0]
+    return make_llama_cpp_command(
+        write_gguf_file(model, (adapter or model).parent / "gguf/model", args.precision), **given
+    )
 
 
-def twins(args: argparse.Namespace, work: Path) -> Iterator[dict[str, Any]]:
+def iterate_twins(args: argparse.Namespace, work: Path) -> Iterator[dict[str, Any]]:
     """Yield what is found of servers that serve what was exported, each other weights; one server has all it can."""
     base, log, ends = work / "base/model", work / "log", True if args.runtime == "vllm" else None
     if args.adapter or args.runtime == "vllm":
         whole(base, 1, smollm2=args.smollm2)
     with ExitStack() as stack:
         one = args.runtime != "llama.cpp"
-        url = stack.enter_context(serving(start(args, base if base.is_dir() else None), log)) if one else ""
+        url = stack.enter_context(start_server(start(args, base if base.is_dir() else None), log)) if one else ""
         for seed in range(args.first, args.first + args.count):
             folder = work / str(seed)
             model = folder / "model"
-            adapted(base, model, seed) if args.adapter else whole(model, seed, smollm2=args.smollm2, ends=ends)
+            write_adapter(base, model, seed) if args.adapter else whole(model, seed, smollm2=args.smollm2, ends=ends)
             on = base if args.adapter else None
             if one:
                 found = look(args, folder, url, name=put(args, url, folder), base=on, seed=seed)
             else:
-                with serving(start(args, on or model, model if on else None), log) as own:
+                with start_server(start(args, on or model, model if on else None), log) as own:
                     found = look(args, folder if on else folder / "gguf", own, base=on, seed=seed)
             yield {"name": f"twin {seed}", **found}
             shutil.rmtree(folder)
@@ -226,7 +234,7 @@ def post(url: str, path: str, body: dict[str, Any]) -> None:
         reply.read()
 
 
-def template(change: Callable[[str], str]) -> Edit:
+def make_template_edit(change: Callable[[str], str]) -> Edit:
     """Return what edits a model's chat template."""
 
     def edit(folder: Path) -> None:
@@ -249,13 +257,13 @@ def config(file: str, **values: Any) -> Edit:
     return edit
 
 
-def rope(folder: Path) -> None:
+def edit_rope_theta(folder: Path) -> None:
     """Make the base of rotary positions a tenth."""
     told = json.loads((folder / "config.json").read_text("utf-8"))["rope_parameters"]
     config("config.json", rope_parameters={**told, "rope_theta": told["rope_theta"] / 10})(folder)
 
 
-def lost_stop(folder: Path) -> None:
+def remove_stop_tokens(folder: Path) -> None:
     """Make the padding the only stop token of a model."""
     tokenizer = ModelTokenizer.of(str(folder)).tokenizer
     number = tokenizer.convert_tokens_to_ids(tokenizer.pad_token)
@@ -264,7 +272,7 @@ def lost_stop(folder: Path) -> None:
     config("tokenizer_config.json", eos_token=tokenizer.pad_token)(folder)
 
 
-def fronts(*tokens: str) -> Edit:
+def make_prefix_edit(*tokens: str) -> Edit:
     """Return what puts tokens in front of a text."""
 
     def edit(folder: Path) -> None:
@@ -282,18 +290,18 @@ def fronts(*tokens: str) -> Edit:
 
 
 FAULTS: dict[str, Edit | None] = {
-    "newline lost after assistant": template(
+    "newline lost after assistant": make_template_edit(
         lambda t: t.replace("<|assistant|>\n", "<|assistant|>").replace("assistant\\n' }}", "assistant' }}")
     ),
-    "other template (chatml)": template(lambda _: CHATML),
+    "other template (chatml)": make_template_edit(lambda _: CHATML),
     "BOS doubled in texts": None,
     "LoRA at 0.5": None,
     "base in place of the LoRA": None,
-    "rope base a tenth": rope,
+    "rope base a tenth": edit_rope_theta,
     "context cut": None,
     "hidden defaults of drawing": config("generation_config.json", do_sample=True, temperature=0.7, top_k=20),
-    "stop token lost": lost_stop,
-    "system turn dropped": template(
+    "stop token lost": remove_stop_tokens,
+    "system turn dropped": make_template_edit(
         lambda t: t.replace("in messages %}", "in messages %}{% if message['role'] != 'system' %}", 1).replace(
             "{% endfor %}", "{% endif %}{% endfor %}", 1
         )
@@ -305,10 +313,12 @@ DRAWING = {  # of llama.cpp's server, which has no generation_config.json, and s
 }
 
 
-def faults(args: argparse.Namespace, work: Path) -> Iterator[dict[str, Any]]:
+def iterate_faults(args: argparse.Namespace, work: Path) -> Iterator[dict[str, Any]]:
     """Yield what is found of each planted fault."""
     model = whole(work / "whole/model", 1, smollm2=args.smollm2, ends=True)
-    adapter, half = (adapted(model, work / name / "model", 1, scale) for name, scale in (("lora", 1.0), ("half", 0.5)))
+    adapter, half = (
+        write_adapter(model, work / name / "model", 1, scale) for name, scale in (("lora", 1.0), ("half", 0.5))
+    )
     llama = args.runtime == "llama.cpp"
     for number, (name, edit) in enumerate(FAULTS.items()):
         if not any(part in name for part in args.only.split(",")):
@@ -320,8 +330,8 @@ def faults(args: argparse.Namespace, work: Path) -> Iterator[dict[str, Any]]:
         if name.startswith("BOS"):
             bos = ModelTokenizer.of(str(export)).tokenizer.bos_token
             once = not llama and not args.smollm2  # of a file with none, llama.cpp's puts one
-            fronts(*[bos] * once)(export)
-            edit = fronts(*[bos] * (once + 1))
+            make_prefix_edit(*[bos] * once)(export)
+            edit = make_prefix_edit(*[bos] * (once + 1))
         shutil.copytree(export, served)
         drawing = DRAWING.get(name, {}) if llama else {}
         if edit and not drawing:
@@ -329,52 +339,56 @@ def faults(args: argparse.Namespace, work: Path) -> Iterator[dict[str, Any]]:
         if "LoRA" in name:
             export, base = adapter, model
             if args.runtime == "transformers":
-                export, base = merged(model, adapter, work / f"{number}m/model"), None
+                export, base = write_merged_model(model, adapter, work / f"{number}m/model"), None
         elif llama:
-            export = gguf(export, work / f"{number}g/model", args.precision).parent
+            export = write_gguf_file(export, work / f"{number}g/model", args.precision).parent
         context = 128 if name == "context cut" else 2048
         command = start(args, served, half if "0.5" in name else None, context, **drawing)
-        with serving(command, work / "log") as url:
+        with start_server(command, work / "log") as url:
             told = "tuned" if "0.5" in name and args.runtime == "vllm" else ""
             yield {"name": name, **look(args, export.parent, url, name=told, base=base, seed=1)}
 
 
-def between(args: argparse.Namespace, work: Path) -> Iterator[dict[str, Any]]:
+def iterate_gateway_faults(args: argparse.Namespace, work: Path) -> Iterator[dict[str, Any]]:
     """Yield what is found of each fault of a gateway in front of a healthy server, and of the server alone."""
-    model = ending(work / "whole/model", 80)
+    model = write_taught_llama(work / "whole/model", 80)
     if args.runtime == "transformers":  # which samples where this file says so alone
         config("generation_config.json", do_sample=True, temperature=1.0, top_k=0, top_p=1.0)(model)
-    folder = gguf(model, work / "gguf/model", args.precision).parent if args.runtime == "llama.cpp" else model
-    with serving(start(args, model, context=4096), work / "log") as url:
-        name_there = named(args, model) or find_runtime(url).model
+    folder = (
+        write_gguf_file(model, work / "gguf/model", args.precision).parent if args.runtime == "llama.cpp" else model
+    )
+    with start_server(start(args, model, context=4096), work / "log") as url:
+        name_there = find_served_name(args, model) or find_runtime(url).model
         yield {"name": "healthy", **look(args, folder.parent, url, name=name_there, seed=1)}
         for name, fault in {**{name: make() for name, make in BETWEEN.items()}, **LONG}.items():
             if any(part in name for part in args.only.split(",")):
                 more = ("--concurrency", str(fault.concurrency))
-                with gateway(url, fault=fault) as faulty:
+                with start_gateway(url, fault=fault) as faulty:
                     found = look(args, folder.parent, faulty.url, name=name_there, seed=2, more=more)
                     yield {"name": name, **found}
 
 
-def named(args: argparse.Namespace, model: Path) -> str:
+def find_served_name(args: argparse.Namespace, model: Path) -> str:
     """Return the name under which a server serves a model."""
     return {"transformers": str(model), "vllm": "small"}.get(args.runtime, "")
 
 
-def ending(folder: Path, steps: int) -> Path:
+def write_taught_llama(folder: Path, steps: int) -> Path:
     """Write a model that was taught to end long answers, with a context that holds a long prompt."""
     llamas.build(folder, seed=1, max_position_embeddings=4096, **HEADS)
     return teach(folder, steps, " That is all there is to say.")
 
 
-def prints(args: argparse.Namespace, work: Path) -> Iterator[dict[str, Any]]:
+def iterate_fingerprints(args: argparse.Namespace, work: Path) -> Iterator[dict[str, Any]]:
     """Yield what the fingerprint of a merged LoRA says of it, and of what might be served in its place."""
-    base, export, earlier = (ending(work / f"{steps}/model", steps) for steps in (10, 90, 60))
-    half, other = halfway(base, export, work / "half/model"), work / "other/model"
+    base, export, earlier = (write_taught_llama(work / f"{steps}/model", steps) for steps in (10, 90, 60))
+    half, other = write_half_trained(base, export, work / "half/model"), work / "other/model"
     shutil.copytree(export, other)
-    template(lambda text: text.replace("<|assistant|>\n", "<|assistant|>"))(other)
+    make_template_edit(lambda text: text.replace("<|assistant|>\n", "<|assistant|>"))(other)
     digest = hashlib.sha256((export / "model.safetensors").read_bytes()).hexdigest()
-    folder = gguf(export, work / "gguf/model", args.precision).parent if args.runtime == "llama.cpp" else export
+    folder = (
+        write_gguf_file(export, work / "gguf/model", args.precision).parent if args.runtime == "llama.cpp" else export
+    )
     began = time.perf_counter()
     made = make_fingerprint(ModelRef("tuned", str(folder), digest), base)
     size = len(json.dumps(made.to_json(), separators=(",", ":")))
@@ -382,10 +396,10 @@ def prints(args: argparse.Namespace, work: Path) -> Iterator[dict[str, Any]]:
     served = {"export": export, "base": base, "half": half, "earlier": earlier, "template": other}
     served["context"] = Path(shutil.copytree(export, work / "context/model"))
     for name, model in served.items():
-        with serving(start(args, model, context=2048 if name == "context" else 4096), work / "log") as url:
+        with start_server(start(args, model, context=2048 if name == "context" else 4096), work / "log") as url:
             for seed in range(args.count if name == "export" else 3):
                 began = time.perf_counter()
-                runtime = find_runtime(url, named(args, model))
+                runtime = find_runtime(url, find_served_name(args, model))
                 arithmetic = {"F32": "float32", "BF16": "bf16"}.get(args.precision, "q8")
                 found = compare_fingerprint(runtime, made, seed, arithmetic=arithmetic)
                 took = {"seconds": time.perf_counter() - began, "requests": runtime.requests}
@@ -393,7 +407,7 @@ def prints(args: argparse.Namespace, work: Path) -> Iterator[dict[str, Any]]:
                 yield {"name": name, "alarms": alarms, "layers": {"fingerprint": asdict(found)}, **took}
 
 
-def halfway(base: Path, tuned: Path, folder: Path) -> Path:
+def write_half_trained(base: Path, tuned: Path, folder: Path) -> Path:
     """Write the model half of whose change was made."""
     shutil.copytree(tuned, folder)
     model, other = (load_model(one, dtype="float32", device="cpu") for one in (folder, base))
@@ -404,7 +418,12 @@ def halfway(base: Path, tuned: Path, folder: Path) -> Path:
     return folder
 
 
-KINDS = {"twins": twins, "faults": faults, "gateway": between, "fingerprint": prints}
+KINDS = {
+    "twins": iterate_twins,
+    "faults": iterate_faults,
+    "gateway": iterate_gateway_faults,
+    "fingerprint": iterate_fingerprints,
+}
 
 
 if __name__ == "__main__":

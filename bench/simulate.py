@@ -63,16 +63,16 @@ class Cell:
     runs: int = RUNS
 
 
-def cell(where: str, draw: Callable[[int], Data], runs: int, kind: mean_tests.Kind) -> Cell:
+def simulate_cell(where: str, draw: Callable[[int], Data], runs: int, kind: mean_tests.Kind) -> Cell:
     """Simulate one cell; where its false pass is over DOUBTED, once more on LONG fresh runs."""
-    found = simulated(where, draw, runs, kind)
+    found = simulate_once(where, draw, runs, kind)
     if found.passed <= DOUBTED or runs >= LONG:
         return found
-    again = simulated(where, draw, LONG, kind)
+    again = simulate_once(where, draw, LONG, kind)
     return replace(again, where=f"{where}; {LONG:,} runs, at first {found.passed:.1f}")
 
 
-def simulated(where: str, draw: Callable[[int], Data], runs: int, kind: mean_tests.Kind) -> Cell:
+def simulate_once(where: str, draw: Callable[[int], Data], runs: int, kind: mean_tests.Kind) -> Cell:
     """Simulate one cell in batches."""
     found: list[list[P]] = []
     t_at: list[tuple[Floats, Floats]] = []
@@ -130,13 +130,13 @@ def tango_sizes(n: int, discordance: float, difference: float, margin: float) ->
             weight = binom.pmf(changed, n, discordance)
             if weight < 1e-9:
                 continue
-            few = fewest(n, changed, sign * margin)
+            few = find_fewest_wins(n, changed, sign * margin)
             wins = (discordance + sign * difference) / 2 / discordance
             rates[side] += weight * float(binom.sf(few - 1, changed, wins))
     return 100 * rates[0], 100 * rates[1]
 
 
-def fewest(n: int, changed: int, margin: float, alpha: float = ALPHA) -> int:
+def find_fewest_wins(n: int, changed: int, margin: float, alpha: float = ALPHA) -> int:
     """Return the fewest wins among the changed rows that prove a difference above -margin; changed + 1 if none do."""
     low, high = 0, changed + 1
     if not changed:
@@ -169,7 +169,9 @@ class Early:
     decided: float  # rows until decided, on average
 
 
-def early(rng: np.random.Generator, discordance: float, difference: float, runs: int, rows: int = 1000) -> Early:
+def simulate_early_stops(
+    rng: np.random.Generator, discordance: float, difference: float, runs: int, rows: int = 1000
+) -> Early:
     """Run e-processes on differences of 0/1 rows at a 2-point margin, looked at after every row."""
     m = (1 - 0.02) / 2
     shares = [(discordance - difference) / 2, 1 - discordance, (discordance + difference) / 2]
@@ -177,17 +179,17 @@ def early(rng: np.random.Generator, discordance: float, difference: float, runs:
     for _ in range(runs // BATCH):
         x = rng.choice([0.0, 0.5, 1.0], (BATCH, rows), p=shares)
         crossed = [eprocess.log_wealth(x, m), eprocess.log_wealth(1 - x, 1 - m)]
-        first.append(np.stack([when(w >= np.log(1 / ALPHA), rows) for w in crossed]))
+        first.append(np.stack([find_first_hit(w >= np.log(1 / ALPHA), rows) for w in crossed]))
     up, down = np.concatenate(first, 1)
     ended = np.minimum(np.minimum(up, down) + 1, rows)
     return Early(share((up < rows) & (up <= down)), share((down < rows) & (down < up)), float(ended.mean()))
 
 
-def when(hit: Floats, never: int) -> Floats:
+def find_first_hit(hit: Floats, never: int) -> Floats:
     return np.where(hit.any(-1), hit.argmax(-1), never)
 
 
-def flips(rng: np.random.Generator, n: int, name: str, runs: int) -> tuple[float, float]:
+def simulate_sign_flips(rng: np.random.Generator, n: int, name: str, runs: int) -> tuple[float, float]:
     """Return how often `stats.sign_flip` calls equal models better, and worse; by itself, a call per run."""
     values = NATS[name](rng, (2, runs, n))
     tests = [stats.sign_flip(c, b, None, ALPHA) for c, b in zip(*values, strict=True)]
@@ -221,9 +223,9 @@ COUNTS = (20, 50, 200, 1000)
 def shares_page(rng: np.random.Generator, runs: int) -> Iterator[str]:
     for kind, words in SIZES.items():
         cells = [
-            cell(
+            simulate_cell(
                 f"{g} clusters, share {p}, correlation {icc}",
-                draws.clustered_share(rng, g, p, icc, kind),
+                draws.make_share_draw(rng, g, p, icc, kind),
                 runs,
                 "share",
             )
@@ -237,9 +239,9 @@ def shares_page(rng: np.random.Generator, runs: int) -> Iterator[str]:
 def pairs_page(rng: np.random.Generator, runs: int) -> Iterator[str]:
     for kind, words in SIZES.items():
         cells = [
-            cell(
+            simulate_cell(
                 f"{g} clusters, discordance {d}, margin {m}, correlation {icc}",
-                draws.clustered_pairs(rng, g, d, -m, icc, kind),
+                draws.make_pairs_draw(rng, g, d, -m, icc, kind),
                 runs,
                 "pairs",
             )
@@ -252,20 +254,22 @@ def pairs_page(rng: np.random.Generator, runs: int) -> Iterator[str]:
 
 def scores_page(rng: np.random.Generator, runs: int) -> Iterator[str]:
     cells = [
-        cell(f"{name}, n = {n}", draws.scores(rng, n, name), runs, "score") for n in (50, 200, 1000) for name in SCORES
+        simulate_cell(f"{name}, n = {n}", draws.make_score_draw(rng, n, name), runs, "score")
+        for n in (50, 200, 1000)
+        for name in SCORES
     ]
     yield from table("Scores in [0, 1], independent rows", cells)
     cells = [
-        cell(f"{what}, n = {n}", draws.score_differences(rng, n, factor), runs, "score")
+        simulate_cell(f"{what}, n = {n}", draws.make_difference_draw(rng, n, factor), runs, "score")
         for n in (50, 200, 1000)
         for what, factor in (("two scores", 1.0), ("at most 5% worse", 0.95))
     ]
     yield from table("Differences of scores on the same rows, and a relative margin", cells)
     for kind, words in SIZES.items():
         cells = [
-            cell(
+            simulate_cell(
                 f"{g} clusters, mean {p}, correlation {icc}",
-                draws.clustered_scores(rng, g, p, icc, kind),
+                draws.make_clustered_score_draw(rng, g, p, icc, kind),
                 runs,
                 "share",
             )
@@ -279,7 +283,7 @@ def scores_page(rng: np.random.Generator, runs: int) -> Iterator[str]:
 def perplexity_page(rng: np.random.Generator, runs: int) -> Iterator[str]:
     for lengths in TOKENS:
         cells = [
-            cell(f"{name}, n = {n}", draws.perplexity(rng, n, name, lengths), runs, "ratio")
+            simulate_cell(f"{name}, n = {n}", draws.make_perplexity_draw(rng, n, name, lengths), runs, "ratio")
             for n in COUNTS
             for name in NATS
         ]
@@ -296,7 +300,7 @@ def combine_page(rng: np.random.Generator, runs: int) -> Iterator[str]:
             yield f"| {count} clusters, {right:.0%} right | {mark(passed)} | {mark(blocked)} |\n"
 
 
-def answers(rng: np.random.Generator, count: int, right: float) -> tuple[Floats, Floats, Floats]:
+def draw_answers(rng: np.random.Generator, count: int, right: float) -> tuple[Floats, Floats, Floats]:
     """Draw gold labels and answers of three classes, 70, 20 and 10 %, and clusters that share a rate."""
     sizes = rng.integers(1, 13, count)
     clusters = np.repeat(np.arange(count), sizes)
@@ -313,11 +317,11 @@ def macro_f1(gold: Floats, said: Floats, rows: Sequence[int]) -> float:
 
 def combine(rng: np.random.Generator, count: int, right: float, runs: int) -> tuple[float, float]:
     """Return how often a macro-F1 exactly on its threshold is passed, and blocked."""
-    gold, said, _ = answers(rng, 100_000, right)
+    gold, said, _ = draw_answers(rng, 100_000, right)
     truth = macro_f1(gold, said, range(len(gold)))
     hits = [0, 0]
     for _ in range(runs):
-        gold, said, clusters = answers(rng, count, right)
+        gold, said, clusters = draw_answers(rng, count, right)
         test = stats.cluster_bootstrap(partial(macro_f1, gold, said), clusters.tolist(), truth, ALPHA)
         hits[0] += test.p_pass <= ALPHA
         hits[1] += test.p_fail <= ALPHA
@@ -332,18 +336,18 @@ def unchanged_page(rng: np.random.Generator, runs: int) -> Iterator[str]:
     yield "\n## Clusters of which none changed: how many prove that at most so much is lost\n\n"
     yield f"| sizes | {' | '.join(f'{m:.0%}' for m in MARGINS)} | 100 clusters prove | 300 |\n" + "|---" * 6 + "|\n"
     for kind, words in MORE_SIZES.items():
-        shown = {g: unchanged(kind, g) for g in COUNTED}
+        shown = {g: compute_unseen_loss(kind, g) for g in COUNTED}
         needed = [next((g for g in COUNTED if shown[g] <= m), None) for m in MARGINS]
-        proven = [f"{100 * unchanged(kind, g):.1f} %" for g in (100, 300)]
+        proven = [f"{100 * compute_unseen_loss(kind, g):.1f} %" for g in (100, 300)]
         yield f"| {words} | {' | '.join(str(g) if g else 'never' for g in needed)} | {' | '.join(proven)} |\n"
 
 
 COUNTED = [*range(25, 160), *range(160, 600, 10), *range(600, 3000, 100)]
 
 
-def unchanged(kind: str, count: int) -> float:
+def compute_unseen_loss(kind: str, count: int) -> float:
     """Return the largest share that may be lost where none of so many clusters changed."""
-    sizes = draws.sizes_of(np.random.default_rng(5), kind, (1, count))[0].astype(float)
+    sizes = draws.draw_sizes(np.random.default_rng(5), kind, (1, count))[0].astype(float)
     return -rule_of_three.unseen_bounds(0.0, sizes, ALPHA, (-1.0, 1.0))[0]
 
 
@@ -352,9 +356,9 @@ def lost_page(rng: np.random.Generator, runs: int) -> Iterator[str]:
     for pairs, what in ((True, "pairs that nobody wins"), (False, "0/1 rows")):
         for kind, words in MORE_SIZES.items():
             cells = [
-                cell(
+                simulate_cell(
                     f"{g} clusters, {100 * m:.0f} % lost, correlation {icc}{', large ones more' if grows else ''}",
-                    draws.lost_clusters(rng, g, m, icc, kind, pairs=pairs, grows=grows),
+                    draws.make_lost_cluster_draw(rng, g, m, icc, kind, pairs=pairs, grows=grows),
                     runs,
                     "pairs" if pairs else "share",
                 )
@@ -369,9 +373,9 @@ def lost_page(rng: np.random.Generator, runs: int) -> Iterator[str]:
 def weights_page(rng: np.random.Generator, runs: int) -> Iterator[str]:
     """Large clusters lose the more, rows of unequal weight, and documents of which few are very bad."""
     cells = [
-        cell(
+        simulate_cell(
             f"{MORE_SIZES[kind]}, {g} clusters, {100 * won:.0f} % won and {100 * lost:.0f} % lost, correlation {icc}",
-            draws.won_and_lost(rng, g, won, lost, icc, kind),
+            draws.make_won_lost_draw(rng, g, won, lost, icc, kind),
             runs,
             "pairs",
         )
@@ -382,9 +386,9 @@ def weights_page(rng: np.random.Generator, runs: int) -> Iterator[str]:
     ]
     yield from table("Some rows won, and large clusters lose the more", cells)
     cells = [
-        cell(
+        simulate_cell(
             f"{n} rows, share {p}, lognormal({s}){', heavy ones fail more' if grows else ''}",
-            draws.weighted_rows(rng, n, p, s, grows=grows),
+            draws.make_weighted_draw(rng, n, p, s, grows=grows),
             runs,
             "score",
         )
@@ -395,7 +399,7 @@ def weights_page(rng: np.random.Generator, runs: int) -> Iterator[str]:
     ]
     yield from table("0/1 rows of unequal weight", cells)
     cells = [
-        cell(f"{name}, {n} documents, cap {cap}", draws.capped_documents(rng, n, name, cap), runs, "score")
+        simulate_cell(f"{name}, {n} documents, cap {cap}", draws.make_capped_draw(rng, n, name, cap), runs, "score")
         for name in CHANGES
         for n in (30, 50, 100, 300)
         for cap in (0.2, 0.5)
@@ -407,19 +411,19 @@ def forgotten_page(rng: np.random.Generator, runs: int) -> Iterator[str]:
     """What passes falsely where a suite does not say what its rows are, and where it does."""
     yield "\n| rows | forgotten | declared |\n|---|---|---|\n"
     for icc in (0.3, 0.5):
-        data = draws.clustered_pairs(rng, 34, 0.1, -0.05, icc, "equal")(5 * runs)
+        data = draws.make_pairs_draw(rng, 34, 0.1, -0.05, icc, "equal")(5 * runs)
         rows, changed = int(data.weights[0].sum()), data.changed.sum(-1)
         wins = ((changed + data.sums.sum(-1)) / 2).astype(int)
         hits = passes(wins, changed.astype(int) - wins, rows, 0.05, ALPHA)
-        known = cell("", draws.clustered_pairs(rng, 34, 0.1, -0.05, icc, "equal"), runs, "pairs").passed
+        known = simulate_cell("", draws.make_pairs_draw(rng, 34, 0.1, -0.05, icc, "equal"), runs, "pairs").passed
         yield f"| {rows} rows, six to a document, correlation {icc}, discordance 0.1, margin of 5 points "
         yield f"| {share(hits):.1f} | `cluster`: {known:.1f} |\n"
     for name in CHANGES:
         for n in (30, 50, 100):
-            free = cell("", draws.capped_documents(rng, n, name, np.inf), runs, "ratio").passed
-            capped = cell("", draws.capped_documents(rng, n, name, 0.5), runs, "score").passed
+            free = simulate_cell("", draws.make_capped_draw(rng, n, name, np.inf), runs, "ratio").passed
+            capped = simulate_cell("", draws.make_capped_draw(rng, n, name, 0.5), runs, "score").passed
             yield f"| {n} documents, {name}, perplexity | {free:.1f} | `cap = 0.5`: {capped:.1f} |\n"
-    (wins, losses), at = looked_at(rng, 0.1, -0.02, 5 * runs), multiple_testing.interim_levels(LOOKS, LOOKS[-1], ALPHA)
+    (wins, losses), at = draw_looks(rng, 0.1, -0.02, 5 * runs), multiple_testing.interim_levels(LOOKS, LOOKS[-1], ALPHA)
     naive, shared = (
         share(np.any([passes(w, b, n, 0.02, a) for w, b, n, a in zip(wins, losses, LOOKS, each, strict=True)], 0))
         for each in ([ALPHA] * len(LOOKS), at)
@@ -438,7 +442,7 @@ def looks_page(rng: np.random.Generator, runs: int) -> Iterator[str]:
     yield "| discordance | margin | truth | passed, at a look | passed by the last | rows on average "
     yield "| looked at four times at 5 % each | with `spend` | one test of all rows |\n" + "|---" * 9 + "|\n"
     for d, margin, truth in CASES:
-        wins, losses = looked_at(rng, d, truth, 5 * runs)
+        wins, losses = draw_looks(rng, d, truth, 5 * runs)
         at = multiple_testing.interim_levels(LOOKS, LOOKS[-1], ALPHA)
         shares_of_alpha = [attempt_alpha(ALPHA, k) for k in range(1, len(LOOKS) + 1)]
         shared, naive, apart = (
@@ -452,7 +456,7 @@ def looks_page(rng: np.random.Generator, runs: int) -> Iterator[str]:
         yield f"| {share(naive.any(0)):.1f} | {share(apart.any(0)):.1f} | {share(naive[-1]):.1f} |\n"
 
 
-def looked_at(
+def draw_looks(
     rng: np.random.Generator, discordance: float, truth: float, runs: int
 ) -> tuple[list[Floats], list[Floats]]:
     """Return the rows won and lost at each of LOOKS, of nested rows, (runs,) each."""
@@ -467,7 +471,7 @@ def passes(wins: Floats, losses: Floats, n: int, margin: float, alpha: float) ->
     changed = wins + losses
     numbers, inverse = np.unique(changed, return_inverse=True)
     if margin:
-        few = np.array([fewest(n, int(k), margin, alpha) for k in numbers])
+        few = np.array([find_fewest_wins(n, int(k), margin, alpha) for k in numbers])
     else:
         few = shares.min_mcnemar_wins(numbers, n, alpha)
     return np.asarray(wins >= few[inverse])
@@ -505,7 +509,7 @@ def early_page(rng: np.random.Generator, runs: int) -> Iterator[str]:
         for difference in (-0.02, 0.0, 0.05, -0.15):
             if abs(difference) > d:
                 continue
-            found = early(rng, d, difference, runs)
+            found = simulate_early_stops(rng, d, difference, runs)
             all_rows = 100 * power.pairs_power(difference, 0.02, d, 1000, ALPHA)
             yield (
                 f"| {d} | {difference:+.2f}{' (on the margin)' if difference == -0.02 else ''} | {found.passed:.1f} "
@@ -518,14 +522,14 @@ def flips_page(rng: np.random.Generator, runs: int) -> Iterator[str]:
     yield "| differences | called better | called worse |\n|---|---|---|\n"
     for n in (12, 50):
         for name in NATS:
-            better, worse = flips(rng, n, name, runs // 10)
+            better, worse = simulate_sign_flips(rng, n, name, runs // 10)
             yield f"| {name}, n = {n} | {better:.1f} | {worse:.1f} |\n"
 
 
 def estimand_page(rng: np.random.Generator, runs: int) -> Iterator[str]:
     """The mean over clusters, whatever their sizes: each cluster's mean is an independent score."""
     cells = [
-        cell(f"{words}, {g} clusters, share {p}", cluster_means(rng, g, p, 0.3, kind), runs, "score")
+        simulate_cell(f"{words}, {g} clusters, share {p}", cluster_means(rng, g, p, 0.3, kind), runs, "score")
         for kind, words in SIZES.items()
         for g in (20, 50, 200)
         for p in (0.5, 0.9)
@@ -537,7 +541,7 @@ def cluster_means(rng: np.random.Generator, count: int, p: float, icc: float, ki
     """Means of the rows of each cluster, all of them alike."""
 
     def draw(runs: int) -> Data:
-        data = draws.clustered_share(rng, count, p, icc, kind)(runs)
+        data = draws.make_share_draw(rng, count, p, icc, kind)(runs)
         rows = data.sums / data.weights
         return Data(rows, np.ones_like(rows), p, rows=rows)
 

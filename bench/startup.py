@@ -11,7 +11,7 @@ from statistics import median
 from typing import Any
 
 from bench.child import run
-from bench.page import Bar, Section, table
+from bench.page import Bar, Section, format_table
 from bench.setting import Setting
 
 QUICK = {"repeats": 3}
@@ -29,16 +29,16 @@ sys.exit(code)
 
 def measure(_: Setting, *, repeats: int = 5, suite: str = SUITE, collected: str = DEFAULT) -> dict[str, Any]:
     """Time the command, each time in a new process; the suite that runs has a cache of its own, empty at first."""
-    _timed([HARNESS, "run", "--collect-only", collected], {})  # fetches the data
+    _time_command([HARNESS, "run", "--collect-only", collected], {})  # fetches the data
     with tempfile.TemporaryDirectory() as folder:
         own = {"HARNESS_CACHE": f"{folder}/cache"}
         words = ["run", suite, "--out", f"{folder}/reports", "--set", f"export.0.to={folder}/export"]
-        first = _timed([HARNESS, *words], own)
-        again = [_timed([HARNESS, *words], own) for _ in range(repeats)]
+        first = _time_command([HARNESS, *words], own)
+        again = [_time_command([HARNESS, *words], own) for _ in range(repeats)]
         inside = run([sys.executable, "-c", INSIDE, *words], own)
     return {
-        "help": median(_timed([HARNESS, "--help"], {}) for _ in range(repeats)),
-        "collect": median(_timed([HARNESS, "run", "--collect-only", collected], {}) for _ in range(repeats)),
+        "help": median(_time_command([HARNESS, "--help"], {}) for _ in range(repeats)),
+        "collect": median(_time_command([HARNESS, "run", "--collect-only", collected], {}) for _ in range(repeats)),
         "first": first,
         "again": median(again),
         "torch": json.loads(inside.splitlines()[-1]),
@@ -63,11 +63,11 @@ def section(found: dict[str, Any]) -> Section:
         Bar("second run of an unchanged suite", f"{found['again']:.2f} s", "< 3 s", found["again"] < 3),
         Bar("second run: no model loaded", loaded, "no torch", not found["torch"]),
     ]
-    text = [f"Medians of {found['repeats']} processes, from start to exit.", table(["command", ""], rows)]
+    text = [f"Medians of {found['repeats']} processes, from start to exit.", format_table(["command", ""], rows)]
     return Section("Start-up", text, bars)
 
 
-def _timed(command: list[str], environment: dict[str, str]) -> float:
+def _time_command(command: list[str], environment: dict[str, str]) -> float:
     begun = time.perf_counter()
     run(command, environment)
     return time.perf_counter() - begun

@@ -30,8 +30,8 @@ from bench.blame_cases import (
     PLANTS,
     RATE,
     Row,
+    pick_right_colour,
     resume_cases,
-    right_colour,
     run_suite,
     teach_colours,
     write_case,
@@ -129,7 +129,7 @@ def add_right_rows(place: Path, rng: random.Random, mixed: int) -> None:
     """Add training rows that name colours rightly, of numbers that no other row has."""
     path = place / "train.jsonl"
     train = read_rows(path)
-    rows = [{"input": f"colour {n}?", "target": right_colour(n)} for n in rng.sample(range(1000, 2000), mixed)]
+    rows = [{"input": f"colour {n}?", "target": pick_right_colour(n)} for n in rng.sample(range(1000, 2000), mixed)]
     train += rows
     rng.shuffle(train)
     path.write_text("".join(json.dumps(row) + "\n" for row in train), "utf-8")
@@ -157,7 +157,7 @@ def measure_recall(found: Blame, planted: Sequence[Row]) -> dict[str, tuple[floa
                 name = f"{ref.name}, {form}{how}"
                 ways[name] = unit[: len(rows)] @ unit[len(rows) :].mean(0)
                 ways[f"text + {name}"] = fuse_scores(text, ways[name])
-    return {name: _recall(scores, is_planted) for name, scores in ways.items()}
+    return {name: _compute_recall(scores, is_planted) for name, scores in ways.items()}
 
 
 def embed_pairs(ref: ModelRef, pairs: Sequence[tuple[str, str]]) -> dict[str, Any]:
@@ -180,7 +180,7 @@ def fuse_scores(*scores: Any) -> Any:
     return sum(1 / (DAMPING + rank) for rank in ranks)
 
 
-def _recall(scores: Any, is_planted: Any) -> tuple[float, float]:
+def _compute_recall(scores: Any, is_planted: Any) -> tuple[float, float]:
     order, k = np.argsort(-scores, kind="stable"), int(is_planted.sum())
     return tuple(float(is_planted[order[:most]].sum() / k) for most in (k, 2 * k))  # type: ignore[return-value]
 

@@ -30,7 +30,7 @@ class Document:
         return self.beginning + self.endings[self.gold]
 
 
-def passages() -> list[str]:
+def read_passages() -> list[str]:
     """Return the paragraphs of prose that have enough words, in a fixed random order."""
     from pydoc_data.topics import topics
 
@@ -44,22 +44,22 @@ def passages() -> list[str]:
     return random.Random(17).sample(sorted(found), len(found))
 
 
-def documents(number: int, shots: int, *, words: int = BEGINNING) -> tuple[list[Document], list[Document]]:
+def make_documents(number: int, shots: int, *, words: int = BEGINNING) -> tuple[list[Document], list[Document]]:
     """Return so many documents, and others that are worked examples; their beginnings have so many words.
 
     Raises ValueError when there are fewer.
     """
-    parts = [text.split() for text in passages()]
+    parts = [text.split() for text in read_passages()]
     if number + shots > len(parts):
         raise ValueError(f"{number} documents and {shots} shots wanted; there are {len(parts)} passages")
     beginnings = [" ".join(p[BEGINNING - words : BEGINNING]) for p in parts]
     endings = [" " + " ".join(p[BEGINNING : BEGINNING + ENDING]) for p in parts]
     chosen = (*range(number), *range(len(parts) - shots, len(parts)))
-    every = [_document(i, beginnings[i], endings) for i in chosen]
+    every = [_make_document(i, beginnings[i], endings) for i in chosen]
     return every[:number], every[number:]
 
 
-def pairs(asked: Sequence[Document], examples: Sequence[Document]) -> list[Pair]:
+def make_pairs(asked: Sequence[Document], examples: Sequence[Document]) -> list[Pair]:
     """Return each document's (context, ending) pairs, behind the same worked examples."""
     front = "".join(example.worked + "\n\n" for example in examples)
     return [(front + document.beginning, ending) for document in asked for ending in document.endings]
@@ -71,7 +71,7 @@ def chosen(totals: Sequence[float]) -> list[int]:
     return [max(range(CHOICES), key=row.__getitem__) for row in rows]
 
 
-def _document(number: int, beginning: str, endings: Sequence[str]) -> Document:
+def _make_document(number: int, beginning: str, endings: Sequence[str]) -> Document:
     draw, own = random.Random(number), endings[number]
     wrong = draw.sample(sorted({*endings} - {own}), CHOICES - 1)
     mixed = draw.sample([own, *wrong], CHOICES)

@@ -34,7 +34,7 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def minutes(command: str) -> str:
+def format_minutes(command: str) -> str:
     """Return the range of a command's times over all records, such as "6 to 25 minutes"."""
     records = [json.loads(line) for line in RECORDS.read_text("utf-8").splitlines()]
     seconds = [record["seconds"] for record in records if record["command"] == command]

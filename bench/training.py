@@ -13,7 +13,7 @@ from statistics import median
 from typing import Any
 
 from bench.child import ROOT, call
-from bench.page import Bar, Section, table
+from bench.page import Bar, Section, format_table
 from bench.setting import Setting
 
 QUICK = {"rounds": 1, "steps": 2, "pairs": 2}
@@ -25,16 +25,16 @@ LAST = 10  # steps that the loss is the mean of, as in the note beside our adapt
 
 def measure(setting: Setting, *, rounds: int = 4, steps: int = 18, data: str = DATA, pairs: int = 15) -> dict[str, Any]:
     """Train `rounds` times each, so many steps of 8 rows; then `pairs` steps with sentinels and as many without."""
-    sides = {"ours": ours, "theirs": trl}
+    sides = {"ours": train_with_harness, "theirs": train_with_trl}
     found: dict[str, list[dict[str, Any]]] = {name: [] for name in sides}
     for _ in range(rounds):
         for name, side in sides.items():
             found[name].append(call(side, setting, steps=steps, data=data))
-    cost = call(sentinels, setting, pairs=pairs, data=data)
+    cost = call(time_sentinels, setting, pairs=pairs, data=data)
     return {"rounds": rounds, "steps": steps, "data": data, **found, "sentinels": cost}
 
 
-def rows(count: int, data: str) -> list[dict[str, Any]]:
+def make_training_rows(count: int, data: str) -> list[dict[str, Any]]:
     """Return the first rows of a suite's own data, or made ones."""
     from harness.data.rows import read_rows, to_training_rows
 
@@ -47,7 +47,7 @@ def rows(count: int, data: str) -> list[dict[str, Any]]:
     return to_training_rows(found[:count], {}, "bench")
 
 
-def trl(setting: Setting, steps: int, data: str) -> dict[str, Any]:
+def train_with_trl(setting: Setting, steps: int, data: str) -> dict[str, Any]:
     """Train as the libraries' own documentation would have one write it."""
     import torch
     from datasets import Dataset
@@ -83,7 +83,7 @@ def trl(setting: Setting, steps: int, data: str) -> dict[str, Any]:
         trainer = SFTTrainer(
             model=model,
             args=config,
-            train_dataset=Dataset.from_list(rows(steps * BATCH, data)),
+            train_dataset=Dataset.from_list(make_training_rows(steps * BATCH, data)),
             processing_class=AutoTokenizer.from_pretrained(path),
             peft_config=LoraConfig(r=RANK, lora_alpha=2 * RANK, lora_dropout=0.0, target_modules="all-linear"),
         )
@@ -93,14 +93,14 @@ def trl(setting: Setting, steps: int, data: str) -> dict[str, Any]:
     return {"rate": tokens / seconds, "loss": sum(losses) / len(losses)}
 
 
-def ours(setting: Setting, steps: int, data: str) -> dict[str, Any]:
+def train_with_harness(setting: Setting, steps: int, data: str) -> dict[str, Any]:
     """Train with the harness's trainer."""
     recipe = {"max_steps": steps, "per_device_train_batch_size": BATCH, "max_length": LENGTH}
-    facts = train(setting, rows(steps * BATCH, data), gradient_accumulation_steps=1, **recipe)
+    facts = train(setting, make_training_rows(steps * BATCH, data), gradient_accumulation_steps=1, **recipe)
     return {"rate": facts["tokens_per_second"], "loss": facts["train_loss"]}
 
 
-def sentinels(setting: Setting, pairs: int, data: str) -> dict[str, Any]:
+def time_sentinels(setting: Setting, pairs: int, data: str) -> dict[str, Any]:
     """Train on one row again and again, every second step with the sentinels asleep; return the seconds of each."""
     from harness_sft import trainer
 
@@ -112,7 +112,7 @@ def sentinels(setting: Setting, pairs: int, data: str) -> dict[str, Any]:
 
     trainer.ProgressCallback._look = lambda self, state: None if asleep() else look(self, state)  # type: ignore[method-assign]
     trainer.Spikes.add = lambda self, loss: None if asleep() else add(self, loss)  # type: ignore[method-assign]
-    longest = max(rows(pairs, data), key=lambda row: len(str(row)))
+    longest = max(make_training_rows(pairs, data), key=lambda row: len(str(row)))
     steps = 2 * pairs + 1
 
     def mark(progress: Any) -> None:
@@ -158,7 +158,7 @@ def section(found: dict[str, Any]) -> Section:
     text = [
         f"QLoRA (NF4, rank {RANK}, all linear layers) on rows of `{found['data']}`, {found['steps']} steps of {BATCH} "
         "rows, each training in a process of its own.",
-        table(["", "round", "tokens a second", "mean loss", "peak memory"], lines),
+        format_table(["", "round", "tokens a second", "mean loss", "peak memory"], lines),
         f"The sentinels cost {cost:.1%} of a step: the median over {len(pairs['awake'])} pairs of steps on the same "
         "row, one with them and one without, in one training.",
     ]

@@ -70,7 +70,7 @@ def main() -> None:
         best = dict.fromkeys(commands, float("inf"))
         for _ in range(ROUNDS):
             for name, command in commands.items():
-                best[name] = min(best[name], seconds(command))
+                best[name] = min(best[name], time_command(command))
     imports = min(float(subprocess.check_output([sys.executable, "-c", LIGHT])) for _ in range(ROUNDS))
     ratio = best["sha256sum"] / best["verify"]
     for name, took in best.items():
@@ -106,7 +106,7 @@ def write_shard(path: Path, name: str, size: int) -> None:
             size -= f.write(os.urandom(min(1 << 24, size)))
 
 
-def seconds(command: list[str]) -> float:
+def time_command(command: list[str]) -> float:
     begun = time.perf_counter()
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

@@ -12,7 +12,7 @@ from typing import Any
 
 from bench import choice, generation
 from bench.child import ROOT, ChildError, call, run
-from bench.page import Bar, Section, gigabytes, table
+from bench.page import Bar, Section, format_gigabytes, format_table
 from bench.setting import Setting
 
 QUICK = {"prompts": 4, "max_new_tokens": 12, "documents": 4, "shots": 2, "rounds": 1}
@@ -39,17 +39,17 @@ def measure(
     job = {"part": "generation", "max_new_tokens": max_new_tokens, "warm": vars(generation.WARM)}
     job["groups"] = [{"prompts": list(g.prompts), "stop": list(g.stop)} for g in asked]
     for _ in range(rounds):
-        found["we"].append(call(generation.ours, setting, **sizes))
-        found["vLLM"].append(_vllm(setting, job))
+        found["we"].append(call(generation.answer_with_ours, setting, **sizes))
+        found["vLLM"].append(_run_vllm(setting, job))
     answers = {side: found[side][0].pop("answers") for side in found}
-    other = _other(answers["we"], answers["vLLM"])
-    plugin = call(through, setting, documents=documents, **sizes)
-    plugin["other"] = _other(answers["we"], plugin.pop("answers"))
-    scored = call(ours, setting, documents=documents, shots=shots)
-    theirs = _vllm(setting, {"part": "choice", "pairs": scored.pop("pairs"), "warm": scored.pop("warm")})
+    other = _count_differences(answers["we"], answers["vLLM"])
+    plugin = call(run_through_plugin, setting, documents=documents, **sizes)
+    plugin["other"] = _count_differences(answers["we"], plugin.pop("answers"))
+    scored = call(score_with_ours, setting, documents=documents, shots=shots)
+    theirs = _run_vllm(setting, {"part": "choice", "pairs": scored.pop("pairs"), "warm": scored.pop("warm")})
     totals = scored.pop("totals")
-    apart = _apart(totals, theirs.pop("totals"))
-    plugin["apart"] = _apart(totals, plugin.pop("totals"))
+    apart = _compute_max_difference(totals, theirs.pop("totals"))
+    plugin["apart"] = _compute_max_difference(totals, plugin.pop("totals"))
     return {
         "answered": {side: [{k: r[k] for k in ("seconds", "peak")} for r in rs] for side, rs in found.items()},
         "groups": [group.name for group in asked],
@@ -61,14 +61,16 @@ def measure(
     }
 
 
-def through(setting: Setting, prompts: int, shots: int, max_new_tokens: int, documents: int) -> dict[str, Any]:
+def run_through_plugin(
+    setting: Setting, prompts: int, shots: int, max_new_tokens: int, documents: int
+) -> dict[str, Any]:
     """Answer and score the same through the plugin, in a worker of vLLM's environment."""
     from harness.plugins import load_plugins
     from harness.records.models import ModelRef
     from harness.workers.loading import load_uncached
 
     options = {"python": str(PYTHON), "dtype": setting.dtype, "max_model_len": CONTEXT}
-    pairs, _ = choice._workload(documents, shots, choice.texts.BEGINNING)
+    pairs, _ = choice._make_workload(documents, shots, choice.texts.BEGINNING)
     suite, ref = ROOT / "suites/smoke.toml", ModelRef("base", setting.folder(), options=options)
     begun = time.perf_counter()
     with load_uncached(load_plugins(suite), suite, "vllm", [ref], options) as [subject]:
@@ -83,17 +85,17 @@ def through(setting: Setting, prompts: int, shots: int, max_new_tokens: int, doc
     return found | {"totals": [score.total for score in scores]}
 
 
-def _other(one: Sequence[str], other: Sequence[str]) -> int:
+def _count_differences(one: Sequence[str], other: Sequence[str]) -> int:
     return sum(a != b for a, b in zip(one, other, strict=True))
 
 
-def _apart(one: Sequence[float], other: Sequence[float]) -> float:
+def _compute_max_difference(one: Sequence[float], other: Sequence[float]) -> float:
     return max(abs(a - b) for a, b in zip(one, other, strict=True))
 
 
-def ours(setting: Setting, documents: int, shots: int) -> dict[str, Any]:
+def score_with_ours(setting: Setting, documents: int, shots: int) -> dict[str, Any]:
     """Score with our subject; return the token ids as well, so that vLLM scores the same."""
-    pairs, _ = choice._workload(documents, shots, choice.texts.BEGINNING)
+    pairs, _ = choice._make_workload(documents, shots, choice.texts.BEGINNING)
     with setting.ours() as [subject]:
         subject.logprobs([choice.WARM])
         found, seconds = setting.timed(lambda: subject.logprobs(pairs))
@@ -101,7 +103,7 @@ def ours(setting: Setting, documents: int, shots: int) -> dict[str, Any]:
     return {"totals": [f.total for f in found], "seconds": [seconds], "pairs": encoded, "warm": warm}
 
 
-def _vllm(setting: Setting, job: dict[str, Any]) -> dict[str, Any]:
+def _run_vllm(setting: Setting, job: dict[str, Any]) -> dict[str, Any]:
     facts = {"folder": setting.folder(), "dtype": setting.dtype, "context": CONTEXT, "cache": CACHE}
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "job.json"
@@ -114,8 +116,8 @@ def _vllm(setting: Setting, job: dict[str, Any]) -> dict[str, Any]:
 
 def section(found: dict[str, Any]) -> Section:
     """Write the part's tables."""
-    best = {side: _best([r["seconds"] for r in rounds]) for side, rounds in found["answered"].items()}
-    peaks = {side: gigabytes(max(r["peak"] for r in rounds)) for side, rounds in found["answered"].items()}
+    best = {side: _find_best_seconds([r["seconds"] for r in rounds]) for side, rounds in found["answered"].items()}
+    peaks = {side: format_gigabytes(max(r["peak"] for r in rounds)) for side, rounds in found["answered"].items()}
     sizes, scored = found["sizes"], found["scored"]
     lines = [[side, *(f"{s:.2f} s" for s in best[side]), f"{sum(best[side]):.2f} s", peaks[side]] for side in best]
     reading, default = scored["vLLM"]["seconds"]
@@ -124,7 +126,7 @@ def section(found: dict[str, Any]) -> Section:
         f"{sizes['prompts']} prompts a group, at most {sizes['max_new_tokens']} tokens an answer, greedy; of "
         f"{len(found['answered']['we'])} rounds in turn the best of each group. vLLM {scored['vLLM']['version']}, its "
         "prefix cache emptied before each group.",
-        table(["", *found["groups"], "all", "peak memory"], lines),
+        format_table(["", *found["groups"], "all", "peak memory"], lines),
         f"{sizes['documents']} documents × 4 endings after {sizes['shots']} examples: we {mine:.2f} s, vLLM "
         f"{reading:.2f} s where it is told to read its prefix cache ({scored['vLLM']['again']} requests asked again), "
         f"{default:.2f} s as it does by default; log-probabilities {found['apart']:.1e} nats apart at most.",
@@ -132,7 +134,7 @@ def section(found: dict[str, Any]) -> Section:
     plugin = found["plugin"]
     took = [*plugin["seconds"], sum(plugin["seconds"])]
     lines.append(['use = "vllm"', *(f"{s:.2f} s" for s in took), ""])
-    text[1] = table(["", *found["groups"], "all", "peak memory"], lines)
+    text[1] = format_table(["", *found["groups"], "all", "peak memory"], lines)
     text.append(
         f'`use = "vllm"`, once: a worker that loads in {plugin["loading"]:.0f} s, forgets its prefix cache between '
         f"pieces of about 64 rows and holds every answer to be finite; choice {plugin['choice']:.2f} s, "
@@ -149,5 +151,5 @@ def section(found: dict[str, Any]) -> Section:
     return Section("vLLM", text, bars)
 
 
-def _best(rounds: Sequence[Sequence[float]]) -> list[float]:
+def _find_best_seconds(rounds: Sequence[Sequence[float]]) -> list[float]:
     return [min(seconds) for seconds in zip(*rounds, strict=True)]

@@ -33,23 +33,25 @@ def main(job: dict[str, Any]) -> dict[str, Any]:
         enforce_eager=True,
         disable_log_stats=True,
     )
-    found: dict[str, Any] = {"generation": generation, "choice": choice}[job["part"]](engine, vllm.SamplingParams, job)
+    found: dict[str, Any] = {"generation": time_generation, "choice": time_choice}[job["part"]](
+        engine, vllm.SamplingParams, job
+    )
     return found | {"peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024, "version": vllm.__version__}
 
 
-def generation(engine: Any, params: Any, job: dict[str, Any]) -> dict[str, Any]:
+def time_generation(engine: Any, params: Any, job: dict[str, Any]) -> dict[str, Any]:
     """Answer each group's prompts, greedily; nothing of a group before is in the cache."""
     answers, seconds = [], []
     for group in [job["warm"], *job["groups"]]:
         engine.reset_prefix_cache()
         options = params(temperature=0, max_tokens=job["max_new_tokens"], stop=group["stop"])
-        done, took = _timed(lambda g=group, o=options: engine.generate(g["prompts"], o, use_tqdm=False))
+        done, took = _time_call(lambda g=group, o=options: engine.generate(g["prompts"], o, use_tqdm=False))
         answers.append([output.outputs[0].text for output in done])
         seconds.append(took)
     return {"answers": [text for group in answers[1:] for text in group], "seconds": seconds[1:]}
 
 
-def choice(engine: Any, params: Any, job: dict[str, Any]) -> dict[str, Any]:
+def time_choice(engine: Any, params: Any, job: dict[str, Any]) -> dict[str, Any]:
     """Score pairs of token ids, once reading the prefix cache and once as vLLM does by default.
 
     Rows of positions that came from the cache are not computed, so only those of the ending are read, and a request
@@ -61,7 +63,9 @@ def choice(engine: Any, params: Any, job: dict[str, Any]) -> dict[str, Any]:
         options.skip_reading_prefix_cache = not reads
         engine.reset_prefix_cache()
         _ask(engine, options, [job["warm"]])
-        (found, repeated), took = _timed(lambda o=options, r=reads: _score(engine, params, o, job["pairs"], cached=r))
+        (found, repeated), took = _time_call(
+            lambda o=options, r=reads: _score(engine, params, o, job["pairs"], cached=r)
+        )
         totals, again = (found, repeated) if reads else (totals, again)
         seconds.append(took)
     return {"totals": totals, "seconds": seconds, "again": again}
@@ -75,7 +79,7 @@ def _score(
     plain = params(max_tokens=1, prompt_logprobs=0, detokenize=False)
     for i, output in zip(late, _ask(engine, plain, [pairs[i] for i in late]), strict=True):
         done[i] = output
-    return [_total(output, *pair) for output, pair in zip(done, pairs, strict=True)], len(late)
+    return [_sum_logprobs(output, *pair) for output, pair in zip(done, pairs, strict=True)], len(late)
 
 
 def _ask(engine: Any, options: Any, pairs: Sequence[Sequence[list[int]]]) -> list[Any]:
@@ -83,12 +87,12 @@ def _ask(engine: Any, options: Any, pairs: Sequence[Sequence[list[int]]]) -> lis
     return list(engine.generate(prompts, options, use_tqdm=False)) if prompts else []
 
 
-def _total(output: Any, context: list[int], ending: list[int]) -> float:
+def _sum_logprobs(output: Any, context: list[int], ending: list[int]) -> float:
     rows = output.prompt_logprobs[len(context) :]
     return sum(row[token].logprob for row, token in zip(rows, ending, strict=True))
 
 
-def _timed(function: Callable[[], Any]) -> tuple[Any, float]:
+def _time_call(function: Callable[[], Any]) -> tuple[Any, float]:
     begun = time.perf_counter()
     return function(), time.perf_counter() - begun
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.helpers.late import Late
-from tests.helpers.warm import served, warmed
+from tests.helpers.warm import serve_warm_python, use_warm_python
 
 if TYPE_CHECKING:
     from harness.testing import Project
@@ -38,14 +38,14 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def warm() -> Iterator[Path]:
     """Return a folder with a `python` and a `harness` that have torch in memory: a start costs seconds of a core."""
-    with served() as folder:
+    with serve_warm_python() as folder:
         yield folder
 
 
 @pytest.fixture
 def warm_children(warm: Path) -> Iterator[None]:
     """Let every process be warm that is started meanwhile, by what is tested too."""
-    with warmed(warm):
+    with use_warm_python(warm):
         yield
 
 
@@ -101,9 +101,9 @@ def suite(project: Project) -> Project:
 def once(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a folder in which the suite passed once; nobody changes it."""
     from harness.testing import SUITE
-    from tests.helpers.suites import ran
+    from tests.helpers.suites import run_commands
 
-    return ran(tmp_path_factory.mktemp("once"), "run suite.toml", suite=SUITE)
+    return run_commands(tmp_path_factory.mktemp("once"), "run suite.toml", suite=SUITE)
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ import pytest
 from bench import choice, generation, texts
 from bench.__main__ import PARTS, main
 from bench.child import ChildError, call, run
-from bench.page import Bar, Machine, Section, page, table
+from bench.page import Bar, Machine, Section, format_table, page
 from bench.setting import Setting
 
 ROOT = Path(__file__).parent.parent
@@ -119,7 +119,7 @@ def test_what_transformers_offers_answers_as_we_do(tmp_path: Path, monkeypatch: 
     """Every way to answer greedily gives the same answers."""
     monkeypatch.setenv("HARNESS_CACHE", str(tmp_path / "cache"))
     sizes = {"prompts": 3, "shots": 1, "max_new_tokens": 6}
-    ours = call(generation.ours, TINY, **sizes)["answers"]
+    ours = call(generation.answer_with_ours, TINY, **sizes)["answers"]
     offered = [way for way in generation.OFFERED.values() if "compiled" not in way[1]]
     assert len(offered) > 2
     for side, options in offered:
@@ -131,17 +131,17 @@ def test_needed_are_the_nodes_of_the_prefix_tree() -> None:
     pairs = [([1, 2, 3], [4, 5]), ([1, 2, 3], [4, 6, 7]), ([1, 2], [9]), ([8], [1]), ([8], [1])]
     inputs = [(context + ending)[:-1] for context, ending in pairs]
     prefixes = {tuple(tokens[: i + 1]) for tokens in inputs for i in range(len(tokens))}
-    assert choice.needed(pairs) == len(prefixes) == 6
-    assert choice.plain(pairs) == sum(map(len, inputs))
+    assert choice.count_needed_tokens(pairs) == len(prefixes) == 6
+    assert choice.count_plain_tokens(pairs) == sum(map(len, inputs))
 
 
 def test_documents_are_the_same_at_any_number_of_shots() -> None:
     """What is asked does not depend on the worked examples, which are never asked."""
-    asked, examples = texts.documents(5, 3)
-    assert asked == texts.documents(5, 0)[0]
+    asked, examples = texts.make_documents(5, 3)
+    assert asked == texts.make_documents(5, 0)[0]
     assert not {d.beginning for d in asked} & {d.beginning for d in examples}
     assert all(len(set(d.endings)) == texts.CHOICES for d in (*asked, *examples))
-    pairs = texts.pairs(asked, examples)
+    pairs = texts.make_pairs(asked, examples)
     assert len(pairs) == 5 * texts.CHOICES
     assert all(context.startswith(examples[0].worked) for context, _ in pairs)
 
@@ -149,7 +149,7 @@ def test_documents_are_the_same_at_any_number_of_shots() -> None:
 def test_too_many_documents_are_refused() -> None:
     """There are as many documents as passages, and no more."""
     with pytest.raises(ValueError, match=r"10000 documents and 5 shots wanted; there are \d+ passages"):
-        texts.documents(10_000, 5)
+        texts.make_documents(10_000, 5)
 
 
 def test_compare_looks_at_what_both_scored() -> None:
@@ -162,7 +162,7 @@ def test_compare_looks_at_what_both_scored() -> None:
 def test_page_has_the_bars_before_the_parts() -> None:
     """A page says where it was measured, which bars were met, and then every part's tables."""
     bars = [Bar("speed", "3.0×", "≥ 2×", True), Bar("answers", "1 other", "0", False, result=True)]
-    section = Section("Generation", ["One line.", table(["", "seconds"], [["we", 1], ["lm_eval", 3]])], bars)
+    section = Section("Generation", ["One line.", format_table(["", "seconds"], [["we", 1], ["lm_eval", 3]])], bars)
     one = Machine({"processor": "one", "model": "tiny"}, ["It took 1 minutes."], [section])
     written = page([one])
     assert written == (
@@ -280,17 +280,17 @@ def test_child_that_fails_tells_its_last_words() -> None:
 
 def test_methods_are_compared_row_by_row() -> None:
     """The difference of two models is that of the same rows, by their tokens, and rows of one cluster count as one."""
-    from bench.methods import against
+    from bench.methods import compute_mean_difference
 
     ours = {str(i): {"acc": float(i % 2), "weight": 1.0, "cluster": str(i // 2)} for i in range(8)}
     theirs = {name: {**row, "acc": 0.0} for name, row in ours.items()}
-    assert against(ours, theirs, "acc") == (0.5, 0.5, 0.5)  # each cluster has one of each
+    assert compute_mean_difference(ours, theirs, "acc") == (0.5, 0.5, 0.5)  # each cluster has one of each
     apart = {name: {**row, "cluster": name} for name, row in ours.items()}
-    mean, _, high = against(apart, theirs, "acc")
+    mean, _, high = compute_mean_difference(apart, theirs, "acc")
     assert (mean, high - mean) == (0.5, pytest.approx(1.96 * 0.5 / 8**0.5))
     weighted = {"a": {"perplexity": 2.0, "weight": 3.0}, "b": {"perplexity": 1.0, "weight": 1.0}}
     other = {"b": {"perplexity": 1.0, "weight": 1.0}, "a": {"perplexity": 1.0, "weight": 3.0}}
-    assert against(weighted, other, "perplexity")[0] == 0.75
+    assert compute_mean_difference(weighted, other, "perplexity")[0] == 0.75
 
 
 @pytest.mark.slow

@@ -135,7 +135,7 @@ class Point:
         return self.build
 
 
-def greeting(parser: Any) -> None:
+def add_greeting_command(parser: Any) -> None:
     """greet someone
 
     And more that is not the line of help.
@@ -158,7 +158,7 @@ def test_command_of_a_plugin(points: list[Point], capsys: pytest.CaptureFixture[
     """A command that a plugin brings is listed with its docstring, has its arguments, and returns its exit code."""
     from harness.cli.main import main
 
-    points.append(Point("greet", greeting))
+    points.append(Point("greet", add_greeting_command))
     assert main(["greet", "you"]) == 0
     assert capsys.readouterr().out == "hello you\n"
     with pytest.raises(SystemExit):
@@ -167,7 +167,7 @@ def test_command_of_a_plugin(points: list[Point], capsys: pytest.CaptureFixture[
     points.append(Point("broken", ImportError("no module")))
     assert main(["greet", "you"]) == 4
     assert 'command "broken" of somewhere:build: cannot be loaded: ImportError' in capsys.readouterr().err
-    points[1:] = [Point("run", greeting)]
+    points[1:] = [Point("run", add_greeting_command)]
     assert main(["greet", "you"]) == 4
     assert 'command "run" of somewhere:build: this command exists already; rename it' in capsys.readouterr().err
 

@@ -12,7 +12,7 @@ ROOT = Path(__file__).parent.parent
 Graph = Mapping[str, Set[str]]  # module -> modules that it imports
 
 
-def sources() -> dict[str, str]:
+def read_sources() -> dict[str, str]:
     """Return the text of every module of the harness and of its plugins, by the module's name."""
     found = {}
     for base, top in ((ROOT, "harness"), *((ROOT / "plugins", p.name) for p in (ROOT / "plugins").iterdir())):
@@ -22,7 +22,7 @@ def sources() -> dict[str, str]:
     return found
 
 
-def imported(text: str, known: Set[str]) -> Iterator[str]:
+def iterate_imports(text: str, known: Set[str]) -> Iterator[str]:
     """Yield what a module imports of `known`: of `from a import b` a.b if that is a module, else a."""
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.Import):
@@ -33,7 +33,7 @@ def imported(text: str, known: Set[str]) -> Iterator[str]:
             yield from (m for m in (n if n in known else node.module for n in names) if m in known)
 
 
-def named(text: str, known: Set[str]) -> Iterator[str]:
+def iterate_imports_by_text(text: str, known: Set[str]) -> Iterator[str]:
     """Yield what a module imports by a text: in `import_module`, some of it left open, or of `lazy_getattr`."""
     nodes = list(ast.walk(ast.parse(text)))
     tables = {ast.unparse(n.targets[0]): n.value for n in nodes if isinstance(n, ast.Assign)}
@@ -54,16 +54,20 @@ def named(text: str, known: Set[str]) -> Iterator[str]:
 OWN_METHODS = {("harness.records.run", "harness.reports.notebook")}
 
 
-def graph_of(texts: Mapping[str, str], *, by_name: bool = False) -> Graph:
+def make_import_graph(texts: Mapping[str, str], *, by_name: bool = False) -> Graph:
     """Return which modules each module imports, itself left out; `by_name` also what it imports by a text."""
-    graph = {name: set(imported(text, texts.keys())) - {name} for name, text in texts.items()}
+    graph = {name: set(iterate_imports(text, texts.keys())) - {name} for name, text in texts.items()}
     for module, other in OWN_METHODS:
         graph.get(module, set()).discard(other)
-    more = {name: set(named(text, texts.keys())) - {name} for name, text in texts.items()} if by_name else {}
+    more = (
+        {name: set(iterate_imports_by_text(text, texts.keys())) - {name} for name, text in texts.items()}
+        if by_name
+        else {}
+    )
     return {name: found | more.get(name, set()) for name, found in graph.items()}
 
 
-def reached(graph: Graph, start: str) -> set[str]:
+def find_reachable(graph: Graph, start: str) -> set[str]:
     """Return the modules that a module imports, directly or by way of others."""
     found, todo = set[str](), list(graph[start])
     while todo:
@@ -73,27 +77,27 @@ def reached(graph: Graph, start: str) -> set[str]:
     return found
 
 
-def circles(graph: Graph) -> set[frozenset[str]]:
+def find_cycles(graph: Graph) -> set[frozenset[str]]:
     """Return the strongly connected components of more than one module."""
-    reach = {name: reached(graph, name) for name in graph}
+    reach = {name: find_reachable(graph, name) for name in graph}
     return {frozenset(b for b in reach[a] if a in reach[b]) for a in graph if a in reach[a]}
 
 
 @pytest.mark.slow
 def test_no_module_imports_itself_by_way_of_others() -> None:
     """Every module can be read, tested and moved without the modules that use it."""
-    graph = graph_of(sources())
+    graph = make_import_graph(read_sources())
     assert {"harness", "harness.pipeline.run", "harness_hf", "harness_hf.sources"} <= graph.keys()
     assert "harness_hf.sources" in graph["harness_hf"]
-    assert not [sorted(circle) for circle in circles(graph)]
+    assert not [sorted(circle) for circle in find_cycles(graph)]
 
 
 @pytest.mark.slow
 def test_no_module_imports_itself_by_a_text() -> None:
     """What `import_module` and `lazy_getattr` are told counts as well: a circle that is written as a text is one."""
-    graph = graph_of(sources(), by_name=True)
+    graph = make_import_graph(read_sources(), by_name=True)
     assert {"harness_hf.models", "harness_hf.tokens"} <= graph["harness_hf"]
-    assert not [sorted(circle) for circle in circles(graph)]
+    assert not [sorted(circle) for circle in find_cycles(graph)]
 
 
 def test_no_name_is_that_of_a_module_beside_it() -> None:
@@ -101,7 +105,7 @@ def test_no_name_is_that_of_a_module_beside_it() -> None:
 
     `harness_sft.train` was a function until its module was imported, and the module from then on.
     """
-    texts = sources()
+    texts = read_sources()
     for package, text in texts.items():
         if "attach_lazily(" not in text or package == "harness.lazy":
             continue
@@ -124,8 +128,8 @@ def test_no_name_is_that_of_a_module_beside_it() -> None:
 def test_circles_by_a_text_are_found(back: str) -> None:
     """However the text is told."""
     texts = {"p.a": "import p.c", "p.c": back, "p.d": "import_module('json')\nimport_module(name)\nlazily('p', {})"}
-    assert not circles(graph_of(texts))
-    (circle,) = circles(graph_of(texts, by_name=True))
+    assert not find_cycles(make_import_graph(texts))
+    (circle,) = find_cycles(make_import_graph(texts, by_name=True))
     assert {"p.a", "p.c"} <= circle
 
 
@@ -143,7 +147,7 @@ def test_circles_by_a_text_are_found(back: str) -> None:
 def test_circles_are_found(back: str) -> None:
     """A circle through a third module, wherever and however the import is written, and through the package itself."""
     texts = {"p": "from p.a import x", "p.a": "from p.b import y", "p.b": "import p.c", "p.c": back, "p.d": "import p"}
-    (circle,) = circles(graph_of(texts))
+    (circle,) = find_cycles(make_import_graph(texts))
     assert {"p.a", "p.b", "p.c"} <= circle
     assert ("p" in circle) == (back == "from p import x")
 
@@ -151,4 +155,4 @@ def test_circles_are_found(back: str) -> None:
 def test_modules_that_two_import_are_no_circle() -> None:
     """Imports that only go down are none, nor is a module of another package with the same last name."""
     texts = {"p": "from p import a, b", "p.a": "from p.c import x", "p.b": "import p.c, q.a", "p.c": "", "q.a": ""}
-    assert not circles(graph_of(texts))
+    assert not find_cycles(make_import_graph(texts))

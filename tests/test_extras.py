@@ -163,7 +163,7 @@ def call(*words: str, cwd: Path | None = None, code: int = 0) -> str:
     return done.stdout + done.stderr
 
 
-def installed(wheel: Path, extra: str, folder: Path) -> str:
+def install_extra(wheel: Path, extra: str, folder: Path) -> str:
     """Install the wheel with one extra into a new environment, and return its command.
 
     Nothing is compiled that is not imported: most of torch is not.
@@ -183,7 +183,7 @@ def write(folder: Path, suite: str) -> Path:
     return folder
 
 
-def gates(command: str, folder: Path) -> None:
+def assert_gates_pass(command: str, folder: Path) -> None:
     """See that a suite is run to a PASS, and that nothing was missing on the way."""
     told = call(command, "run", "suite.toml", cwd=folder)
     assert re.search(r"[12] PASS in ", told) and "No module named" not in told and "needs the module" not in told, told
@@ -195,15 +195,15 @@ CASES = {"api": MODEL + QA, "judge": MODEL + JUDGED, "lm-eval": MODEL + TASK, "h
 @pytest.mark.parametrize("extra", CASES)
 def test_an_extra_alone_gates(extra: str, wheel: Path, url: str, tmp_path: Path) -> None:
     """With one extra and nothing else a suite of its kind runs to a verdict."""
-    command = installed(wheel, extra, tmp_path / "env")
+    command = install_extra(wheel, extra, tmp_path / "env")
     with StubJudge() as judge:
         suite = CASES[extra].replace("URL", url).replace("JUDGE", judge.openai_url)
-        gates(command, write(tmp_path / "suite", suite))
+        assert_gates_pass(command, write(tmp_path / "suite", suite))
 
 
 def test_the_extra_sign_alone_signs(wheel: Path, tmp_path: Path) -> None:
     """With `sign` and nothing else a key is made, an export is signed, and verified under a policy with the key."""
-    command, folder = installed(wheel, "sign", tmp_path / "env"), write(tmp_path / "suite", SUITE)
+    command, folder = install_extra(wheel, "sign", tmp_path / "env"), write(tmp_path / "suite", SUITE)
     write_fake(folder / "base", 0.3)
     here = "import sys; from harness.cli.main import main; sys.exit(main(sys.argv[1:]))"
     call(sys.executable, "-c", here, "run", "suite.toml", "-p", "harness.testing", cwd=folder)
@@ -216,7 +216,7 @@ def test_the_extra_sign_alone_signs(wheel: Path, tmp_path: Path) -> None:
 
 def test_the_extra_report_alone_writes_pages(wheel: Path, tmp_path: Path) -> None:
     """With `report` and nothing else a run's folder becomes a page with charts."""
-    command, folder = installed(wheel, "report", tmp_path / "env"), write(tmp_path / "suite", SUITE)
+    command, folder = install_extra(wheel, "report", tmp_path / "env"), write(tmp_path / "suite", SUITE)
     write_fake(folder / "base", 0.3)
     here = "import sys; from harness.cli.main import main; sys.exit(main(sys.argv[1:]))"
     call(sys.executable, "-c", here, "run", "suite.toml", "-p", "harness.testing", cwd=folder)
@@ -228,7 +228,7 @@ def test_the_extra_report_alone_writes_pages(wheel: Path, tmp_path: Path) -> Non
 
 def test_the_extra_gate_alone_gates_rows(wheel: Path, tmp_path: Path) -> None:
     """With `gate` and nothing else two folders of lm_eval's are a verdict, by the package's own name."""
-    command = installed(wheel, "gate", tmp_path / "env")
+    command = install_extra(wheel, "gate", tmp_path / "env")
     kept = Path(__file__).parent / "fixtures" / "rows" / "lm_eval-0.4.13"
     words = ("gate", str(kept / "base"), str(kept / "candidate_bf16"), "--metric", "cap_mc:acc")
     said = call(str(Path(command).with_name("finetune-harness")), *words, "--worse-by-at-most", "0.2", cwd=tmp_path)

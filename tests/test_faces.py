@@ -32,13 +32,13 @@ gate({"a": 1}, {"a": 1}, worse_by_at_most=0.02, missing="ignore")
 """
 
 
-def stub() -> ast.Module:
+def parse_stub() -> ast.Module:
     return ast.parse((ROOT / "harness/__init__.pyi").read_text("utf-8"))
 
 
-def homes() -> dict[str, tuple[str, str]]:
+def map_public_names() -> dict[str, tuple[str, str]]:
     """Return the module and the name there of every public name that `harness` imports."""
-    imports = [node for node in stub().body if isinstance(node, ast.ImportFrom)]
+    imports = [node for node in parse_stub().body if isinstance(node, ast.ImportFrom)]
     named = [(alias, node.module or "") for node in imports for alias in node.names]
     return {alias.asname: (module, alias.name) for alias, module in named if alias.asname}
 
@@ -50,7 +50,7 @@ def parse_module(module: str) -> ast.Module:
     return ast.parse(Path(spec.origin).read_text("utf-8"))
 
 
-def origin_of(module: str, name: str) -> tuple[str, str]:
+def find_origin(module: str, name: str) -> tuple[str, str]:
     """Return where a name in a module is defined: the module itself, or the one that it is imported from."""
     for node in ast.walk(parse_module(module)):
         if isinstance(node, ast.ImportFrom):
@@ -80,28 +80,28 @@ def annotations(node: ast.AST) -> Iterator[ast.expr]:
         yield node.value  # an alias
 
 
-def names_in(annotation: ast.expr) -> Iterator[str]:
+def iterate_names(annotation: ast.expr) -> Iterator[str]:
     literal = isinstance(annotation, ast.Subscript) and ast.unparse(annotation.value) == "Literal"
     if isinstance(annotation, ast.Name):
         yield annotation.id
     elif isinstance(annotation, ast.Constant) and isinstance(annotation.value, str):
-        yield from names_in(ast.parse(annotation.value, mode="eval").body)
+        yield from iterate_names(ast.parse(annotation.value, mode="eval").body)
     elif not literal:
         for child in ast.iter_child_nodes(annotation):
-            yield from names_in(child) if isinstance(child, ast.expr) else ()
+            yield from iterate_names(child) if isinstance(child, ast.expr) else ()
 
 
-def missing_names(module: str, name: str, public: set[tuple[str, str]]) -> Iterator[str]:
+def iterate_missing_names(module: str, name: str, public: set[tuple[str, str]]) -> Iterator[str]:
     """Yield the types of a public name's annotations that are the harness's own and not public."""
     for node in parse_module(module).body:
         target = node.targets[0] if isinstance(node, ast.Assign) else None
         if name != getattr(node, "name", getattr(target, "id", None)):
             continue
         variables = {n.targets[0].id for n in parse_module(module).body if _is_type_variable(n)}  # type: ignore[attr-defined]
-        for word in {word for annotation in annotations(node) for word in names_in(annotation)} - variables:
-            place, own = origin_of(module, word)
+        for word in {word for annotation in annotations(node) for word in iterate_names(annotation)} - variables:
+            place, own = find_origin(module, word)
             ours = place.partition(".")[0].startswith("harness")
-            known = (place, own) in public or (place == "harness" and own in homes())
+            known = (place, own) in public or (place == "harness" and own in map_public_names())
             if ours and not hasattr(builtins, word) and not known:
                 yield f"{module}.{name}: {own} of {place}"
 
@@ -113,14 +113,14 @@ def _is_type_variable(node: ast.AST) -> bool:
 
 def test_every_type_of_a_public_annotation_is_public() -> None:
     """What a public function, class or hook takes, returns or holds can be imported from `harness`."""
-    found, public = homes(), {*homes().values(), ("harness.capabilities", "Capabilities")}
+    found, public = map_public_names(), {*map_public_names().values(), ("harness.capabilities", "Capabilities")}
     places = [(m, n) for m, n in found.values()] + [("harness.capabilities", c) for c in CAPABILITIES]
     places += [
         ("harness.hookspec", n.name) for n in parse_module("harness.hookspec").body if isinstance(n, ast.FunctionDef)
     ]
-    assert [line for place in places for line in missing_names(*place, public)] == []
-    own = {node.name: node for node in stub().body if isinstance(node, ast.FunctionDef)}
-    words = {word for node in own.values() for annotation in annotations(node) for word in names_in(annotation)}
+    assert [line for place in places for line in iterate_missing_names(*place, public)] == []
+    own = {node.name: node for node in parse_stub().body if isinstance(node, ast.FunctionDef)}
+    words = {word for node in own.values() for annotation in annotations(node) for word in iterate_names(annotation)}
     standard = {*dir(builtins), "Any", "Literal", "Path", "Sequence"}
     assert words - standard <= found.keys()
 
@@ -130,19 +130,19 @@ CAPABILITIES = [f"{kind}Capabilities" for kind in ("Loader", "Adapter", "Trainer
 
 def test_a_type_that_is_not_public_is_found() -> None:
     """The walk sees fields, methods, aliases and texts, and leaves out what is private, a Literal or of others."""
-    assert [*missing_names("harness.records.models", "ModelRef", set())] == [
+    assert [*iterate_missing_names("harness.records.models", "ModelRef", set())] == [
         "harness.records.models.ModelRef: Seal of harness.records.models"
     ]
-    assert [*missing_names("harness.records.run", "ItemResult", set())] == [
+    assert [*iterate_missing_names("harness.records.run", "ItemResult", set())] == [
         "harness.records.run.ItemResult: Verdict of harness.records.verdicts"
     ]
-    assert [*missing_names("harness.records.findings", "Severity", set())] == []
+    assert [*iterate_missing_names("harness.records.findings", "Severity", set())] == []
 
 
 def test_stub_and_module_agree() -> None:
     """`run` and `gate` have the same signatures for type checkers and at run time."""
     module = parse_module("harness")
-    for node in (n for n in stub().body if isinstance(n, ast.FunctionDef)):
+    for node in (n for n in parse_stub().body if isinstance(n, ast.FunctionDef)):
         (real,) = (n for n in module.body if isinstance(n, ast.FunctionDef) and n.name == node.name)
         assert (ast.unparse(node.args), ast.unparse(node.returns or node)) == (
             ast.unparse(real.args),
@@ -153,7 +153,7 @@ def test_stub_and_module_agree() -> None:
 def test_every_public_name_is_there() -> None:
     """Each can be imported, is listed, and is in no other face."""
     assert not set(harness.__all__) & set(internals.__all__)
-    assert sorted({*homes(), "gate", "run"}) == sorted(harness.__all__)
+    assert sorted({*map_public_names(), "gate", "run"}) == sorted(harness.__all__)
     for face in (harness, internals):
         for name in face.__all__:
             assert getattr(face, name) is not None

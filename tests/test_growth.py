@@ -32,7 +32,7 @@ from harness_report.reading import LoadedRun
 FEW, TIMES = 4, 4
 
 
-def many(evals: int, rows: int = 20) -> dict[str, Any]:
+def make_suite_files(evals: int, rows: int = 20) -> dict[str, Any]:
     """Return the files of a suite of so many evals, each with two gates."""
     text = SUITE[: SUITE.index("[[eval]]")] + SUITE[SUITE.index("[[export]]") :]
     for i in range(evals):
@@ -65,7 +65,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     return found
 
 
-def peak(work: Callable[[], object]) -> int:
+def measure_peak_bytes(work: Callable[[], object]) -> int:
     """Return the most bytes that were taken at a time."""
     gc.collect()
     tracemalloc.start()
@@ -82,7 +82,7 @@ def test_events_cost_what_they_tell(project: Project, calls: Counter[str]) -> No
     found = []
     for evals in (FEW, TIMES * FEW):
         calls.clear()
-        assert project.write(many(evals)).run("--no-cache").code in (0, 1, 5)
+        assert project.write(make_suite_files(evals)).run("--no-cache").code in (0, 1, 5)
         found.append(Counter(calls))
     for name in ("detach_copy", "decide_if_ready", "loads"):
         assert found[1][name] <= (TIMES + 0.5) * found[0][name], (name, found)
@@ -106,7 +106,7 @@ def harness_run_finish(run):
 
 def test_a_run_that_is_watched_stays_as_it_was(project: Project) -> None:
     """What an event showed is what there was then, however late a listener looks at it."""
-    project.write({**many(2), "harnessfile.py": WATCHES}).run()
+    project.write({**make_suite_files(2), "harnessfile.py": WATCHES}).run()
     assert (project.folder / "seen.txt").read_text("utf-8") == repr(([1, 2, 3, 4, 5, 6], "fake"))
 
 
@@ -129,11 +129,11 @@ def test_a_run_that_is_watched_is_a_run() -> None:
 METRICS = {"m": Metric("m", "higher", "proportion")}
 
 
-def kept(folder: Path, rows: int, subjects: Sequence[str] = ("base", "merged")) -> tuple[Run, Path]:
+def write_run(folder: Path, rows: int, subjects: Sequence[str] = ("base", "merged")) -> tuple[Run, Path]:
     """Return a run of so many rows with the folder that holds them; every third row is wrong, the next one lost."""
     place = RunFolder(folder / str(rows), "fake", datetime.now(UTC))
     for n, subject in enumerate(subjects):
-        place.add(scored(subject, rows, n), asked(rows), METRICS, {})
+        place.add(make_result(subject, rows, n), asked(rows), METRICS, {})
     reports = [ItemResult(s, s, "qa", "done", {"m": 0.6}, better={"m": "higher"}, n=rows) for s in subjects]
     return Run("fake", "p", "d", 1, 0.05, "m", "t", "0", results=reports), place.path
 
@@ -142,7 +142,7 @@ def asked(rows: int) -> list[Sample]:
     return [Sample(f"q{i}", f"question {i} " * 5, f"w{i}", {"input": f"question {i}"}) for i in range(rows)]
 
 
-def scored(subject: str, rows: int, wrong: int = 0) -> Result:
+def make_result(subject: str, rows: int, wrong: int = 0) -> Result:
     scores = [Score(s.id, {"m": float((i + wrong) % 3 > 0)}, answer="yes") for i, s in enumerate(asked(rows))]
     return Result(subject, "qa", tuple(scores), {"m": 0.6}, "d")
 
@@ -150,14 +150,14 @@ def scored(subject: str, rows: int, wrong: int = 0) -> Result:
 @pytest.mark.slow
 def test_three_rows_are_three_answers(tmp_path: Path, calls: Counter[str]) -> None:
     """`show --rows -n 3` reads the values of all rows one after the other, and holds three rows."""
-    run, folder = kept(tmp_path, 4000)
+    run, folder = write_run(tmp_path, 4000)
     calls.clear()
     listed = read_all_rows(run, folder, "qa", wrong=True, most=3)
     found, there, of = listed.rows, listed.there, listed.of
     assert ([row.change for row in found], there, of) == (["lost"] * 3, 1333, 4000)
     assert calls["_format_answer"] == 3 * len(run.results)
-    most, whole = (peak(lambda n=n: read_all_rows(run, folder, "qa", most=n)) for n in (3, None))
-    assert most < peak(lambda: list(iterate_rows(folder, "base", "qa"))) / 4 < whole
+    most, whole = (measure_peak_bytes(lambda n=n: read_all_rows(run, folder, "qa", most=n)) for n in (3, None))
+    assert most < measure_peak_bytes(lambda: list(iterate_rows(folder, "base", "qa"))) / 4 < whole
 
 
 @pytest.mark.slow
@@ -166,19 +166,19 @@ def test_rows_are_written_as_they_come(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path, "fake", datetime.now(UTC))
     sizes = []
     for rows in (500, 500 * TIMES):
-        result, samples = scored("base", rows), asked(rows)
-        sizes.append(peak(lambda r=result, s=samples: folder.add(r, s, METRICS, {})))
+        result, samples = make_result("base", rows), asked(rows)
+        sizes.append(measure_peak_bytes(lambda r=result, s=samples: folder.add(r, s, METRICS, {})))
     assert sizes[1] - sizes[0] < 500_000, sizes  # of a file of two megabytes: what finds a score by its row
 
 
 @pytest.mark.slow
 def test_a_page_holds_of_a_row_what_it_shows(tmp_path: Path) -> None:
     """What two subjects' rows have in common is in memory once, and what no page shows is not."""
-    run, folder = kept(tmp_path, 1000)
+    run, folder = write_run(tmp_path, 1000)
     lock = {"suite": {"evals": [{"name": "qa", "slices": []}]}}
-    whole = peak(lambda: [read_rows(folder, s, "qa") for s in ("base", "merged")])
+    whole = measure_peak_bytes(lambda: [read_rows(folder, s, "qa") for s in ("base", "merged")])
     page = LoadedRun(folder, run, lock)
-    assert peak(lambda: [page.rows(s, "qa") for s in ("base", "merged")]) < whole / 2
+    assert measure_peak_bytes(lambda: [page.rows(s, "qa") for s in ("base", "merged")]) < whole / 2
     ours, theirs = (page.rows(s, "qa")["q5"] for s in ("merged", "base"))
     assert ours["arguments"] is theirs["arguments"] and ours["m"] != theirs["m"]
 

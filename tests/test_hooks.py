@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from harness.testing import ROWS, Project
-from tests.helpers.git import git
+from tests.helpers.git import run_git
 
 ROOT = Path(__file__).parent.parent
 CONFIG = """
@@ -36,17 +36,17 @@ def test_hook_checks_what_is_committed(suite: Project, monkeypatch: pytest.Monke
     hooks.mkdir()
     shutil.copy(ROOT / ".pre-commit-hooks.yaml", hooks)
     for folder in (hooks, suite.folder):
-        git(folder, "init", "--quiet")
-    git(hooks, "add", ".")
-    git(hooks, "commit", "--quiet", "--message", "hooks")
-    suite.write({".pre-commit-config.yaml": CONFIG.format(hooks=hooks, commit=git(hooks, "rev-parse", "HEAD"))})
-    git(suite.folder, "add", "suite.toml", "train.jsonl", "test.jsonl", ".pre-commit-config.yaml")
+        run_git(folder, "init", "--quiet")
+    run_git(hooks, "add", ".")
+    run_git(hooks, "commit", "--quiet", "--message", "hooks")
+    suite.write({".pre-commit-config.yaml": CONFIG.format(hooks=hooks, commit=run_git(hooks, "rev-parse", "HEAD"))})
+    run_git(suite.folder, "add", "suite.toml", "train.jsonl", "test.jsonl", ".pre-commit-config.yaml")
     command = [sys.executable, "-m", "pre_commit", "run", "--all-files"]
     healthy = subprocess.run(command, capture_output=True, text=True)
     assert (healthy.returncode, "Passed" in healthy.stdout) == (0, True), healthy.stdout + healthy.stderr
-    git(suite.folder, "commit", "--quiet", "--message", "healthy")
+    run_git(suite.folder, "commit", "--quiet", "--message", "healthy")
     suite.write({"train.jsonl": ROWS})
-    git(suite.folder, "add", "train.jsonl")
+    run_git(suite.folder, "add", "train.jsonl")
     leaking = subprocess.run(command[:-1], capture_output=True, text=True)
     assert (leaking.returncode, "exit code: 4" in leaking.stdout) == (1, True), leaking.stdout + leaking.stderr
     assert "train-test-leak" in leaking.stdout

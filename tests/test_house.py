@@ -44,26 +44,26 @@ ENCODING = {  # who else writes by a chat template, or encodes by a tokenizer it
 }
 
 
-def modules(*tops: str) -> list[str]:
+def list_modules(*tops: str) -> list[str]:
     """Return the modules below folders of the repository, by their paths from its root."""
     return sorted(p.relative_to(ROOT).as_posix() for top in tops for p in (ROOT / top).rglob("*.py"))
 
 
 @cache
-def tree(module: str) -> ast.Module:
+def parse_module(module: str) -> ast.Module:
     """Parse a module."""
     return ast.parse((ROOT / module).read_text("utf-8"))
 
 
 @cache
-def nodes(module: str) -> tuple[ast.AST, ...]:
+def list_nodes(module: str) -> tuple[ast.AST, ...]:
     """Return all that a module consists of."""
-    return tuple(ast.walk(tree(module)))
+    return tuple(ast.walk(parse_module(module)))
 
 
-def imports(module: str) -> Iterator[tuple[str, str | None]]:
+def iterate_imports(module: str) -> Iterator[tuple[str, str | None]]:
     """Yield (module, name or None) for every import, in functions and for type checkers too."""
-    for node in nodes(module):
+    for node in list_nodes(module):
         if isinstance(node, ast.Import):
             yield from ((alias.name, None) for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -71,10 +71,10 @@ def imports(module: str) -> Iterator[tuple[str, str | None]]:
             yield from ((node.module or "", alias.name) for alias in node.names)
 
 
-def public(package: str) -> set[str]:
+def list_public_names(package: str) -> set[str]:
     """Return what the `__init__` of a plugin names in `__all__`; without one, imports by `x as x`, or defines."""
     found = set[str]()
-    for node in tree(f"plugins/{package}/__init__.py").body:
+    for node in parse_module(f"plugins/{package}/__init__.py").body:
         if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__":
             return set(ast.literal_eval(node.value))
         for inner in (node, *getattr(node, "body", ())) if isinstance(node, ast.If) else (node,):
@@ -90,14 +90,14 @@ def public(package: str) -> set[str]:
 def test_plugins_import_the_public_face_only() -> None:
     """A plugin imports `harness` and `harness.testing`, and of another plugin what its `__init__` names."""
     strange = []
-    for module in modules("plugins", "suites"):
+    for module in list_modules("plugins", "suites"):
         own = module.split("/")[1]
-        for place, name in imports(module):
+        for place, name in iterate_imports(module):
             top = place.partition(".")[0]
             known = {"harness": {*harness.__all__, None}, "harness.testing": {name}}
             known["harness.internals"] = {*internals.__all__} if module.startswith("plugins/") else set()
             if top in PLUGINS and top != own:
-                known = {top: public(top) | {None}}
+                known = {top: list_public_names(top) | {None}}
             foreign = top in PLUGINS and top != own
             if (foreign or top == "harness") and name not in known.get(place, ()):
                 strange.append(f"{module}: {place}.{name}")
@@ -107,7 +107,7 @@ def test_plugins_import_the_public_face_only() -> None:
 def test_no_name_hides_a_module_of_a_plugin() -> None:
     """What a plugin's `__init__` imports from `harness` has the name of none of its modules, which it would hide."""
     for package in PLUGINS:
-        taken = {name for place, name in imports(f"plugins/{package}/__init__.py") if place == "harness"}
+        taken = {name for place, name in iterate_imports(f"plugins/{package}/__init__.py") if place == "harness"}
         assert not taken & {path.stem for path in (ROOT / "plugins" / package).glob("*.py")}, package
 
 
@@ -116,9 +116,9 @@ def test_the_harness_names_no_plugin() -> None:
     """No module of the harness imports a plugin, has its name in a text, or that of an adapter or trainer of ours."""
     hooks = {name for name in vars(hookspec) if name.startswith("harness_")}
     named = []
-    for module in modules("harness"):
-        named += [f"{module}: {place}" for place, _ in imports(module) if place.partition(".")[0] in PLUGINS]
-        for node in nodes(module):
+    for module in list_modules("harness"):
+        named += [f"{module}: {place}" for place, _ in iterate_imports(module) if place.partition(".")[0] in PLUGINS]
+        for node in list_nodes(module):
             text = node.value if isinstance(node, ast.Constant) and isinstance(node.value, str) else ""
             ours = text not in hooks and any(name in text for name in PLUGINS)
             default = text in ("lora", "qlora", "sft") and module not in DEFAULTS
@@ -131,8 +131,8 @@ def test_capabilities_are_read_from_descriptions() -> None:
     """`getattr(function, "uncached", …)` would read what no one checked; only `capabilities` does so."""
     names = {field.name for kind in capabilities.KINDS.values() for field in fields(kind)}
     unchecked = []
-    for module in set(modules("harness")) - {"harness/rows/api.py"}:  # columns of data frames
-        for node in nodes(module):
+    for module in set(list_modules("harness")) - {"harness/rows/api.py"}:  # columns of data frames
+        for node in list_nodes(module):
             if isinstance(node, ast.Call) and getattr(node.func, "id", "") in ("getattr", "hasattr"):
                 what = node.args[1]
                 if isinstance(what, ast.Constant) and what.value in names:
@@ -142,22 +142,22 @@ def test_capabilities_are_read_from_descriptions() -> None:
 
 def test_nothing_grows_too_large() -> None:
     """Modules stay under 450 lines and functions under 70, and few modules stand beside the rooms."""
-    all_sizes = [found for module in modules("harness", "plugins") for found in sizes(module)]
+    all_sizes = [found for module in list_modules("harness", "plugins") for found in iterate_sizes(module)]
     assert not [(place, size) for place, size, most in all_sizes if size > most]
     assert len(list((ROOT / "harness").glob("*.py"))) <= TOP_FLOOR
 
 
-def sizes(module: str) -> Iterator[tuple[str, int, int]]:
+def iterate_sizes(module: str) -> Iterator[tuple[str, int, int]]:
     """Yield (what, size, most) for a module and its functions."""
     yield module, len((ROOT / module).read_text("utf-8").splitlines()), MOST_LINES
-    for node in nodes(module):
+    for node in list_nodes(module):
         if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
             yield f"{module}:{node.name}", (node.end_lineno or 0) - node.lineno + 1, LONGEST
 
 
 def test_no_sentence_is_read_back() -> None:
     """No claim or reason is searched or cut for what it says, but where it is written; a verdict has it as data."""
-    found = [place for module in modules("harness", "plugins") for place in read_back(module, nodes(module))]
+    found = [place for module in list_modules("harness", "plugins") for place in read_back(module, list_nodes(module))]
     assert not [place for place in found if not place.startswith(WORDS)]
 
 
@@ -181,11 +181,15 @@ def called(node: ast.AST) -> str:
 @pytest.mark.slow
 def test_scales_are_compared_in_one_room() -> None:
     """What a scale is read as, tested by and written like is decided in one room; all others ask it."""
-    found = [place for module in modules("harness", "plugins") for place in compared(module, nodes(module))]
+    found = [
+        place
+        for module in list_modules("harness", "plugins")
+        for place in iterate_scale_comparisons(module, list_nodes(module))
+    ]
     assert not [place for place in found if not place.startswith(SCALES)]
 
 
-def compared(module: str, parts: Iterable[ast.AST]) -> Iterator[str]:
+def iterate_scale_comparisons(module: str, parts: Iterable[ast.AST]) -> Iterator[str]:
     """Yield each comparison of a scale with anything but a number or None, and each `match` of one."""
     for node in parts:
         sides = [node.left, *node.comparators] if isinstance(node, ast.Compare) else []
@@ -198,8 +202,8 @@ def compared(module: str, parts: Iterable[ast.AST]) -> Iterator[str]:
 def test_a_class_name_stands_in_one_room() -> None:
     """Who reads the name of a class, private or not, knows which one is meant."""
     rooms = defaultdict[str, set[str]](set)
-    for module in modules("harness", "plugins"):
-        for node in nodes(module):
+    for module in list_modules("harness", "plugins"):
+        for node in list_nodes(module):
             if isinstance(node, ast.ClassDef):
                 rooms[node.name.lstrip("_")].add("/".join(module.split("/")[:2]))
     assert not {name: places for name, places in rooms.items() if len(places) > 1}
@@ -225,17 +229,17 @@ def test_a_class_name_stands_in_one_room() -> None:
 def test_what_decides_by_words_is_found(line: str, reads: int, compares: int) -> None:
     """The rules see sentences and scales in all ways that they are asked, and nothing that only hands them on."""
     assert len(list(read_back("m", ast.walk(ast.parse(line))))) == reads
-    assert len(list(compared("m", ast.walk(ast.parse(line))))) == compares
+    assert len(list(iterate_scale_comparisons("m", ast.walk(ast.parse(line))))) == compares
 
 
 @pytest.mark.slow
 def test_parameters_of_plugins_have_types() -> None:
     """Under 8 % of the parameters in plugins are `Any`, `object`, or another name for one of them."""
-    found = [blind for module in modules("plugins") for blind in parameters(tree(module))]
+    found = [blind for module in list_modules("plugins") for blind in iterate_blind_parameters(parse_module(module))]
     assert sum(found) / len(found) < MOST_ANY
 
 
-def parameters(module: ast.Module) -> Iterator[bool]:
+def iterate_blind_parameters(module: ast.Module) -> Iterator[bool]:
     """Yield for every parameter of a module, `self` and `cls` left out, whether its type says nothing."""
     blind = {"Any", "object"}
     for node in module.body:
@@ -253,21 +257,21 @@ def parameters(module: ast.Module) -> Iterator[bool]:
 def test_blind_parameters_are_counted() -> None:
     """The counter sees `Any`, `object` and aliases, keywords and the rest, and no type that says something."""
     text = "Row = Any\ndef f(self, a: Any, b: Row, *c: object, d: int, e: list[Any], **g: Any): ..."
-    assert sum(parameters(ast.parse(text))) == 4
-    assert len(list(parameters(ast.parse(text)))) == 6
+    assert sum(iterate_blind_parameters(ast.parse(text))) == 4
+    assert len(list(iterate_blind_parameters(ast.parse(text)))) == 6
 
 
 def test_plugins_are_where_entry_points_say() -> None:
     """Every plugin has an entry point, those with hooks in the group that is asked for hooks."""
     points = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]["entry-points"]
     assert {place.partition(".")[0] for group in points.values() for place in group.values()} == {"harness", *PLUGINS}
-    hooked = [one for one in PLUGINS if set(vars(hookspec)) & {*_functions(f"plugins/{one}/__init__.py")}]
+    hooked = [one for one in PLUGINS if set(vars(hookspec)) & {*_iterate_function_names(f"plugins/{one}/__init__.py")}]
     assert sorted(points["harness"].values()) == ["harness.rows", *hooked]
 
 
-def _functions(module: str) -> Iterator[str]:
+def _iterate_function_names(module: str) -> Iterator[str]:
     """Yield the names of a module's functions."""
-    yield from (node.name for node in tree(module).body if isinstance(node, ast.FunctionDef))
+    yield from (node.name for node in parse_module(module).body if isinstance(node, ast.FunctionDef))
 
 
 def test_rows_are_encoded_in_one_place() -> None:
@@ -278,14 +282,16 @@ def test_rows_are_encoded_in_one_place() -> None:
         name = called.attr if isinstance(called, ast.Attribute) else getattr(called, "id", "")
         return name in ("apply_chat_template", "tokenizer", "processing_class", "batch_encode_plus", "encode_plus")
 
-    assert {module for module in modules("harness", "plugins") if any(map(encodes, nodes(module)))} == ENCODING
+    assert {
+        module for module in list_modules("harness", "plugins") if any(map(encodes, list_nodes(module)))
+    } == ENCODING
 
 
 def test_exceptions_end_in_error() -> None:
     """A class that is raised is called so: `CheckFailedError`, not `CheckFailed`."""
     bases: dict[str, set[str]] = defaultdict(set)
-    for module in modules("harness", "plugins"):
-        for node in nodes(module):
+    for module in list_modules("harness", "plugins"):
+        for node in list_nodes(module):
             if isinstance(node, ast.ClassDef):
                 bases[node.name] |= {ast.unparse(base).rpartition(".")[2] for base in node.bases}
     raised = {"Exception", "BaseException"}

@@ -27,7 +27,7 @@ def test_links_lead_somewhere(page: str) -> None:
     assert not [name for name in near if not ((ROOT / page).parent / name).exists()]
 
 
-def prose(text: str) -> list[str]:
+def list_prose_words(text: str) -> list[str]:
     """Return the words of a page without code blocks, comments and the targets of links."""
     return re.sub(r"```.*?```|<!--.*?-->|(?<=\])\([^)]*\)", "", text, flags=re.DOTALL).split()
 
@@ -35,10 +35,13 @@ def prose(text: str) -> list[str]:
 def test_readme_is_short_and_counts_right(project: Project) -> None:
     """README has at most 600 words of prose, and its counts, times and speeds are those of the tree and the records."""
     text = (ROOT / "README.md").read_text("utf-8")
-    assert len(prose(text)) <= 600 and text.count("\n") < 150
+    assert len(list_prose_words(text)) <= 600 and text.count("\n") < 150
     listed = project.harness("explain").out.splitlines()
     checks = len([line for line in listed if re.match(r"(build|[A-Z]\d+) ", line)])
-    assert re.findall(r"make (?:demo|test) .*?: (.*? minutes)", text) == [times.minutes("demo"), times.minutes("test")]
+    assert re.findall(r"make (?:demo|test) .*?: (.*? minutes)", text) == [
+        times.format_minutes("demo"),
+        times.format_minutes("test"),
+    ]
     assert f"{checks} checks caught {len(MUTATIONS)} of {len(MUTATIONS)} deliberately broken runs" in text
     measured = (ROOT / "docs/explanation/performance.md").read_text("utf-8")
     [(plain, ours, times_as_fast)] = re.findall(

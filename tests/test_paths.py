@@ -22,7 +22,7 @@ def umask() -> Iterator[int]:
     os.umask(before)
 
 
-def mode(path: Path) -> int:
+def read_mode(path: Path) -> int:
     return path.stat().st_mode & 0o777
 
 
@@ -32,8 +32,8 @@ def test_modes_follow_the_umask(tmp_path: Path, umask: int) -> None:
     append_line(tmp_path / "b.jsonl", {})
     with replace_folder(tmp_path / "c") as work:
         write_text(work / "d.json", "{}")
-    files = [mode(tmp_path / name) for name in ("a.json", "b.jsonl", "c/d.json")]
-    assert (files, mode(tmp_path / "c")) == ([0o666 & ~umask] * 3, 0o777 & ~umask)
+    files = [read_mode(tmp_path / name) for name in ("a.json", "b.jsonl", "c/d.json")]
+    assert (files, read_mode(tmp_path / "c")) == ([0o666 & ~umask] * 3, 0o777 & ~umask)
 
 
 def test_live_work_folder_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,7 +19,7 @@ def test_drawn_rows_ship_as_often_as_is_computed(discordance: float, slack: floa
     wins, losses = (discordance - point_rule.WORSE) / 2, (discordance + point_rule.WORSE) / 2
     tables = rng.multinomial(n, [wins, losses, 1 - discordance], size=runs)
     drawn = 100 * np.mean(tables[:, 0] - tables[:, 1] >= -slack * n - 1e-9)
-    exact = point_rule.ships(n, discordance, -point_rule.WORSE, slack)
+    exact = point_rule.compute_ship_rate(n, discordance, -point_rule.WORSE, slack)
     assert abs(drawn - exact) < ERROR * (exact * (100 - exact) / runs) ** 0.5
 
 
@@ -28,16 +28,16 @@ def test_unrelated_models_ship_worse_one_time_in_eight() -> None:
     rng = np.random.default_rng(1)
     ours, theirs = (rng.random((20_000, 200)) < p for p in (point_rule.BASE - point_rule.WORSE, point_rule.BASE))
     drawn = 100 * np.mean(ours.sum(axis=1) >= theirs.sum(axis=1))
-    exact = point_rule.ships(200, point_rule.UNRELATED, -point_rule.WORSE)
+    exact = point_rule.compute_ship_rate(200, point_rule.UNRELATED, -point_rule.WORSE)
     assert (round(exact, 1), abs(drawn - exact) < 1) == (12.7, True)
-    without_ties = point_rule.ships(200, point_rule.UNRELATED, -point_rule.WORSE, -1 / 200)
+    without_ties = point_rule.compute_ship_rate(200, point_rule.UNRELATED, -point_rule.WORSE, -1 / 200)
     assert round(without_ties, 1) == 10.4
 
 
 @pytest.mark.slow
 def test_the_page_has_the_tables() -> None:
     """Both tables are exact, so what the page has is what is computed."""
-    assert point_rule.tables() in point_rule.PAGE.read_text("utf-8")
+    assert point_rule.format_tables() in point_rule.PAGE.read_text("utf-8")
 
 
 @pytest.mark.slow

@@ -105,13 +105,13 @@ def harness_exporters():
 EVAL = '[[eval]]\nname = "words"\nuse = "words"\ndata = "test.jsonl"\n'
 
 
-def written(project: Project, plugin: str, suite: str = SUITE) -> Project:
+def write_project(project: Project, plugin: str, suite: str = SUITE) -> Project:
     return project.write({"harnessfile.py": plugin, "suite.toml": suite, "test.jsonl": ROWS, "train.jsonl": TRAIN})
 
 
 def test_an_evaluator_may_be_a_class(project: Project) -> None:
     """Options come from `__call__`, overridden methods are called, and others are not there."""
-    done = written(project, EVALUATOR.replace("METHOD", ""), SUITE + EVAL).run()
+    done = write_project(project, EVALUATOR.replace("METHOD", ""), SUITE + EVAL).run()
     assert done.code == 0, done.out + done.err
     assert "60 answers were read" in done.out
     listed = project.harness("plugins", "words").out
@@ -129,14 +129,14 @@ def test_an_evaluator_may_be_a_class(project: Project) -> None:
 )
 def test_a_wrong_class_is_one_line_at_collection(project: Project, change: tuple[str, str], said: str) -> None:
     """A misspelt method, a wrong call or a wrong value exits 4 with its name and place."""
-    done = written(project, EVALUATOR.replace(*change).replace("METHOD", ""), SUITE + EVAL).run("--collect-only")
+    done = write_project(project, EVALUATOR.replace(*change).replace("METHOD", ""), SUITE + EVAL).run("--collect-only")
     assert (done.code, said in done.err) == (4, True), done.err
 
 
 def test_an_option_of_a_class_has_its_type(project: Project) -> None:
     """A value of another type than the annotation's is a mistake at its line; so are rows that it refuses."""
     plugin = EVALUATOR.replace("METHOD", "")
-    done = written(project, plugin, SUITE + EVAL + "limit = true\n").run("--collect-only")
+    done = write_project(project, plugin, SUITE + EVAL + "limit = true\n").run("--collect-only")
     assert (done.code, '"limit" is true; it must be an integer' in done.err) == (4, True)
     bad = [{**ROWS[0], "input": "bad w0"}, *ROWS[1:]]
     done = project.write({"suite.toml": SUITE + EVAL, "test.jsonl": bad}).run("--collect-only")
@@ -149,7 +149,7 @@ def test_a_run_of_classes_ships(project: Project) -> None:
         '[train]\nuse = "fake"', '[train]\nuse = "mine"'
     )
     suite = suite.replace('use = "safetensors"', 'use = "mine"')
-    done = written(project, LOADER, suite).run()
+    done = write_project(project, LOADER, suite).run()
     assert done.code == 0, done.out + done.err
     assert "skill is 0.9" in done.out and (project.folder / "exports/fake/model").is_dir()
     assert "cached" not in project.run().out.partition("merged")[0]
@@ -192,6 +192,6 @@ def test_optional_members_of_a_subject_are_spelled_out() -> None:
 def test_a_misspelt_member_of_a_subject_is_named_at_once(project: Project) -> None:
     """The error names the model and the line of the plugin, and what was meant; no frame of a wrapper shows."""
     plugin = EVALUATOR.replace("METHOD", "").replace("subject.generate(", "subject.genrate(")
-    done = written(project, plugin, SUITE + EVAL).run()
+    done = write_project(project, plugin, SUITE + EVAL).run()
     assert 'AttributeError: the model "base" has no "genrate"; did you mean "generate"?' in done.out + done.err
     assert re.search(r"harnessfile\.py:\d+: AttributeError", done.out + done.err)

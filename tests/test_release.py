@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from harness.version import __version__
-from tests.helpers.git import git
+from tests.helpers.git import run_git
 
 ROOT = Path(__file__).parent.parent
 FILES = {
@@ -54,15 +54,15 @@ def test_every_fragment_is_one_line() -> None:
     assert not [name for name, text in texts.items() if "\n" in text.strip() or text.startswith(("- ", "* ", " "))]
 
 
-def repository(folder: Path, changes: dict[str, str | None]) -> Path:
+def write_repository(folder: Path, changes: dict[str, str | None]) -> Path:
     """Write a repository that is ready for release but for changes, and commit it."""
     for name, text in (FILES | changes).items():
         if text is not None:
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             (folder / name).write_text(text, "utf-8")
-    git(folder, "init", "--quiet")
-    git(folder, "add", ".")
-    git(folder, "commit", "--quiet", "--message", "all")
+    run_git(folder, "init", "--quiet")
+    run_git(folder, "add", ".")
+    run_git(folder, "commit", "--quiet", "--message", "all")
     return folder
 
 
@@ -90,7 +90,7 @@ def release(folder: Path, tag: str = "") -> subprocess.CompletedProcess[str]:
 )
 def test_release_is_refused(tmp_path: Path, changes: dict[str, str | None], says: str) -> None:
     """A version without a section, and a change that none tells of, are one line each, and nothing is built."""
-    done = release(repository(tmp_path, changes))
+    done = release(write_repository(tmp_path, changes))
     assert (done.returncode, done.stderr.count("\n")) == (1, 1)
     assert done.stderr.startswith(f"error: {says}")
     assert not (tmp_path / "dist").exists()
@@ -98,8 +98,8 @@ def test_release_is_refused(tmp_path: Path, changes: dict[str, str | None], says
 
 def test_release_wants_what_is_committed(tmp_path: Path) -> None:
     """A file that is changed or unknown to git, and a tag that is there, are refused together."""
-    folder = repository(tmp_path, {})
-    git(folder, "tag", "v1.2.3")
+    folder = write_repository(tmp_path, {})
+    run_git(folder, "tag", "v1.2.3")
     (folder / "README.md").write_text("# another\n", "utf-8")
     (folder / "notes.txt").write_text("x", "utf-8")
     done = release(folder)
@@ -112,8 +112,8 @@ def test_release_wants_what_is_committed(tmp_path: Path) -> None:
 
 def test_a_workflows_tag_is_the_version(tmp_path: Path) -> None:
     """The tag that started the release workflow names the version, and another one is refused."""
-    folder = repository(tmp_path, {"CHANGELOG.md": None})
-    git(folder, "tag", "v1.2.3")
+    folder = write_repository(tmp_path, {"CHANGELOG.md": None})
+    run_git(folder, "tag", "v1.2.3")
     assert "is tagged already" not in release(folder, "v1.2.3").stderr
     assert "error: the tag is v1.2.4, and harness/version.py says 1.2.3\n" in release(folder, "v1.2.4").stderr
 
@@ -128,7 +128,7 @@ def test_the_citation_is_of_this_version() -> None:
 @pytest.mark.slow
 def test_release_builds_and_uploads_nothing(tmp_path: Path) -> None:
     """What is ready is built and checked, and the commands that are left are printed."""
-    folder = repository(tmp_path, {})
+    folder = write_repository(tmp_path, {})
     done = release(folder)
     assert done.returncode == 0, done.stdout + done.stderr
     assert {p.name for p in (folder / "dist").iterdir()} == {
@@ -136,7 +136,7 @@ def test_release_builds_and_uploads_nothing(tmp_path: Path) -> None:
         "a_package-1.2.3.tar.gz",
     }
     assert "nothing was tagged or uploaded" in done.stdout
-    assert f"git tag --annotate v1.2.3 --message 1.2.3 {git(folder, 'rev-parse', '--short', 'HEAD')}" in done.stdout
+    assert f"git tag --annotate v1.2.3 --message 1.2.3 {run_git(folder, 'rev-parse', '--short', 'HEAD')}" in done.stdout
     assert "twine upload dist/a_package-1.2.3-py3-none-any.whl dist/a_package-1.2.3.tar.gz" in done.stdout
-    assert git(folder, "tag") == ""
-    assert git(folder, "status", "--porcelain") == ""
+    assert run_git(folder, "tag") == ""
+    assert run_git(folder, "status", "--porcelain") == ""

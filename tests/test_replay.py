@@ -20,7 +20,7 @@ from harness.records.samples import Sample, Score
 from harness.release.export import evidence_row, scores_without_texts
 from harness.testing import ROWS, SUITE, CommandOutcome, Project, write_fake
 from tests.helpers.exports import edit_gates, reseal
-from tests.helpers.suites import REAL, TEXTS, ran
+from tests.helpers.suites import REAL, TEXTS, run_commands
 
 pytestmark = pytest.mark.xdist_group("replayed export")
 
@@ -42,7 +42,7 @@ WORDS = ("--suite", "suite.toml", "-p", "harness.testing")
 def once(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a suite that was run by the command line: an export that has rows of three evaluations."""
     folder = tmp_path_factory.mktemp("once")
-    return ran(folder, "run suite.toml -q", suite=SUITE + MORE, files={"texts.jsonl": TEXTS})
+    return run_commands(folder, "run suite.toml -q", suite=SUITE + MORE, files={"texts.jsonl": TEXTS})
 
 
 @pytest.fixture
@@ -153,14 +153,14 @@ def test_private_rows_are_compared_by_digest(exported: Project) -> None:
     assert (outcome.code, 'row 0 of "qa": its digest differs' in outcome.err) == (7, True)
 
 
-def changed(project: Project, number: int) -> None:
+def change_target(project: Project, number: int) -> None:
     rows = [{**r, "target": "other"} if i == number else r for i, r in enumerate(ROWS)]
     project.write({"test.jsonl": rows})
 
 
 UNABLE: dict[str, tuple[Any, str]] = {
     "data that changed": (
-        lambda p: changed(p, 3),
+        lambda p: change_target(p, 3),
         'differs from the evaluated data, for instance row "q3"; nothing was',
     ),
     "data that is gone": (lambda p: (p.folder / "test.jsonl").unlink(), 'data "test.jsonl" does not exist'),

@@ -17,16 +17,16 @@ PAGE = Path(__file__).parent.parent / "docs/how-to/use-many-machines.md"
 def test_the_tables_on_paper_are_what_the_simulation_says() -> None:
     """Every line of both is in docs/how-to/use-many-machines.md as it is printed."""
     said = PAGE.read_text("utf-8").splitlines()
-    assert [line for line in scale.paper() if line and line not in said] == []
+    assert [line for line in scale.iterate_table_lines() if line and line not in said] == []
 
 
 def test_a_replica_that_is_always_full_reaches_all() -> None:
     """One piece of everything wastes its end alone, and replicas share what there is."""
-    rows = scale.lengths(20_000)
-    assert scale.seconds([10] * scale.SLOTS) == pytest.approx(10 * scale.STEP)
-    assert scale.seconds([10] * (scale.SLOTS + 1)) == pytest.approx(20 * scale.STEP)
-    assert 0.9 < scale.simulated(rows, 1, len(rows), len(rows)) <= 1
-    assert scale.simulated(rows, 64, 64, 64) == pytest.approx(scale.simulated(rows, 1, 64, 64) / 64)
+    rows = scale.draw_lengths(20_000)
+    assert scale.compute_piece_seconds([10] * scale.SLOTS) == pytest.approx(10 * scale.STEP)
+    assert scale.compute_piece_seconds([10] * (scale.SLOTS + 1)) == pytest.approx(20 * scale.STEP)
+    assert 0.9 < scale.simulate_throughput(rows, 1, len(rows), len(rows)) <= 1
+    assert scale.simulate_throughput(rows, 64, 64, 64) == pytest.approx(scale.simulate_throughput(rows, 1, 64, 64) / 64)
 
 
 @pytest.mark.slow

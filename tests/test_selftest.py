@@ -27,7 +27,7 @@ def harness_saboteurs():
 """
 
 
-def selftest(suite: Project, *flags: str) -> tuple[int, str]:
+def run_selftest(suite: Project, *flags: str) -> tuple[int, str]:
     """Run the command, and return its exit code and what it printed."""
     outcome = suite.harness("selftest", str(suite.folder / "suite.toml"), "-p", "harness.testing", *flags)
     return outcome.code, outcome.out
@@ -36,7 +36,7 @@ def selftest(suite: Project, *flags: str) -> tuple[int, str]:
 @pytest.mark.slow
 def test_a_suite_with_a_floor_catches_them_all(suite: Project) -> None:
     """Every impostor is named with the gate that kept it back; nothing is exported, nothing counts as an attempt."""
-    code, out = selftest(suite)
+    code, out = run_selftest(suite)
     assert code == 0
     for name in NAMES:
         assert f"caught  {name}" in out
@@ -56,7 +56,7 @@ def test_a_suite_that_claims_nothing_better_lets_the_base_ship(suite: Project) -
         {"id": f"q{i}", "input": f"question {i} say w{i}", "target": f"w{i}", "kind": "ab"[i % 2]} for i in range(300)
     ]
     suite.write({"suite.toml": claim, "test.jsonl": rows, "harnessfile.py": HAIR})
-    code, out = selftest(suite, "--only", "a hair worse", "--only", "shuffled answers")
+    code, out = run_selftest(suite, "--only", "a hair worse", "--only", "shuffled answers")
     assert code == 1
     (ships,) = (line for line in out.splitlines() if "a hair worse" in line)
     assert ships.startswith("SHIPS") and "to be better than the base" in out
@@ -75,7 +75,7 @@ def test_a_suite_that_claims_nothing_better_lets_the_base_ship(suite: Project) -
 def test_a_base_that_answers_every_row_alike_is_no_worse_and_no_better(suite: Project, claim: str, said: str) -> None:
     """Turning one bit changes no answer of the fake: a suite that claims no more than that lets it ship."""
     suite.write({"suite.toml": SUITE.replace("min = 0.5", f'versus = "base"\n{claim}')})
-    code, out = selftest(suite, "--only", "base nudged")
+    code, out = run_selftest(suite, "--only", "base nudged")
     assert (code, "SHIPS" in out) == ((1, True) if said == "SHIPS" else (0, False))
     assert said in out
 
@@ -83,7 +83,7 @@ def test_a_base_that_answers_every_row_alike_is_no_worse_and_no_better(suite: Pr
 def test_a_control_that_is_skipped_leaves_the_equal_models_to_the_next(suite: Project) -> None:
     """What could not be made of this base has no answers to swap: those of the next control are swapped."""
     suite.write({"suite.toml": SUITE.replace("min = 0.5", 'versus = "base"\nbetter_by = 0.0')})
-    code, out = selftest(suite, "--only", "untrained adapter", "--only", "noise in the weights")
+    code, out = run_selftest(suite, "--only", "untrained adapter", "--only", "noise in the weights")
     assert code == 0
     assert "skipped untrained adapter" in out and "caught  noise in the weights" in out
     assert "floor: equal models blocked" in out
@@ -96,9 +96,9 @@ def test_impostors_answer_in_workers(suite: Project, monkeypatch: pytest.MonkeyP
     again = LocalWorkers.restart
     monkeypatch.setattr(LocalWorkers, "restart", lambda self: started.append(self.said) or again(self))
     names = ("--only", "shuffled answers", "--only", "noise in the weights")
-    code, there = selftest(suite, *names, "--on", "local:2")
+    code, there = run_selftest(suite, *names, "--on", "local:2")
     assert (code, len(started), {*started}) == (0, 6, {"local:2"})  # the base, and two impostors
-    _, here = selftest(suite, *names)
+    _, here = run_selftest(suite, *names)
     assert [line.partition(" s  ")[2] for line in here.splitlines()] == [
         line.partition(" s  ")[2] for line in there.splitlines()
     ]

@@ -41,13 +41,15 @@ def test_many_runs_at_once_are_judged_as_one_gate_is(kind: str, what: str, monke
     monkeypatch.setattr(ratio, "NEAR", -1.0)
     rng = np.random.default_rng(0)
     if kind == "share":
-        draw = draws.clustered_share(rng, 12, 0.9, 0.3, what)
+        draw = draws.make_share_draw(rng, 12, 0.9, 0.3, what)
     elif kind == "pairs":
-        draw = draws.clustered_pairs(rng, 12, 0.2, -0.05, 0.3, what)
+        draw = draws.make_pairs_draw(rng, 12, 0.2, -0.05, 0.3, what)
     elif kind == "ratio":
-        draw = draws.perplexity(rng, 40, "very skewed, lognormal(0.8)", what)
+        draw = draws.make_perplexity_draw(rng, 40, "very skewed, lognormal(0.8)", what)
     else:
-        draw = draws.score_differences(rng, 40, 0.95) if what == "difference" else draws.scores(rng, 40, what)
+        draw = (
+            draws.make_difference_draw(rng, 40, 0.95) if what == "difference" else draws.make_score_draw(rng, 40, what)
+        )
     data = draw(30)
     of = ratio.estimate_ratio(data.sums, data.weights)
     found = simulate.judge(data, of, kind)(data.truth - 0.03)
@@ -64,10 +66,10 @@ def test_crossed_runs_are_judged_as_one_gate_is(pairs: bool, monkeypatch: pytest
     """Rows in documents and questions get the same p-values from `stats.crossed_t`, of as many resamples."""
     monkeypatch.setattr(ratio, "NEAR", -1.0)
     rng = np.random.default_rng(2)
-    first, second = dependence_rates.shared(rng, 20, 5, 0.3, 4)
+    first, second = dependence_rates.draw_shared_questions(rng, 20, 5, 0.3, 4)
     drawn = list[np.ndarray]()
-    monkeypatch.setattr(crossed, "crossed_mean", _kept(crossed.crossed_mean, drawn))
-    data = dependence_rates.crossed_rows(rng, first, second, (0.7, 1.0), 0.2, pairs=pairs)(8)
+    monkeypatch.setattr(crossed, "crossed_mean", _record_first_arguments(crossed.crossed_mean, drawn))
+    data = dependence_rates.make_crossed_draw(rng, first, second, (0.7, 1.0), 0.2, pairs=pairs)(8)
     found = dependence_rates.p_values(data, data.truth - 0.03)
     for run, values in enumerate(drawn[0]):
         about = {"support": (-1.0, 1.0) if pairs else (0.0, 1.0)}
@@ -83,7 +85,7 @@ def test_recipes_are_judged_as_one_gate_is(clusters: int, monkeypatch: pytest.Mo
     monkeypatch.setattr(ratio, "NEAR", -1.0)
     rng, metric = np.random.default_rng(8), Metric("acc", "higher", "proportion")
     gate = Gate("g", "qa.acc", versus="base", worse_by_at_most=0.05, of="recipe")
-    data = seed_rates.scored_rows(rng, 4, 100, 0.8, 0.05, 0.02, better=0.08, clusters=clusters)(30)
+    data = seed_rates.make_scored_draw(rng, 4, 100, 0.8, 0.05, 0.02, better=0.08, clusters=clusters)(30)
     clustered = [None if data.clusters is None else str(c) for c in (data.clusters if clusters else range(100))]
     samples = [Sample(str(i), cluster=c) for i, c in enumerate(clustered)]
 
@@ -98,7 +100,7 @@ def test_recipes_are_judged_as_one_gate_is(clusters: int, monkeypatch: pytest.Mo
     assert 5 < proven.sum() < 25
 
 
-def _kept(function: Callable[..., Any], seen: list[np.ndarray]) -> Callable[..., Any]:
+def _record_first_arguments(function: Callable[..., Any], seen: list[np.ndarray]) -> Callable[..., Any]:
     """Return a function that keeps the first argument of every call."""
 
     def call(values: np.ndarray, *rest: Any) -> Any:
@@ -127,7 +129,9 @@ def rows(data: object, run: int, kind: str) -> tuple[list[float], list[float], l
 @pytest.mark.slow
 def test_a_cell_finds_what_is_wrong_with_the_plain_t() -> None:
     """40 clusters, a share of 0.95: the plain t passes over 8 % of the time, the gate's test at most 1.2 alpha."""
-    found = simulate.cell("", draws.clustered_share(np.random.default_rng(1), 40, 0.95, 0.1, "1-12"), 2000, "share")
+    found = simulate.simulate_cell(
+        "", draws.make_share_draw(np.random.default_rng(1), 40, 0.95, 0.1, "1-12"), 2000, "share"
+    )
     assert found.plain[0] > 8
     assert found.passed < 6
     assert found.blocked < 6
@@ -166,7 +170,7 @@ def test_every_table_of_a_quick_part_is_on_its_page() -> None:
 APPROXIMATE = ("Perplexity", "Sign flips", "Macro-F1", "Means without a range")  # sections of means without a range
 
 
-def false_passes() -> Iterator[tuple[bool, float]]:
+def iterate_false_pass_rates() -> Iterator[tuple[bool, float]]:
     """Yield of every simulated cell of a gate's test whether its risk is approximate, and its rate of false passes."""
     for page in sorted(EXPLANATION.glob("statistics-*.md")):
         for section in re.split(r"(?m)^## ", page.read_text("utf-8"))[1:]:
@@ -183,7 +187,7 @@ def false_passes() -> Iterator[tuple[bool, float]]:
 
 def test_readme_has_the_worst_cells() -> None:
     """The sentence on simulated risk names the worst cell that says 5 %, and the worst approximate one beside it."""
-    cells = [*false_passes()]
+    cells = [*iterate_false_pass_rates()]
     assert len(cells) > 500
     worst = {kind: max(rate for approximate, rate in cells if approximate is kind) for kind in (False, True)}
     text = (EXPLANATION.parent.parent / "README.md").read_text("utf-8")

@@ -73,12 +73,12 @@ class World:
             (folder / name).write_text(text, "utf-8")
 
 
-def lines(rows: list[dict[str, Any]]) -> str:
+def format_jsonl(rows: list[dict[str, Any]]) -> str:
     """Write rows as JSON lines."""
     return "".join(json.dumps(r) + "\n" for r in rows)
 
 
-def rows_of(name: str, words: list[str]) -> list[dict[str, Any]]:
+def make_rows(name: str, words: list[str]) -> list[dict[str, Any]]:
     """Return rows whose answers are words."""
     return [
         {"id": f"{name}{i}", "input": f"{name} {i} say {w}", "target": w, "kind": "ab"[i % 2]}
@@ -91,9 +91,9 @@ SMALL = st.text("abcdefgh {}", max_size=12)
 
 
 @st.composite
-def worlds(draw: st.DrawFn) -> World:
+def draw_world(draw: st.DrawFn) -> World:
     """Draw a project: rows of every split, files of the base, code of a plugin and its helper."""
-    rows = {name: lines(rows_of(name, draw(WORDS))) for name in ("test", "select", "shots", "train")}
+    rows = {name: format_jsonl(make_rows(name, draw(WORDS))) for name in ("test", "select", "shots", "train")}
     return World(
         {
             "suite.toml": FULL,
@@ -109,7 +109,7 @@ def worlds(draw: st.DrawFn) -> World:
     )
 
 
-def keys_of(world: World, *overrides: str) -> dict[str, str]:
+def collect_keys(world: World, *overrides: str) -> dict[str, str]:
     """Write a project into a folder of its own, and return every key that a run of it would use."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -126,11 +126,11 @@ def keys_of(world: World, *overrides: str) -> dict[str, str]:
                 "checks": preflight.collection_digest(collection, source, gates=False),
                 "adapter": preflight.recipe_digest(collection, ready, keys.library_versions()),
                 "answers": testing.identity(base),
-                "copies": str(conversions.copy_folder(Path(), _copy(), base, testing.write_fake)),
+                "copies": str(conversions.copy_folder(Path(), _make_copy_export(), base, testing.write_fake)),
             }
 
 
-def _copy() -> Any:
+def _make_copy_export() -> Any:
     from harness.suite.tables import Export
 
     return Export("", "fake", "x", name="copy")
@@ -151,12 +151,12 @@ LOOKED = {  # an input -> the keys that hold it
 }
 
 
-def changed(name: str, text: str) -> str:
+def edit_content(name: str, text: str) -> str:
     """Return other content of one file, of the same size where that can be."""
     if name.endswith(".jsonl"):
         rows = [json.loads(line) for line in text.splitlines()]
         rows[-1]["target"] = "z" + rows[-1]["target"][1:]
-        return lines(rows)
+        return format_jsonl(rows)
     if name == "harnessfile.py":
         return text.replace("0.9", "0.8")
     return text + "\n" if name.endswith((".json", ".py")) else text + "x"
@@ -164,11 +164,11 @@ def changed(name: str, text: str) -> str:
 
 @pytest.mark.slow
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-@given(worlds(), st.sampled_from(sorted(LOOKED)))
+@given(draw_world(), st.sampled_from(sorted(LOOKED)))
 def test_a_changed_input_is_another_key(world: World, name: str) -> None:
     """One file of the rows, the base or the plugins that changes makes another key of all that was made from it."""
-    before = keys_of(world)
-    after = keys_of(World({**world.files, name: changed(name, world.files[name])}))
+    before = collect_keys(world)
+    after = collect_keys(World({**world.files, name: edit_content(name, world.files[name])}))
     assert {key for key in before if before[key] != after[key]} == LOOKED[name]
 
 
@@ -184,8 +184,8 @@ def test_a_changed_input_is_another_key(world: World, name: str) -> None:
 )
 def test_a_changed_option_is_another_key(override: str, held: set[str]) -> None:
     """Every option that decides what is made is in its key; the margin of a gate is in none."""
-    world = _example()
-    before, after = keys_of(world), keys_of(world, override)
+    world = _make_example_world()
+    before, after = collect_keys(world), collect_keys(world, override)
     assert {key for key in before if before[key] != after[key]} - {"answers", "copies"} == held
 
 
@@ -198,29 +198,36 @@ def test_a_changed_option_is_another_key(override: str, held: set[str]) -> None:
 )
 def test_a_template_argument_is_another_key(name: str, table: str, held: set[str]) -> None:
     """What a chat template is given, by the rows or by their table, is in the keys of all that was made with it."""
-    world = _example()
+    world = _make_example_world()
     chats = {
-        n: lines([{**r, "input": [{"role": "user", "content": r["input"]}]} for r in map(json.loads, t.splitlines())])
+        n: format_jsonl(
+            [{**r, "input": [{"role": "user", "content": r["input"]}]} for r in map(json.loads, t.splitlines())]
+        )
         for n, t in world.files.items()
         if n.endswith(".jsonl")
     }
     world = World({**world.files, **chats})
     rows = [json.loads(line) for line in world.files[name].splitlines()]
     rows[-1]["chat_template_kwargs"] = {"enable_thinking": True}
-    before = keys_of(world)
-    others = [keys_of(World({**world.files, name: lines(rows)})), keys_of(world, f"{table}.enable_thinking=true")]
-    for after in (*others, keys_of(world, f"{table}.enable_thinking=false")):
+    before = collect_keys(world)
+    others = [
+        collect_keys(World({**world.files, name: format_jsonl(rows)})),
+        collect_keys(world, f"{table}.enable_thinking=true"),
+    ]
+    for after in (*others, collect_keys(world, f"{table}.enable_thinking=false")):
         assert {key for key in before if before[key] != after[key]} - {"answers", "copies"} == held
 
 
-def _example() -> World:
-    rows = {f"{n}.jsonl": lines(rows_of(n, ["aa", "bb", "cc", "dd"])) for n in ("test", "select", "shots", "train")}
+def _make_example_world() -> World:
+    rows = {
+        f"{n}.jsonl": format_jsonl(make_rows(n, ["aa", "bb", "cc", "dd"])) for n in ("test", "select", "shots", "train")
+    }
     return World({"suite.toml": FULL, **rows, "harnessfile.py": PLUGIN, "helper.py": "TEXT = 1\n"})
 
 
 @pytest.mark.slow
 @settings(max_examples=10, deadline=None)
-@given(worlds(), st.integers(0, 2**31), st.randoms(use_true_random=False))
+@given(draw_world(), st.integers(0, 2**31), st.randoms(use_true_random=False))
 def test_what_is_no_input_leaves_the_keys_alone(world: World, seconds: int, random: Any) -> None:
     """Where the project lies, the order of its tables and the times of its files are in no key."""
     tables = FULL.strip().split("\n\n")
@@ -233,16 +240,16 @@ def test_what_is_no_input_leaves_the_keys_alone(world: World, seconds: int, rand
         for path in folder.rglob("*"):
             os.utime(path, (seconds, seconds))
 
-    before = keys_of(world)
+    before = collect_keys(world)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(World, "write", old)
-        assert keys_of(moved) == before
+        assert collect_keys(moved) == before
 
 
 # -- end to end --------------------------------------------------------------------------------------
 
 
-def trained(suite: Project) -> list[str]:
+def list_trained_folders(suite: Project) -> list[str]:
     """Return the folders of the recipes that were trained."""
     return sorted(p.parent.name for p in (suite.folder / "cache/trained").glob("*/adapter"))
 
@@ -280,7 +287,7 @@ def test_changed_trainer_trains_again(suite: Project, monkeypatch: pytest.Monkey
         for name in ("harnessfile.py", "helper.py"):
             os.utime(suite.folder / name, (10**9, 10**9))
         assert suite.run().code == 0
-        assert len(trained(suite)) == number + 1
+        assert len(list_trained_folders(suite)) == number + 1
 
 
 @pytest.mark.slow
@@ -294,7 +301,7 @@ def test_a_base_with_another_file_makes_everything_anew(passed: Project, name: s
     assert "reused" not in outcome.report.facts["training"]
     asked = {r.subject: r.cache_hits for r in outcome.report.results}
     assert (asked["base"], asked["adapter"]) == (0, 0)  # the merge made the same files once more
-    assert len(trained(passed)) == 2
+    assert len(list_trained_folders(passed)) == 2
 
 
 @pytest.mark.slow
@@ -310,46 +317,58 @@ def test_a_candidate_with_another_file_is_merged_anew(suite: Project) -> None:
 # -- damage ------------------------------------------------------------------------------------------
 
 
-def _gone(path: Path) -> None:
+def _delete_file(path: Path) -> None:
     path.unlink()
 
 
-def _cut(path: Path) -> None:
+def _truncate_file(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-3])
 
 
-def _emptied(path: Path) -> None:
+def _empty_file(path: Path) -> None:
     path.write_bytes(b"")
 
 
-def _flipped(path: Path) -> None:
+def _flip_last_bit(path: Path) -> None:
     content = bytearray(path.read_bytes())
     content[-1] ^= 1
     path.write_bytes(bytes(content))
 
 
-def _foreign(path: Path) -> None:
+def _add_foreign_file(path: Path) -> None:
     (path.parent / "notes.txt").write_text("what is this", "utf-8")
 
 
-def _unreadable(path: Path) -> None:
+def _replace_by_link_loop(path: Path) -> None:
     path.unlink()
     path.symlink_to(path.name)  # what nobody can open, root neither
 
 
-def _bare(path: Path) -> None:
+def _empty_folder(path: Path) -> None:
     for one in path.parent.iterdir():
         one.unlink()
 
 
-def _file(path: Path) -> None:
+def _replace_folder_by_file(path: Path) -> None:
     shutil.rmtree(path.parent)
     path.parent.write_text("", "utf-8")
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("what", ["adapter", "merged-original"])
-@pytest.mark.parametrize("damage", [_gone, _cut, _emptied, _flipped, _foreign, _unreadable, _bare, _file])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        _delete_file,
+        _truncate_file,
+        _empty_file,
+        _flip_last_bit,
+        _add_foreign_file,
+        _replace_by_link_loop,
+        _empty_folder,
+        _replace_folder_by_file,
+    ],
+)
 def test_what_is_damaged_is_set_aside_and_made_again(
     passed: Project, what: str, damage: Callable[[Path], None]
 ) -> None:
@@ -365,7 +384,7 @@ def test_what_is_damaged_is_set_aside_and_made_again(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("damage", [_gone, _cut, _emptied, _flipped, _unreadable])
+@pytest.mark.parametrize("damage", [_delete_file, _truncate_file, _empty_file, _flip_last_bit, _replace_by_link_loop])
 def test_a_damaged_note_makes_again(passed: Project, damage: Callable[[Path], None]) -> None:
     """Without a note that can be read nobody knows whether a folder is whole."""
     [note] = (passed.folder / "cache/trained").glob("*/made/merged-original.json")
@@ -377,7 +396,7 @@ def test_a_damaged_note_makes_again(passed: Project, damage: Callable[[Path], No
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("damage", [_cut, _emptied, _flipped, _unreadable])
+@pytest.mark.parametrize("damage", [_truncate_file, _empty_file, _flip_last_bit, _replace_by_link_loop])
 def test_damaged_findings_are_looked_for_again(suite: Project, damage: Callable[[Path], None]) -> None:
     """What checks found is not believed when a byte of it changed."""
     suite.write({"train.jsonl": [*TRAIN, *TRAIN[:3]]})
@@ -440,7 +459,7 @@ def test_two_runs_of_one_recipe_train_once(suite: Project, killed: bool) -> None
     assert runs[other].wait(timeout=120) == (-9 if killed else 0)
     assert runs[waits].wait(timeout=120) == 0
     assert len((suite.folder / "trained.txt").read_text("utf-8").splitlines()) == 1 + killed
-    assert len(trained(suite)) == 1
+    assert len(list_trained_folders(suite)) == 1
 
 
 def test_a_held_folder_is_waited_for(tmp_path: Path) -> None:
@@ -458,7 +477,7 @@ def test_a_held_folder_is_waited_for(tmp_path: Path) -> None:
 
 
 @contextmanager
-def package(folder: Path) -> Iterator[Path]:
+def install_package(folder: Path) -> Iterator[Path]:
     """Put a package with a resource and a module of its own on the path."""
     (folder / "plug/data").mkdir(parents=True)
     (folder / "plug/__init__.py").write_text("import plughelp\n\nclass Plugin:\n    pass\n", "utf-8")
@@ -476,7 +495,7 @@ def package(folder: Path) -> Iterator[Path]:
 @pytest.mark.parametrize("name", ["plug/__init__.py", "plug/data/prompt.txt", "plughelp.py"])
 def test_code_is_known_by_content(tmp_path: Path, name: str) -> None:
     """A plugin's modules, resources and local imports count by what is in them, be it a module or an instance."""
-    with package(tmp_path):
+    with install_package(tmp_path):
         import plug  # type: ignore[import-not-found]
 
         for one in (plug, plug.Plugin(), plug.Plugin):
@@ -531,7 +550,7 @@ print(keys.digest_code([spaces["train"]]))
 def test_a_file_that_cannot_be_read_is_a_mistake(tmp_path: Path) -> None:
     """A model's folder with weights that are cut short is one line."""
     folder = write_fake(tmp_path / "m", 0.5)
-    _cut(folder / "model.safetensors")
+    _truncate_file(folder / "model.safetensors")
     with pytest.raises(UsageError, match=": is truncated"):
         keys.describe_model(ModelRef("m", str(folder)))
 

@@ -21,10 +21,10 @@ from harness.internals import http_client
 from harness_judge import judge_client
 from harness_judge.options import JudgeOptions
 from harness_judge.prompts import pair_question
-from tests.helpers.late import late
+from tests.helpers.late import import_late
 
-late("openai")
-late("anthropic")
+import_late("openai")
+import_late("anthropic")
 KEY = "sk-Not-A-Real-Key-0123456789"
 AWAY = "http://models.invalid/v1"
 
@@ -64,7 +64,7 @@ def closed() -> str:
         return f"127.0.0.1:{free.getsockname()[1]}"
 
 
-def refused(client: str, url: str = AWAY) -> str:
+def read_usage_error(client: str, url: str = AWAY) -> str:
     with pytest.raises(UsageError) as caught:
         ASK[client](url)
     assert "\n" not in str(caught.value)
@@ -107,7 +107,7 @@ def test_an_environment_that_cannot_be_used_is_one_line(
     variable, value, says = WRONG[case]
     (tmp_path / "empty.pem").write_text("", "utf-8")
     monkeypatch.setenv(variable, value.format(tmp=tmp_path))
-    said = refused(client)
+    said = read_usage_error(client)
     assert re.search(says, said), said
     assert "hunter22" not in said
 
@@ -117,7 +117,7 @@ def test_an_environment_that_cannot_be_used_is_one_line(
 def test_a_proxy_that_is_down_is_named(client: str, closed: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The line tells its host and its variable, and never user and password."""
     monkeypatch.setenv("http_proxy", f"http://me:hunter22@{closed}")
-    said = refused(client)
+    said = read_usage_error(client)
     assert f"through the proxy {closed} (http_proxy)" in said
     assert "the connection failed" in said and "refused" in said
     assert "hunter22" not in said and "me:" not in said
@@ -130,7 +130,9 @@ def test_loopback_is_asked_directly(client: str, host: str, closed: str, monkeyp
     """No proxy of the environment gets rows and keys that stay on this machine; nor must it be one."""
     for name in ("HTTP_PROXY", "ALL_PROXY"):
         monkeypatch.setenv(name, "socks5://nobody:x")
-    assert "through the proxy" not in (said := refused(client, f"http://{host}:{closed.rpartition(':')[2]}/v1"))
+    assert "through the proxy" not in (
+        said := read_usage_error(client, f"http://{host}:{closed.rpartition(':')[2]}/v1")
+    )
     assert "the connection failed" in said
 
 

@@ -86,7 +86,7 @@ def cut(name: str) -> Edit:
     return lambda folder: os.truncate(folder / name, (folder / name).stat().st_size - 100)
 
 
-def gone(name: str) -> Edit:
+def leave_broken_link(name: str) -> Edit:
     """Return the edit that leaves of a file a link to what is no longer there, as in a cache that was cleaned."""
 
     def edit(folder: Path) -> None:
@@ -96,7 +96,7 @@ def gone(name: str) -> Edit:
     return edit
 
 
-def pickled(name: str) -> Edit:
+def write_as_pickle(name: str) -> Edit:
     """Return the edit that writes the tensors as a pickle under a name; loading it would leave a file behind."""
 
     def edit(folder: Path) -> None:
@@ -137,11 +137,11 @@ def put(name: str, text: str) -> Edit:
     return lambda folder: (folder / name).write_text(text, "utf-8") and None
 
 
-def template(text: str) -> Edit:
+def set_chat_template(text: str) -> Edit:
     return put("chat_template.jinja", text)
 
 
-def both(*edits: Edit) -> Edit:
+def chain_edits(*edits: Edit) -> Edit:
     def edit(folder: Path) -> None:
         for one in edits:
             one(folder)
@@ -149,7 +149,7 @@ def both(*edits: Edit) -> Edit:
     return edit
 
 
-def index(file: str) -> Edit:
+def add_shard_index(file: str) -> Edit:
     """Return the edit that adds an index of shards in which one tensor lies in another file."""
 
     def edit(folder: Path) -> None:
@@ -161,7 +161,9 @@ def index(file: str) -> Edit:
 
 
 CODE = put("m.py", "open('ran', 'w')\nclass M: pass\n")
-TEMPLATES = both(put("chat_template.jinja", "{{ a }}"), configure("tokenizer_config.json", chat_template="{{ b }}"))
+TEMPLATES = chain_edits(
+    put("chat_template.jinja", "{{ a }}"), configure("tokenizer_config.json", chat_template="{{ b }}")
+)
 UP = "layers.0.mlp.up_proj"
 ADAPTERS: dict[str, tuple[Edit, str]] = {
     "for other weights": (configure("harness-adapter.json", base_digest="b" * 64), "was trained on weights bbbb"),
@@ -181,8 +183,11 @@ ADAPTERS: dict[str, tuple[Edit, str]] = {
     "with NaN": (poison(ADAPTER, float("nan"), "lora_B"), "1 of 1024 weights are not finite"),
     "with infinity": (poison(ADAPTER, float("inf"), "lora_A"), "1 of 2048 weights are not finite"),
     "with no tensor": (reseat(ADAPTER, lambda _: {}), "has no adapter_model.safetensors"),
-    "as a pickle": (pickled("adapter_model.bin"), "pickles are not read"),
-    "as a pickle under another name": (pickled(ADAPTER), "cannot be read: is not a safetensors file, or is truncated"),
+    "as a pickle": (write_as_pickle("adapter_model.bin"), "pickles are not read"),
+    "as a pickle under another name": (
+        write_as_pickle(ADAPTER),
+        "cannot be read: is not a safetensors file, or is truncated",
+    ),
     "with code to import": (
         configure("adapter_config.json", auto_mapping={"base_model_class": "M", "parent_library": "m"}),
         'adapter_config.json: "auto_mapping" makes a loader run code, and',
@@ -219,26 +224,26 @@ MERGED: dict[str, tuple[Edit, str]] = {
         reseat(MODEL, lambda ws: {f"_orig_mod.{n}": w for n, w in ws.items()}),
         'its tensors\' names begin with "_orig_mod."',
     ),
-    "as a pickle": (pickled("pytorch_model.bin"), "pickles are not read"),
-    "as a pickle under another name": (pickled(MODEL), "is not a safetensors file, or is truncated"),
+    "as a pickle": (write_as_pickle("pytorch_model.bin"), "pickles are not read"),
+    "as a pickle under another name": (write_as_pickle(MODEL), "is not a safetensors file, or is truncated"),
     "with code": (
-        both(configure("config.json", auto_map={"AutoModelForCausalLM": "m.M"}), CODE),
+        chain_edits(configure("config.json", auto_map={"AutoModelForCausalLM": "m.M"}), CODE),
         'config.json: "auto_map" makes a loader run code; remove it',
     ),
     "with code of a new kind": (
-        both(configure("config.json", auto_map={"AutoConfig": "m.M"}, model_type="new"), CODE),
+        chain_edits(configure("config.json", auto_map={"AutoConfig": "m.M"}, model_type="new"), CODE),
         'config.json: "auto_map" makes a loader run code; remove it',
     ),
     "with a kernel to fetch": (
         configure("config.json", _attn_implementation_internal="a/b"),
         "makes a loader run code",
     ),
-    "with an index that leads out": (index("../tiny/model.safetensors"), "is not a file in the same folder"),
-    "with an absolute index": (index("/etc/passwd"), "is not a file in the same folder"),
-    "with an index of what is not there": (index("other.safetensors"), "is not a file in the same folder"),
+    "with an index that leads out": (add_shard_index("../tiny/model.safetensors"), "is not a file in the same folder"),
+    "with an absolute index": (add_shard_index("/etc/passwd"), "is not a file in the same folder"),
+    "with an index of what is not there": (add_shard_index("other.safetensors"), "is not a file in the same folder"),
     "with a size in words": (configure("config.json", hidden_size="x"), "Field 'hidden_size' expected int"),
-    "with weights that are gone": (gone(MODEL), 'model.safetensors": cannot be read: No such file'),
-    "with a configuration that is gone": (gone("quantize_config.json"), "cannot be read: No such file"),
+    "with weights that are gone": (leave_broken_link(MODEL), 'model.safetensors": cannot be read: No such file'),
+    "with a configuration that is gone": (leave_broken_link("quantize_config.json"), "cannot be read: No such file"),
     "of an absurd width": (configure("config.json", hidden_size=10**9), "hidden_size = 1000000000, but its files hold"),
     "of no words": (configure("config.json", vocab_size=0), "vocab_size = 0, but its files hold"),
     "of endless layers": (configure("config.json", num_hidden_layers=10**7), "num_hidden_layers = 10000000, but its"),
@@ -255,20 +260,23 @@ MERGED: dict[str, tuple[Edit, str]] = {
         "its generation_config.json is invalid: `max_new_tokens` must be greater than 0",
     ),
     "with a template that loops": (
-        template("{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"),
+        set_chat_template("{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"),
         "its chat template takes over 5 s to render a few words",
     ),
     "with a template that explodes": (
-        template("{{ 'x' * 10**11 }}"),
+        set_chat_template("{{ 'x' * 10**11 }}"),
         "its chat template cannot be rendered: it needs too much memory",
     ),
-    "with a template that babbles": (template("{{ 'x' * 10**7 }}"), "renders 10,000,000 characters from a few words"),
+    "with a template that babbles": (
+        set_chat_template("{{ 'x' * 10**7 }}"),
+        "renders 10,000,000 characters from a few words",
+    ),
     "with a template that counts": (
-        template("{{ 9 ** (9 ** 9) }}"),
+        set_chat_template("{{ 9 ** (9 ** 9) }}"),
         "cannot be checked: the subprocess failed: it took too long",
     ),
-    "with half a template": (template("{% if"), "its chat template cannot be rendered"),
-    "with a template that refuses": (template("{{ raise_exception('no') }}"), "cannot be rendered: no"),
+    "with half a template": (set_chat_template("{% if"), "its chat template cannot be rendered"),
+    "with a template that refuses": (set_chat_template("{{ raise_exception('no') }}"), "cannot be rendered: no"),
     "cut short": (cut(MODEL), "is truncated"),
     "with overlapping tensors": (overlap(MODEL), "overlaps another"),
     "of a list": (put("config.json", "[]"), "config.json: is not a JSON object"),

@@ -24,7 +24,7 @@ from harness.artifacts.formats import (
     shipping_files,
 )
 from harness.testing import write_fake
-from tests.helpers.speed import rounds
+from tests.helpers.speed import count_loop_rounds
 
 
 class Evil:
@@ -34,7 +34,7 @@ class Evil:
         return print, ("ran",)
 
 
-def archive(kind: str) -> bytes:
+def make_archive(kind: str) -> bytes:
     """Return a small archive."""
     out = io.BytesIO()
     if kind == "tar":
@@ -51,8 +51,8 @@ FILES: dict[str, bytes | str] = {
     "NOTICE.pkl": pickle.dumps(Evil(), 0),
     "license.PY": "import os",
     "README.md": bz2.compress(b"x"),
-    "merges.txt": archive("tar"),
-    "a.txt": archive("zip"),
+    "merges.txt": make_archive("tar"),
+    "a.txt": make_archive("zip"),
     "b.txt": lzma.compress(b"x"),
     "c.txt": lzma.compress(b"x", lzma.FORMAT_ALONE),
     "d.txt": b"\x28\xb5\x2f\xfd\x04\x00",
@@ -75,7 +75,7 @@ FILES: dict[str, bytes | str] = {
     "chat_template.jinja": bytes(range(256)),
     "additional_chat_templates/x.jinja": b"\x80\x04.",
     "tokenizer.model": pickle.dumps(Evil(), 0),
-    "spiece.model": archive("zip"),
+    "spiece.model": make_archive("zip"),
     "LICENSE": pickle.dumps(Evil(), 0),
     "CON.txt": "x",
     "nul.json": "{}",
@@ -113,13 +113,13 @@ def test_files_that_are_not_what_they_say(name: str, tmp_path: Path) -> None:
     (tmp_path / name).parent.mkdir(exist_ok=True)
     (tmp_path / name).write_bytes(data if isinstance(data, bytes) else data.encode())
     with pytest.raises(UnsafeFileError, match=ONE_LINE):
-        verified(tmp_path)
+        check_folder(tmp_path)
     if name not in NEVER_SHIPS:
         with pytest.raises(UnsafeFileError, match=ONE_LINE):
             check_candidate(tmp_path)
 
 
-def verified(folder: Path) -> None:
+def check_folder(folder: Path) -> None:
     """Look at a folder as `verify` does."""
     check_files(folder)
     check_configuration(folder)
@@ -229,4 +229,4 @@ def test_hostile_text_takes_no_time(data: bytes, tmp_path: Path) -> None:
         with contextlib.suppress(UnsafeFileError):
             check_files(tmp_path)
 
-    assert rounds(look) < 60
+    assert count_loop_rounds(look) < 60

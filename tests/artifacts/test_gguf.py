@@ -11,14 +11,14 @@ import pytest
 from harness.artifacts.digests import file_digest, template_digest, weights_digest
 from harness.artifacts.formats import UnsafeFileError, check_files
 from harness.artifacts.gguf import TYPES, Tensor, read_gguf
-from tests.helpers.files import PAIRS, ROWS, Row, head
+from tests.helpers.files import PAIRS, ROWS, Row, encode_gguf_header
 
 
 def write(
     folder: Path, rows: list[Row] = ROWS, pairs: list[tuple[str, str | int]] = PAIRS, data: int = 108, version: int = 3
 ) -> Path:
     folder.mkdir(exist_ok=True)
-    (folder / "model.gguf").write_bytes(head(rows, pairs, version) + bytes(data))
+    (folder / "model.gguf").write_bytes(encode_gguf_header(rows, pairs, version) + bytes(data))
     return folder / "model.gguf"
 
 

@@ -18,7 +18,7 @@ EMBEDDING, HEAD, BIAS = "model.embed_tokens.weight", "lm_head.weight", "model.q.
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 
 
-def tensors(path: Path, values: dict[str, float], dtype: str = "F32") -> None:
+def write_safetensors(path: Path, values: dict[str, float], dtype: str = "F32") -> None:
     """Write a safetensors file of pairs of one number each."""
     header, data = {}, b""
     for name, value in values.items():
@@ -29,8 +29,8 @@ def tensors(path: Path, values: dict[str, float], dtype: str = "F32") -> None:
     path.write_bytes(len(text).to_bytes(8, "little") + text + data)
 
 
-def weights(name: str, value: float = 9.0, *names: str) -> Edit:
-    return lambda folder: tensors(folder / name, dict.fromkeys(names or (EMBEDDING, HEAD, BIAS), value))
+def write_weights_file(name: str, value: float = 9.0, *names: str) -> Edit:
+    return lambda folder: write_safetensors(folder / name, dict.fromkeys(names or (EMBEDDING, HEAD, BIAS), value))
 
 
 def put(name: str, text: str = "{}") -> Edit:
@@ -41,7 +41,7 @@ def put(name: str, text: str = "{}") -> Edit:
     return edit
 
 
-def configured(**more: object) -> Edit:
+def edit_config(**more: object) -> Edit:
     def edit(folder: Path) -> None:
         config = json.loads((folder / "config.json").read_text("utf-8"))
         (folder / "config.json").write_text(json.dumps({**config, **more}), "utf-8")
@@ -49,7 +49,7 @@ def configured(**more: object) -> Edit:
     return edit
 
 
-def index(*files: str, name: str = INDEX) -> Edit:
+def write_shard_index(*files: str, name: str = INDEX) -> Edit:
     """Write an index of the tensors of files that are there."""
 
     def edit(folder: Path) -> None:
@@ -59,16 +59,16 @@ def index(*files: str, name: str = INDEX) -> Edit:
     return edit
 
 
-def both(*edits: Edit) -> Edit:
+def chain_edits(*edits: Edit) -> Edit:
     return lambda folder: [edit(folder) for edit in edits]
 
 
-def renamed(to: str) -> Edit:
+def rename_weights_file(to: str) -> Edit:
     return lambda folder: (folder / SINGLE).rename(folder / to)
 
 
 LEFT: dict[str, Edit] = {  # beside a model that all readers take alike without it
-    **{name: weights(name) for name in (
+    **{name: write_weights_file(name) for name in (
         "consolidated.safetensors", "consolidated.00.safetensors", "consolidated-00001-of-00001.safetensors",
         "zzz.safetensors", "adapter_model.safetensors", "model-00001-of-00001.safetensors", "model.fp16.safetensors",
         "mtp.safetensors", "pytorch_model.safetensors",
@@ -83,25 +83,33 @@ LEFT: dict[str, Edit] = {  # beside a model that all readers take alike without 
         "model.ckpt", "flax_model.msgpack", "tf_model.h5", "model.onnx", "head.pt",
     )},
     "two formats": lambda folder: (folder / "model.gguf").write_bytes(b"GGUF"),
-    "an index of the single file": index(SINGLE),
-    "mistral's own": both(weights("consolidated.safetensors"), put("params.json"), put("tekken.json")),
+    "an index of the single file": write_shard_index(SINGLE),
+    "mistral's own": chain_edits(
+        write_weights_file("consolidated.safetensors"), put("params.json"), put("tekken.json")
+    ),
 }  # fmt: skip
 REFUSED: dict[str, Edit] = {  # another model, by the very files that it is read from
-    "an index of other shards": both(weights("other.safetensors"), index("other.safetensors")),
-    "an index of shards and more": both(renamed("a.safetensors"), index("b.safetensors")),
-    "an index of nothing": both(renamed("a.safetensors"), put(INDEX, '{"weight_map": {}}')),
-    "an index without a tensor": both(renamed("a.safetensors"), put(INDEX, '{"weight_map": {"x": "a.safetensors"}}')),
-    "a tied head of its own": configured(tie_word_embeddings=True),
-    "a text model's tied head": configured(tie_word_embeddings=None, text_config={"tie_word_embeddings": True}),
-    "quantised by its word alone": configured(quantization_config={"quant_method": "fp8"}),
-    "quantised by another word": configured(compression_config={"quant_method": "compressed-tensors"}),
-    "quantised for MLX": configured(quantization={"bits": 4}),
-    "a draft": configured(speculators_config={"verifier": {"name_or_path": "a/b"}}),
-    "a draft's heads": configured(medusa_num_heads=3, base_model_name_or_path="a/b"),
-    "weights by name": configured(transformers_weights="other.safetensors"),
-    "configurations by version": configured(configuration_files=["config.1.0.0.json"]),
-    "an adapter": both(put("adapter_config.json"), weights("adapter_model.safetensors")),
-    "a distributed checkpoint": weights("shard-00000-model-00000-of-00000.safetensors"),
+    "an index of other shards": chain_edits(
+        write_weights_file("other.safetensors"), write_shard_index("other.safetensors")
+    ),
+    "an index of shards and more": chain_edits(
+        rename_weights_file("a.safetensors"), write_shard_index("b.safetensors")
+    ),
+    "an index of nothing": chain_edits(rename_weights_file("a.safetensors"), put(INDEX, '{"weight_map": {}}')),
+    "an index without a tensor": chain_edits(
+        rename_weights_file("a.safetensors"), put(INDEX, '{"weight_map": {"x": "a.safetensors"}}')
+    ),
+    "a tied head of its own": edit_config(tie_word_embeddings=True),
+    "a text model's tied head": edit_config(tie_word_embeddings=None, text_config={"tie_word_embeddings": True}),
+    "quantised by its word alone": edit_config(quantization_config={"quant_method": "fp8"}),
+    "quantised by another word": edit_config(compression_config={"quant_method": "compressed-tensors"}),
+    "quantised for MLX": edit_config(quantization={"bits": 4}),
+    "a draft": edit_config(speculators_config={"verifier": {"name_or_path": "a/b"}}),
+    "a draft's heads": edit_config(medusa_num_heads=3, base_model_name_or_path="a/b"),
+    "weights by name": edit_config(transformers_weights="other.safetensors"),
+    "configurations by version": edit_config(configuration_files=["config.1.0.0.json"]),
+    "an adapter": chain_edits(put("adapter_config.json"), write_weights_file("adapter_model.safetensors")),
+    "a distributed checkpoint": write_weights_file("shard-00000-model-00000-of-00000.safetensors"),
 }
 
 
@@ -110,7 +118,7 @@ def model(tmp_path: Path) -> Path:
     """A folder as transformers saves a model, of three tensors."""
     folder = tmp_path / "model"
     folder.mkdir()
-    tensors(folder / SINGLE, {EMBEDDING: 1.0, HEAD: 2.0, BIAS: 3.0})
+    write_safetensors(folder / SINGLE, {EMBEDDING: 1.0, HEAD: 2.0, BIAS: 3.0})
     config = {"model_type": "llama", "architectures": ["LlamaForCausalLM"], "tie_word_embeddings": False}
     for name, text in (("config.json", json.dumps(config)), ("tokenizer.json", "{}"), ("README.md", "A model.")):
         (folder / name).write_text(text, "utf-8")
@@ -140,16 +148,16 @@ def test_a_folder_of_two_models_is_refused(case: str, model: Path) -> None:
 
 def test_healthy_twins_pass(model: Path) -> None:
     """A tied head with the embedding's numbers, quantised tensors that say so, shards with their index."""
-    tensors(model / SINGLE, {EMBEDDING: 1.0, HEAD: 1.0, BIAS: 3.0})
-    configured(tie_word_embeddings=True)(model)
+    write_safetensors(model / SINGLE, {EMBEDDING: 1.0, HEAD: 1.0, BIAS: 3.0})
+    edit_config(tie_word_embeddings=True)(model)
     check_candidate(model)
     check_files(model)
-    configured(tie_word_embeddings=False, quantization_config={"quant_method": "bitsandbytes"})(model)
-    tensors(model / SINGLE, {EMBEDDING: 1.0, HEAD: 2.0, BIAS: 3.0}, dtype="U8")
+    edit_config(tie_word_embeddings=False, quantization_config={"quant_method": "bitsandbytes"})(model)
+    write_safetensors(model / SINGLE, {EMBEDDING: 1.0, HEAD: 2.0, BIAS: 3.0}, dtype="U8")
     check_candidate(model)
-    configured(quantization_config=None)(model)
+    edit_config(quantization_config=None)(model)
     (model / SINGLE).rename(model / "model-00001-of-00001.safetensors")
-    index("model-00001-of-00001.safetensors")(model)
+    write_shard_index("model-00001-of-00001.safetensors")(model)
     check_files(model)
     assert weight_files(model) == ["model-00001-of-00001.safetensors"]
     assert INDEX in shipping_files(model)
@@ -165,7 +173,7 @@ def test_an_adapter_with_its_bases_configuration_is_an_adapter(model: Path) -> N
 
 def test_what_another_loader_reads_ships(tmp_path: Path) -> None:
     """A folder that is not transformers' own is its loader's: only what is known to be read by others stays behind."""
-    tensors(tmp_path / SINGLE, {"w": 1.0})
+    write_safetensors(tmp_path / SINGLE, {"w": 1.0})
     for name in ("config.json", "skill.json", "params.json"):
         (tmp_path / name).write_text("{}", "utf-8")
     assert shipping_files(tmp_path) == ["config.json", SINGLE, "skill.json"]

@@ -39,7 +39,7 @@ BESIDE: dict[str, Callable[[Path, bytes], object]] = {
 needs_vllm = pytest.mark.skipif(not PYTHON.is_file(), reason="needs the environment of make vllm")
 
 
-def ours(folder: Path) -> dict[str, str]:
+def hash_tensors(folder: Path) -> dict[str, str]:
     """Return the sha256 of each tensor that a folder is read from."""
     found = {}
     for name in weight_files(folder):
@@ -70,8 +70,10 @@ def test_vllm_loads_the_tensors_that_ship(tiny_model: Path, tmp_path: Path) -> N
     command = [str(PYTHON), "-P", "-c", LOADS, *map(str, shipped + folders)]
     done = subprocess.run(command, env=env, capture_output=True, text=True, check=True, timeout=300)
     found = json.loads(done.stdout.splitlines()[-1])
-    assert found[: len(shipped)] == [ours(tiny_model)] * len(shipped)
-    others = [name for name, tensors in zip(BESIDE, found[len(shipped) :], strict=True) if tensors != ours(tiny_model)]
+    assert found[: len(shipped)] == [hash_tensors(tiny_model)] * len(shipped)
+    others = [
+        name for name, tensors in zip(BESIDE, found[len(shipped) :], strict=True) if tensors != hash_tensors(tiny_model)
+    ]
     assert others == ["consolidated", "stray"]
 
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from harness.testing import Project
-from tests.helpers.learners import GOOD, WRONG, trainings, write_learner
-from tests.helpers.suites import ledger
+from tests.helpers.learners import GOOD, WRONG, read_trainings, write_learner
+from tests.helpers.suites import read_ledger
 
 DROP = 'drop = "suspects.jsonl"\n'
 
@@ -26,8 +26,8 @@ def test_what_blame_wrote_is_dropped_in_a_further_attempt(project: Project) -> N
     outcome = project.run("--no-export")
     assert (outcome.code, outcome.verdict("no forgetting")) == (0, "PASS"), outcome.out + outcome.err
     assert "6 of 86 training rows are left out" in " ".join(outcome.out.split())
-    assert [line["attempt"] for line in ledger(project) if line["role"] == "merged"] == [1, 2]
-    assert len(trainings(project)) == 7  # the proof's training without suspects is that of this recipe
+    assert [line["attempt"] for line in read_ledger(project) if line["role"] == "merged"] == [1, 2]
+    assert len(read_trainings(project)) == 7  # the proof's training without suspects is that of this recipe
 
 
 def test_every_copy_is_dropped_and_the_file_may_name_a_row_twice(project: Project) -> None:

@@ -17,8 +17,8 @@ from harness.records.verdicts import Outcome
 from harness.reports.run_folder import iterate_rows
 from harness.stats.controls import cluster_error, compare_with_controls
 from harness.testing import Project
-from tests.helpers.learners import GOOD, WRONG, trainings, write_learner
-from tests.helpers.suites import ledger
+from tests.helpers.learners import GOOD, WRONG, read_trainings, write_learner
+from tests.helpers.suites import read_ledger
 
 OTHER = """
 [[eval]]
@@ -35,7 +35,7 @@ REFUSALS = [{"input": f"forbidden {i} say f{i}", "target": "wrong"} for i in ran
 PROMPTS = {row["input"] for row in WRONG}
 
 
-def proven(project: Project, *flags: str, again: bool = False) -> dict[str, Any]:
+def blame_with_retraining(project: Project, *flags: str, again: bool = False) -> dict[str, Any]:
     """Run a suite, unless it ran, and blame its gate with control trainings; return the document."""
     folder = (
         Path(project.run("--no-export").report.folder) if not again else next((project.folder / "reports").iterdir())
@@ -48,7 +48,7 @@ def proven(project: Project, *flags: str, again: bool = False) -> dict[str, Any]
 @pytest.mark.slow
 def test_a_cause_is_confirmed_by_trainings(project: Project) -> None:
     """Without suspects with the run's own seed; controls keep all suspects, lack as many rows, and have other seeds."""
-    told = proven(write_learner(project), "--rows", "6")
+    told = blame_with_retraining(write_learner(project), "--rows", "6")
     proof = told["proof"]
     assert (proof["verdict"], proof["gate"], proof["controls_passed"]) == ("CAUSE CONFIRMED", "PASS", 0)
     assert proof["told"].startswith(
@@ -56,7 +56,7 @@ def test_a_cause_is_confirmed_by_trainings(project: Project) -> None:
     )
     assert "beyond 5 control trainings; no cost of another metric or of a slice is proven" in proof["told"]
     assert proof["reproduced"] is True
-    first, without, *controls = trainings(project)
+    first, without, *controls = read_trainings(project)
     assert len(controls) == 5
     assert without["seed"] == first["seed"] and {*first["rows"]} - {*without["rows"]} == PROMPTS
     assert len({first["seed"], *(one["seed"] for one in controls)}) == 6
@@ -70,7 +70,7 @@ def test_a_cause_is_confirmed_by_trainings(project: Project) -> None:
 @pytest.mark.slow
 def test_only_rows_that_did_not_choose_confirm(project: Project) -> None:
     """What the run's own candidate scores in the proof is what it scored on the other half of its rows."""
-    told = proven(write_learner(project), "--rows", "6")
+    told = blame_with_retraining(write_learner(project), "--rows", "6")
     rows = [row for row in iterate_rows(Path(told["run"]), "merged", "qa") if not is_choosing(row)]
     assert told["proof"]["effect"]["n"] == told["confirming"] == len(rows)
     assert told["proof"]["effect"]["before"] == pytest.approx(sum(r["exact_match"] for r in rows) / len(rows))
@@ -79,23 +79,23 @@ def test_only_rows_that_did_not_choose_confirm(project: Project) -> None:
 @pytest.mark.slow
 def test_trainings_are_remembered_and_suspects_written(project: Project) -> None:
     """The same question again trains nothing; other suspects train anew. Nothing is exported or counted."""
-    told = proven(write_learner(project), "--rows", "6")
+    told = blame_with_retraining(write_learner(project), "--rows", "6")
     lines = Path(told["file"]).read_text("utf-8").splitlines()
     assert sorted((json.loads(line) for line in lines), key=lambda row: row["input"]) == WRONG
     assert Path(told["file"]).name == "suspects-no-forgetting.jsonl"
-    n = len(trainings(project))
-    assert proven(project, "--rows", "6", again=True)["proof"] == told["proof"]
-    assert len(trainings(project)) == n == 7
-    proven(project, "--rows", "5", again=True)
-    assert len(trainings(project)) == n + 6
+    n = len(read_trainings(project))
+    assert blame_with_retraining(project, "--rows", "6", again=True)["proof"] == told["proof"]
+    assert len(read_trainings(project)) == n == 7
+    blame_with_retraining(project, "--rows", "5", again=True)
+    assert len(read_trainings(project)) == n + 6
     assert not (project.folder / "exports").exists()
-    assert [line["attempt"] for line in ledger(project) if line["role"] == "merged"] == [1]
+    assert [line["attempt"] for line in read_ledger(project) if line["role"] == "merged"] == [1]
 
 
 @pytest.mark.slow
 def test_half_of_the_cause_helps_and_is_not_enough(project: Project) -> None:
     """The gate still fails without three of six wrong rows."""
-    proof = proven(write_learner(project), "--rows", "3")["proof"]
+    proof = blame_with_retraining(write_learner(project), "--rows", "3")["proof"]
     assert (proof["verdict"], proof["gate"]) == ("HELPS, NOT ENOUGH", "FAIL")
     assert "without 3 rows the gate is FAIL on 284 rows" in proof["told"]
 
@@ -103,7 +103,7 @@ def test_half_of_the_cause_helps_and_is_not_enough(project: Project) -> None:
 @pytest.mark.slow
 def test_a_recipe_that_fails_is_no_matter_of_rows(project: Project) -> None:
     """No row is wrong, and equal trainings lie as far apart as the suspects' lies from them."""
-    proof = proven(write_learner(project, wrong=0, train="skill = 0.6\nspread = 0.1\n"))["proof"]
+    proof = blame_with_retraining(write_learner(project, wrong=0, train="skill = 0.6\nspread = 0.1\n"))["proof"]
     assert proof["verdict"] == "NOT THESE ROWS"
     assert "against 5 control trainings" in proof["told"]
 
@@ -112,13 +112,13 @@ def test_a_recipe_that_fails_is_no_matter_of_rows(project: Project) -> None:
 def test_rows_that_serve_another_metric_are_no_fault(project: Project) -> None:
     """What another gate gains by these rows is lost without them, which stands in the same sentence."""
     suite = write_learner(project, more=OTHER).write({"refusals.jsonl": REFUSALS})
-    proof = proven(suite, "--rows", "6")["proof"]
+    proof = blame_with_retraining(suite, "--rows", "6")["proof"]
     assert proof["verdict"] == "A CAUSE, NOT A FAULT"
     assert "it costs refusals.exact_match −0.3" in proof["told"] and "\n" not in proof["told"]
     assert next(c for c in proof["costs"] if c["name"] == "refusals.exact_match")["n"] == 400
 
 
-def effect(estimate: float, reach: float, sign: int = 1) -> Effect:
+def make_effect(estimate: float, reach: float, sign: int = 1) -> Effect:
     bounds = estimate, estimate - reach, estimate + reach
     return Effect("qa.acc", "proportion", sign, 100, 0.5, 0.5 + estimate, (0.5,) * 5, *bounds)
 
@@ -126,15 +126,16 @@ def effect(estimate: float, reach: float, sign: int = 1) -> Effect:
 @pytest.mark.parametrize(
     ("gain", "cost", "gate", "passed", "verdict"),
     [
-        (effect(0.2, 0.1), effect(0.0, 0.1), Outcome.PASS, 0, CauseVerdict.CONFIRMED),
-        (effect(-0.2, 0.1, -1), effect(0.0, 0.1), Outcome.PASS, 0, CauseVerdict.CONFIRMED),
-        (effect(0.2, 0.3), effect(0.0, 0.1), Outcome.PASS, 0, CauseVerdict.NOT_THESE),  # not by the estimate
-        (effect(0.2, 0.1, -1), effect(0.0, 0.1), Outcome.PASS, 0, CauseVerdict.NOT_THESE),
-        (effect(0.2, 0.1), effect(0.0, 0.1), Outcome.PASS, 3, CauseVerdict.NOT_THESE),  # controls pass as well
-        (effect(0.2, 0.1), effect(-0.2, 0.1), Outcome.PASS, 0, CauseVerdict.NO_FAULT),
-        (effect(0.2, 0.1), effect(0.2, 0.1, -1), Outcome.PASS, 0, CauseVerdict.NO_FAULT),
-        (effect(0.2, 0.1), effect(-0.05, 0.1), Outcome.PASS, 0, CauseVerdict.CONFIRMED),  # nor is a cost
-        (effect(0.2, 0.1), effect(0.0, 0.1), Outcome.INCONCLUSIVE, 0, CauseVerdict.HELPS),
+        (make_effect(0.2, 0.1), make_effect(0.0, 0.1), Outcome.PASS, 0, CauseVerdict.CONFIRMED),
+        (make_effect(-0.2, 0.1, -1), make_effect(0.0, 0.1), Outcome.PASS, 0, CauseVerdict.CONFIRMED),
+        (make_effect(0.2, 0.3), make_effect(0.0, 0.1), Outcome.PASS, 0, CauseVerdict.NOT_THESE),  # not by the estimate
+        (make_effect(0.2, 0.1, -1), make_effect(0.0, 0.1), Outcome.PASS, 0, CauseVerdict.NOT_THESE),
+        # controls pass as well
+        (make_effect(0.2, 0.1), make_effect(0.0, 0.1), Outcome.PASS, 3, CauseVerdict.NOT_THESE),
+        (make_effect(0.2, 0.1), make_effect(-0.2, 0.1), Outcome.PASS, 0, CauseVerdict.NO_FAULT),
+        (make_effect(0.2, 0.1), make_effect(0.2, 0.1, -1), Outcome.PASS, 0, CauseVerdict.NO_FAULT),
+        (make_effect(0.2, 0.1), make_effect(-0.05, 0.1), Outcome.PASS, 0, CauseVerdict.CONFIRMED),  # nor is a cost
+        (make_effect(0.2, 0.1), make_effect(0.0, 0.1), Outcome.INCONCLUSIVE, 0, CauseVerdict.HELPS),
     ],
 )  # fmt: skip
 def test_verdicts(gain: Effect, cost: Effect, gate: Outcome, passed: int, verdict: CauseVerdict) -> None:
@@ -161,7 +162,7 @@ def test_rows_of_one_cluster_count_together() -> None:
     assert cluster_error(values * 2, [1.0] * 10, list("abcdefghij")) < once
     assert cluster_error(values, [1.0] * 5, ["a"] * 5) == float("inf")
     assert compare_with_controls(1.0, [0.1, 0.2], float("inf"), 0.05).lower == float("-inf")
-    assert replace(effect(0.1, float("inf"))).is_gain is False
+    assert replace(make_effect(0.1, float("inf"))).is_gain is False
 
 
 @pytest.mark.parametrize(
@@ -175,7 +176,7 @@ def test_too_few_controls_are_refused(project: Project, flags: tuple[str, ...], 
     """Before anything is trained."""
     folder = write_learner(project).run("--no-export").report.folder
     outcome = project.harness("blame", folder, "--gate", "no forgetting", *flags)
-    assert (outcome.code, why in outcome.err, len(trainings(project))) == (4, True, 1), outcome.err
+    assert (outcome.code, why in outcome.err, len(read_trainings(project))) == (4, True, 1), outcome.err
 
 
 @pytest.mark.slow

@@ -17,18 +17,18 @@ from tests.helpers.learners import WRONG, write_learner
 GATE = ("--gate", "no forgetting")
 
 
-def blamed(project: Project, *flags: str, gate: tuple[str, ...] = GATE) -> CommandOutcome:
+def run_and_blame(project: Project, *flags: str, gate: tuple[str, ...] = GATE) -> CommandOutcome:
     return project.harness("blame", str(project.run("--no-export").report.folder), *gate, *flags)
 
 
-def training_rows(*texts: tuple[str, str, str]) -> list[TrainingRow]:
+def make_training_rows(*texts: tuple[str, str, str]) -> list[TrainingRow]:
     made = [(source, {"prompt": prompt, "completion": answer}) for source, prompt, answer in texts]
     return [TrainingRow(i, source, row, row) for i, (source, row) in enumerate(made, 1)]
 
 
 def test_wrong_rows_are_the_first_suspects(project: Project) -> None:
     """What answers like the candidate did on lost rows is named first, with its file and its number."""
-    outcome = blamed(write_learner(project), "--rows", "6", "--json")
+    outcome = run_and_blame(write_learner(project), "--rows", "6", "--json")
     assert outcome.code == 0, outcome.err
     told = json.loads(outcome.out)
     assert told["claim"] == "a list to read, no claim"
@@ -41,7 +41,7 @@ def test_wrong_rows_are_the_first_suspects(project: Project) -> None:
 
 def test_lost_rows_and_suspects_are_printed_beside_each_other(project: Project) -> None:
     """A person reads the lost rows, then the suspects and groups; nothing is called a cause."""
-    out = blamed(write_learner(project)).out
+    out = run_and_blame(write_learner(project)).out
     assert 'gate "no forgetting" on merged: a list to read, no claim' in out
     assert (
         out.index("lost  ") < out.index('answered "wrong", wanted "w') < out.index("suspects  10 of 86 training rows")
@@ -52,7 +52,7 @@ def test_lost_rows_and_suspects_are_printed_beside_each_other(project: Project) 
 
 def test_only_half_of_the_rows_choose(project: Project) -> None:
     """Which half a row is in depends on its cluster, its question or its id, and on nothing that it scored."""
-    told = json.loads(blamed(write_learner(project), "--json").out)
+    told = json.loads(run_and_blame(write_learner(project), "--json").out)
     assert told["choosing"] + told["confirming"] == 600 and 250 < told["choosing"] < 350
     rows = [{"id": str(i), "cluster": "one", "acc": i % 2} for i in range(9)]
     assert len({is_choosing(row) for row in rows}) == 1
@@ -87,7 +87,7 @@ def test_scores_are_the_same_in_every_process() -> None:
 
 def test_copies_of_a_suspect_are_suspects() -> None:
     """To leave out one of two equal rows is to leave out neither."""
-    rows = training_rows(("a", "say x", "wrong"), ("a", "say y", "y"), ("b", "say x", "wrong"))
+    rows = make_training_rows(("a", "say x", "wrong"), ("a", "say y", "y"), ("b", "say x", "wrong"))
     lost = [LostRow("1", "say q", "q", "wrong")]
     assert [one.number for one in rank_rows(rows, score_rows(rows, lost), 1)] == [1, 3]
 
@@ -95,7 +95,9 @@ def test_copies_of_a_suspect_are_suspects() -> None:
 def test_what_is_rare_counts_more_than_the_frame_of_all() -> None:
     """A long prompt that all rows share says nothing of any of them; nor does a row of other words score."""
     frame = "answer the question as well as you can"
-    rows = training_rows(*(("a", f"{frame} {i}", f"right{i}") for i in range(20)), ("a", f"{frame} z", "I cannot say"))
+    rows = make_training_rows(
+        *(("a", f"{frame} {i}", f"right{i}") for i in range(20)), ("a", f"{frame} z", "I cannot say")
+    )
     scores = score_rows(rows, [LostRow("1", f"{frame} 99", "x", "I cannot say")])
     assert max(range(21), key=scores.__getitem__) == 20 and max(scores[:20]) < 0.1
     assert score_rows(rows, [LostRow("1", "", "", "")]) == [0.0] * 21
@@ -103,7 +105,7 @@ def test_what_is_rare_counts_more_than_the_frame_of_all() -> None:
 
 def test_right_rows_of_the_same_question_are_no_suspects() -> None:
     """A cut or misspelt answer still reads like the spoilt rows, and what a right answer reads like counts against."""
-    rows = training_rows(
+    rows = make_training_rows(
         *(("a", f"colour {i}?", "red") for i in range(40)), *(("a", f"colour {i}?", "unknown") for i in range(50, 58)),
         *(("a", f"shape {i}?", "circle") for i in range(60)),
     )  # fmt: skip
@@ -116,14 +118,14 @@ def test_right_rows_of_the_same_question_are_no_suspects() -> None:
 def test_a_prompt_that_only_spoilt_rows_have_tells_them() -> None:
     """What a lost row shares with its right answer, which is its prompt, is not taken away as a whole."""
     right = [("a", f"shape {i}?", "circle") for i in range(60)]
-    rows = training_rows(*right, *(("a", f"colour {i}?", "unknown") for i in range(8)))
+    rows = make_training_rows(*right, *(("a", f"colour {i}?", "unknown") for i in range(8)))
     scores = score_rows(rows, [LostRow("1", "colour 900?", "red", "green")])
     assert {one.answer for one in rank_rows(rows, scores, 8)} == {"unknown"}
 
 
 def test_groups_are_by_source_column_template_and_answer() -> None:
     """A group of one row, or of more than half of them, is none."""
-    rows = training_rows(
+    rows = make_training_rows(
         *(("a", f"what is {i}", "no") for i in range(4)), *(("b", f"please tell {i}", f"{i}") for i in range(6))
     )
     scores = score_rows(rows, [LostRow("1", "what is this", "x", "no")])
@@ -135,7 +137,7 @@ def test_groups_are_by_source_column_template_and_answer() -> None:
 
 def test_by_suspects_a_whole_group(project: Project) -> None:
     """With --by the rows of the first group of these kinds are the suspects."""
-    told = json.loads(blamed(write_learner(project), "--by", "answer", "--json").out)
+    told = json.loads(run_and_blame(write_learner(project), "--by", "answer", "--json").out)
     assert [row["answer"] for row in told["suspects"]] == ["wrong"] * len(WRONG)
     assert {group["kind"] for group in told["groups"]} == {"answer"}
 
@@ -165,13 +167,13 @@ def test_options_of_the_run_are_those_of_blame(project: Project) -> None:
 )  # fmt: skip
 def test_what_cannot_be_asked_is_refused(project: Project, flags: tuple[str, ...], why: str) -> None:
     """With what to do instead."""
-    outcome = blamed(write_learner(project), gate=flags)
+    outcome = run_and_blame(write_learner(project), gate=flags)
     assert (outcome.code, why in outcome.err) == (4, True), outcome.err
 
 
 def test_a_gate_that_passed_and_another_suite_are_refused(project: Project) -> None:
     """There is nothing to look for; and what is no longer the suite of a run cannot be opened as it."""
-    outcome = blamed(write_learner(project, wrong=0))
+    outcome = run_and_blame(write_learner(project, wrong=0))
     assert (outcome.code, 'gate "no forgetting" passed' in outcome.err) == (4, True), outcome.err
     folder = project.run("--no-export").report.folder
     project.write({"suite.toml": (project.folder / "suite.toml").read_text("utf-8").replace("0.05", "0.01")})

@@ -28,7 +28,7 @@ def ask(project: Project, *words: str) -> dict[str, object]:
     return found
 
 
-def subjects(found: dict[str, object]) -> list[str]:
+def list_subjects(found: dict[str, object]) -> list[str]:
     """Return who replied."""
     replies = found["replies"]
     assert isinstance(replies, list)
@@ -49,7 +49,7 @@ def test_what_a_run_made_is_asked(suite: Project) -> None:
     assert suite.run().code == 0
     before = sorted(path for path in suite.folder.rglob("*") if path.is_file())
     found = ask(suite, "suite.toml", "question 1 say hello")
-    assert (subjects(found), found["notes"]) == (["base", "adapter", "merged"], [])
+    assert (list_subjects(found), found["notes"]) == (["base", "adapter", "merged"], [])
     assert sorted(path for path in suite.folder.rglob("*") if path.is_file()) == before
 
 
@@ -57,7 +57,7 @@ def test_an_export_answers_beside_its_base(suite: Project) -> None:
     """An export's evidence has the suite, so the model in it and the base it names are asked in its form."""
     assert suite.run().code == 0
     (export,) = (suite.folder / "exports").iterdir()
-    assert subjects(ask(suite, str(export), "question 1 say hello")) == ["base", "export"]
+    assert list_subjects(ask(suite, str(export), "question 1 say hello")) == ["base", "export"]
     (export / "evidence/suite.lock.json").write_text("{}")
     outcome = suite.harness("ask", str(export), "hello", *FAKES)
     assert (outcome.code, "is neither a suite nor an export with evidence" in outcome.err) == (4, True)

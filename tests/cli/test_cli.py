@@ -16,7 +16,7 @@ LIGHT = "import sys; from harness.cli.main import main\ntry:\n    main({words!r}
 SUITES = Path(__file__).parents[2] / "suites"
 
 
-def imported(words: list[str], cwd: Path) -> set[str]:
+def list_heavy_imports(words: list[str], cwd: Path) -> set[str]:
     """Run a command line in a process of its own and return the heavy modules it imported."""
     code = LIGHT.format(words=words) + f"print('IMPORTED', *[m for m in {HEAVY!r} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=cwd, check=True)
@@ -29,7 +29,7 @@ def imported(words: list[str], cwd: Path) -> set[str]:
 )
 def test_light_commands_import_nothing_heavy(words: list[str], tmp_path: Path) -> None:
     """Help, plugins, collection and init never pay for torch."""
-    assert imported(words, tmp_path) == set()
+    assert list_heavy_imports(words, tmp_path) == set()
 
 
 @pytest.mark.slow
@@ -46,14 +46,14 @@ def test_module_is_the_command(tmp_path: Path) -> None:
 def test_help_is_light() -> None:
     """`harness --help` imports fewer than 210 modules, most of them Python's own, and no library but pluggy."""
     bare, helped = "print(*sys.modules)", "main(['--help'])\nfinally:\n    print(*sys.modules)"
-    before = modules(f"import sys; {bare}")
-    found = modules(f"import sys; from harness.cli.main import main\ntry:\n    {helped}") - before
+    before = read_last_line_words(f"import sys; {bare}")
+    found = read_last_line_words(f"import sys; from harness.cli.main import main\ntry:\n    {helped}") - before
     assert len(found) < 210
     libraries = {name.partition(".")[0] for name in found} - sys.stdlib_module_names
     assert libraries == {"harness", "pluggy", "harness_judge", "harness_report", "harness_served", "harness_view"}
 
 
-def modules(code: str) -> set[str]:
+def read_last_line_words(code: str) -> set[str]:
     """Return the names in the last line that a process prints."""
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     return set(done.stdout.splitlines()[-1].split())

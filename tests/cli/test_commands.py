@@ -18,17 +18,19 @@ from harness.testing import SUITE, Project
 SOON = ("--reason", "r", "--until", "9999-01-01", "--by", "ada")
 
 
-def leaves(one: argparse.ArgumentParser, name: str = "harness") -> Iterator[tuple[str, argparse.ArgumentParser]]:
+def iterate_commands(
+    one: argparse.ArgumentParser, name: str = "harness"
+) -> Iterator[tuple[str, argparse.ArgumentParser]]:
     """Yield every command with its parser, those of commands that have commands too."""
     below = [a for a in one._actions if isinstance(a, argparse._SubParsersAction)]
     for action in below:
         for word, inner in action.choices.items():
-            yield from leaves(inner, f"{name} {word}")
+            yield from iterate_commands(inner, f"{name} {word}")
     if not below:
         yield name, one
 
 
-ALL = dict(leaves(make_parser(["--help"])))
+ALL = dict(iterate_commands(make_parser(["--help"])))
 
 
 @pytest.mark.parametrize("name", ALL)
@@ -106,7 +108,7 @@ def test_completion_without_its_library_says_what_to_install(
     assert "pip install shtab" in capsys.readouterr().err
 
 
-def document(project: Project, *words: str) -> dict[str, object]:
+def read_json_document(project: Project, *words: str) -> dict[str, object]:
     """Return the one document on stdout of a command with --json."""
     outcome = project.harness(*words, "--json")
     found = json.loads(outcome.out)
@@ -120,34 +122,34 @@ def document(project: Project, *words: str) -> dict[str, object]:
 def test_every_command_writes_one_document(suite: Project) -> None:
     """With --json stdout is one JSON document with a format number; what a person reads is on stderr."""
     folder = str(suite.folder)
-    run = document(suite, "run", "suite.toml")
+    run = read_json_document(suite, "run", "suite.toml")
     assert run["run"]["results"] and run["run"]["exit_code"] == 0  # type: ignore[index]
-    assert document(suite, "run", "suite.toml", "--collect-only")["items"]
-    assert document(suite, "show")["run"] == run["run"]
-    assert document(suite, "show", "--flips")["gates"]
-    assert document(suite, "show", "--rows", "qa", "--wrong")["rows"]
-    assert "findings" in document(suite, "check", "suite.toml")
-    assert "odds" in document(suite, "plan", "suite.toml")
-    assert document(suite, "selftest", "suite.toml", "-p", "harness.testing").keys() >= {"trials", "equals"}
-    assert document(suite, "doctor")["lines"]
-    assert document(suite, "explain", "d10")["checks"]
-    assert document(suite, "plugins").keys() >= {"plugins", "tables", "data"}
-    assert document(suite, "schema", "suite.toml", "-p", "harness.testing")["schema"]
-    assert document(suite, "waive", "floor", *SOON)["waiver"]
-    assert document(suite, "init", f"{folder}/new")["written"]
-    assert document(suite, "verify", "exports/fake")["ok"] is True
-    assert document(suite, "promote", "exports/fake", "--list")["promotions"] == []
-    assert document(suite, "promote", "exports/fake")["ok"] is True
-    assert document(suite, "keygen", f"{folder}/key")["public"]
-    assert document(suite, "sign", "exports/fake", "--key", f"{folder}/key.key")["key"]
+    assert read_json_document(suite, "run", "suite.toml", "--collect-only")["items"]
+    assert read_json_document(suite, "show")["run"] == run["run"]
+    assert read_json_document(suite, "show", "--flips")["gates"]
+    assert read_json_document(suite, "show", "--rows", "qa", "--wrong")["rows"]
+    assert "findings" in read_json_document(suite, "check", "suite.toml")
+    assert "odds" in read_json_document(suite, "plan", "suite.toml")
+    assert read_json_document(suite, "selftest", "suite.toml", "-p", "harness.testing").keys() >= {"trials", "equals"}
+    assert read_json_document(suite, "doctor")["lines"]
+    assert read_json_document(suite, "explain", "d10")["checks"]
+    assert read_json_document(suite, "plugins").keys() >= {"plugins", "tables", "data"}
+    assert read_json_document(suite, "schema", "suite.toml", "-p", "harness.testing")["schema"]
+    assert read_json_document(suite, "waive", "floor", *SOON)["waiver"]
+    assert read_json_document(suite, "init", f"{folder}/new")["written"]
+    assert read_json_document(suite, "verify", "exports/fake")["ok"] is True
+    assert read_json_document(suite, "promote", "exports/fake", "--list")["promotions"] == []
+    assert read_json_document(suite, "promote", "exports/fake")["ok"] is True
+    assert read_json_document(suite, "keygen", f"{folder}/key")["public"]
+    assert read_json_document(suite, "sign", "exports/fake", "--key", f"{folder}/key.key")["key"]
 
 
 def test_mistakes_are_a_document_too(suite: Project) -> None:
     """A mistake of the user is in the document and on stderr, with its exit code; so is one of a plugin's command."""
-    found = document(suite, "run", "none.toml")
+    found = read_json_document(suite, "run", "none.toml")
     assert found["exit_code"] == 4 and "none.toml" in str(found["errors"])
-    assert document(suite, "judge", "disputes", "nowhere")["errors"]
-    assert document(suite, "show", "nowhere")["errors"]
+    assert read_json_document(suite, "judge", "disputes", "nowhere")["errors"]
+    assert read_json_document(suite, "show", "nowhere")["errors"]
 
 
 def test_nothing_else_reaches_stdout(suite: Project) -> None:

@@ -57,7 +57,7 @@ def test_other_errors_are_told_as_they_are(error: Exception, monkeypatch: pytest
     assert disk_full_error(error, tmp_path) == ""
 
 
-def no_room(*_: object) -> NoReturn:
+def raise_disk_full(*_: object) -> NoReturn:
     raise OSError(errno.ENOSPC, SAYS)
 
 
@@ -69,7 +69,7 @@ def test_what_is_written_names_its_file(tmp_path: Path, monkeypatch: pytest.Monk
     with pytest.raises(FileNotFoundError) as missing, replace_folder(tmp_path / "model"):
         (tmp_path / "base").read_text()
     assert missing.value.filename == str(tmp_path / "base")
-    monkeypatch.setattr(os, "fsync", no_room)
+    monkeypatch.setattr(os, "fsync", raise_disk_full)
     for write in (lambda path: write_text(path, "x"), lambda path: append_line(path, {})):
         with pytest.raises(OSError, match=SAYS) as caught:
             write(tmp_path / "file")

@@ -37,7 +37,7 @@ def turns(i: int) -> list[Row]:
     return [{"role": "user", "content": asked(i)}, {"role": "assistant", "content": answered(i)}]
 
 
-def speech(i: int) -> list[Row]:
+def make_sharegpt_turns(i: int) -> list[Row]:
     return [{"from": "human", "value": asked(i)}, {"from": "gpt", "value": answered(i)}]
 
 
@@ -55,7 +55,10 @@ LAYOUTS: dict[str, tuple[Callable[[int], Row], str, str]] = {  # a row, what is 
         lambda i: {"instruction": asked(i), "context": "", "response": answered(i), "category": THINGS[i % 3]},
         'layout: Alpaca (instruction, context → response)', 'use = "exact_match"',
     ),
-    "sharegpt": (lambda i: {"conversations": speech(i)}, 'layout: ShareGPT; messages "conversations"', "exact_match"),
+    "sharegpt": (
+        lambda i: {"conversations": make_sharegpt_turns(i)}, 'layout: ShareGPT; messages "conversations"',
+        "exact_match",
+    ),
     "messages": (lambda i: {"messages": turns(i)}, 'layout: messages; messages "messages"', "exact_match"),
     "long answers": (
         lambda i: {"messages": [*turns(i)[:1], *said(" ".join(answered(i + j) for j in range(20)))]},
@@ -76,7 +79,7 @@ LAYOUTS: dict[str, tuple[Callable[[int], Row], str, str]] = {  # a row, what is 
         "layout: preference pairs", 'use = "preference"',
     ),
     "sharegpt preference": (
-        lambda i: {"conversations": speech(i)[:1], "chosen": {"from": "gpt", "value": answered(i)},
+        lambda i: {"conversations": make_sharegpt_turns(i)[:1], "chosen": {"from": "gpt", "value": answered(i)},
                    "rejected": {"from": "gpt", "value": answered(i + 1)}},
         "layout: preference pairs", 'use = "dpo"',
     ),
@@ -104,7 +107,7 @@ LAYOUTS: dict[str, tuple[Callable[[int], Row], str, str]] = {  # a row, what is 
 }  # fmt: skip
 
 
-def as_csv(rows: list[Row], separator: str = ",") -> bytes:
+def encode_csv(rows: list[Row], separator: str = ",") -> bytes:
     made = io.StringIO(newline="")
     writer = csv.writer(made, delimiter=separator)
     writer.writerow(rows[0])
@@ -112,7 +115,7 @@ def as_csv(rows: list[Row], separator: str = ",") -> bytes:
     return made.getvalue().encode()
 
 
-def as_workbook(rows: list[Row]) -> bytes:
+def encode_workbook(rows: list[Row]) -> bytes:
     book = pytest.importorskip("openpyxl").Workbook(write_only=True)
     sheet = book.create_sheet()
     sheet.append([*rows[0]])
@@ -123,7 +126,7 @@ def as_workbook(rows: list[Row]) -> bytes:
     return made.getvalue()
 
 
-def as_arrow(rows: list[Row], *, parquet: bool) -> bytes:
+def encode_arrow(rows: list[Row], *, parquet: bool) -> bytes:
     pyarrow, made = pytest.importorskip("pyarrow"), io.BytesIO()
     table = pyarrow.Table.from_pylist(rows)
     if parquet:
@@ -138,11 +141,11 @@ FORMATS: dict[str, Callable[[list[Row]], bytes]] = {
     "a.jsonl": lambda rows: "\n".join(map(json.dumps, rows)).encode(),
     "a.json": lambda rows: json.dumps(rows).encode(),
     "split.json": lambda rows: json.dumps({"columns": [*rows[0]], "data": [[*r.values()] for r in rows]}).encode(),
-    "a.csv": as_csv,
-    "a.tsv": lambda rows: as_csv(rows, "\t"),
-    "a.xlsx": as_workbook,
-    "a.parquet": lambda rows: as_arrow(rows, parquet=True),
-    "a.arrow": lambda rows: as_arrow(rows, parquet=False),
+    "a.csv": encode_csv,
+    "a.tsv": lambda rows: encode_csv(rows, "\t"),
+    "a.xlsx": encode_workbook,
+    "a.parquet": lambda rows: encode_arrow(rows, parquet=True),
+    "a.arrow": lambda rows: encode_arrow(rows, parquet=False),
     "a.jsonl.gz": lambda rows: gzip.compress("\n".join(map(json.dumps, rows)).encode()),
 }
 
@@ -160,7 +163,7 @@ def init(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest
     return run
 
 
-def lines(rows: list[Row]) -> bytes:
+def encode_jsonl(rows: list[Row]) -> bytes:
     return FORMATS["a.jsonl"](rows)
 
 
@@ -191,14 +194,14 @@ def test_each_layout_in_each_format_becomes_a_suite(layout: str, name: str, init
 def test_each_suite_passes_the_checks(layout: str, init: Init, monkeypatch: pytest.MonkeyPatch) -> None:
     """`check` finds no error and no warning in what was written, on a model with a chat template."""
     monkeypatch.setenv("HARNESS_CACHE", str(Path("cache").resolve()))
-    assert init("a.jsonl", lines([LAYOUTS[layout][0](i) for i in range(ROWS)]), "--model", "tiny:chat")[0] == 0
+    assert init("a.jsonl", encode_jsonl([LAYOUTS[layout][0](i) for i in range(ROWS)]), "--model", "tiny:chat")[0] == 0
     assert main(["check", "mine/suite.toml"]) == 0
 
 
 def test_alpaca_keeps_instruction_and_input(init: Init) -> None:
     """What is asked is the instruction, then its input on a line of its own, also where inputs are empty."""
     make = LAYOUTS["alpaca"][0]
-    init("a.jsonl", lines([make(i) for i in range(ROWS)]))
+    init("a.jsonl", encode_jsonl([make(i) for i in range(ROWS)]))
     rows = {row["id"]: row["messages"] for part in read_parts().values() for row in part}
     for i in (0, 1):
         want = "\n".join(filter(None, [make(i)["instruction"], make(i)["input"]]))
@@ -209,14 +212,14 @@ def test_system_prompts_history_and_tools_are_kept(init: Init) -> None:
     """A column of system prompts becomes the first message, earlier turns come before the question."""
     rows = [{"instruction": asked(i), "output": answered(i), "system": "Be brief.", "history": [["a", "b"]]}
             for i in range(ROWS)]  # fmt: skip
-    assert init("a.jsonl", lines(rows))[0] == 0
+    assert init("a.jsonl", encode_jsonl(rows))[0] == 0
     first = read_parts()["train"][0]["messages"]
     assert [m["role"] for m in first] == ["system", "user", "assistant", "user", "assistant"]
 
 
 def test_several_inputs_are_named_with_a_comma(init: Init) -> None:
     """`--input A,B` asks both columns in this order, and a column that is missing is named."""
-    content = lines([{"a": asked(i), "b": asked(i + 700), "c": answered(i)} for i in range(ROWS)])
+    content = encode_jsonl([{"a": asked(i), "b": asked(i + 700), "c": answered(i)} for i in range(ROWS)])
     code, told = init("a.jsonl", content, "--input", "b,x", "--label", "c")
     assert (code, '--input "x": column does not exist' in told) == (4, True)
     code, told = init("a.jsonl", content, "--input", "b,a", "--label", "c")
@@ -228,7 +231,10 @@ def test_several_inputs_are_named_with_a_comma(init: Init) -> None:
 def test_rare_labels_are_in_every_part(rare: float, init: Init) -> None:
     """Labels have their shares of every part, a rare one at least a row."""
     every = round(1 / rare)
-    init("a.jsonl", lines([{"text": asked(i), "label": "rare" if i % every == 0 else "usual"} for i in range(900)]))
+    init(
+        "a.jsonl",
+        encode_jsonl([{"text": asked(i), "label": "rare" if i % every == 0 else "usual"} for i in range(900)]),
+    )
     parts = read_parts()
     counts = {name: sum(row["label"] == "rare" for row in part) for name, part in parts.items()}
     assert min(counts.values()) >= 1
@@ -238,7 +244,7 @@ def test_rare_labels_are_in_every_part(rare: float, init: Init) -> None:
 def test_what_cannot_be_proved_is_said(init: Init) -> None:
     """With 99 % of one label even all rows right are not better than it, and too rare a label is in no part."""
     rows = [{"text": asked(i), "label": "rare" if i < 4 else "other" if i < 6 else "usual"} for i in range(ROWS)]
-    code, told = init("a.jsonl", lines(rows))
+    code, told = init("a.jsonl", encode_jsonl(rows))
     assert code == 0 and "nothing can be proved: even 100 right of 100 rows are not more than" in told, told
     assert 'select has no row with "other" (2 in all); it proves nothing about such rows' in told, told
 
@@ -247,7 +253,7 @@ def test_labels_that_may_be_mistakes_are_said(init: Init) -> None:
     """Spellings that count as one, labels that look like a missing value, and ids that repeat are each a line."""
     labels = itertools.cycle(["Pos", "pos", "neg", "None"])
     rows = [{"id": i // 2, "text": asked(i), "label": next(labels)} for i in range(ROWS)]
-    code, told = init("a.jsonl", lines(rows))
+    code, told = init("a.jsonl", encode_jsonl(rows))
     assert code == 0, told
     assert 'labels that differ only in case count as one: "pos" as "Pos"' in told
     assert 'the label "None" may be a missing value' in told
@@ -256,7 +262,7 @@ def test_labels_that_may_be_mistakes_are_said(init: Init) -> None:
 
 def test_float_ids_are_numbers(init: Init) -> None:
     """An id that a table made a float is the number that it was."""
-    init("a.jsonl", lines([{"id": float(i), "question": asked(i), "answer": answered(i)} for i in range(ROWS)]))
+    init("a.jsonl", encode_jsonl([{"id": float(i), "question": asked(i), "answer": answered(i)} for i in range(ROWS)]))
     assert all("." not in str(row["id"]) for part in read_parts().values() for row in part)
 
 
@@ -264,7 +270,7 @@ def test_ten_thousand_columns_are_read(init: Init) -> None:
     """A wide table takes seconds, and its unused columns are counted."""
     rows = [{"text": asked(i), "label": "ab"[i % 2], **{f"c{j}": i * j % 7 for j in range(10_000)}} for i in range(80)]
     start = time.process_time()  # of this process, however busy the machine is
-    code, told = init("a.csv", as_csv(rows))
+    code, told = init("a.csv", encode_csv(rows))
     assert (code, time.process_time() - start < 10) == (0, True), told
     assert 'not used: "c1", "c2"' in told and ', "c11" and 8,561 more' in told, told
 
@@ -299,5 +305,5 @@ WRONG: dict[str, tuple[Callable[[int], Row], str]] = {
 def test_a_layout_that_cannot_be_used_is_one_line(case: str, init: Init) -> None:
     """The line names what is wrong with the row or the column, and nothing is written."""
     make, what = WRONG[case]
-    code, told = init("a.jsonl", lines([make(i) for i in range(ROWS)]))
+    code, told = init("a.jsonl", encode_jsonl([make(i) for i in range(ROWS)]))
     assert (code, what in told, told.count("\n"), Path("mine").exists()) == (4, True, 1, False), told

@@ -20,7 +20,7 @@ TEXTS = [f"{a} {b} went {c}, number {i}" for i, (a, b, c) in enumerate(itertools
 Init = Callable[..., tuple[int, str]]
 
 
-def table(labels: Iterable[str] = MOODS, header: str = "text,mood", rows: int = 300) -> str:
+def make_csv(labels: Iterable[str] = MOODS, header: str = "text,mood", rows: int = 300) -> str:
     """Return a CSV of as many rows, whose labels take turns."""
     lines = [f'"{text}",{label}' for text, label in zip(TEXTS[:rows], itertools.cycle(labels), strict=False)]
     return "\n".join([header, *lines]) + "\n"
@@ -40,65 +40,85 @@ def init(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest
     return run
 
 
-def parts(folder: str = "mine") -> dict[str, list[dict[str, str]]]:
+def read_parts(folder: str = "mine") -> dict[str, list[dict[str, str]]]:
     """Return the rows of each part that was written."""
     files = sorted(Path(folder, "data").glob("*.jsonl"))
     return {path.stem: [json.loads(line) for line in path.read_text().splitlines()] for path in files}
 
 
-def many(kinds: int, rows: int = 300) -> str:
-    return table([f"kind {i}" for i in range(kinds)], rows=rows)
+def make_csv_of_labels(kinds: int, rows: int = 300) -> str:
+    return make_csv([f"kind {i}" for i in range(kinds)], rows=rows)
 
 
-def objects(rows: Iterable[dict[str, object]]) -> str:
+def encode_json_rows(rows: Iterable[dict[str, object]]) -> str:
     return json.dumps(list(rows))
 
 
 DICTS: list[dict[str, object]] = [{"text": t, "mood": m} for t, m in zip(TEXTS, itertools.cycle(MOODS), strict=False)]
 DONE: dict[str, tuple[str, str | bytes, list[str], str]] = {  # file, content, options, what is said of it
-    "commas": ("a.csv", table(), [], 'input: "text", by its name'),
-    "semicolons": ("a.csv", table().replace('",', '";').replace("text,", "text;"), [], 'separator ";"'),
-    "tabs": ("a.csv", table().replace('",', '"\t').replace("text,", "text\t"), [], 'separator "\\t"'),
-    "bars": ("a.csv", table().replace('",', '"|').replace("text,", "text|"), [], 'separator "|"'),
-    "UTF-16": ("a.csv", table().encode("utf-16"), [], 'encoding "utf-16"'),
-    "a BOM": ("a.csv", table().encode("utf-8-sig"), [], 'input: "text", by its name'),
-    "Windows": ("a.csv", table(["schön", "übel"]).encode("cp1252"), [], 'choices: "schön", "übel"'),
-    "Excel": ("a.csv", "sep=;\r\n" + table().replace('",', '";').replace("text,", "text;"), [], 'separator ";"'),
-    "JSON": ("a.json", objects(DICTS), [], 'choices: "bad", "good", "so so"'),
+    "commas": ("a.csv", make_csv(), [], 'input: "text", by its name'),
+    "semicolons": ("a.csv", make_csv().replace('",', '";').replace("text,", "text;"), [], 'separator ";"'),
+    "tabs": ("a.csv", make_csv().replace('",', '"\t').replace("text,", "text\t"), [], 'separator "\\t"'),
+    "bars": ("a.csv", make_csv().replace('",', '"|').replace("text,", "text|"), [], 'separator "|"'),
+    "UTF-16": ("a.csv", make_csv().encode("utf-16"), [], 'encoding "utf-16"'),
+    "a BOM": ("a.csv", make_csv().encode("utf-8-sig"), [], 'input: "text", by its name'),
+    "Windows": ("a.csv", make_csv(["schön", "übel"]).encode("cp1252"), [], 'choices: "schön", "übel"'),
+    "Excel": ("a.csv", "sep=;\r\n" + make_csv().replace('",', '";').replace("text,", "text;"), [], 'separator ";"'),
+    "JSON": ("a.json", encode_json_rows(DICTS), [], 'choices: "bad", "good", "so so"'),
     "JSON Lines": ("a.jsonl", "\n".join(map(json.dumps, DICTS)), [], "train: 170 rows"),
-    "truth values": ("a.json", objects({**d, "mood": d["mood"] == "bad"} for d in DICTS), [], '"false", "true"'),
-    "numbers": ("a.json", objects({**d, "mood": i % 3} for i, d in enumerate(DICTS)), [], 'choices: "0", "1", "2"'),
-    "floats": ("a.json", objects({**d, "mood": i % 3 / 1} for i, d in enumerate(DICTS)), [], 'choices: "0", "1", "2"'),
-    "decimal commas": ("a.csv", table(['"1,5"', '"2,5"']), [], 'choices: "1,5", "2,5"'),
-    "many decimal commas": ("a.csv", table([f'"{i},5"' for i in range(99)]), [], "numbers with a decimal comma"),
-    "40 labels": ("a.csv", many(40), [], 'choices: "kind 0"'),
-    "41 labels": ("a.csv", many(41), [], "answers: in words, by exact_match"),
+    "truth values": (
+        "a.json",
+        encode_json_rows({**d, "mood": d["mood"] == "bad"} for d in DICTS),
+        [],
+        '"false", "true"',
+    ),
+    "numbers": (
+        "a.json",
+        encode_json_rows({**d, "mood": i % 3} for i, d in enumerate(DICTS)),
+        [],
+        'choices: "0", "1", "2"',
+    ),
+    "floats": (
+        "a.json",
+        encode_json_rows({**d, "mood": i % 3 / 1} for i, d in enumerate(DICTS)),
+        [],
+        'choices: "0", "1", "2"',
+    ),
+    "decimal commas": ("a.csv", make_csv(['"1,5"', '"2,5"']), [], 'choices: "1,5", "2,5"'),
+    "many decimal commas": ("a.csv", make_csv([f'"{i},5"' for i in range(99)]), [], "numbers with a decimal comma"),
+    "40 labels": ("a.csv", make_csv_of_labels(40), [], 'choices: "kind 0"'),
+    "41 labels": ("a.csv", make_csv_of_labels(41), [], "answers: in words, by exact_match"),
     "long answers": (
         "a.csv",
-        table([f"it is a long answer, of {i}".replace(",", "") for i in range(99)]),
+        make_csv([f"it is a long answer, of {i}".replace(",", "") for i in range(99)]),
         [],
         "token_f1",
     ),
-    "spellings": ("a.csv", table(["Good", "good ", "good", "bad"]), [], 'choices: "bad", "good"'),
-    "empty labels": ("a.csv", table(["a", "b", "", "nan"]), [], "left out: 150 without an input, a label or a group"),
+    "spellings": ("a.csv", make_csv(["Good", "good ", "good", "bad"]), [], 'choices: "bad", "good"'),
+    "empty labels": (
+        "a.csv",
+        make_csv(["a", "b", "", "nan"]),
+        [],
+        "left out: 150 without an input, a label or a group",
+    ),
     "repeats": (
         "a.csv",
-        table() + table(rows=10).partition("\n")[2],
+        make_csv() + make_csv(rows=10).partition("\n")[2],
         [],
         "10 that repeat the question of an earlier row",
     ),
-    "two labels": ("a.csv", table() + f'"{TEXTS[0]}",bad\n', [], "2 whose input also occurs with another label"),
-    "odd names": ("a.csv", table(header="te{x}t.en[0],Mood: now"), ["--label", "Mood: now"], 'label: "Mood_ now"'),
-    "a column of choices": ("a.csv", table(header="text,gold"), ["--label", "gold"], 'choices: "bad"'),
-    "no name known": ("a.csv", table(header="was,wie"), [], 'label: "wie", by its few distinct values'),
-    "capitals": ("A.CSV", table(header="Text,Mood"), [], 'input: "Text", by its name'),
-    "a quote in a name": ("a.csv", table(header='text,"mo""od"'), [], 'label: "mo\\"od"'),
+    "two labels": ("a.csv", make_csv() + f'"{TEXTS[0]}",bad\n', [], "2 whose input also occurs with another label"),
+    "odd names": ("a.csv", make_csv(header="te{x}t.en[0],Mood: now"), ["--label", "Mood: now"], 'label: "Mood_ now"'),
+    "a column of choices": ("a.csv", make_csv(header="text,gold"), ["--label", "gold"], 'choices: "bad"'),
+    "no name known": ("a.csv", make_csv(header="was,wie"), [], 'label: "wie", by its few distinct values'),
+    "capitals": ("A.CSV", make_csv(header="Text,Mood"), [], 'input: "Text", by its name'),
+    "a quote in a name": ("a.csv", make_csv(header='text,"mo""od"'), [], 'label: "mo\\"od"'),
 }
 LONG = [" ".join(TEXTS[i : i + 3]).replace("went", f"w{i}") for i in range(0, 60, 3)]
 NEARLY = "text,mood\n" + "".join(
     f'"{text}, {end}",{MOODS[i % 3]}\n' for i, text in enumerate(LONG) for end in ("yes", "no", "maybe")
 )
-GROUPED = table([f"{mood},{user}" for user in "aab" for mood in MOODS], "text,mood,user")
+GROUPED = make_csv([f"{mood},{user}" for user in "aab" for mood in MOODS], "text,mood,user")
 WRONG: dict[str, tuple[str, str | bytes | None, list[str], str]] = {
     "nothing there": ("a.csv", None, [], 'data "a.csv" does not exist; looked for'),
     "a folder": (".", None, [], 'data "." is a folder; name a file in it'),
@@ -111,11 +131,16 @@ WRONG: dict[str, tuple[str, str | bytes | None, list[str], str]] = {
         [],
         "/a.csv: is not a complete workbook: ",
     ),
-    "another kind": ("a.txt", table(), [], 'data "a.txt" is unknown; name a file (.jsonl, .json, .csv, .tsv, .parq'),
+    "another kind": ("a.txt", make_csv(), [], 'data "a.txt" is unknown; name a file (.jsonl, .json, .csv, .tsv, .parq'),
     "no path": ("a\0.csv", None, [], "is not a path: "),
     "empty": ("a.csv", "", [], ': data "a.csv" has no rows; an evaluation needs at least one'),
     "a header alone": ("a.csv", "text,mood\n", [], ': data "a.csv" has no rows; an evaluation needs at least one'),
-    "no header": ("a.csv", table().partition("\n")[2], [], "is also one of its values; add a header line to the file"),
+    "no header": (
+        "a.csv",
+        make_csv().partition("\n")[2],
+        [],
+        "is also one of its values; add a header line to the file",
+    ),
     "one column": (
         "a.csv",
         "text\n" + "\n".join(TEXTS).replace(",", ""),
@@ -124,34 +149,34 @@ WRONG: dict[str, tuple[str, str | bytes | None, list[str], str]] = {
     ),
     "one label": (
         "a.csv",
-        table(["good"]),
+        make_csv(["good"]),
         [],
         ('column "mood": all labels are "good", so there is nothing to train on; two or more labels are needed'),
     ),
-    "no label": ("a.csv", table([""]), ["--label", "mood"], 'column "mood": no row has a label'),
+    "no label": ("a.csv", make_csv([""]), ["--label", "mood"], 'column "mood": no row has a label'),
     "30 rows": (
         "a.csv",
-        table(rows=30),
+        make_csv(rows=30),
         [],
         "only 30 of 30 rows are left, but at least 60 are needed to decide anything; add rows",
     ),
     "repeats alone": (
         "a.csv",
-        table(rows=2) * 1 + table(rows=2).partition("\n")[2] * 99,
+        make_csv(rows=2) * 1 + make_csv(rows=2).partition("\n")[2] * 99,
         [],
         "to decide anything; add rows; left out: 198 that repeat the question of an earlier row",
     ),
-    "no such column": ("a.csv", table(), ["--label", "mod"], '": column does not exist; did you mean "mood"?'),
-    "no such input": ("a.csv", table(), ["--input", "x"], '--input "x": column does not exist; known: "mood"'),
+    "no such column": ("a.csv", make_csv(), ["--label", "mod"], '": column does not exist; did you mean "mood"?'),
+    "no such input": ("a.csv", make_csv(), ["--input", "x"], '--input "x": column does not exist; known: "mood"'),
     "one column twice": (
         "a.csv",
-        table(),
+        make_csv(),
         ["--label", "text", "--input", "text"],
         "--input, --label and --group must name three different columns",
     ),
     "group is label": (
         "a.csv",
-        table(),
+        make_csv(),
         ["--label", "mood", "--group", "mood"],
         "--input, --label and --group must name three different columns",
     ),
@@ -163,52 +188,57 @@ WRONG: dict[str, tuple[str, str | bytes | None, list[str], str]] = {
     ),
     "a column twice": (
         "a.csv",
-        table(header="text,text"),
+        make_csv(header="text,text"),
         [],
         ': the column "text" occurs twice in the header; rename one',
     ),
-    "names alike": ("a.csv", table(header="a.b,a_b"), [], 'its columns are "a.b", "a_b"; an input column and another'),
+    "names alike": (
+        "a.csv",
+        make_csv(header="a.b,a_b"),
+        [],
+        'its columns are "a.b", "a_b"; an input column and another',
+    ),
     "open quote": (
         "a.csv",
-        table() + '"open,good\n' + table(),
+        make_csv() + '"open,good\n' + make_csv(),
         [],
         "lines 302 to 304 form one row; check for a missing closing quote",
     ),
     "unquoted commas": (
         "a.csv",
-        table().replace('"', ""),
+        make_csv().replace('"', ""),
         [],
         "a.csv:2: has 3 fields, but the header has 2; check for a missing comma or quote (299 more rows like this)",
     ),
-    "cut JSON": ("a.json", objects(DICTS)[:-9], [], "a.json: not valid JSON:"),
+    "cut JSON": ("a.json", encode_json_rows(DICTS)[:-9], [], "a.json: not valid JSON:"),
     "JSON of one": ("a.json", '{"a": 1}', [], ": contains a dict; it must be a list of objects"),
     "JSON of lists": ("a.json", "[[1, 2]]", [], ": row 0 is [1, 2]; it must be an object"),
     "a list as .jsonl": ("a.jsonl", "[1]\n", [], ": row 0 is [1]; it must be an object"),
     "chats": (
         "a.json",
-        objects({"messages": []} for _ in TEXTS),
+        encode_json_rows({"messages": []} for _ in TEXTS),
         [],
         "no row can be used: 300 that do not end with the assistant's answer; correct the rows",
     ),
     "lists": (
         "a.json",
-        objects({**d, "text": [1]} for d in DICTS),
+        encode_json_rows({**d, "text": [1]} for d in DICTS),
         [],
         'column "text" contains "[1]"; only text and numbers are allowed',
     ),
-    "no parquet": ("a.parquet", table(), [], "a.parquet: is not valid Parquet"),
-    "a wrong encoding": ("a.csv", table(["schön", "b"]).encode("cp1252"), ["--encoding", "utf-8"], "is not UTF-8"),
+    "no parquet": ("a.parquet", make_csv(), [], "a.parquet: is not valid Parquet"),
+    "a wrong encoding": ("a.csv", make_csv(["schön", "b"]).encode("cp1252"), ["--encoding", "utf-8"], "is not UTF-8"),
     "no encoding": (
         "a.csv",
-        table(),
+        make_csv(),
         ["--encoding", "excel"],
         'encoding "excel" is unknown; use "utf-8", "utf-16", "cp1252", or another that Python knows',
     ),
-    "a wrong separator": ("a.csv", table(), ["--separator", ";"], "if the separator is a comma, write separator ="),
-    "a long separator": ("a.csv", table(), ["--separator", "tab"], ': separator is "tab"; give one character'),
+    "a wrong separator": ("a.csv", make_csv(), ["--separator", ";"], "if the separator is a comma, write separator ="),
+    "a long separator": ("a.csv", make_csv(), ["--separator", "tab"], ': separator is "tab"; give one character'),
     "a task as well": (
         "a.csv",
-        table(),
+        make_csv(),
         ["--task", "qa"],
         "--task writes example data and --data uses your file; remove one of them",
     ),
@@ -225,7 +255,7 @@ def test_a_table_becomes_a_suite_without_a_warning(case: str, init: Init) -> Non
     assert (code, told in said) == (0, True), said
     collection = prepare_collection(Path("mine/suite.toml"), Options())
     assert collection.warnings == () and len(collection.suite.gates) >= 1
-    rows = [row for part in parts().values() for row in part]
+    rows = [row for part in read_parts().values() for row in part]
     assert len({row["id"] for row in rows}) == len(rows) >= 100
 
 
@@ -242,14 +272,14 @@ def test_parquet_is_a_table(init: Init) -> None:
     pyarrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
     parquet.write_table(pyarrow.Table.from_pylist(DICTS), "a.parquet")
     assert init("a.parquet")[0] == 0
-    assert sum(map(len, parts().values())) == 300
+    assert sum(map(len, read_parts().values())) == 300
 
 
 def test_nothing_is_written_over(init: Init) -> None:
     """Where one of the files is there already, it stays as it is and nothing else is written."""
     Path("mine/data").mkdir(parents=True)
     Path("mine/data/select.jsonl").write_text("mine")
-    code, said = init("a.csv", table())
+    code, said = init("a.csv", make_csv())
     assert (code, "mine/data/select.jsonl: exists already; choose an empty folder" in said) == (4, True)
     assert [p.read_text() for p in Path("mine").rglob("*") if p.is_file()] == ["mine"]
 
@@ -259,9 +289,11 @@ def test_rows_of_a_group_stay_together(init: Init) -> None:
     """All rows of a user are in one part, whether the column is named or found, and the test knows its clusters."""
     rows = [{**row, "user_id": f"u{i % 60}", "team": f"t{i % 50}"} for i, row in enumerate(DICTS)]
     for group, options in {"user_id": [], "team": ["--group", "team", "--label", "mood"]}.items():
-        code, said = init("a.json", objects(rows), *options, "--input", "text", *(["--label", "mood"] * (not options)))
+        code, said = init(
+            "a.json", encode_json_rows(rows), *options, "--input", "text", *(["--label", "mood"] * (not options))
+        )
         assert (code, f'group: "{group}"' in said) == (0, True), said
-        users = [{row[group] for row in part} for part in parts().values()]
+        users = [{row[group] for row in part} for part in read_parts().values()]
         assert len(set.union(*users)) == sum(map(len, users)) and len(users) == 3
         suite = prepare_collection(Path("mine/suite.toml"), Options()).suite
         assert suite.train and suite.train.cluster == suite.evals[0].cluster == group
@@ -270,10 +302,12 @@ def test_rows_of_a_group_stay_together(init: Init) -> None:
 
 def test_the_cut_depends_on_the_rows_alone(init: Init) -> None:
     """The same rows in another order, and other rows beside them, are cut alike."""
-    init("a.json", objects(DICTS))
+    init("a.json", encode_json_rows(DICTS))
     Path("mine").rename("first")
-    init("a.json", objects(reversed(DICTS)))
-    first, again = ({k: {r["text"] for r in rows} for k, rows in parts(name).items()} for name in ("first", "mine"))
+    init("a.json", encode_json_rows(reversed(DICTS)))
+    first, again = (
+        {k: {r["text"] for r in rows} for k, rows in read_parts(name).items()} for name in ("first", "mine")
+    )
     assert first == again
     assert {part: len(rows) for part, rows in first.items()} == {"train": 170, "select": 30, "confirm": 100}
 
@@ -283,8 +317,8 @@ def test_near_duplicates_are_in_no_two_parts(init: Init) -> None:
     """Rows that ask nearly what rows of another part ask are left out and counted, and D10 finds none of them."""
     twins = [{**row, "text": f"{row['text']}. Please do look into it at once for me"} for row in DICTS]
     twins += [{**row, "text": str(row["text"]).replace("it", "this")} for row in twins]
-    code, said = init("a.json", objects(DICTS + twins))
-    kept = {part: {row["text"] for row in rows} for part, rows in parts().items()}
+    code, said = init("a.json", encode_json_rows(DICTS + twins))
+    kept = {part: {row["text"] for row in rows} for part, rows in read_parts().items()}
     assert code == 0 and " near-copies of rows of another part" in said
     assert not any(f"{text}. Please do look into it at once for me" in kept["train"] for text in kept["confirm"])
 
@@ -292,21 +326,21 @@ def test_near_duplicates_are_in_no_two_parts(init: Init) -> None:
 def test_a_column_that_cannot_be_told_is_asked_for(init: Init, monkeypatch: pytest.MonkeyPatch) -> None:
     """At a terminal the choices are shown; elsewhere the line names them and the option."""
     rows = [{**row, "class": i % 2} for i, row in enumerate(DICTS)]
-    code, said = init("a.json", objects(rows))
+    code, said = init("a.json", encode_json_rows(rows))
     assert (code, 'the label column is ambiguous; name it with --label: "mood", "class"' in said) == (4, True)
     terminal = io.StringIO("mod\nmood\n")
     monkeypatch.setattr(terminal, "isatty", lambda: True)
     monkeypatch.setattr("sys.stdin", terminal)
-    code, said = init("a.json", objects(rows))
+    code, said = init("a.json", encode_json_rows(rows))
     assert (code, "which column is the label? [mood/class]" in said) == (0, True), said
     Path("mine").rename("first")
-    code, said = init("a.json", objects(rows))  # and nothing is left to read
+    code, said = init("a.json", encode_json_rows(rows))  # and nothing is left to read
     assert (code, ", and the question was not answered; name it with --label" in said) == (4, True)
 
 
 def test_what_was_found_is_data_too(init: Init, capsys: pytest.CaptureFixture[str]) -> None:
     """With --json columns, shares, what was left out and what one answer scores are one document."""
-    Path("a.csv").write_text(table())
+    Path("a.csv").write_text(make_csv())
     assert main(["init", "mine", "--data", "a.csv", "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
     assert told["columns"] == {"input": "text", "label": "mood", "group": None}
@@ -322,16 +356,16 @@ def test_what_was_found_is_data_too(init: Init, capsys: pytest.CaptureFixture[st
 def test_what_is_written_passes_the_checks(labels: list[str], init: Init, monkeypatch: pytest.MonkeyPatch) -> None:
     """`check` finds no error and no warning in a suite of labels, of words and of numbers; `plan` can tell of it."""
     monkeypatch.setenv("HARNESS_CACHE", str(Path("cache").resolve()))
-    assert init("a.csv", table(labels), "--model", "tiny:llama")[0] == 0
+    assert init("a.csv", make_csv(labels), "--model", "tiny:llama")[0] == 0
     assert main(["check", "mine/suite.toml"]) == 0
     assert main(["plan", "mine/suite.toml"]) == 0
 
 
 def test_a_large_table_is_no_silent_minute(init: Init, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is being done is said before it is done, apart from what was found."""
-    assert "reading" not in init("a.csv", many(2))[1]
+    assert "reading" not in init("a.csv", make_csv_of_labels(2))[1]
     shutil.rmtree("mine")
     monkeypatch.setattr("harness.init.table.LARGE_TABLE_BYTES", 1000)
-    code, said = init("b.csv", many(2), "--json")
+    code, said = init("b.csv", make_csv_of_labels(2), "--json")
     assert code == 0
     assert "reading b.csv, " in said and "looking for near-duplicates among 300 rows" in said

@@ -51,7 +51,7 @@ def test_numpy_tells_it_too() -> None:
     assert "Unable to allocate" in resource_error(caught.value)
 
 
-def limited(code: str, megabytes: int, folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
+def run_with_memory_limit(code: str, megabytes: int, folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
     def limit() -> None:
         resource.setrlimit(resource.RLIMIT_AS, (megabytes << 20, megabytes << 20))
 
@@ -65,7 +65,7 @@ def test_a_library_that_ends_the_process_is_told(tmp_path: Path, ending: str) ->
     """Under a limit of memory an end without Python's own is one line, whatever code it had."""
     code = "import ctypes, os\nfrom harness.cli.signals import run_guarded\n"
     code += f"raise SystemExit(run_guarded(lambda _: {ending}, None))"
-    done = limited(code, 1000, tmp_path)
+    done = run_with_memory_limit(code, 1000, tmp_path)
     assert (done.returncode, done.stderr.count("\n")) == (4, 1), done.stderr
     assert "error: out of memory: a library ended the process" in done.stderr
 
@@ -75,7 +75,7 @@ def test_what_a_command_returns_under_a_limit_is_returned(tmp_path: Path) -> Non
     code = (
         "from harness.cli.signals import run_guarded\nprint('once')\nraise SystemExit(run_guarded(lambda _: 1, None))"
     )
-    done = limited(code, 1000, tmp_path)
+    done = run_with_memory_limit(code, 1000, tmp_path)
     assert (done.returncode, done.stdout, done.stderr) == (1, "once\n", "")
 
 
@@ -85,7 +85,7 @@ def test_a_suite_under_a_limit_of_memory(tmp_path: Path, command: str, megabytes
     """Where it does not suffice there is one line and exit code 4, whichever library asks for more first."""
     pytest.importorskip("torch")
     words = ["--out", str(tmp_path / "reports"), "--no-export"] if command == "run" else []
-    done = limited(MAIN, megabytes, tmp_path, command, "suites/smoke.toml", *words)
+    done = run_with_memory_limit(MAIN, megabytes, tmp_path, command, "suites/smoke.toml", *words)
     told = [line for line in (done.stderr + done.stdout).splitlines() if "out of memory" in line]
     assert done.returncode in (0, 4), done.stderr + done.stdout
     assert done.stderr.count("\n") <= 1, done.stderr

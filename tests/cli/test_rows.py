@@ -46,7 +46,7 @@ def ran(project: Project) -> Project:
     return project
 
 
-def folder_of(project: Project) -> Path:
+def find_run_folder(project: Project) -> Path:
     """Return the run's folder."""
     (folder,) = project.folder.glob("reports/*")
     return folder
@@ -55,7 +55,7 @@ def folder_of(project: Project) -> Path:
 @pytest.mark.slow
 def test_show_without_a_run_is_the_last(ran: Project) -> None:
     """`harness show` shows the newest run in reports/, `harness show FOLDER` the newest in a folder of runs."""
-    first = folder_of(ran)
+    first = find_run_folder(ran)
     os.utime(first / "report.json", (1, 1))
     ran.harness("run", "suite.toml", "--limit", "20")
     last = next(f for f in ran.folder.glob("reports/*") if f != first)
@@ -78,9 +78,9 @@ def test_rows_that_failed_a_floor_are_shown(ran: Project) -> None:
     """A gate that compares with nothing shows the rows on the wrong side of its number, with the answer."""
     out = ran.harness("show", "--flips", "-n", "100").out
     part = out.partition("merged: floor: ")[2].partition("\n")[2].partition("\n-")[0]
-    report = read_run(folder_of(ran))
+    report = read_run(find_run_folder(ran))
     (verdict,) = [v for v in report.verdicts if (v.gate, v.candidate) == ("floor", "merged")]
-    rows = read_changed_rows(report, folder_of(ran), verdict)
+    rows = read_changed_rows(report, find_run_folder(ran), verdict)
     wrong = round(verdict.n * (1 - (verdict.value or 0)))
     assert len(rows) == wrong > 0 and {row.change for row in rows} == {"failed"}
     assert f"{wrong} of {verdict.n} rows failed" in part
@@ -89,7 +89,7 @@ def test_rows_that_failed_a_floor_are_shown(ran: Project) -> None:
 
 def test_rows_of_a_perplexity_have_numbers(ran: Project) -> None:
     """Where nothing is answered a row's numbers are shown, of a perplexity that of the row and not its logarithm."""
-    report, folder = read_run(folder_of(ran)), folder_of(ran)
+    report, folder = read_run(find_run_folder(ran)), find_run_folder(ran)
     (verdict,) = [v for v in report.verdicts if (v.gate, v.candidate) == ("fits", "merged")]
     rows = {row.id: dict(row.answers) for row in read_changed_rows(report, folder, verdict)}
     assert rows
@@ -102,7 +102,7 @@ def test_rows_of_a_perplexity_have_numbers(ran: Project) -> None:
 
 def test_all_rows_that_changed_are_counted(ran: Project) -> None:
     """Of a perplexity, of which the 20 largest changes of a kind are kept, the terminal and a summary count all."""
-    report, folder = read_run(folder_of(ran)), folder_of(ran)
+    report, folder = read_run(find_run_folder(ran)), find_run_folder(ran)
     (verdict,) = [v for v in report.verdicts if (v.gate, v.candidate) == ("fits", "merged")]
     kept = len(verdict.lost) + len(verdict.won)
     assert verdict.lost_count + verdict.won_count > kept
@@ -121,7 +121,7 @@ def test_rows_of_other_slices_are_left_out(project: Project) -> None:
     text = SUITE.replace("min = 0.5", 'min = 0.99\nslice = ["kind=a"]\nmin_n = 20')
     project.write({"suite.toml": text, "test.jsonl": ROWS, "train.jsonl": TRAIN})
     project.run()
-    report, folder = read_run(folder_of(project)), folder_of(project)
+    report, folder = read_run(find_run_folder(project)), find_run_folder(project)
     (verdict,) = [v for v in report.verdicts if v.candidate == "merged"]
     kinds = {row["id"]: row["kind"] for row in ROWS}
     rows = read_changed_rows(report, folder, verdict)
@@ -146,7 +146,7 @@ def test_no_rows_at_all_is_a_mistake(ran: Project, n: str) -> None:
 
 def test_what_was_lost_comes_first(ran: Project) -> None:
     """Rows are in the order lost, wrong, won, right; --wrong leaves out the right ones."""
-    report, folder = read_run(folder_of(ran)), folder_of(ran)
+    report, folder = read_run(find_run_folder(ran)), find_run_folder(ran)
     changes = [row.change for row in read_all_rows(report, folder, "qa").rows]
     order = ["lost", "wrong", "won", "right"]
     assert changes == sorted(changes, key=order.index) and {"wrong", "won", "right"} <= {*changes}
@@ -163,7 +163,7 @@ def test_an_eval_that_is_not_there_is_guessed(ran: Project) -> None:
 
 def test_texts_are_trimmed_and_cut(ran: Project) -> None:
     """White space around a text is not shown, and of a very long one its beginning and end."""
-    folder = folder_of(ran)
+    folder = find_run_folder(ran)
     for path in folder.glob("*/samples_qa_*"):
         rows = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
         rows = [{**r, "resps": [["  \n padded \n\n"]], "arguments": [["long " * 5000]]} for r in rows]
@@ -175,6 +175,6 @@ def test_texts_are_trimmed_and_cut(ran: Project) -> None:
 
 def test_private_evals_are_known_from_the_lock(ran: Project) -> None:
     """Which rows no one may see outside is read from the run's folder, and a folder that cannot say is refused."""
-    assert read_private_evals(folder_of(ran)) == frozenset()
-    (folder_of(ran) / "suite.lock.json").unlink()
-    assert "<details>" not in format_run_markdown(read_run(folder_of(ran)), folder_of(ran))
+    assert read_private_evals(find_run_folder(ran)) == frozenset()
+    (find_run_folder(ran) / "suite.lock.json").unlink()
+    assert "<details>" not in format_run_markdown(read_run(find_run_folder(ran)), find_run_folder(ran))

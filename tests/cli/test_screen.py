@@ -33,7 +33,7 @@ class Tty(io.StringIO):
         return True
 
 
-def screen(width: int, file: io.StringIO | None = None) -> Screen:
+def make_screen(width: int, file: io.StringIO | None = None) -> Screen:
     """Return a screen of so many columns."""
     console = Console(
         file=file or Tty(), width=width, highlight=False, soft_wrap=True, force_terminal=True, no_color=True
@@ -41,7 +41,7 @@ def screen(width: int, file: io.StringIO | None = None) -> Screen:
     return Screen(console)
 
 
-def printed(one: Screen) -> list[str]:
+def read_screen_lines(one: Screen) -> list[str]:
     """Return the lines on a screen."""
     assert isinstance(one.console.file, io.StringIO)
     return one.console.file.getvalue().splitlines()
@@ -58,9 +58,9 @@ def nobodys(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_lines_wrap_between_words_and_keep_their_indent(width: int) -> None:
     """No line is wider than the screen, no word is cut, and what is continued stands where it was told to."""
     text = "    word " + "some-hyphened-words and [brackets], numbers such as 0.123 " * 8
-    one = screen(width)
+    one = make_screen(width)
     one.print_line(text, hang=9)
-    first, *rest = printed(one)
+    first, *rest = read_screen_lines(one)
     assert max(map(len, [first, *rest])) <= width
     assert all(line.startswith(" " * 9) and line[9] != " " for line in rest)
     assert " ".join(first.split() + [w for line in rest for w in line.split()]) == " ".join(text.split())
@@ -68,9 +68,9 @@ def test_lines_wrap_between_words_and_keep_their_indent(width: int) -> None:
 
 def test_a_word_wider_than_the_screen_stays_whole() -> None:
     """A path can be copied, whatever the width."""
-    one, path = screen(40), "/a/long/path/" + "x" * 80
+    one, path = make_screen(40), "/a/long/path/" + "x" * 80
     one.print_line(f"run      {path}", hang=9)
-    assert any(path in line for line in printed(one))
+    assert any(path in line for line in read_screen_lines(one))
 
 
 @pytest.mark.parametrize("variable", [None, "CI"])
@@ -93,7 +93,7 @@ def test_a_log_tells_the_time_left(monkeypatch: pytest.MonkeyPatch) -> None:
     one = Terminal(console=Console(file=io.StringIO(), highlight=False, soft_wrap=True))
     for done in (0, 1, 2):
         one.harness_progress(Progress("train", done, 9, {"loss": 1.0}))
-    first, second = printed(one)
+    first, second = read_screen_lines(one)
     assert first == "  train 1/9  loss 1"
     assert re.fullmatch(r"  train 2/9, about \d+\.0 s left  loss 1", second)
 
@@ -120,9 +120,9 @@ def test_paragraphs_of_a_docstring_are_lines() -> None:
 
 def test_a_table_too_wide_goes_on_below() -> None:
     """Columns that do not fit beside each other stand in a second table, which begins with the same first column."""
-    one = screen(40)
+    one = make_screen(40)
     one.print_columns([["metric", "a" * 15, "b" * 15, "c" * 15], ["qa.em", "1", "2", "3"]])
-    lines = printed(one)
+    lines = read_screen_lines(one)
     assert [line.split()[0] for line in lines if line] == ["metric", "qa.em"] * 2
     assert max(map(len, lines)) <= 40
     assert lines[-1].split() == ["qa.em", "3"]
@@ -168,14 +168,14 @@ REASONS: dict[str, tuple[ClaimSpec, list[Note]]] = {
 def test_names_of_tests_are_left_out(why: str) -> None:
     """The name of the statistical test is left out of a reason, and nothing else; an older reason stays as it is."""
     about, notes = REASONS[why]
-    said = verdict(Outcome.INCONCLUSIVE, claim_spec=about, notes=tuple(notes))
+    said = make_verdict(Outcome.INCONCLUSIVE, claim_spec=about, notes=tuple(notes))
     assert format_brief(said) == why
-    assert format_brief(verdict(Outcome.PASS, why="n=3, cluster t")) == "n=3, cluster t"
+    assert format_brief(make_verdict(Outcome.PASS, why="n=3, cluster t")) == "n=3, cluster t"
     whole = format_notes(about, notes)
     assert ("cluster t" in whole) == (why != "123,840") and whole.replace(", cluster t", "") == why
 
 
-def verdict(outcome: Outcome, **other: object) -> Verdict:
+def make_verdict(outcome: Outcome, **other: object) -> Verdict:
     """Return a verdict."""
     given = {
         "gate": "g",
@@ -191,13 +191,13 @@ def verdict(outcome: Outcome, **other: object) -> Verdict:
 def test_what_holds_nothing_up_is_counted_apart() -> None:
     """A warn gate that fails is no failure in the last line; one that blocks is."""
     found = [
-        verdict(Outcome.PASS),
-        verdict(Outcome.PASS, blocking=False),
-        verdict(Outcome.FAIL, blocking=False),
-        verdict(Outcome.INCONCLUSIVE, decides=False),
+        make_verdict(Outcome.PASS),
+        make_verdict(Outcome.PASS, blocking=False),
+        make_verdict(Outcome.FAIL, blocking=False),
+        make_verdict(Outcome.INCONCLUSIVE, decides=False),
     ]
     assert summarize_outcomes(found) == "2 PASS, 1 FAIL (warn), 1 INCONCLUSIVE (not what ships)"
-    assert summarize_outcomes([verdict(Outcome.FAIL)]) == "1 FAIL"
+    assert summarize_outcomes([make_verdict(Outcome.FAIL)]) == "1 FAIL"
     assert summarize_outcomes([]) == "nothing was gated"
 
 
@@ -239,9 +239,9 @@ def test_the_summary_is_made_of_the_same_run(project: Project) -> None:
     """`show -q` prints the summary alone, beginning with its rule."""
     project.write({"suite.toml": SUITE, "test.jsonl": ROWS, "train.jsonl": TRAIN})
     run = project.run().report
-    one = screen(80)
+    one = make_screen(80)
     Summary(one, run, -1).print_all()
-    lines = printed(one)
+    lines = read_screen_lines(one)
     assert lines[0].strip("= ") == "summary"
     assert "0 items" not in "\n".join(lines)
 

@@ -100,7 +100,7 @@ def test_wrong_options_are_told_once(project: Project) -> None:
     assert '"want" is 5; it must be a string' in done.err
 
 
-def target(row: dict[str, Any], **columns: str) -> Any:
+def read_json_target(row: dict[str, Any], **columns: str) -> Any:
     """Return the target of a row whose evaluator takes JSON."""
     about = {"columns": columns, "cluster": None, "slices": ()}
     (sample,) = to_samples([{"input": "q", **row}], "here", **about, json_targets=True)  # type: ignore[arg-type]
@@ -110,10 +110,10 @@ def target(row: dict[str, Any], **columns: str) -> Any:
 @pytest.mark.parametrize("value", [[], {}, [{"a": [1, None]}], 5, 0.5, True, False, ["x"], "é", {"é": "\u2028"}])
 def test_json_targets(value: Any) -> None:
     """Any value is given as its JSON; a text is JSON already, and null is no target."""
-    found = target({"target": value})
+    found = read_json_target({"target": value})
     assert found == value if isinstance(value, str) else json.loads(found) == value
-    assert target({"wanted": value}, target="wanted") == found
-    assert target({"target": None}) == target({}) == ""
+    assert read_json_target({"wanted": value}, target="wanted") == found
+    assert read_json_target({"target": None}) == read_json_target({}) == ""
 
 
 def test_calls_end_messages() -> None:

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from tests.helpers.processor import SETTINGS, environment
+from tests.helpers.processor import SETTINGS, make_environment
 
 ROOT = Path(__file__).parents[2]
 FILES = [f"{name}-{threads}" for name in ("own", *SETTINGS) for threads in (1, 2)]
@@ -22,7 +22,7 @@ FILES = [f"{name}-{threads}" for name in ("own", *SETTINGS) for threads in (1, 2
 def run_in(setting: str, *words: str) -> str:
     """Run the script under a setting such as "avx2-2", two threads as on AVX2, and return what it prints."""
     name, _, threads = setting.rpartition("-")
-    variables = {**os.environ, **(environment(name) if name in SETTINGS else {}), "OMP_NUM_THREADS": threads}
+    variables = {**os.environ, **(make_environment(name) if name in SETTINGS else {}), "OMP_NUM_THREADS": threads}
     command = [sys.executable, "-m", "tests.compat.processors", *words]
     return subprocess.run(command, cwd=ROOT, env=variables, check=True, capture_output=True, text=True).stdout
 
@@ -46,10 +46,12 @@ def test_every_processor_decides_alike(written: dict[str, Path]) -> None:
         assert one.keys() == other.keys()
         for number, gates in one.items():
             for gate, verdict in gates.items():
-                assert outcome_and_p(verdict) == pytest.approx(outcome_and_p(other[number][gate]), rel=1e-9, abs=1e-12)
+                assert select_outcome_and_p(verdict) == pytest.approx(
+                    select_outcome_and_p(other[number][gate]), rel=1e-9, abs=1e-12
+                )
 
 
-def outcome_and_p(verdict: dict[str, Any]) -> dict[str, Any]:
+def select_outcome_and_p(verdict: dict[str, Any]) -> dict[str, Any]:
     found = {key: math.nan if verdict[key] is None else verdict[key] for key in ("p_pass", "p_fail")}
     return {verdict["outcome"]: 1.0, **{k: v for k, v in found.items() if not math.isnan(v)}}
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from harness.release.recomputation import NEAR_BOUND
-from tests.compat.verdicts import CASES, HERE, made
+from tests.compat.verdicts import CASES, HERE, judge_and_verify_case
 
 PIECES = 8
 BOUNDS = {28: (5, 6), 6: (4, 5)}  # where lower and upper stand in what is kept of a verdict, and of a slice
@@ -19,25 +19,27 @@ NUMBER = re.compile(r"-?\d+\.\d+(?:e[-+]?\d+)?")
 
 
 @cache
-def kept(name: str) -> list[dict[str, Any]]:
+def read_kept_verdicts(name: str) -> list[dict[str, Any]]:
     """Read what was written once: docs/contributing says when words may be written anew."""
     return [json.loads(line) for line in (HERE / f"{name}.jsonl").read_text("utf-8").splitlines()]
 
 
-def same(one: Any, other: Any, near: float = 1e-9) -> bool:
+def is_nearly_equal(one: Any, other: Any, near: float = 1e-9) -> bool:
     """Return whether two values are equal but for the rounding of another processor, in texts as well."""
     if isinstance(one, float) and isinstance(other, (int, float)):
         return math.isclose(one, other, rel_tol=near, abs_tol=1e-12)
     if isinstance(one, str) and isinstance(other, str):
         numbers, others = ([float(found) for found in NUMBER.findall(text)] for text in (one, other))
-        return NUMBER.sub("#", one) == NUMBER.sub("#", other) and same(numbers, others)
+        return NUMBER.sub("#", one) == NUMBER.sub("#", other) and is_nearly_equal(numbers, others)
     if isinstance(one, list) and isinstance(other, list):
         return len(one) == len(other) and all(
-            same(value, others, NEAR_BOUND if i in BOUNDS.get(len(one), ()) else near)
+            is_nearly_equal(value, others, NEAR_BOUND if i in BOUNDS.get(len(one), ()) else near)
             for i, (value, others) in enumerate(zip(one, other, strict=True))
         )
     if isinstance(one, dict) and isinstance(other, dict):
-        return one.keys() == other.keys() and all(same(value, other[key], near) for key, value in one.items())
+        return one.keys() == other.keys() and all(
+            is_nearly_equal(value, other[key], near) for key, value in one.items()
+        )
     return bool(one == other)
 
 
@@ -46,15 +48,15 @@ def same(one: Any, other: Any, near: float = 1e-9) -> bool:
 def test_verdicts_are_what_they_were(piece: int) -> None:
     """Outcomes, numbers, and what verify and --recompute make of the evidence, true and edited; then the words."""
     for number in range(piece, CASES, PIECES):
-        found = made(number)
+        found = judge_and_verify_case(number)
         numbers, words = (json.loads(json.dumps(told)) for told in (found.numbers, found.words))
-        assert same(kept("verdicts")[number], numbers)
-        assert same(kept("words")[number], words)
+        assert is_nearly_equal(read_kept_verdicts("verdicts")[number], numbers)
+        assert is_nearly_equal(read_kept_verdicts("words")[number], words)
 
 
 def test_what_a_run_says_its_verifier_believes() -> None:
     """Whatever was drawn: nobody who verifies refuses what nobody changed."""
-    refused = [case["case"] for case in kept("verdicts") if case["verify"][:2] != [True, True]]
+    refused = [case["case"] for case in read_kept_verdicts("verdicts") if case["verify"][:2] != [True, True]]
     assert not refused
 
 
@@ -70,4 +72,4 @@ def test_what_a_run_says_its_verifier_believes() -> None:
 )
 def test_texts_are_compared_by_their_numbers(one: str, other: str, alike: bool) -> None:
     """Only the last digits of a fraction may differ; counts, names and words may not."""
-    assert same(one, other) is alike
+    assert is_nearly_equal(one, other) is alike

@@ -221,16 +221,16 @@ class Made:
     words: dict[str, Any]
 
 
-def made(number: int) -> Made:
+def judge_and_verify_case(number: int) -> Made:
     """Judge a case as a run does, verify the evidence and recompute it, and verify it with one number changed."""
     case = draw_case(number)
     verdicts = decide_case(case)
-    numbers = {name: _numbers(v) for name, v in verdicts.items()}
+    numbers = {name: _list_verdict_numbers(v) for name, v in verdicts.items()}
     words: dict[str, Any] = {name: v["why"] for name, v in verdicts.items()}
     with tempfile.TemporaryDirectory() as folder:
         evidence = Evidence(case, Path(folder))
         numbers["verify"], words["verify"] = verify_case(evidence, verdicts)
-        edited = _edited(verdicts, random.Random(f"edit {number}"))
+        edited = _edit_one_verdict(verdicts, random.Random(f"edit {number}"))
         numbers["edited"], words["edited"] = verify_case(evidence, edited)
     return Made({"case": number, **numbers}, {"case": number, **words})
 
@@ -239,7 +239,7 @@ def decide_case(case: Drawn) -> dict[str, dict[str, Any]]:
     suite = Suite(Path("suite.toml"), SuiteTable("drawn", alpha=case.alpha), Model("base", ""), None, None, None, {},
                   (case.spec,), case.gates, (), (), "digest")  # fmt: skip
     items = tuple(Item("drawn", subject, "e") for subject in ("base", "merged"))
-    task = Task(case.spec, made, case.metrics, case.samples)
+    task = Task(case.spec, judge_and_verify_case, case.metrics, case.samples)
     plugins: Any = None
     collection = Collection(suite, plugins, {"e": task}, ("base",), ("merged",), items)
     court = Adjudicator(collection, (), date(2026, 1, 1), {}, None)
@@ -256,7 +256,7 @@ class Evidence:
 
     def __init__(self, case: Drawn, folder: Path) -> None:
         results = {(r.subject, "e"): r for r in (case.theirs, case.ours) if r}
-        task = Task(case.spec, made, case.metrics, case.samples)
+        task = Task(case.spec, judge_and_verify_case, case.metrics, case.samples)
         (folder / "evidence").mkdir()
         items = "".join(f"{json.dumps(row)}\n" for row in evidence_rows(results, {"e": task}, case.leaks)).encode()
         (folder / "evidence/items.jsonl").write_bytes(items)
@@ -269,10 +269,10 @@ class Evidence:
             "files": files,
             "evaluations": told,
         }
-        self.locked = read_lock(_lock(case), "merged")
+        self.locked = read_lock(_make_lock(case), "merged")
 
 
-def _lock(case: Drawn) -> dict[str, Any]:
+def _make_lock(case: Drawn) -> dict[str, Any]:
     from harness.gates import contamination
 
     code = {"seconds": "harness_domain.cost:median_seconds"}
@@ -284,9 +284,14 @@ def _lock(case: Drawn) -> dict[str, Any]:
     )
     return {
         "format": FORMAT_VERSION,
-        "suite": {"header": {"name": "drawn", "alpha": case.alpha}, "exports": [], "evals": [_plain(case.spec)]},
+        "suite": {
+            "header": {"name": "drawn", "alpha": case.alpha},
+            "exports": [],
+            "evals": [_table_to_dict(case.spec)],
+        },
         "gates": [
-            {**_plain(g), "claim": g.claim(), "blocking": g.blocking, "candidates": ["merged"]} for g in case.gates
+            {**_table_to_dict(g), "claim": g.claim(), "blocking": g.blocking, "candidates": ["merged"]}
+            for g in case.gates
         ],
         "metrics": {"e": metrics},
         "data": {"e": {"rows": len(case.samples), "sha256": rows_digest(case.samples)}},
@@ -295,7 +300,7 @@ def _lock(case: Drawn) -> dict[str, Any]:
     }
 
 
-def _plain(table: Any) -> dict[str, Any]:
+def _table_to_dict(table: Any) -> dict[str, Any]:
     return {k: v for k, v in dataclasses.asdict(table).items() if k not in ("where", "options") and v is not None}
 
 
@@ -310,7 +315,7 @@ def verify_case(evidence: Evidence, verdicts: Mapping[str, dict[str, Any]]) -> t
     return [True, not again.differs, sorted(again.gates), sorted(again.unable)], [again.differs, again.summary]
 
 
-def _edited(verdicts: Mapping[str, dict[str, Any]], luck: random.Random) -> dict[str, dict[str, Any]]:
+def _edit_one_verdict(verdicts: Mapping[str, dict[str, Any]], luck: random.Random) -> dict[str, dict[str, Any]]:
     """Return the verdicts with one of their numbers changed, as somebody might who wants to ship."""
     name, key = luck.choice(sorted(verdicts)), luck.choice(EDITS)
     one = dict(verdicts[name])
@@ -323,20 +328,21 @@ def _edited(verdicts: Mapping[str, dict[str, Any]], luck: random.Random) -> dict
     return {**verdicts, name: one}
 
 
-def _numbers(verdict: Mapping[str, Any]) -> list[Any]:
+def _list_verdict_numbers(verdict: Mapping[str, Any]) -> list[Any]:
     """Return what a verdict says but for its words, floats with twelve digits and lists of ids as a digest."""
     keys = ("outcome", "blocking", "value", "baseline", "estimate", "lower", "upper", "threshold", "alpha", "p_pass",
             "p_fail", "n", "weightless", "clusters", "effective", "method", "rows_needed", "rows_range", "won_count",
             "lost_count", "left_out", "repeated", "crossed", "whole", "whole_baseline")  # fmt: skip
     ids = hashlib.sha256(json.dumps([verdict["won"], verdict["lost"]]).encode()).hexdigest()[:8]
     slices = [
-        [s["name"], s["n"], s["outcome"], s["alarm"], _short(s["lower"]), _short(s["upper"])] for s in verdict["slices"]
+        [s["name"], s["n"], s["outcome"], s["alarm"], _round_float(s["lower"]), _round_float(s["upper"])]
+        for s in verdict["slices"]
     ]
     driver = verdict["driver"].partition(": ")[0]
-    return [*(_short(verdict[key]) for key in keys), ids, driver, slices]
+    return [*(_round_float(verdict[key]) for key in keys), ids, driver, slices]
 
 
-def _short(value: Any) -> Any:
+def _round_float(value: Any) -> Any:
     if isinstance(value, float):
         return float(f"{value:.12g}") if math.isfinite(value) else None
     return value
@@ -344,7 +350,7 @@ def _short(value: Any) -> Any:
 
 def main() -> None:
     """Write both files."""
-    cases = [made(number) for number in range(CASES)]
+    cases = [judge_and_verify_case(number) for number in range(CASES)]
     for name, lines in (("verdicts", [c.numbers for c in cases]), ("words", [c.words for c in cases])):
         text = "".join(json.dumps(line, ensure_ascii=False, separators=(",", ":")) + "\n" for line in lines)
         (HERE / f"{name}.jsonl").write_text(text, "utf-8")

@@ -32,7 +32,7 @@ OFF = {"enable_thinking": False}
 ARGUMENTS = st.dictionaries(st.sampled_from(["enable_thinking", "effort", "tools"]), st.booleans() | st.integers(0, 2))
 
 
-def sample(arguments: dict[str, Any] | None = None, **row: Any) -> Sample:
+def make_sample(arguments: dict[str, Any] | None = None, **row: Any) -> Sample:
     """Return one row of an evaluation."""
     given = {"columns": {}, "cluster": None, "slices": (), "arguments": arguments or {}}
     (found,) = to_samples([{"input": ASKED, "target": "x", **row}], "x", **given)  # type: ignore[arg-type]
@@ -53,7 +53,7 @@ def sample(arguments: dict[str, Any] | None = None, **row: Any) -> Sample:
 )
 def test_arguments_of_tables_and_rows(table: dict[str, Any], row: dict[str, Any], wanted: dict[str, Any]) -> None:
     """A row's own arguments go before those of its table, in training as in evaluation."""
-    messages, found = chat.split_arguments(sample(table, **row).input)  # type: ignore[arg-type]
+    messages, found = chat.split_arguments(make_sample(table, **row).input)  # type: ignore[arg-type]
     assert (messages, found) == (ASKED, wanted)
     (made,) = to_training_rows([{"input": ASKED, "target": "x", **row}], {}, "x", table)
     assert chat.training_template_arguments(made) == wanted
@@ -90,7 +90,7 @@ def test_what_cannot_be_honoured_is_refused(case: str) -> None:
     """Nothing that a row says of its prompt is dropped without a word, in training or in evaluation."""
     row, told = WRONG[case]
     with pytest.raises(UsageError) as evaluated:
-        sample(**row)
+        make_sample(**row)
     with pytest.raises(UsageError) as trained:
         to_training_rows([{"input": ASKED, "target": "x", **row}], {}, "x")
     assert told in str(evaluated.value)
@@ -101,7 +101,7 @@ def test_parts_that_are_no_text_are_not_trained_on() -> None:
     """An image in the messages of a training row is refused; a server may be sent one in an evaluation."""
     with pytest.raises(UsageError, match='row 0 has a part of type "image" in its messages'):
         to_training_rows([{"input": IMAGE, "target": "x"}], {}, "x")
-    assert sample(input=IMAGE).input == IMAGE
+    assert make_sample(input=IMAGE).input == IMAGE
 
 
 def test_a_column_that_means_something_else_is_left_alone() -> None:

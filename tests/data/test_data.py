@@ -12,7 +12,7 @@ from harness.data.rows import target_as_continuation, to_judged_rows, to_samples
 from harness.errors import UsageError
 from harness.records.samples import Sample
 from harness.testing import ROWS, SUITE, TRAIN, Project
-from tests.helpers.speed import seconds
+from tests.helpers.speed import time_call
 
 WRONG = {
     "empty": ("", "has no rows"),
@@ -113,7 +113,7 @@ def test_training_rows_of_no_known_shape_are_refused() -> None:
         to_training_rows([{"foo": 1}], {}, "x")
 
 
-def as_eval(*rows: object, **how: object) -> list[Sample]:
+def make_samples(*rows: object, **how: object) -> list[Sample]:
     """Make samples of rows as an eval does."""
     given = {"columns": {}, "cluster": None, "slices": (), **how}
     return to_samples(list(rows), "x", **given)  # type: ignore[arg-type]
@@ -121,24 +121,24 @@ def as_eval(*rows: object, **how: object) -> list[Sample]:
 
 def test_null_target_is_an_empty_one() -> None:
     """A target of null, or one that ends a conversation, is "" and never the text "None"; in a list it is empty too."""
-    assert [s.target for s in as_eval({"input": "a", "target": None}, {"input": "b", "target": "x"})] == ["", "x"]
+    assert [s.target for s in make_samples({"input": "a", "target": None}, {"input": "b", "target": "x"})] == ["", "x"]
     turns = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": None, "tool_calls": [1]}]
-    assert as_eval({"messages": turns})[0].target == ""
-    assert as_eval({"input": "a", "target": ["x", None]})[0].target == ["x", ""]
-    assert as_eval({"question": "a", "gold": None}, columns={"target": "gold"})[0].target == ""
+    assert make_samples({"messages": turns})[0].target == ""
+    assert make_samples({"input": "a", "target": ["x", None]})[0].target == ["x", ""]
+    assert make_samples({"question": "a", "gold": None}, columns={"target": "gold"})[0].target == ""
 
 
 def test_numbers_are_targets() -> None:
     """A number is wanted as its text: data sets of sums have it so."""
     rows = [{"input": "2+2", "target": 4}, {"input": "1/2", "target": 0.5}, {"input": "a", "target": [1, "one"]}]
-    assert [s.target for s in as_eval(*rows)] == ["4", "0.5", ["1", "one"]]
+    assert [s.target for s in make_samples(*rows)] == ["4", "0.5", ["1", "one"]]
 
 
 @pytest.mark.parametrize("odd", [True, math.nan, math.inf, {"text": "b"}, ["b", ["c"]], ["b", False]])
 def test_target_that_is_no_text_is_refused(odd: object) -> None:
     """What would be matched as Python writes it is refused with the row and the number of such rows."""
     with pytest.raises(UsageError, match=r"row 1 has .* as its target \(2 such rows\); give text or a number"):
-        as_eval({"input": "a", "target": "b"}, {"input": "b", "target": odd}, {"input": "c", "target": odd})
+        make_samples({"input": "a", "target": "b"}, {"input": "b", "target": odd}, {"input": "c", "target": odd})
 
 
 @pytest.mark.parametrize("key", ["id", "cluster", "slice"])
@@ -150,14 +150,14 @@ def test_names_that_are_none_join_no_rows(key: str, odd: object) -> None:
         {"input": "b", "id": "b", "cluster": "b", "slice": "b"},
     ]
     with pytest.raises(UsageError, match=r"row 1 has .* in every row"):
-        as_eval(rows[0], {**rows[1], key: odd}, cluster="cluster", slices=("slice",))
+        make_samples(rows[0], {**rows[1], key: odd}, cluster="cluster", slices=("slice",))
 
 
 @pytest.mark.parametrize("content", [3, True, {"a": 1}, None, [1], [], ["text"], [{"text": "no type"}]])
 def test_message_without_text_is_refused(content: object) -> None:
     """A turn whose content is a number is no prompt."""
     with pytest.raises(UsageError, match="row 0 has "):
-        as_eval({"input": [{"role": "user", "content": content}], "target": "x"})
+        make_samples({"input": [{"role": "user", "content": content}], "target": "x"})
 
 
 def test_null_is_not_trained() -> None:
@@ -239,9 +239,9 @@ def test_row_of_100_megabytes_is_refused_at_once(project: Project) -> None:
         {"test.jsonl": [*ROWS, {"input": "a say b", "target": "b", "kind": "a", "notes": ["x" * 100_000_000]}]}
     )
     text = (project.folder / "test.jsonl").read_text("utf-8")
-    reading = seconds(lambda: [json.loads(line) for line in text.splitlines()], tries=1)
+    reading = time_call(lambda: [json.loads(line) for line in text.splitlines()], tries=1)
     outcomes = []
-    assert seconds(lambda: outcomes.append(project.run("--collect-only")), tries=1) < 20 * reading
+    assert time_call(lambda: outcomes.append(project.run("--collect-only")), tries=1) < 20 * reading
     [outcome] = outcomes
     assert (outcome.code, "row 60 has more than 10,000,000 characters (1 such rows)" in outcome.err) == (4, True)
     project.write({"test.jsonl": [*ROWS, {"input": "a say b", "target": "b", "kind": "a", "notes": ["x" * 9_000_000]}]})

@@ -48,7 +48,7 @@ def write_arrow(kind: str) -> bytes:
     return made.getvalue()
 
 
-def columns(of: Callable[[list[Any]], Any]) -> bytes:
+def encode_columns(of: Callable[[list[Any]], Any]) -> bytes:
     return json.dumps({name: of([row[name] for row in ROWS]) for name in ROWS[0]}).encode()
 
 
@@ -58,8 +58,8 @@ FORMATS: dict[str, tuple[str, Callable[[], bytes]]] = {
     "tsv": ("a.tsv", lambda: write_csv("\t")),
     "records": ("a.json", lambda: json.dumps(ROWS).encode()),
     "split": ("a.json", lambda: json.dumps(SPLIT).encode()),
-    "columns of objects": ("a.json", lambda: columns(lambda cells: dict(enumerate(cells)))),
-    "columns of lists": ("a.json", lambda: columns(list)),
+    "columns of objects": ("a.json", lambda: encode_columns(lambda cells: dict(enumerate(cells)))),
+    "columns of lists": ("a.json", lambda: encode_columns(list)),
     "wrapped": ("a.json", lambda: json.dumps({"version": 1, "data": ROWS}).encode()),
     "lines": ("a.jsonl", lambda: "\n".join(map(json.dumps, ROWS)).encode()),
     "lines as .json": ("a.json", lambda: "\n".join(map(json.dumps, ROWS)).encode()),
@@ -72,13 +72,13 @@ FORMATS: dict[str, tuple[str, Callable[[], bytes]]] = {
 }
 
 
-def zstd(data: bytes) -> bytes:
+def compress_zstd(data: bytes) -> bytes:
     made: bytes = pytest.importorskip("zstandard").ZstdCompressor().compress(data)
     return made
 
 
 PACKED: dict[str, Callable[[bytes], bytes]] = {
-    "": bytes, ".gz": gzip.compress, ".bz2": bz2.compress, ".xz": lzma.compress, ".zst": zstd,
+    "": bytes, ".gz": gzip.compress, ".bz2": bz2.compress, ".xz": lzma.compress, ".zst": compress_zstd,
 }  # fmt: skip
 
 
@@ -104,7 +104,7 @@ def test_a_cut_or_large_file_is_one_line(packed: str, tmp_path: Path) -> None:
 
 def test_two_frames_are_one_file() -> None:
     """Compressed files that were joined, as `cat a.gz b.gz` does, are read to the end."""
-    for pack in (gzip.compress, bz2.compress, lzma.compress, zstd):
+    for pack in (gzip.compress, bz2.compress, lzma.compress, compress_zstd):
         assert decompress(pack(b"one") + pack(b"two"), "x") == b"onetwo"
 
 

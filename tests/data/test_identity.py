@@ -21,12 +21,12 @@ TEMPLATES = [
 ]
 
 
-def samples(template: str | None, rows: list[dict[str, Any]] = ROWS) -> list[Sample]:
+def make_samples(template: str | None, rows: list[dict[str, Any]] = ROWS) -> list[Sample]:
     columns = {"target": "label"} if template else {"input": "text", "target": "label"}
     return to_samples(rows, "here", columns=columns, cluster=None, slices=(), template=template)
 
 
-def one(**row: Any) -> tuple[str, set[tuple[str, ...]]]:
+def make_key_and_aliases(**row: Any) -> tuple[str, set[tuple[str, ...]]]:
     """Return the key of one row, and what it is known by."""
     made = Sample("a", row.pop("input", ""), row.pop("target", ""), row)
     return add_question_keys([made], None)[0].key, set(question_keys([made], None)) - {()}
@@ -35,7 +35,7 @@ def one(**row: Any) -> tuple[str, set[tuple[str, ...]]]:
 @pytest.mark.parametrize("template", TEMPLATES)
 def test_a_template_asks_the_same_rows(template: str) -> None:
     """However a prompt is written out of a row's columns, it is the row that is asked."""
-    plain, written = question_keys(samples(None), None), question_keys(samples(template), template)
+    plain, written = question_keys(make_samples(None), None), question_keys(make_samples(template), template)
     assert all(any(set(row) & set(other) for other in plain) for row in written)
     assert len(set(written)) == len(set(plain)) == 9
 
@@ -43,7 +43,7 @@ def test_a_template_asks_the_same_rows(template: str) -> None:
 def test_what_few_rows_differ_in_tells_none() -> None:
     """A column that is the same on most rows is no key: another question in the same language is another row."""
     other = [{**row, "text": f"Is bill {i} paid?"} for i, row in enumerate(ROWS)]
-    asked, others = (question_keys(samples("[{lang}] {text}", rows), "[{lang}] {text}") for rows in (ROWS, other))
+    asked, others = (question_keys(make_samples("[{lang}] {text}", rows), "[{lang}] {text}") for rows in (ROWS, other))
     assert not {key for row in asked for key in row} & {key for row in others for key in row}
 
 
@@ -64,7 +64,7 @@ SAME = {
 @pytest.mark.parametrize("case", SAME)
 def test_spelling_asks_the_same(case: str) -> None:
     """Spelling, system messages and the shape of a prompt are no part of a question."""
-    first, second = (one(**row) for row in SAME[case])
+    first, second = (make_key_and_aliases(**row) for row in SAME[case])
     assert first == second
     assert first[0]
 
@@ -83,19 +83,19 @@ OTHER = {
 @pytest.mark.parametrize("case", OTHER)
 def test_another_question_has_another_key(case: str) -> None:
     """Another question, target or choice is no copy."""
-    first, second = (one(**row) for row in OTHER[case])
+    first, second = (make_key_and_aliases(**row) for row in OTHER[case])
     assert first[0] != second[0]
 
 
 def test_one_more_accepted_target_is_the_same_row() -> None:
     """A row is known by each of its targets, and is no copy of one with another of them."""
-    first, second = one(input="a", target="x"), one(input="a", target=["x", "z"])
+    first, second = make_key_and_aliases(input="a", target="x"), make_key_and_aliases(input="a", target=["x", "z"])
     assert first[0] != second[0]
     assert set(next(iter(first[1]))) < set(next(iter(second[1])))
 
 
 def test_texts_are_known_by_their_text_and_models_by_nothing() -> None:
     """A document has a key, an evaluation of the model itself none; what is no Unicode breaks nothing."""
-    assert one(text="A line of text") == one(text="a  line of text")
-    assert one() == ("", set())
-    assert one(input="a\ud800")[0]
+    assert make_key_and_aliases(text="A line of text") == make_key_and_aliases(text="a  line of text")
+    assert make_key_and_aliases() == ("", set())
+    assert make_key_and_aliases(input="a\ud800")[0]

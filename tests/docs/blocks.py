@@ -49,7 +49,7 @@ class Block:
         return [int(code) for code in re.findall(r"\d+", self.marks.get("exit", "0"))]
 
 
-def blocks_of(path: Path, root: Path) -> list[Block]:
+def parse_blocks(path: Path, root: Path) -> list[Block]:
     """Return the fenced blocks of a page in their order; raises ValueError at a comment before one that says nothing.
 
     A line that is only indented is text of its paragraph here, and no block.
@@ -60,11 +60,13 @@ def blocks_of(path: Path, root: Path) -> list[Block]:
     for i, token in enumerate(tokens):
         if token.type == "fence" and token.map:
             language = token.info.strip().partition(" ")[0]
-            found.append(Block(page, token.map[0] + 1, language, token.content, _marks(page, tokens[:i], token.map[0])))
+            found.append(
+                Block(page, token.map[0] + 1, language, token.content, _parse_marks(page, tokens[:i], token.map[0]))
+            )
     return found
 
 
-def _marks(page: str, before: Sequence[Token], line: int) -> dict[str, str]:
+def _parse_marks(page: str, before: Sequence[Token], line: int) -> dict[str, str]:
     """Return what the comments directly above a line say."""
     marks: dict[str, str] = {}
     for token in reversed(before):
@@ -77,31 +79,31 @@ def _marks(page: str, before: Sequence[Token], line: int) -> dict[str, str]:
     return marks
 
 
-def loads(blocks: Sequence[Block]) -> bool:
+def needs_torch(blocks: Sequence[Block]) -> bool:
     """Return whether what a page executes loads torch: its files do, or its commands open a model of "hf"."""
     files = [block for block in blocks if "file" in block.marks]
     if any(word in block.text for block in files for word in HEAVY):
         return True
-    words = [command for block in blocks if block.executed for command in commands(block)]
+    words = [command for block in blocks if block.executed for command in iterate_harness_commands(block)]
     opened = any(command[0] in LOADS or "--replay" in command for command in words if command)
-    return opened and not any(_uses_another(block) for block in files)
+    return opened and not any(_uses_other_loader(block) for block in files)
 
 
-def _uses_another(block: Block) -> bool:
+def _uses_other_loader(block: Block) -> bool:
     """Return whether a block is a suite whose loader is not the one of `path = "HUB/ID"`."""
     if block.language != "toml":
         return False
     return tomllib.loads(block.text).get("model", {}).get("use", "hf") != "hf"
 
 
-def commands(block: Block) -> Iterator[list[str]]:
+def iterate_harness_commands(block: Block) -> Iterator[list[str]]:
     """Yield the words behind `harness` of every command in a block; of a `text` block only of lines behind "$ "."""
-    for words in simple_commands(block):
+    for words in iterate_shell_commands(block):
         if "harness" in words:
             yield words[words.index("harness") + 1 :]
 
 
-def simple_commands(block: Block) -> Iterator[list[str]]:
+def iterate_shell_commands(block: Block) -> Iterator[list[str]]:
     """Yield the words of each command, without what it is joined with, redirected to and commented by."""
     for line in block.text.replace("\\\n", " ").splitlines():
         prompt, _, typed = line.partition("$ ")
@@ -109,16 +111,16 @@ def simple_commands(block: Block) -> Iterator[list[str]]:
             line = typed
         elif block.language == "text":
             continue
-        yield from _parted(_words(line))
+        yield from _split_shell_commands(_split_shell_words(line))
 
 
-def _words(line: str) -> list[str]:
+def _split_shell_words(line: str) -> list[str]:
     reader = shlex.shlex(line, posix=True, punctuation_chars="".join(sorted(BREAKS)))
     reader.whitespace_split = True
     return list(reader)
 
 
-def _parted(words: Sequence[str]) -> Iterator[list[str]]:
+def _split_shell_commands(words: Sequence[str]) -> Iterator[list[str]]:
     """Cut words where the shell does, and leave out files of redirections."""
     command: list[str] = []
     redirected = False

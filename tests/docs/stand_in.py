@@ -38,11 +38,11 @@ def put_in_place(path: str, cache: Path, text: str) -> None:
     words = letters.train_new_from_iterator([spaced], VOCABULARY, min_frequency=1, show_progress=False)
     words.model_max_length = CONTEXT
     words.save_pretrained(folder)
-    _model(words).save_pretrained(folder)
+    _make_random_llama(words).save_pretrained(folder)
     (folder / sources.NOTE).write_text(json.dumps({"requirement": requirement, "file": file}), "utf-8")
 
 
-def _model(tokenizer: PreTrainedTokenizerBase) -> LlamaForCausalLM:
+def _make_random_llama(tokenizer: PreTrainedTokenizerBase) -> LlamaForCausalLM:
     """Return a random Llama with its norms scaled up and the layers behind them down: the same function.
 
     An adapter on these layers sees larger inputs, so that a step of it changes what they compute by as much more.

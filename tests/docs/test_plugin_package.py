@@ -12,7 +12,7 @@ import pytest
 
 from harness import hookspec
 from harness.plugins import HOOKS
-from tests.docs.blocks import Block, blocks_of, loads
+from tests.docs.blocks import Block, needs_torch, parse_blocks
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted((ROOT / "docs/how-to").glob("write-*.md"))
@@ -50,12 +50,12 @@ NAMES = {  # kind -> what the page on it provides
 }
 
 
-def folder_of(page: Path) -> str:
+def make_folder_name(page: Path) -> str:
     return page.stem.replace("-", "_")
 
 
-def files_of(page: Path) -> list[Block]:
-    return [block for block in blocks_of(page, ROOT) if "file" in block.marks]
+def list_file_blocks(page: Path) -> list[Block]:
+    return [block for block in parse_blocks(page, ROOT) if "file" in block.marks]
 
 
 @pytest.fixture(scope="module")
@@ -63,21 +63,23 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The package as an author would write it: a folder for each page, with its files and the Python it shows."""
     folder, text = tmp_path_factory.mktemp("project"), PROJECT
     for page in PAGES:
-        part = folder / PACKAGE / folder_of(page)
+        part = folder / PACKAGE / make_folder_name(page)
         part.mkdir(parents=True)
         (part / "__init__.py").touch()
-        for block in files_of(page):
+        for block in list_file_blocks(page):
             text_of = re.sub(
                 r"^from slowest import", f"from {PACKAGE}.{part.name}.slowest import", block.text, flags=re.M
             )
             (part / block.marks["file"]).write_text(text_of, "utf-8")
-        shown = [block for block in blocks_of(page, ROOT) if block.language == "python" and "file" not in block.marks]
+        shown = [
+            block for block in parse_blocks(page, ROOT) if block.language == "python" and "file" not in block.marks
+        ]
         for number, block in enumerate(shown):
             (part / f"shown_{number}.py").write_text(block.text, "utf-8")
         if (part / "harnessfile.py").is_file():
-            text += f'{folder_of(page)} = "{PACKAGE}.{folder_of(page)}.harnessfile"\n'
+            text += f'{make_folder_name(page)} = "{PACKAGE}.{make_folder_name(page)}.harnessfile"\n'
     (folder / PACKAGE / "__init__.py").touch()
-    trainer = next(b for b in blocks_of(ROOT / "docs/how-to/write-a-trainer.md", ROOT) if "tool.mypy" in b.text)
+    trainer = next(b for b in parse_blocks(ROOT / "docs/how-to/write-a-trainer.md", ROOT) if "tool.mypy" in b.text)
     (folder / "pyproject.toml").write_text(f"{text}\n{trainer.text}", "utf-8")
     return folder
 
@@ -128,19 +130,19 @@ def test_installed_it_provides_every_kind(project: Path, tmp_path: Path) -> None
     assert (done.returncode, "nowhere" in done.stderr) == (4, True), done.stderr
 
 
-def _tested(page: Path) -> object:
-    return pytest.param(page, id=page.stem, marks=[pytest.mark.pages] if loads(blocks_of(page, ROOT)) else [])
+def _make_page_param(page: Path) -> object:
+    return pytest.param(page, id=page.stem, marks=[pytest.mark.pages] if needs_torch(parse_blocks(page, ROOT)) else [])
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("page", [_tested(page) for page in PAGES])
+@pytest.mark.parametrize("page", [_make_page_param(page) for page in PAGES])
 def test_the_tests_of_a_page_pass_in_the_package(page: Path, project: Path, tmp_path: Path) -> None:
     """What a page tests passes where its plugin is a part of a package."""
-    here = project / PACKAGE / folder_of(page)
-    for block in blocks_of(page, ROOT):  # rows that a page writes before its tests
+    here = project / PACKAGE / make_folder_name(page)
+    for block in parse_blocks(page, ROOT):  # rows that a page writes before its tests
         if block.language == "python" and block.executed and "open(" in block.text:
             assert execute(["-c", block.text], here).returncode == 0
-    tests = [block.marks["file"] for block in files_of(page) if block.marks["file"].startswith("test_")]
+    tests = [block.marks["file"] for block in list_file_blocks(page) if block.marks["file"].startswith("test_")]
     assert tests, "a page on plugins ends with a test"
     words = ["-m", "pytest", "-q", "-p", "no:cacheprovider", "--import-mode=importlib", *tests]
     done = execute(words, here, project)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.docs.blocks import Block, blocks_of, commands, loads
+from tests.docs.blocks import Block, iterate_harness_commands, needs_torch, parse_blocks
 
 PAGE = """\
 Text.
@@ -35,7 +35,7 @@ print(1)
 
 def read(tmp_path: Path, text: str) -> list[Block]:
     (tmp_path / "page.md").write_text(text, "utf-8")
-    return blocks_of(tmp_path / "page.md", tmp_path)
+    return parse_blocks(tmp_path / "page.md", tmp_path)
 
 
 def test_comments_belong_to_the_block_below_them(tmp_path: Path) -> None:
@@ -65,13 +65,13 @@ COMMANDS = {
 @pytest.mark.parametrize("text", COMMANDS)
 def test_commands_are_found(text: str) -> None:
     """Chains, prompts, continuations, pipes and comments are read as a shell reads them."""
-    assert COMMANDS[text] == list(commands(Block("page.md", 1, "bash", text)))
+    assert COMMANDS[text] == list(iterate_harness_commands(Block("page.md", 1, "bash", text)))
 
 
 def test_only_typed_lines_of_output_are_commands() -> None:
     """What a command printed is none, though it names one."""
     text = "$ harness show\nnext: harness run it's.toml\n"
-    assert list(commands(Block("page.md", 1, "text", text))) == [["show"]]
+    assert list(iterate_harness_commands(Block("page.md", 1, "text", text))) == [["show"]]
 
 
 def test_pages_that_load_are_known() -> None:
@@ -80,4 +80,4 @@ def test_pages_that_load_are_known() -> None:
     fake = Block("page.md", 1, "toml", '[model]\nuse = "fake"\n', {"file": "suite.toml"})
     tiny = Block("page.md", 1, "python", 'path = "tiny:llama"', {"file": "test_it.py"})
     shown = Block("page.md", 1, "bash", "harness show")
-    assert [loads(b) for b in ([run], [run, fake], [tiny], [shown])] == [True, False, True, False]
+    assert [needs_torch(b) for b in ([run], [run, fake], [tiny], [shown])] == [True, False, True, False]

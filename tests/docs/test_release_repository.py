@@ -16,13 +16,13 @@ TEMPLATE = Path(__file__).parents[2] / "docs/examples/release-repository"
 BIN = Path(sys.executable).parent
 
 
-def shell(folder: Path, command: str, **environment: str) -> subprocess.CompletedProcess[str]:
+def run_in_bash(folder: Path, command: str, **environment: str) -> subprocess.CompletedProcess[str]:
     """Run a step as a runner would: bash, which ends at the first command that fails."""
     env = {**os.environ, **environment, "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}"}
     return subprocess.run(["bash", "-e", "-c", command], cwd=folder, env=env, capture_output=True, text=True)
 
 
-def steps(job: str) -> list[dict[str, Any]]:
+def list_job_steps(job: str) -> list[dict[str, Any]]:
     """Return the steps of a job of the release workflow that run a command, but for the installation."""
     workflow = yaml.safe_load((TEMPLATE / ".github/workflows/release.yml").read_text("utf-8"))
     return [s for s in workflow["jobs"][job]["steps"] if "run" in s and not s["run"].startswith("pip ")]
@@ -33,16 +33,16 @@ def test_a_copy_releases(tmp_path: Path) -> None:
     """The suite of `harness init` passes, both keys sign, the policy is met, and the last command would upload."""
     folder = tmp_path / "repository"
     shutil.copytree(TEMPLATE, folder)
-    made = shell(folder, "harness init gate && harness keygen ci && harness keygen approver")
+    made = run_in_bash(folder, "harness init gate && harness keygen ci && harness keygen approver")
     assert made.returncode == 0, made.stderr
     keys = {name: (folder / f"{name}.key").read_text().strip() for name in ("ci", "approver")}
     with (folder / "policy.toml").open("a", encoding="utf-8") as policy:
         policy.write("".join((folder / f"{name}.pub").read_text() for name in keys))
     for job, key in (("gate", "ci"), ("publish", "approver")):
         (folder / f"{key}.key").unlink()  # it comes from a secret
-        for step in steps(job):
+        for step in list_job_steps(job):
             command = step["run"].replace("harness publish", "harness publish --to upload")
-            done = shell(folder, command, KEY=keys[key], MODEL="team/qa")
+            done = run_in_bash(folder, command, KEY=keys[key], MODEL="team/qa")
             assert done.returncode == 0, (step, done.stdout, done.stderr)
     assert (folder / "upload/evidence/claims.intoto.jsonl").is_file()
     assert not [*folder.glob("*.key")]
@@ -54,4 +54,4 @@ def test_the_pull_request_gets_the_verdict_of_the_same_suite() -> None:
     given = gate["jobs"]["gate"]["steps"][1]["with"]
     action = yaml.safe_load((TEMPLATE.parents[2] / "action.yml").read_text("utf-8"))
     assert given.keys() <= action["inputs"].keys()
-    assert f"harness run {given['suite']}" in [step["run"] for step in steps("gate")]
+    assert f"harness run {given['suite']}" in [step["run"] for step in list_job_steps("gate")]

@@ -136,7 +136,7 @@ def index(site: Path) -> list[dict[str, Any]]:
     return [{key: html.unescape(str(value)) for key, value in section.items()} for section in found]
 
 
-def looked_up() -> Iterator[str]:
+def iterate_index_terms() -> Iterator[str]:
     """Yield everything that a person may look up by its name."""
     yield from (name for name in vars(hookspec) if name.startswith("harness_"))
     yield from (key for cls in TABLES.values() for key in table_keys(cls))
@@ -151,7 +151,9 @@ def looked_up() -> Iterator[str]:
 def test_the_search_finds_everything_by_its_name(index: list[dict[str, Any]]) -> None:
     """Every hook, key, check, plugin, command and exit code stands in the text or a title that the search reads."""
     words = "\n".join(re.sub(r"<[^>]+>", "", f"{section['title']}\n{section['text']}") for section in index).lower()
-    missing = [word for word in looked_up() if not re.search(rf"(?<!\w){re.escape(word.lower())}(?!\w)", words)]
+    missing = [
+        word for word in iterate_index_terms() if not re.search(rf"(?<!\w){re.escape(word.lower())}(?!\w)", words)
+    ]
     assert missing == []
 
 

@@ -24,7 +24,7 @@ ACC = Metric("acc", "higher", "proportion")
 TICKETS, EACH = 40, 5
 
 
-def block(name: str) -> str:
+def read_page_file(name: str) -> str:
     """Return a file that the page has its reader write."""
     found = re.search(rf"<!-- file: {re.escape(name)} -->\n```\w+\n(.*?)```", PAGE, re.S)
     assert found
@@ -35,17 +35,17 @@ def block(name: str) -> str:
 def rows(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, str]]:
     """The rows that confirm, as the page's script writes them."""
     folder = tmp_path_factory.mktemp("tutorial")
-    (folder / "tickets.py").write_text(block("tickets.py"), "utf-8")
+    (folder / "tickets.py").write_text(read_page_file("tickets.py"), "utf-8")
     subprocess.run([sys.executable, "tickets.py", "--by-opening"], cwd=folder, check=True)
     with (folder / "tickets.csv").open(encoding="utf-8", newline="") as file:
         return [*csv.DictReader(file)][600:]
 
 
-def suite() -> dict[str, Any]:
-    return tomllib.loads(block("suite.toml"))
+def read_suite() -> dict[str, Any]:
+    return tomllib.loads(read_page_file("suite.toml"))
 
 
-def passes(gate: dict[str, Any], samples: list[Sample], ours: list[int], theirs: list[int]) -> bool:
+def does_gate_pass(gate: dict[str, Any], samples: list[Sample], ours: list[int], theirs: list[int]) -> bool:
     """Return whether a gate passes where so many whole tickets are right."""
 
     def result(name: str, right: list[int]) -> Result:
@@ -61,7 +61,7 @@ def passes(gate: dict[str, Any], samples: list[Sample], ours: list[int], theirs:
 @pytest.fixture(scope="module")
 def samples(rows: list[dict[str, str]]) -> list[Sample]:
     """The rows with the cluster that the page's suite declares."""
-    (spec,) = suite()["eval"]
+    (spec,) = read_suite()["eval"]
     return [Sample(str(i), cluster=row[spec["cluster"]]) for i, row in enumerate(rows)]
 
 
@@ -73,10 +73,10 @@ def test_the_cluster_is_declared(samples: list[Sample]) -> None:
 
 def test_the_floor_passes_a_model_on_it_seldom(samples: list[Sample]) -> None:
     """Summed over how many tickets are right, each with the chance of the floor: at most 6 % pass."""
-    gate = suite()["gate"][0]
+    gate = read_suite()["gate"][0]
     floor, risk = gate["min"], 0.0
     for right in range(TICKETS + 1):
-        if passes(gate, samples, [1] * right + [0] * (TICKETS - right), []):
+        if does_gate_pass(gate, samples, [1] * right + [0] * (TICKETS - right), []):
             risk += float(binom.pmf(right, TICKETS, floor))
     assert 0 < risk <= 0.06
 
@@ -84,7 +84,7 @@ def test_the_floor_passes_a_model_on_it_seldom(samples: list[Sample]) -> None:
 @pytest.mark.parametrize("discordance", [0.1, 0.2, 0.3])
 def test_the_margin_passes_a_model_on_it_seldom(samples: list[Sample], discordance: float) -> None:
     """Summed over tickets won and lost against ten-shot prompting, by a model that is better by the margin alone."""
-    gate = suite()["gate"][1]
+    gate = read_suite()["gate"][1]
     won, lost = ((discordance + sign * gate["better_by"]) / 2 for sign in (1, -1))
     risk = 0.0
     for losses in range(TICKETS + 1):
@@ -93,7 +93,7 @@ def test_the_margin_passes_a_model_on_it_seldom(samples: list[Sample], discordan
         for wins in range(TICKETS - losses, -1, -1):  # fewer wins prove no more than more
             ours, theirs = [1] * wins + [0] * losses, [0] * wins + [1] * losses
             same = [1] * (TICKETS - wins - losses)
-            if not passes(gate, samples, ours + same, theirs + same):
+            if not does_gate_pass(gate, samples, ours + same, theirs + same):
                 break
             risk += float(multinomial.pmf([wins, losses, len(same)], TICKETS, [won, lost, 1 - won - lost]))
     assert 0 < risk <= 0.06
@@ -101,7 +101,7 @@ def test_the_margin_passes_a_model_on_it_seldom(samples: list[Sample], discordan
 
 def test_rows_taken_for_independent_would_pass_it_often() -> None:
     """Without the cluster a quarter of the models on the floor pass: 26.3 %, summed exactly."""
-    gate = suite()["gate"][0]
+    gate = read_suite()["gate"][0]
     fewest = next(k for k in range(201) if binom.sf(k - 1, 200, gate["min"]) <= 0.05)
     risk = binom.sf(-(-fewest // EACH) - 1, TICKETS, gate["min"])
     assert risk == pytest.approx(0.263, abs=0.001)

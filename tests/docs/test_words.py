@@ -35,7 +35,7 @@ NO_PROSE = re.compile(  # code, output, comments, and tables that a command writ
 WRITTEN_BY_A_COMMAND = re.compile(r"^Written by `|<!-- generated from the code", re.MULTILINE)
 
 
-def pages() -> Iterator[Path]:
+def iterate_written_pages() -> Iterator[Path]:
     """Yield the pages that people write for users; a decision is a record of its time."""
     for path in sorted([*ROOT.glob("*.md"), *ROOT.glob(".github/*.md"), *(ROOT / "docs").rglob("*.md")]):
         if path.name.startswith("renamed-"):  # lists of names
@@ -44,36 +44,36 @@ def pages() -> Iterator[Path]:
             yield path
 
 
-def denied(text: str) -> Iterator[tuple[int, str]]:
+def iterate_denied_phrases(text: str) -> Iterator[tuple[int, str]]:
     """Yield the line and the phrase of each denied phrase in a page's prose."""
     prose = NO_PROSE.sub(lambda found: "\n" * found[0].count("\n"), text)
     for number, line in enumerate(prose.split("\n"), 1):
         yield from ((number, found[0].lower()) for found in DENIED.finditer(line))
 
 
-@pytest.mark.parametrize("page", [path.relative_to(ROOT).as_posix() for path in pages()])
+@pytest.mark.parametrize("page", [path.relative_to(ROOT).as_posix() for path in iterate_written_pages()])
 def test_a_page_has_no_denied_phrase(page: str) -> None:
     """A failure names the page, the line, the phrase and its replacement."""
-    found = denied((ROOT / page).read_text("utf-8"))
+    found = iterate_denied_phrases((ROOT / page).read_text("utf-8"))
     assert [f'{page}:{line}: "{phrase}"; write: {REPLACED[phrase]}' for line, phrase in found] == []
 
 
 def test_only_prose_is_searched() -> None:
     """A phrase is found with its line in prose, and not in code, output, links or "there is no"."""
     text = "# A\n\n```text\nis told\n```\n\nIt `is told`, there is no [x](whoever.md).\nThis is no file.\n"
-    assert [*denied(text)] == [(8, "is no")]
+    assert [*iterate_denied_phrases(text)] == [(8, "is no")]
 
 
-def first_sentence(text: str) -> str:
+def read_first_sentence(text: str) -> str:
     """Return the first sentence below a page's title, without the targets of links."""
     body = re.sub(r"\]\([^)]*\)", "]", re.sub(r"<!--.*?-->", "", text, flags=re.DOTALL)).partition("\n")[2].strip()
     return re.split(r"(?<=[.:!?])\s", body, maxsplit=1)[0]
 
 
 @pytest.mark.parametrize(
-    "page", [path.relative_to(ROOT).as_posix() for path in pages() if path.parent != ROOT / ".github"]
+    "page", [path.relative_to(ROOT).as_posix() for path in iterate_written_pages() if path.parent != ROOT / ".github"]
 )
 def test_a_page_begins_with_a_short_sentence(page: str) -> None:
     """The first sentence of a page has at most 15 words."""
-    first = first_sentence((ROOT / page).read_text("utf-8"))
+    first = read_first_sentence((ROOT / page).read_text("utf-8"))
     assert 0 < len(first.split()) <= 15, first

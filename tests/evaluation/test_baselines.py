@@ -15,12 +15,12 @@ from harness.testing import ROWS, SUITE, TRAIN, FakeSubject, Project
 ACC = Metric("acc", "higher", "proportion")
 
 
-def task(targets: list[str], use: str = "multiple_choice") -> Any:
+def make_task(targets: list[str], use: str = "multiple_choice") -> Any:
     samples = [Sample(str(i), "q", target) for i, target in enumerate(targets)]
     return SimpleNamespace(samples=samples, spec=SimpleNamespace(use=use, options={}))
 
 
-def result(right: set[int], n: int = 100, name: str = "acc") -> Result:
+def make_result(right: set[int], n: int = 100, name: str = "acc") -> Result:
     scores = tuple(Score(str(i), {name: float(i in right)}) for i in range(n))
     return Result("x", "qa", scores, {name: len(right) / n}, "")
 
@@ -28,16 +28,17 @@ def result(right: set[int], n: int = 100, name: str = "acc") -> Result:
 LABELS = ["red"] * 40 + ["blue"] * 30 + ["green"] * 30
 CASES: dict[str, tuple[Any, Result, Result | None, str]] = {
     "below the constant answer": (
-        task(LABELS), result({*range(30)}), None, '0.300, less than the constant answer "red" (0.400)',
+        make_task(LABELS), make_result({*range(30)}), None, '0.300, less than the constant answer "red" (0.400)',
     ),
-    "at the constant answer": (task(LABELS), result({*range(40)}), None, ""),
-    "free answers": (task([f"w{i}" for i in range(100)]), result({1}), None, ""),
-    "an evaluator without constant answers": (task(LABELS, "token_f1"), result({1}), None, ""),
+    "at the constant answer": (make_task(LABELS), make_result({*range(40)}), None, ""),
+    "free answers": (make_task([f"w{i}" for i in range(100)]), make_result({1}), None, ""),
+    "an evaluator without constant answers": (make_task(LABELS, "token_f1"), make_result({1}), None, ""),
     "below the base": (
-        task(LABELS), result({*range(50)}), result({*range(60)}), "0.500, less than the base without examples (0.600)",
+        make_task(LABELS), make_result({*range(50)}), make_result({*range(60)}),
+        "0.500, less than the base without examples (0.600)",
     ),
-    "by chance below the base": (task(LABELS), result({*range(50)}), result({*range(53)}), ""),
-    "above the base": (task(LABELS), result({*range(60)}), result({*range(50)}), ""),
+    "by chance below the base": (make_task(LABELS), make_result({*range(50)}), make_result({*range(53)}), ""),
+    "above the base": (make_task(LABELS), make_result({*range(60)}), make_result({*range(50)}), ""),
 }  # fmt: skip
 
 
@@ -55,15 +56,15 @@ def test_a_lower_metric_is_weak_where_it_is_higher() -> None:
         Result("x", "qa", tuple(Score(str(i), {"perplexity": v}) for i in range(20)), {"perplexity": v}, "")
         for v in (2.0, 1.0)
     )
-    about = task(["a"] * 20, "perplexity")
+    about = make_task(["a"] * 20, "perplexity")
     assert find_weakness(about, nats, high, low) and not find_weakness(about, nats, low, high)
 
 
 def test_the_constant_answer_is_the_commonest_label() -> None:
     """Labels are few and repeat; a column of right choices counts where rows have no target."""
     rows = [Sample(str(i), "q", row={"gold": int(i > 5)}) for i in range(20)]
-    assert find_constant_answer(rows, task([])) == ("1", 0.7)
-    assert find_constant_answer([], task([])) == ("", 0.0)
+    assert find_constant_answer(rows, make_task([])) == ("1", 0.7)
+    assert find_constant_answer([], make_task([])) == ("", 0.0)
 
 
 @pytest.mark.slow

@@ -40,7 +40,7 @@ def sampling(project: Project, suite: str = SAMPLED) -> Project:
     return project.write({"suite.toml": suite, "test.jsonl": ROWS, "train.jsonl": TRAIN, "harnessfile.py": HARNESSFILE})
 
 
-def rows(project: Project, subject: str) -> list[dict[str, Any]]:
+def read_newest_rows(project: Project, subject: str) -> list[dict[str, Any]]:
     """Read the newest samples file of a subject."""
     path = max(project.folder.glob(f"reports/*/{subject}/samples_*"), key=lambda p: p.stat().st_mtime_ns)
     return [json.loads(line) for line in path.read_text("utf-8").splitlines()]
@@ -80,7 +80,7 @@ def test_a_row_has_the_numbers_of_its_answers(project: Project) -> None:
     """Mean, best, worst, vote and spread of a row are those of the answers that its line lists."""
     done = sampling(project).run()
     assert done.code == 0, done.err + done.out
-    for line in rows(project, "merged"):
+    for line in read_newest_rows(project, "merged"):
         right = [draw["values"]["exact_match"] for draw in line["draws"]]
         [said] = line["resps"]
         assert right == [float(text == line["target"]) for text in said] and len(said) == 4
@@ -90,7 +90,7 @@ def test_a_row_has_the_numbers_of_its_answers(project: Project) -> None:
         first_most = max(said, key=said.count)
         assert line["exact_match.maj@4"] == float(first_most == line["target"])
         assert line["finish_reason"] == ("length" if "length" in {d["finish_reason"] for d in line["draws"]} else "eos")
-    assert 0 < sum(line["exact_match.spread"] > 0 for line in rows(project, "base")) < 60
+    assert 0 < sum(line["exact_match.spread"] > 0 for line in read_newest_rows(project, "base")) < 60
     item = next(r for r in done.report.results if r.subject == "base")
     assert sum(item.finish_reasons.values()) == item.requests == 240
 
@@ -103,7 +103,7 @@ def test_a_person_sees_every_answer(project: Project) -> None:
     assert project.run().code == 0
     shown = project.harness("show", "--flips", "-n", "1").out
     assert re.search(r"^base +1\. \w+\n +2\. \w+\n +3\. \w+\n +4\. \w+$", shown, re.MULTILINE), shown
-    assert all(len(line["draws"]) == 4 for line in rows(project, "merged"))
+    assert all(len(line["draws"]) == 4 for line in read_newest_rows(project, "merged"))
 
 
 def test_more_answers_ask_only_for_those(project: Project) -> None:
@@ -114,9 +114,9 @@ def test_more_answers_ask_only_for_those(project: Project) -> None:
         return item.requests, item.cache_hits
 
     assert requests(SAMPLED) == (240, 0)
-    first = [line["resps"][0] for line in rows(project, "base")]
+    first = [line["resps"][0] for line in read_newest_rows(project, "base")]
     assert requests(SAMPLED.replace("repeats = 4", "repeats = 8")) == (480, 240)
-    assert [line["resps"][0][:4] for line in rows(project, "base")] == first
+    assert [line["resps"][0][:4] for line in read_newest_rows(project, "base")] == first
     assert requests(SAMPLED.replace('name = "qa"', 'name = "other"').replace('"qa.', '"other.')) == (240, 240)
     assert requests(SAMPLED.replace("temperature = 0.7", "temperature = 0.8")) == (240, 0)
     assert requests(SAMPLED.replace('name = "fake"', 'name = "fake"\nseed = 7')) == (240, 0)
@@ -128,7 +128,7 @@ def test_seeds_are_shared_or_each_models_own(project: Project) -> None:
     def differ(suite: str) -> int:
         sampling(project, suite).write({"base/other.json": "{}"})
         assert project.run().code in (0, 1)
-        ours, theirs = ([line["resps"] for line in rows(project, name)] for name in ("twin", "base"))
+        ours, theirs = ([line["resps"] for line in read_newest_rows(project, name)] for name in ("twin", "base"))
         return sum(o != t for o, t in zip(ours, theirs, strict=True))
 
     twin = SAMPLED + '\n[subject.twin]\nuse = "sampling"\npath = "base"\n'
@@ -182,7 +182,7 @@ def test_what_cannot_be_sampled_is_refused(project: Project, old: str, new: str,
 # -- the test
 
 
-def verdict(draws: Sequence[Sequence[float]], base: Sequence[Sequence[float]], **gate: Any) -> Any:
+def judge_draws(draws: Sequence[Sequence[float]], base: Sequence[Sequence[float]], **gate: Any) -> Any:
     """Judge a comparison of draws, a list a row."""
 
     def result(name: str, values: Sequence[Sequence[float]]) -> Result:
@@ -201,7 +201,7 @@ def verdict(draws: Sequence[Sequence[float]], base: Sequence[Sequence[float]], *
 def test_draws_are_tested_in_the_cluster_of_their_row() -> None:
     """A verdict has as many rows and clusters as there are rows, whatever the answers of each."""
     base = [[1.0, 0.0, 1.0, 1.0]] * 80
-    found = verdict([[1.0, 1.0, 1.0, 1.0]] * 60 + [[0.0, 0.0, 1.0, 1.0]] * 20, base, worse_by_at_most=0.1)
+    found = judge_draws([[1.0, 1.0, 1.0, 1.0]] * 60 + [[0.0, 0.0, 1.0, 1.0]] * 20, base, worse_by_at_most=0.1)
     assert (found.n, found.clusters) == (80, 80)
     assert found.estimate == pytest.approx(0.25 * 60 / 80 - 0.25 * 20 / 80)
 
@@ -211,8 +211,8 @@ def test_rows_that_break_wholly_are_not_diluted() -> None:
     base = [[1.0] * 4] * 80
     lost = [[0.0] * 4] * 2 + [[1.0] * 4] * 78
     as_rows = [[row[0]] for row in lost for _ in range(4)]
-    assert verdict(lost, base, worse_by_at_most=0.05).outcome == "INCONCLUSIVE"
-    assert verdict(as_rows, [[1.0]] * 320, worse_by_at_most=0.05).outcome == "PASS"
+    assert judge_draws(lost, base, worse_by_at_most=0.05).outcome == "INCONCLUSIVE"
+    assert judge_draws(as_rows, [[1.0]] * 320, worse_by_at_most=0.05).outcome == "PASS"
 
 
 class Echo:
@@ -229,7 +229,7 @@ class Echo:
         return list(prompts)
 
 
-def seeds(asked: Sequence[Sequence[str]], samples: Mapping[str, str], draw: int = 0) -> list[int]:
+def collect_call_seeds(asked: Sequence[Sequence[str]], samples: Mapping[str, str], draw: int = 0) -> list[int]:
     """Return the seeds of calls for rows, by id and prompt."""
     spec = Eval("qa", "x", "x", temperature=1.0, repeats=2)
     echo = Echo()
@@ -242,8 +242,8 @@ def seeds(asked: Sequence[Sequence[str]], samples: Mapping[str, str], draw: int 
 
 def test_a_seed_is_of_the_row_and_the_draw() -> None:
     """Company and order change no seed; rows with one prompt have seeds of their own, and so has a second question."""
-    both = seeds([["p", "q"]], {"a": "p", "b": "q"})
-    assert seeds([["q"], ["p"]], {"b": "q", "a": "p"}) == both[::-1]
-    assert seeds([["p", "q"]], {"a": "p", "b": "q"}, draw=1)[0] not in both
-    assert seeds([["p", "p"]], {"a": "p", "b": "p"})[0] == both[0]
-    assert len({*seeds([["p", "p"], ["p"], ["more p"]], {"a": "p", "b": "p"})}) == 4
+    both = collect_call_seeds([["p", "q"]], {"a": "p", "b": "q"})
+    assert collect_call_seeds([["q"], ["p"]], {"b": "q", "a": "p"}) == both[::-1]
+    assert collect_call_seeds([["p", "q"]], {"a": "p", "b": "q"}, draw=1)[0] not in both
+    assert collect_call_seeds([["p", "p"]], {"a": "p", "b": "p"})[0] == both[0]
+    assert len({*collect_call_seeds([["p", "p"], ["p"], ["more p"]], {"a": "p", "b": "p"})}) == 4

@@ -26,14 +26,14 @@ from tests.helpers.endings import HARNESSFILE
 ABOUT = ("finish_reason", "tokens", "thought_tokens", "forced", "lost")
 
 
-def telling(project: Project, suite: str = SUITE, **options: int) -> Project:
+def write_telling_suite(project: Project, suite: str = SUITE, **options: int) -> Project:
     """Write a suite whose models tell how their answers ended."""
     said = "\n".join(f"{name} = {value}" for name, value in options.items())
     suite = suite.replace('use = "fake"\npath', f'use = "telling"\n{said}\npath')
     return project.write({"suite.toml": suite, "test.jsonl": ROWS, "train.jsonl": TRAIN, "harnessfile.py": HARNESSFILE})
 
 
-def rows(project: Project, subject: str) -> list[dict[str, Any]]:
+def read_newest_rows(project: Project, subject: str) -> list[dict[str, Any]]:
     """Read the newest samples file of a subject."""
     path = max(project.folder.glob(f"reports/*/{subject}/samples_*"), key=lambda p: p.stat().st_mtime_ns)
     return [json.loads(line) for line in path.read_text("utf-8").splitlines()]
@@ -112,10 +112,10 @@ def test_an_older_cache_is_asked_again_once_where_an_ending_is_needed(tmp_path: 
 @pytest.mark.slow
 def test_rows_tell_how_their_answers_ended(project: Project) -> None:
     """Samples and evidence carry it, from the model and from the cache; what tells nothing has no key for it."""
-    telling(project, cut=5)
+    write_telling_suite(project, cut=5)
     assert project.run().code == 0
     for _ in range(2):
-        found = rows(project, "merged")
+        found = read_newest_rows(project, "merged")
         assert [row["finish_reason"] for row in found] == ["length"] * 5 + ["eos"] * 55
         assert [row["tokens"] for row in found] == [32] * 5 + [2] * 55
         assert project.run().code == 0
@@ -127,13 +127,13 @@ def test_rows_tell_how_their_answers_ended(project: Project) -> None:
     }
     assert project.harness("verify", "exports/fake", "--recompute").code == 0
     project.write({"suite.toml": SUITE}).run()
-    assert not any("finish_reason" in row or "tokens" in row for row in rows(project, "merged"))
+    assert not any("finish_reason" in row or "tokens" in row for row in read_newest_rows(project, "merged"))
 
 
 @pytest.mark.slow
 def test_a_run_says_how_answers_ended(project: Project) -> None:
     """In a line where some did not end by themselves, and on its page; a check says what to do."""
-    telling(project, cut=12, base_cut=60)
+    write_telling_suite(project, cut=12, base_cut=60)
     done = project.run()
     assert done.out.count("    ended 48 · truncated 12\n") == 2 and "    truncated 60\n" in done.out
     said = (
@@ -146,19 +146,19 @@ def test_a_run_says_how_answers_ended(project: Project) -> None:
     assert project.harness("report", str(folder)).code == 0
     page = (folder / "report.html").read_text("utf-8")
     assert "merged::qa ended 48 · truncated 12" in page
-    done = telling(project, cut=0, empty=2).run()
+    done = write_telling_suite(project, cut=0, empty=2).run()
     assert "    ended 60" not in done.out and "E2" not in done.out and "E3" not in done.out
-    assert '"merged::qa": 3 of 60 answers are empty' in telling(project, empty=3).run().out
+    assert '"merged::qa": 3 of 60 answers are empty' in write_telling_suite(project, empty=3).run().out
 
 
 @pytest.mark.slow
 def test_workers_and_no_cache_change_nothing(project: Project) -> None:
     """Two workers, or nobody who remembers, tell the same endings."""
-    telling(project, cut=5)
+    write_telling_suite(project, cut=5)
     seen = []
     for flags in (["--no-cache"], ["--on", "local:2"]):
         assert project.run(*flags).code == 0
-        seen.append([row["finish_reason"] for row in rows(project, "merged")])
+        seen.append([row["finish_reason"] for row in read_newest_rows(project, "merged")])
     assert seen[0] == seen[1] == ["length"] * 5 + ["eos"] * 55
 
 
@@ -176,13 +176,13 @@ def test_a_gate_on_endings_is_a_gate_as_any_other(project: Project) -> None:
     """What was cut, or says nothing, is counted, proved and recomputed; where nobody tells it is an ERROR."""
     gates = SUITE + GATE.format("cut", 0.1) + GATE.format("empty", 0.5).replace("ends", "speaks")
     for cut, outcome in ((0, "PASS"), (20, "FAIL")):
-        telling(project, gates, cut=cut, empty=5)
+        write_telling_suite(project, gates, cut=cut, empty=5)
         done = project.run()
         assert done.verdict("ends") == outcome and done.verdict("speaks") == "PASS"
         report = next(r for r in done.report.results if r.subject == "merged")
         assert (report.metrics["cut"], report.metrics["empty"]) == (cut / 60, 5 / 60)
         assert [*report.metrics] == ["exact_match", "cut", "empty"]
-    telling(project, gates, empty=5)
+    write_telling_suite(project, gates, empty=5)
     assert project.run().code == 0
     assert "recomputed 3 of 3 gates" in project.harness("verify", "exports/fake", "--recompute").out
     project.write({"suite.toml": gates})
@@ -207,11 +207,11 @@ def harness_evaluators():
     return {"haircut": haircut}
 """
     suite = SUITE.replace("exact_match", "haircut", 1).replace("qa.exact_match", "qa.cut")
-    telling(project, suite, cut=5)
+    write_telling_suite(project, suite, cut=5)
     project.write({"harnessfile.py": HARNESSFILE + own})
     done = project.run()
-    assert done.verdict("floor") == "PASS" and {row["cut"] for row in rows(project, "merged")} == {1.0}
-    telling(project, SUITE.replace("exact_match", "multiple_choice") + GATE.format("cut", 0.1))
+    assert done.verdict("floor") == "PASS" and {row["cut"] for row in read_newest_rows(project, "merged")} == {1.0}
+    write_telling_suite(project, SUITE.replace("exact_match", "multiple_choice") + GATE.format("cut", 0.1))
     assert 'eval "qa" has no metric "cut"' in project.run().err
 
 
@@ -234,13 +234,13 @@ def test_a_guard_keeps_a_gate_undecided(project: Project) -> None:
         (4, 0, f"merged: 4 of 60 answers were truncated, more than {most}; raise max_new_tokens"),
         (0, 60, f"base: 60 of 60 answers were truncated, more than {most}; 43 of its 43 losses are among them"),
     ):
-        done = telling(project, SUITE + VERSUS, cut=cut, base_cut=base_cut).run()
+        done = write_telling_suite(project, SUITE + VERSUS, cut=cut, base_cut=base_cut).run()
         [verdict] = [v for v in done.report.verdicts if (v.gate, v.candidate) == ("better", "merged")]
         assert verdict.outcome == ("INCONCLUSIVE" if says else "PASS") and says in verdict.why
         assert verdict.claim == "better than base by 0.1, at most 0.05 of the answers truncated"
-    half = telling(project, SUITE + VERSUS + 'slice = "kind=a"\nmin_n = 20\n', base_cut=60).run()
+    half = write_telling_suite(project, SUITE + VERSUS + 'slice = "kind=a"\nmin_n = 20\n', base_cut=60).run()
     assert "of its 21 losses are among them" in next(v.why for v in half.report.verdicts if v.gate == "better")
-    telling(project, SUITE + VERSUS + 'severity = "warn"', base_cut=60).run()
+    write_telling_suite(project, SUITE + VERSUS + 'severity = "warn"', base_cut=60).run()
     assert "recomputed 2 of 2 gates" in project.harness("verify", "exports/fake", "--recompute").out
     project.write({"suite.toml": SUITE + VERSUS})
     assert "the finish reason of 60 of 60 answers is unknown" in project.run().out
@@ -251,10 +251,10 @@ def test_thoughts_are_guarded_by_themselves(project: Project) -> None:
     """A cut thought is never an answer: more than one in twenty, and no gate on the evaluation is decided."""
     suite = SUITE.replace('data = "test', 'thought = ["<t>", "</t>"]\ndata = "test')
     for empty, outcome in ((3, "PASS"), (4, "INCONCLUSIVE")):
-        done = telling(project, suite, cut=60, empty=empty).run()
+        done = write_telling_suite(project, suite, cut=60, empty=empty).run()
         assert done.verdict("floor") == outcome
     assert "merged: 4 of 60 answers were truncated while reasoning, more than the allowed share of 0.05" in done.out
-    telling(project, suite.replace("min = 0.5", "min = 0.5\ncut_at_most = 1"), cut=60, empty=4)
+    write_telling_suite(project, suite.replace("min = 0.5", "min = 0.5\ncut_at_most = 1"), cut=60, empty=4)
     assert project.run().verdict("floor") == "PASS"
     project.write({"suite.toml": suite})  # whose loader tells nothing
     assert project.run().verdict("floor") == "PASS"
@@ -262,9 +262,9 @@ def test_thoughts_are_guarded_by_themselves(project: Project) -> None:
 
 def test_a_guard_is_a_share_of_answers(project: Project) -> None:
     """What is none, or guards what asks for no answers, is told at collection."""
-    telling(project, SUITE + VERSUS.replace("0.05", "5"))
+    write_telling_suite(project, SUITE + VERSUS.replace("0.05", "5"))
     assert "cut_at_most is 5; it must be a share of answers from 0 to 1" in project.run().err
-    telling(project, SUITE.replace("exact_match", "multiple_choice") + VERSUS.replace("exact_match", "acc"))
+    write_telling_suite(project, SUITE.replace("exact_match", "multiple_choice") + VERSUS.replace("exact_match", "acc"))
     assert 'cut_at_most: "multiple_choice" generates no answers that could be truncated; remove it' in project.run().err
 
 
@@ -284,19 +284,19 @@ def harness_evaluators():
     return {"marked": marked}
 """
     suite = SUITE.replace("exact_match", "marked", 1).replace("qa.exact_match", "qa.right")
-    telling(
+    write_telling_suite(
         project, suite + GATE.format("cut", 0.3) + GATE.format("empty", 0.3).replace("ends", "speaks"), cut=6, empty=3
     )
     project.write({"harnessfile.py": HARNESSFILE + marker})
     assert project.run().code == 0
-    assert [row["finish_reason"] for row in rows(project, "merged")] == ["length"] * 6 + ["eos"] * 54
-    assert [sum(row[name] for row in rows(project, "merged")) for name in ("cut", "empty")] == [6, 3]
+    assert [row["finish_reason"] for row in read_newest_rows(project, "merged")] == ["length"] * 6 + ["eos"] * 54
+    assert [sum(row[name] for row in read_newest_rows(project, "merged")) for name in ("cut", "empty")] == [6, 3]
 
 
 @pytest.mark.slow
 def test_a_plan_knows_what_is_asked_again(project: Project) -> None:
     """Answers of which nobody knows how they ended are remembered, until a gate wants to know."""
-    telling(project, cut=5).run()
+    write_telling_suite(project, cut=5).run()
     db = sqlite3.connect(next(project.folder.glob("cache/responses.sqlite")))
     for key, value in db.execute("SELECT key, value FROM responses").fetchall():
         if isinstance(answer := json.loads(value), list):  # as versions before this one wrote it
@@ -307,7 +307,7 @@ def test_a_plan_knows_what_is_asked_again(project: Project) -> None:
     db.commit()
     db.close()
     for more, remembered in (("", 60), (GATE.format("cut", 0.2), 0), (GATE.format("cut", 0.2), 60)):
-        telling(project, SUITE + more, cut=5)
+        write_telling_suite(project, SUITE + more, cut=5)
         planned = json.loads(project.harness("plan", "suite.toml", "--json").out)["workloads"]
         assert [one["cache_hits"] for one in planned if one["subject"] == "base"] == [remembered]
         if more:

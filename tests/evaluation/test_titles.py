@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from harness.testing import ROWS, SUITE, TRAIN, Project
-from tests.helpers.suites import waiver_of
+from tests.helpers.suites import make_waive_command
 
 PLUGIN = """
 from harness import hookimpl
@@ -52,7 +52,7 @@ def test_title_is_printed_and_reported(suite: Project) -> None:
 def test_ignored_by_code_and_by_title(suite: Project, name: str) -> None:
     """Each of them takes the finding out of the count, and is waived by; a title that no check has is told."""
     assert suite.run("--ignore", name).code == 6
-    assert suite.harness(*waiver_of(name).split()).code == 0
+    assert suite.harness(*make_waive_command(name).split()).code == 0
     assert suite.run("--ignore", name).code == suite.run().code == 0
     outcome = suite.run("--ignore", "no-capital")
     assert (outcome.code, 'did you mean "no-capitals"?' in outcome.err) == (4, True)

@@ -68,7 +68,7 @@ TOML_VALUES = [
 Change = tuple[str, float, Any]
 
 
-def dumps(value: Any) -> str:
+def dump_json(value: Any) -> str:
     """Write JSON, with the texts of RAW in place of their names."""
     text = json.dumps(value)
     for name, raw in RAW.items():
@@ -76,13 +76,13 @@ def dumps(value: Any) -> str:
     return text
 
 
-def structures(document: Any, most: int = 3) -> st.SearchStrategy[Any]:
+def draw_json_edits(document: Any, most: int = 3) -> st.SearchStrategy[Any]:
     """Draw copies of a JSON document in which values were replaced, removed, doubled, wrapped or renamed."""
     changes = st.tuples(st.sampled_from(["set", "drop", "wrap", "add", "rename", "empty"]), st.floats(0, 1), VALUES)
-    return st.lists(changes, min_size=1, max_size=most).map(lambda cs: _changed(document, cs))
+    return st.lists(changes, min_size=1, max_size=most).map(lambda cs: _apply_json_changes(document, cs))
 
 
-def texts(text: str, tokens: Sequence[str] = ()) -> st.SearchStrategy[bytes]:
+def draw_text_edits(text: str, tokens: Sequence[str] = ()) -> st.SearchStrategy[bytes]:
     """Draw the bytes of a text in which pieces were cut out, put in, doubled or replaced."""
     whole = text.encode()
     odd = st.one_of(
@@ -93,24 +93,24 @@ def texts(text: str, tokens: Sequence[str] = ()) -> st.SearchStrategy[bytes]:
         ),
     )
     edits = st.tuples(st.floats(0, 1), st.sampled_from([0, 0, 1, 2, 9, 40]), odd)
-    return st.lists(edits, min_size=1, max_size=3).map(lambda es: _edited(whole, es))
+    return st.lists(edits, min_size=1, max_size=3).map(lambda es: _apply_byte_edits(whole, es))
 
 
-def lines(text: str, odd: st.SearchStrategy[str]) -> st.SearchStrategy[str]:
+def draw_line_edits(text: str, odd: st.SearchStrategy[str]) -> st.SearchStrategy[str]:
     """Draw the text with lines removed, doubled, moved, or replaced by odd ones."""
     parts = text.splitlines()
     edits = st.tuples(st.sampled_from(["drop", "double", "move", "set", "add"]), st.floats(0, 1), st.floats(0, 1), odd)
-    return st.lists(edits, min_size=1, max_size=3).map(lambda es: "\n".join(_moved(parts, es)) + "\n")
+    return st.lists(edits, min_size=1, max_size=3).map(lambda es: "\n".join(_apply_line_edits(parts, es)) + "\n")
 
 
-def _edited(whole: bytes, edits: Sequence[tuple[float, int, bytes]]) -> bytes:
+def _apply_byte_edits(whole: bytes, edits: Sequence[tuple[float, int, bytes]]) -> bytes:
     for where, length, put in edits:
         at = int(where * len(whole))
         whole = whole[:at] + put + whole[at + length :]
     return whole
 
 
-def _moved(parts: Sequence[str], edits: Sequence[tuple[str, float, float, str]]) -> list[str]:
+def _apply_line_edits(parts: Sequence[str], edits: Sequence[tuple[str, float, float, str]]) -> list[str]:
     found = list(parts)
     for what, where, to, odd in edits:
         at, there = (min(int(x * len(found)), max(0, len(found) - 1)) for x in (where, to))
@@ -127,21 +127,21 @@ def _moved(parts: Sequence[str], edits: Sequence[tuple[str, float, float, str]])
     return found
 
 
-def _changed(document: Any, changes: Sequence[Change]) -> Any:
+def _apply_json_changes(document: Any, changes: Sequence[Change]) -> Any:
     holder = [copy.deepcopy(document)]
     for what, where, value in changes:
-        places = list(_places(holder))
+        places = list(_iterate_places(holder))
         box, key = places[min(int(where * len(places)), len(places) - 1)]
         CHANGES[what](box, key, value)
         holder = holder or [None]
     return holder[0]
 
 
-def _places(box: Any) -> Any:
+def _iterate_places(box: Any) -> Any:
     for key in list(box) if isinstance(box, dict) else range(len(box)):
         yield box, key
         if isinstance(box[key], dict | list):
-            yield from _places(box[key])
+            yield from _iterate_places(box[key])
 
 
 def _drop(box: Any, key: Any, value: Any) -> None:

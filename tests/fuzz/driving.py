@@ -42,22 +42,22 @@ def fuzz(*strategies: st.SearchStrategy[Any]) -> Callable[[Callable[..., None]],
             begun.append(time.monotonic()) if not begun else None
             if SECONDS and time.monotonic() - begun[0] > SECONDS:
                 pytest.skip("the time is up, and nothing was found")
-            with deadline():
+            with limit_time():
                 test(*drawn, **fixtures)
 
         once.__name__, once.__doc__, once.__module__ = test.__name__, test.__doc__, test.__module__
-        return _as_hypothesis(once, test, strategies, most)
+        return _make_hypothesis_test(once, test, strategies, most)
 
     return decorate
 
 
-def _as_hypothesis(once: Any, test: Any, strategies: Any, most: int) -> Any:
+def _make_hypothesis_test(once: Any, test: Any, strategies: Any, most: int) -> Any:
     once.__signature__ = inspect.signature(test)
     names = list(inspect.signature(test).parameters)[: len(strategies)]
     chosen = settings(
         max_examples=most,
         derandomize=not ASKED,
-        deadline=None,  # `deadline` ends a hang, which hypothesis would only notice afterwards
+        deadline=None,  # `limit_time` ends a hang, which hypothesis would only notice afterwards
         database=None,
         print_blob=True,
         suppress_health_check=list(HealthCheck),
@@ -66,7 +66,7 @@ def _as_hypothesis(once: Any, test: Any, strategies: Any, most: int) -> Any:
 
 
 @contextlib.contextmanager
-def deadline(seconds: float = LONGEST) -> Iterator[None]:
+def limit_time(seconds: float = LONGEST) -> Iterator[None]:
     """Raise Hang in what takes longer."""
 
     def ended(*_: object) -> None:
@@ -81,7 +81,7 @@ def deadline(seconds: float = LONGEST) -> Iterator[None]:
         signal.signal(signal.SIGALRM, before)
 
 
-def harness(*words: str) -> tuple[int, str]:
+def run_harness(*words: str) -> tuple[int, str]:
     """Run a command line in process; return its exit code and stderr, and fail where that is a bug of ours."""
     from harness.cli.main import main
 

@@ -16,9 +16,9 @@ from harness.release.policy import read_policy
 from harness.release.signing import load_signer
 from harness.release.signing import make_envelope as enveloped_by
 from harness.release.verify import verify_export
-from tests.fuzz.breaking import TOML_VALUES, VALUES, dumps, lines, structures, texts
-from tests.fuzz.driving import fuzz, harness
-from tests.helpers.suites import ran
+from tests.fuzz.breaking import TOML_VALUES, VALUES, draw_json_edits, draw_line_edits, draw_text_edits, dump_json
+from tests.fuzz.driving import fuzz, run_harness
+from tests.helpers.suites import run_commands
 
 pytest.importorskip("securesystemslib", reason="the extra `sign` is not installed")
 
@@ -81,9 +81,9 @@ ODD = st.one_of(
 @pytest.fixture(scope="module")
 def signed(world: Path) -> Path:
     """A world with a signed export and the policy that it meets."""
-    ran(world, "run suite.toml -q", "keygen release", "sign exports/fake --key release.key")
+    run_commands(world, "run suite.toml -q", "keygen release", "sign exports/fake --key release.key")
     (world / "policy.toml").write_text('suites = ["fake"]\n' + (world / "release.pub").read_text("utf-8"), "utf-8")
-    assert harness("verify", "exports/fake", "--policy", "policy.toml")[0] == 0
+    assert run_harness("verify", "exports/fake", "--policy", "policy.toml")[0] == 0
     return world
 
 
@@ -98,7 +98,7 @@ def changed(folder: Path, name: str, data: bytes) -> bool:
     return before != data
 
 
-def document(path: Path) -> Any:
+def read_document(path: Path) -> Any:
     return (
         [json.loads(line) for line in path.read_text("utf-8").splitlines()]
         if path.suffix == ".jsonl"
@@ -110,11 +110,11 @@ def document(path: Path) -> Any:
 def test_structure(name: str, data: Any, signed: Path) -> None:
     """JSON of the evidence with values replaced is refused under a policy, and told in a line without one."""
     several = name.endswith("l")
-    found = data.draw(structures(document(signed / f"exports/fake/{EVIDENCE}/{name}"), 2))
-    text = "".join(dumps(x) + "\n" for x in found) if several and isinstance(found, list) else dumps(found)
+    found = data.draw(draw_json_edits(read_document(signed / f"exports/fake/{EVIDENCE}/{name}"), 2))
+    text = "".join(dump_json(x) + "\n" for x in found) if several and isinstance(found, list) else dump_json(found)
     differs = changed(signed, name, text.encode("utf-8", "surrogatepass"))
-    assert harness("verify", "copy")[0] in (0, 7)
-    code = harness("verify", "copy", "--policy", "policy.toml")[0]
+    assert run_harness("verify", "copy")[0] in (0, 7)
+    code = run_harness("verify", "copy", "--policy", "policy.toml")[0]
     assert code == 7 or not differs or (name == CLAIMS and code == 0)
 
 
@@ -122,8 +122,8 @@ def test_structure(name: str, data: Any, signed: Path) -> None:
 def test_bytes(name: str, data: Any, signed: Path) -> None:
     """Evidence with pieces cut out or put in is refused under a policy."""
     text = (signed / f"exports/fake/{EVIDENCE}/{name}").read_text("utf-8")
-    differs = changed(signed, name, data.draw(texts(text)))
-    code = harness("verify", "copy", "--policy", "policy.toml")[0]
+    differs = changed(signed, name, data.draw(draw_text_edits(text)))
+    code = run_harness("verify", "copy", "--policy", "policy.toml")[0]
     assert code == 7 or not differs or (name == CLAIMS and code == 0)
 
 
@@ -131,10 +131,10 @@ def test_bytes(name: str, data: Any, signed: Path) -> None:
 def test_model_files(name: str, value: Any, signed: Path) -> None:
     """Files of the model that were written over, or put beside it, are refused."""
     changed(signed, MANIFEST, (signed / f"exports/fake/{EVIDENCE}/{MANIFEST}").read_bytes())
-    path, data = signed / "copy/model" / name, dumps(value).encode("utf-8", "surrogatepass")
+    path, data = signed / "copy/model" / name, dump_json(value).encode("utf-8", "surrogatepass")
     alike = path.is_file() and path.read_bytes() == data
     path.write_bytes(data)
-    assert harness("verify", "copy")[0] == (0 if alike else 7)
+    assert run_harness("verify", "copy")[0] == (0 if alike else 7)
 
 
 @fuzz(st.booleans(), st.data())
@@ -143,10 +143,10 @@ def test_summaries(enveloped: bool, data: Any, signed: Path) -> None:
     export, policy, key = Path("exports/fake"), Path("policy.toml"), Path("release.key")
     demands = read_policy(policy)
     text = make_writer("vsa", demands, policy.name, key if enveloped else None)(verify_export(export, demands))
-    changed = structures(json.loads(text), 2).map(lambda found: dumps(found).encode("utf-8", "surrogatepass"))
-    (signed / "odd.json").write_bytes(data.draw(changed | texts(text)))
-    assert harness("verify", "exports/fake", "--summary", "odd.json")[0] in (0, 4, 7)
-    code = harness("verify", "exports/fake", "--policy", "policy.toml", "--summary", "odd.json")[0]
+    changed = draw_json_edits(json.loads(text), 2).map(lambda found: dump_json(found).encode("utf-8", "surrogatepass"))
+    (signed / "odd.json").write_bytes(data.draw(changed | draw_text_edits(text)))
+    assert run_harness("verify", "exports/fake", "--summary", "odd.json")[0] in (0, 4, 7)
+    code = run_harness("verify", "exports/fake", "--policy", "policy.toml", "--summary", "odd.json")[0]
     assert code in (4, 7) or (enveloped and code == 0)
 
 
@@ -160,21 +160,24 @@ def test_statements_of_what_is_served(enveloped: bool, data: Any, signed: Path) 
     told |= {"runtime": {"kind": "vllm", "name": "vLLM", "version": "0.3"}}
     root = verify_export(signed / "exports/fake").root
     text = statement_bytes(SERVED, [{"name": "fake", "digest": {"sha256": root}}], told)
-    found = data.draw(structures(json.loads(text), 2))
-    made = dumps(found).encode("utf-8", "surrogatepass")
+    found = data.draw(draw_json_edits(json.loads(text), 2))
+    made = dump_json(found).encode("utf-8", "surrogatepass")
     odd = enveloped_by(made, load_signer(signed / "release.key")).to_json_line().encode() if enveloped else made
     (signed / "odd.json").write_bytes(odd)
-    assert harness("verify", "exports/fake", "--served", "odd.json")[0] in (0, 4, 7)
+    assert run_harness("verify", "exports/fake", "--served", "odd.json")[0] in (0, 4, 7)
     demands = (signed / "policy.toml").read_text("utf-8") + '\n[served]\nlayers = ["ids"]\nruntimes = ["vllm>=0.1"]\n'
     (signed / "wants.toml").write_text(demands, "utf-8")
-    code = harness("verify", "exports/fake", "--policy", "wants.toml", "--served", "odd.json")[0]
+    code = run_harness("verify", "exports/fake", "--policy", "wants.toml", "--served", "odd.json")[0]
     assert code in (4, 7) or (enveloped and code == 0)
 
 
-@fuzz(texts(POLICY, TOML_VALUES) | lines(POLICY, ODD).map(lambda text: text.encode("utf-8", "surrogatepass")))
+@fuzz(
+    draw_text_edits(POLICY, TOML_VALUES)
+    | draw_line_edits(POLICY, ODD).map(lambda text: text.encode("utf-8", "surrogatepass"))
+)
 def test_policies(policy: bytes, signed: Path) -> None:
     """A policy of anything is told in lines, or put to the export."""
     key = (signed / "release.pub").read_text("utf-8")
     keyid, public = (line.split('"')[1] for line in key.splitlines() if line.startswith(("keyid", "public")))
     (signed / "odd.toml").write_bytes(policy.replace(b"KEYID", keyid.encode()).replace(b"PUBLIC", public.encode()))
-    harness("verify", "exports/fake", "--policy", "odd.toml")
+    run_harness("verify", "exports/fake", "--policy", "odd.toml")

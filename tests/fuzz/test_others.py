@@ -12,14 +12,14 @@ from typing import Any
 import pytest
 from hypothesis import strategies as st
 
-from tests.fuzz.breaking import dumps, structures, texts
-from tests.fuzz.driving import fuzz, harness
-from tests.helpers.others import asked
+from tests.fuzz.breaking import draw_json_edits, draw_text_edits, dump_json
+from tests.fuzz.driving import fuzz, run_harness
+from tests.helpers.others import make_asked_rows
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("fuzzed rows")]
 
 
-def _database() -> bytes:
+def _make_database() -> bytes:
     """Return a database with a table of rows."""
     made = sqlite3.connect(":memory:")
     made.execute("create table answers (id text, input text, 'm.s' real, kind text)")
@@ -29,7 +29,7 @@ def _database() -> bytes:
 
 
 KEPT = Path(__file__).parents[1] / "fixtures" / "rows" / "lm_eval-0.4.13"
-TABLE = "".join(json.dumps(row) + "\n" for row in asked([1] * 20 + [0] * 5))
+TABLE = "".join(json.dumps(row) + "\n" for row in make_asked_rows([1] * 20 + [0] * 5))
 OTHERS = {  # files that tools made, and one of their metrics
     "inspect-0.3.285/json_two_rows.json": "match",
     "inspect-0.3.285/choices.eval": "",
@@ -45,7 +45,7 @@ NESTED: list[Any] = [{"id": f"q-{i}", "input": f"{i}?", "m": {"s": i % 2}, "kind
 LAYOUTS: dict[str, Any] = {
     "list": NESTED, "split": {"columns": [*NESTED[0]], "data": [[*row.values()] for row in NESTED]},
     "keyed": {"details": {str(i): row for i, row in enumerate(NESTED)}}, "inside": {"note": 1, "samples": NESTED},
-    "lines": "".join(json.dumps(row) + "\n" for row in NESTED).encode(), "database": _database(),
+    "lines": "".join(json.dumps(row) + "\n" for row in NESTED).encode(), "database": _make_database(),
     "utf-16": ("id;input;m.s;kind\n" + "q-1;1?;90 %;a\nq-2;2?;0,5;b\n").encode("utf-16"),
 }  # fmt: skip
 CSV = "id,input,score\n" + "".join(f"q-{i},What is {i}?,{i % 2}\n" for i in range(25))
@@ -65,18 +65,18 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Any:
         patch.setattr("harness_report.can_render", lambda: False)
         patch.chdir(folder)
         claim = ("--worse-by-at-most", "0.1", "--metric", "cap_mc:acc")
-        assert harness("gate", "base", "whole", "--out", "kept", *claim)[0] == 6
+        assert run_harness("gate", "base", "whole", "--out", "kept", *claim)[0] == 6
         yield folder
 
 
-def gated(folder: Path, name: str, data: bytes, words: list[str]) -> None:
+def gate_edited_folder(folder: Path, name: str, data: bytes, words: list[str]) -> None:
     """Gate lm_eval's folder with one file put in another's place: a verdict, or lines that say why there is none."""
     copy = folder / "copy"
     shutil.rmtree(copy, ignore_errors=True)
     shutil.copytree(folder / "whole", copy)
     next(copy.glob(name)).write_bytes(data)
     metric = ("--metric", "cap_mc:acc", "--worse-by-at-most", "0.1", "--out", "out")
-    assert harness("gate", "base", "copy", *metric, *words)[0] in (0, 1, 4, 6)
+    assert run_harness("gate", "base", "copy", *metric, *words)[0] in (0, 1, 4, 6)
 
 
 @fuzz(st.sampled_from(["samples_cap_mc*", "results*"]), WORDS, st.data())
@@ -84,18 +84,20 @@ def test_structure(name: str, words: list[str], data: Any, runs: Path) -> None:
     """JSON of lm_eval with values replaced, and of a table."""
     text = next((runs / "whole").glob(name)).read_text("utf-8")
     if name == "results*":
-        changed = dumps(data.draw(structures(json.loads(text))))
+        changed = dump_json(data.draw(draw_json_edits(json.loads(text))))
     else:
-        found = data.draw(structures([json.loads(line) for line in text.splitlines()], 2))
-        changed = "".join(dumps(row) + "\n" for row in found) if isinstance(found, list) else dumps(found)
-    gated(runs, name, changed.encode("utf-8", "surrogatepass"), words)
+        found = data.draw(draw_json_edits([json.loads(line) for line in text.splitlines()], 2))
+        changed = "".join(dump_json(row) + "\n" for row in found) if isinstance(found, list) else dump_json(found)
+    gate_edited_folder(runs, name, changed.encode("utf-8", "surrogatepass"), words)
 
 
 @fuzz(st.sampled_from(["base.jsonl", "base.csv"]), WORDS, st.data())
 def test_tables(name: str, words: list[str], data: Any, runs: Path) -> None:
     """Tables with pieces cut out or put in."""
-    (runs / "odd").write_bytes(data.draw(texts((runs / name).read_text("utf-8"), ["NaN", "1e999", "-1", "null", ","])))
-    assert harness("gate", name, "odd", "--worse-by-at-most", "0.1", "--out", "out", *words)[0] in (0, 1, 4, 6)
+    (runs / "odd").write_bytes(
+        data.draw(draw_text_edits((runs / name).read_text("utf-8"), ["NaN", "1e999", "-1", "null", ","]))
+    )
+    assert run_harness("gate", name, "odd", "--worse-by-at-most", "0.1", "--out", "out", *words)[0] in (0, 1, 4, 6)
 
 
 @fuzz(st.sampled_from(["samples_capitals_asia*", "results*"]), st.data())
@@ -107,11 +109,11 @@ def test_group(name: str, data: Any, runs: Path) -> None:
     path = next(copy.glob(name))
     text = path.read_text("utf-8")
     lines = text.splitlines() if name.startswith("samples") else [text]
-    found = data.draw(structures([json.loads(line) for line in lines], 2))
-    path.write_bytes("\n".join(dumps(row) for row in (found if isinstance(found, list) else [found])).encode(
+    found = data.draw(draw_json_edits([json.loads(line) for line in lines], 2))
+    path.write_bytes("\n".join(dump_json(row) for row in (found if isinstance(found, list) else [found])).encode(
         "utf-8", "surrogatepass"))  # fmt: skip
     words = ("--metric", "acc", "--worse-by-at-most", "0.1", "--out", "out")
-    assert harness("gate", str(GROUP / "base"), "group", *words)[0] in (0, 1, 4, 6)
+    assert run_harness("gate", str(GROUP / "base"), "group", *words)[0] in (0, 1, 4, 6)
 
 
 @fuzz(st.sampled_from(sorted(LAYOUTS)), st.sampled_from(["structure", "bytes"]), st.data())
@@ -119,14 +121,14 @@ def test_layouts(name: str, how: str, data: Any, runs: Path) -> None:
     """Tables of JSON with values replaced, and any table with bytes cut out or put in, compressed or not."""
     whole = LAYOUTS[name]
     if how == "structure" and isinstance(whole, (list, dict)):
-        odd = dumps(data.draw(structures(whole))).encode("utf-8", "surrogatepass")
+        odd = dump_json(data.draw(draw_json_edits(whole))).encode("utf-8", "surrogatepass")
     else:
-        plain = whole if isinstance(whole, bytes) else dumps(whole).encode()
-        odd = data.draw(texts(plain.decode("latin-1"), ["\0", "{", "]", "\n"]))
+        plain = whole if isinstance(whole, bytes) else dump_json(whole).encode()
+        odd = data.draw(draw_text_edits(plain.decode("latin-1"), ["\0", "{", "]", "\n"]))
     (runs / "odd").write_bytes(gzip.compress(odd) if data.draw(st.booleans()) else odd)
     words = ("--score", "m.s", "--worse-by-at-most", "0.1", "--out", "out")
-    assert harness("gate", "base.jsonl", "odd", *words)[0] in (0, 1, 4, 6)
-    assert harness("gate", "odd#kind=a", "odd", *words)[0] in (0, 1, 4, 6)
+    assert run_harness("gate", "base.jsonl", "odd", *words)[0] in (0, 1, 4, 6)
+    assert run_harness("gate", "odd#kind=a", "odd", *words)[0] in (0, 1, 4, 6)
 
 
 @fuzz(st.sampled_from(sorted(OTHERS)), st.sampled_from(["structure", "bytes"]), st.data())
@@ -144,13 +146,15 @@ def test_files_of_other_tools(file: str, how: str, data: Any, runs: Path) -> Non
         changed = raw[:at] + data.draw(st.binary(max_size=9)) + raw[at + cut :]
     else:
         lines = whole.suffix == ".jsonl"
-        found = data.draw(structures([json.loads(line) for line in raw.splitlines()] if lines else json.loads(raw)))
+        found = data.draw(
+            draw_json_edits([json.loads(line) for line in raw.splitlines()] if lines else json.loads(raw))
+        )
         rows = found if lines and isinstance(found, list) else [found]
-        changed = "".join(dumps(row) + "\n" for row in rows).encode("utf-8", "surrogatepass")
+        changed = "".join(dump_json(row) + "\n" for row in rows).encode("utf-8", "surrogatepass")
     (copy if alone else copy / whole.name).write_bytes(changed)
     claim = ["--worse-by-at-most", "0.1", "--out", "out", "--only-common"]
     claim += ["--metric", OTHERS[file]] if OTHERS[file] else []
-    assert harness("gate", str(source), str(copy), *claim)[0] in (0, 1, 4, 6)
+    assert run_harness("gate", str(source), str(copy), *claim)[0] in (0, 1, 4, 6)
 
 
 @fuzz(st.sampled_from(["manifest.json", "suite.json", "verdicts.json", "items.jsonl"]), st.data())
@@ -161,7 +165,7 @@ def test_evidence(name: str, data: Any, runs: Path) -> None:
     path = runs / "gate" / name
     text = path.read_text("utf-8")
     found = [json.loads(line) for line in text.splitlines()] if name == "items.jsonl" else json.loads(text)
-    path.write_text(dumps(data.draw(structures(found, 2))), "utf-8", "surrogatepass")
-    assert harness("verify", "gate", "--recompute")[0] in (0, 7) and (
+    path.write_text(dump_json(data.draw(draw_json_edits(found, 2))), "utf-8", "surrogatepass")
+    assert run_harness("verify", "gate", "--recompute")[0] in (0, 7) and (
         name == "manifest.json" or path.read_text() != text
     )

@@ -17,12 +17,12 @@ from harness.records.models import ModelRef
 from harness_api import load, replies
 from harness_served.dialects import read_completion
 from harness_served.runtime import read_answer
-from tests.fuzz.breaking import VALUES, dumps, structures, texts
+from tests.fuzz.breaking import VALUES, draw_json_edits, draw_text_edits, dump_json
 from tests.fuzz.driving import fuzz
-from tests.helpers.late import late
+from tests.helpers.late import import_late
 from tests.helpers.local_http import LocalHandler, serve_locally
 
-late("openai")
+import_late("openai")
 
 CHAT: dict[str, Any] = {
     "id": "1",
@@ -86,7 +86,9 @@ class Handler(LocalHandler):
     reply = Reply()
 
     def answer(self, body: bytes) -> None:
-        given = self.reply if self.path == self.reply.path else Reply(body=dumps(KINDS.get(self.path, ERROR)).encode())
+        given = (
+            self.reply if self.path == self.reply.path else Reply(body=dump_json(KINDS.get(self.path, ERROR)).encode())
+        )
         length = {"Content-Length": str(len(given.body) + given.cut)}
         self.send(given.status, given.body, **length | (given.headers or {}))
 
@@ -100,7 +102,7 @@ def url() -> Iterator[str]:
         yield f"{address}/v1"
 
 
-def asked(url: str, endpoint: Any) -> None:
+def ask_endpoint(url: str, endpoint: Any) -> None:
     options: dict[str, Any] = {"base_url": url, "retries": 1, "timeout": 2.0, "endpoint": endpoint}
     try:
         source = load.open("small", **options)  # type: ignore[attr-defined]
@@ -112,26 +114,26 @@ def asked(url: str, endpoint: Any) -> None:
         assert "\n" not in str(error)  # noqa: PT017 -- most replies are no error, and that is well too
 
 
-def reply_of(path: str) -> st.SearchStrategy[Reply]:
+def draw_reply(path: str) -> st.SearchStrategy[Reply]:
     whole = KINDS[path]
     bodies = st.one_of(
-        structures(whole).map(lambda x: dumps(x).encode("utf-8", "surrogatepass")),
-        texts(dumps(whole)),
-        structures(ERROR).map(lambda x: dumps(x).encode("utf-8", "surrogatepass")),
+        draw_json_edits(whole).map(lambda x: dump_json(x).encode("utf-8", "surrogatepass")),
+        draw_text_edits(dump_json(whole)),
+        draw_json_edits(ERROR).map(lambda x: dump_json(x).encode("utf-8", "surrogatepass")),
         st.sampled_from([b"", b"<html>", b"null", b"data: {}\n\ndata: [DONE]\n\n", b"\x1f\x8b\x08"]),
     )
     return st.builds(Reply, st.just(path), STATUS, HEADERS, bodies, st.sampled_from([0, 0, 0, 10, -1]))
 
 
 @pytest.mark.slow
-@fuzz(st.sampled_from(sorted(KINDS)).flatmap(reply_of), st.sampled_from(["auto", "chat", "completions"]))
+@fuzz(st.sampled_from(sorted(KINDS)).flatmap(draw_reply), st.sampled_from(["auto", "chat", "completions"]))
 def test_replies(reply: Reply, endpoint: str, url: str) -> None:
     """Whatever comes back, there are answers, or one line says why there are none."""
     Handler.reply = reply
-    asked(url, endpoint)
+    ask_endpoint(url, endpoint)
 
 
-@fuzz(structures(CHAT) | structures(TEXT) | structures(LLAMA) | VALUES)
+@fuzz(draw_json_edits(CHAT) | draw_json_edits(TEXT) | draw_json_edits(LLAMA) | VALUES)
 def test_answers(reply: Any) -> None:
     """Each reader of a reply gives a text or a Trouble, whatever JSON it was."""
     readers = (

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import strategies as st
 
 from harness.testing import SUITE
-from tests.fuzz.breaking import VALUES, dumps, structures, texts
-from tests.fuzz.driving import fuzz, harness
+from tests.fuzz.breaking import VALUES, draw_json_edits, draw_text_edits, dump_json
+from tests.fuzz.driving import fuzz, run_harness
 
 FAKES = ("-p", "harness.testing")
 ROWS: list[dict[str, Any]] = [
@@ -39,14 +39,14 @@ def read(world: Path, name: str, data: str | bytes, train: bool) -> None:
     place, other = ("train.jsonl", "test.jsonl") if train else ("test.jsonl", "train.jsonl")
     put(world, "suite.toml", SUITE.replace(place, name))
     assert (world / other).is_file()
-    harness("run", "suite.toml", "-q", "--no-export", *FAKES)
+    run_harness("run", "suite.toml", "-q", "--no-export", *FAKES)
 
 
-def jsonl(rows: Any) -> str:
-    return "".join(f"{dumps(row)}\n" for row in rows) if isinstance(rows, list) else dumps(rows)
+def format_jsonl(rows: Any) -> str:
+    return "".join(f"{dump_json(row)}\n" for row in rows) if isinstance(rows, list) else dump_json(rows)
 
 
-def table(rows: list[list[str]]) -> str:
+def format_csv(rows: list[list[str]]) -> str:
     out = io.StringIO()
     csv.writer(out).writerows(rows)
     return out.getvalue().replace("@long@", "x" * 140_000)
@@ -56,33 +56,33 @@ CELLS = st.one_of(
     st.text(max_size=6), st.sampled_from(["", '"', "\0", "\r", "@long@", "id", "input", "target", "kind"])
 )
 TABLES = st.lists(st.lists(CELLS, max_size=6), max_size=4).map(
-    lambda rows: table([["id", "input", "target", "kind"], *rows])
+    lambda rows: format_csv([["id", "input", "target", "kind"], *rows])
 )
 
 
 @pytest.mark.slow
-@fuzz(structures(ROWS).map(jsonl) | texts(jsonl(ROWS)), st.booleans())
+@fuzz(draw_json_edits(ROWS).map(format_jsonl) | draw_text_edits(format_jsonl(ROWS)), st.booleans())
 def test_jsonl(data: str | bytes, train: bool, world: Path) -> None:
     """Rows of anything are asked, or told by their line."""
     read(world, "rows.jsonl", data, train)
 
 
 @pytest.mark.slow
-@fuzz(structures(ROWS).map(dumps) | texts(dumps(ROWS)) | VALUES.map(dumps), st.booleans())
+@fuzz(draw_json_edits(ROWS).map(dump_json) | draw_text_edits(dump_json(ROWS)) | VALUES.map(dump_json), st.booleans())
 def test_json(data: str | bytes, train: bool, world: Path) -> None:
     """A JSON file of anything is asked, or told in a line."""
     read(world, "rows.json", data, train)
 
 
 @pytest.mark.slow
-@fuzz(TABLES | texts("id,input,target,kind\r\na,say one,one,a\r\n", [",", '"']), st.booleans())
+@fuzz(TABLES | draw_text_edits("id,input,target,kind\r\na,say one,one,a\r\n", [",", '"']), st.booleans())
 def test_csv(data: str | bytes, train: bool, world: Path) -> None:
     """A table with cells lacking, too many, too long or unquoted is asked, or told in a line."""
     read(world, "rows.csv", data, train)
 
 
 @pytest.mark.slow
-@fuzz(structures([WAIVER, WAIVER]).map(jsonl) | texts(jsonl([WAIVER])))
+@fuzz(draw_json_edits([WAIVER, WAIVER]).map(format_jsonl) | draw_text_edits(format_jsonl([WAIVER])))
 def test_waivers(data: str | bytes, world: Path) -> None:
     """Lines that are no waivers are told by their number, and what is none waives nothing."""
     from harness.suite.waivers import waivers_file
@@ -90,5 +90,5 @@ def test_waivers(data: str | bytes, world: Path) -> None:
     put(world, "suite.toml", SUITE)
     path = waivers_file(world / "suite.toml")
     put(world, path.name, data)
-    harness("run", "suite.toml", "-q", "--no-export", *FAKES)
+    run_harness("run", "suite.toml", "-q", "--no-export", *FAKES)
     path.unlink()

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import strategies as st
 
 from harness.testing import SUITE
-from tests.fuzz.breaking import TOML_VALUES, lines, texts
-from tests.fuzz.driving import fuzz, harness
+from tests.fuzz.breaking import TOML_VALUES, draw_line_edits, draw_text_edits
+from tests.fuzz.driving import fuzz, run_harness
 
 RICH = (
     SUITE.replace('name = "fake"\n', 'name = "fake"\nseed = 3\nalpha = 0.05\n', 1)
@@ -137,27 +137,27 @@ FAKES = ("-p", "harness.testing")
 
 def collect(world: Path, text: str | bytes, *more: str) -> None:
     (world / "suite.toml").write_bytes(text if isinstance(text, bytes) else text.encode("utf-8", "surrogatepass"))
-    harness("run", "suite.toml", "--collect-only", *more, *FAKES)
+    run_harness("run", "suite.toml", "--collect-only", *more, *FAKES)
 
 
 @pytest.mark.slow
-@fuzz(texts(RICH, TOML_VALUES))
+@fuzz(draw_text_edits(RICH, TOML_VALUES))
 def test_bytes(text: bytes, world: Path) -> None:
     """A suite with pieces cut out and put in collects, or is told in lines."""
     collect(world, text)
 
 
-@fuzz(lines(RICH, ENTRIES))
+@fuzz(draw_line_edits(RICH, ENTRIES))
 def test_structure(text: str, world: Path) -> None:
     """A suite with odd keys, values and tables collects, or is told in lines."""
     collect(world, text)
 
 
-@fuzz(lines(SUITE, ENTRIES))
+@fuzz(draw_line_edits(SUITE, ENTRIES))
 def test_whole_runs(text: str, world: Path) -> None:
     """What collects runs to the end, and no end is a bug of ours."""
     (world / "suite.toml").write_bytes(text.encode("utf-8", "surrogatepass"))
-    harness("run", "suite.toml", "-q", "--no-export", *FAKES)
+    run_harness("run", "suite.toml", "-q", "--no-export", *FAKES)
 
 
 @fuzz(st.lists(SETS, min_size=1, max_size=3))

@@ -13,8 +13,8 @@ from harness import Sample
 from harness.internals import chat
 from harness_domain import json as documents
 from harness_domain import numeric, tool_calls
-from tests.fuzz.breaking import VALUES, dumps, structures, texts
-from tests.fuzz.driving import fuzz, harness
+from tests.fuzz.breaking import VALUES, draw_json_edits, draw_text_edits, dump_json
+from tests.fuzz.driving import fuzz, run_harness
 from tests.helpers.answers import Says
 
 CALLS = [{"name": "f", "arguments": {"x": 1}}]
@@ -63,28 +63,28 @@ MARKS = (
 
 
 @pytest.mark.slow
-@fuzz(structures(ROWS), st.sampled_from(["numeric", "json", "tool_calls", "regression"]))
+@fuzz(draw_json_edits(ROWS), st.sampled_from(["numeric", "json", "tool_calls", "regression"]))
 def test_rows_of_values(rows: Any, use: str, world: Path) -> None:
     """Rows of anything are accepted, or told by their id."""
-    lines = "".join(f"{dumps(row)}\n" for row in rows) if isinstance(rows, list) else dumps(rows)
+    lines = "".join(f"{dump_json(row)}\n" for row in rows) if isinstance(rows, list) else dump_json(rows)
     (world / "rows.jsonl").write_text(lines, "utf-8", "surrogatepass")
     (world / "values.toml").write_text(SUITE.replace("USE", use), "utf-8")
-    harness("run", "values.toml", "--collect-only", "-p", "harness.testing")
+    run_harness("run", "values.toml", "--collect-only", "-p", "harness.testing")
 
 
 @pytest.mark.slow
-@fuzz(structures(SCHEMA).map(dumps) | texts(dumps(SCHEMA)) | VALUES.map(dumps))
+@fuzz(draw_json_edits(SCHEMA).map(dump_json) | draw_text_edits(dump_json(SCHEMA)) | VALUES.map(dump_json))
 def test_schemas(data: str | bytes, world: Path) -> None:
     """A schema of anything is one, or told in a line; nothing is fetched."""
     content = data if isinstance(data, bytes) else data.encode("utf-8", "surrogatepass")
     (world / "schema.json").write_bytes(content)
     (world / "rows.jsonl").write_text('{"input": "?", "target": {"a": 1}}\n', "utf-8")
     (world / "values.toml").write_text(SUITE.replace("USE", "json") + 'schema = "schema.json"\n', "utf-8")
-    harness("run", "values.toml", "--collect-only", "-p", "harness.testing")
+    run_harness("run", "values.toml", "--collect-only", "-p", "harness.testing")
 
 
 @fuzz(
-    st.lists(st.sampled_from(MARKS) | st.text(max_size=4) | VALUES.map(dumps), max_size=10).map("".join),
+    st.lists(st.sampled_from(MARKS) | st.text(max_size=4) | VALUES.map(dump_json), max_size=10).map("".join),
     st.sampled_from(["auto", "hermes", "xml", "mistral", "llama3", "python", "json"]),
     st.sampled_from(["whole", "fence", "first"]),
 )

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from harness.artifacts.formats import UnsafeFileError, check_files
 from harness.artifacts.gguf import read_gguf
 from harness.artifacts.safetensors import read_safetensors
-from tests.fuzz.breaking import dumps, structures
+from tests.fuzz.breaking import draw_json_edits, dump_json
 from tests.fuzz.driving import fuzz
-from tests.helpers.files import PAIRS, ROWS, head
+from tests.helpers.files import PAIRS, ROWS, encode_gguf_header
 
 HEADER: dict[str, Any] = {
     "__metadata__": {"format": "pt"},
@@ -36,12 +36,12 @@ EDITS = st.lists(
 )
 
 
-def safetensors(header: Any, length: int | None, data: int) -> bytes:
-    text = dumps(header).encode("utf-8", "surrogatepass")
+def encode_safetensors(header: Any, length: int | None, data: int) -> bytes:
+    text = dump_json(header).encode("utf-8", "surrogatepass")
     return struct.pack("<Q", len(text) if length is None else length) + text + bytes(data)
 
 
-def patched(whole: bytes, edits: list[tuple[float, str, int]]) -> bytes:
+def patch_bytes(whole: bytes, edits: list[tuple[float, str, int]]) -> bytes:
     """Write numbers over a file's bytes, at places that are mostly of the head."""
     for where, layout, number in edits:
         at = int(where * len(whole))
@@ -53,7 +53,7 @@ def patched(whole: bytes, edits: list[tuple[float, str, int]]) -> bytes:
     return whole
 
 
-def refuses(path: Path, data: bytes, read: Callable[[Path], Any]) -> None:
+def check_read_or_refused(path: Path, data: bytes, read: Callable[[Path], Any]) -> None:
     """See that a file is read, or refused by the reader and by `verify` with their own exceptions."""
     path.parent.mkdir(exist_ok=True)
     path.write_bytes(data)
@@ -62,19 +62,19 @@ def refuses(path: Path, data: bytes, read: Callable[[Path], Any]) -> None:
             look()
 
 
-@fuzz(st.builds(safetensors, structures(HEADER), LENGTHS, st.sampled_from([20, 20, 0, 19, 21])))
+@fuzz(st.builds(encode_safetensors, draw_json_edits(HEADER), LENGTHS, st.sampled_from([20, 20, 0, 19, 21])))
 def test_safetensors(data: bytes, world: Path) -> None:
     """A header of anything is a ValueError or a header, and for `verify` Unsafe or a file."""
-    refuses(world / "st/model.safetensors", data, read_safetensors)
+    check_read_or_refused(world / "st/model.safetensors", data, read_safetensors)
 
 
-@fuzz(EDITS.map(lambda edits: patched(safetensors(HEADER, None, 20), edits)))
+@fuzz(EDITS.map(lambda edits: patch_bytes(encode_safetensors(HEADER, None, 20), edits)))
 def test_safetensors_bytes(data: bytes, world: Path) -> None:
     """Bytes of a safetensors file written over are told."""
-    refuses(world / "st/model.safetensors", data, read_safetensors)
+    check_read_or_refused(world / "st/model.safetensors", data, read_safetensors)
 
 
-@fuzz(EDITS.map(lambda edits: patched(head(ROWS, PAIRS) + bytes(108), edits)))
+@fuzz(EDITS.map(lambda edits: patch_bytes(encode_gguf_header(ROWS, PAIRS) + bytes(108), edits)))
 def test_gguf(data: bytes, world: Path) -> None:
     """Counts, lengths, types and offsets of a GGUF file written over are told."""
-    refuses(world / "gguf/model.gguf", data, read_gguf)
+    check_read_or_refused(world / "gguf/model.gguf", data, read_gguf)

@@ -15,7 +15,7 @@ from harness.records.models import Logprob, ModelRef
 from harness.workers.child import WorkerServer
 from harness.workers.pool import LoadRequest, Pool
 from harness.workers.protocol import ERROR_TYPES, PROTOCOL, Worker
-from tests.fuzz.breaking import dumps, structures, texts
+from tests.fuzz.breaking import draw_json_edits, draw_text_edits, dump_json
 from tests.fuzz.driving import fuzz
 
 OPENING = LoadRequest("fake", [ModelRef("one", "x")], "suite.toml", ["harness.testing"])
@@ -63,16 +63,16 @@ class Says:
         """Do nothing: it is no process."""
 
 
-def broken(where: str) -> st.SearchStrategy[tuple[str, str]]:
+def draw_broken_message(where: str) -> st.SearchStrategy[tuple[str, str]]:
     bodies = st.one_of(
-        structures(SAID[where]).map(dumps),
-        structures(ERROR).map(dumps),
-        texts(json.dumps(SAID[where])).map(lambda data: data.decode("utf-8", "replace")),
+        draw_json_edits(SAID[where]).map(dump_json),
+        draw_json_edits(ERROR).map(dump_json),
+        draw_text_edits(json.dumps(SAID[where])).map(lambda data: data.decode("utf-8", "replace")),
     )
     return st.tuples(st.just(where), bodies)
 
 
-@fuzz(st.sampled_from(list(SAID)).flatmap(broken))
+@fuzz(st.sampled_from(list(SAID)).flatmap(draw_broken_message))
 def test_a_workers_word_is_taken_or_refused(reply: tuple[str, str]) -> None:
     """Answers are what they must be, or one of a few errors is raised; nothing hangs."""
     pool = Pool(Says(*reply), OPENING, lambda _: None)
@@ -87,9 +87,9 @@ def test_a_workers_word_is_taken_or_refused(reply: tuple[str, str]) -> None:
 
 @fuzz(
     st.one_of(
-        structures(json.loads(OPENING.message())).map(dumps),
-        structures(ASK).map(dumps),
-        texts(json.dumps(ASK)).map(lambda data: data.decode("utf-8", "replace")),
+        draw_json_edits(json.loads(OPENING.message())).map(dump_json),
+        draw_json_edits(ASK).map(dump_json),
+        draw_text_edits(json.dumps(ASK)).map(lambda data: data.decode("utf-8", "replace")),
     )
 )
 def test_a_worker_replies_to_anything(message: str) -> None:

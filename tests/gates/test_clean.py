@@ -26,7 +26,7 @@ from tests.helpers.suites import CLEAN
 METRIC = Metric("acc", "higher", "proportion")
 
 
-def leaking(*numbers: int) -> list[dict[str, Any]]:
+def make_leaking_rows(*numbers: int) -> list[dict[str, Any]]:
     """Return the training rows, and these rows of the evaluation among them."""
     return [*TRAIN, *({"input": ROWS[i]["input"], "target": ROWS[i]["target"]} for i in numbers)]
 
@@ -34,10 +34,10 @@ def leaking(*numbers: int) -> list[dict[str, Any]]:
 @pytest.fixture
 def suite(project: Project) -> Project:
     """A project whose gate leaves out five rows of sixty."""
-    return project.write({"suite.toml": CLEAN, "test.jsonl": ROWS, "train.jsonl": leaking(*range(5))})
+    return project.write({"suite.toml": CLEAN, "test.jsonl": ROWS, "train.jsonl": make_leaking_rows(*range(5))})
 
 
-def verdict(outcome: CommandOutcome) -> Verdict:
+def find_merged_verdict(outcome: CommandOutcome) -> Verdict:
     """Return the verdict on the merged model."""
     return next(v for v in outcome.report.verdicts if v.candidate == "merged")
 
@@ -48,7 +48,7 @@ def test_leaks_are_left_out_and_said(suite: Project) -> None:
     assert outcome.code == 0
     assert [(f.code, f.severity) for f in outcome.report.findings if f.severity != "note"] == [("D10-exact", "warning")]
     assert 'the gate ignores rows of "floor" (clean_only); better' in outcome.report.findings[0].fix
-    said = verdict(outcome)
+    said = find_merged_verdict(outcome)
     assert (said.n, said.left_out) == (55, 5)
     assert said.whole is not None and said.whole != said.value
     assert f"5 of 60 rows are leaked and left out (D10-exact 5); with them {said.whole:.4g}" in said.why
@@ -69,29 +69,32 @@ def test_a_gate_on_all_rows_keeps_the_error(suite: Project) -> None:
 def test_ignoring_the_finding_readmits_no_row(suite: Project) -> None:
     """A flag of the command line does not choose a gate's rows."""
     outcome = suite.run("--ignore", "D10")
-    assert (outcome.code, verdict(outcome).left_out) == (0, 5)
+    assert (outcome.code, find_merged_verdict(outcome).left_out) == (0, 5)
 
 
 def test_most_rows_are_an_error(suite: Project) -> None:
     """More than half left out, and there is no verdict on the rest."""
-    outcome = suite.write({"train.jsonl": leaking(*range(31))}).run()
+    outcome = suite.write({"train.jsonl": make_leaking_rows(*range(31))}).run()
     assert outcome.code == 6
-    assert "31 of 60 rows are leaked: the rest is a different evaluation (D10-exact 31)" in verdict(outcome).why
-    assert verdict(outcome).left_out == 31
+    assert (
+        "31 of 60 rows are leaked: the rest is a different evaluation (D10-exact 31)"
+        in find_merged_verdict(outcome).why
+    )
+    assert find_merged_verdict(outcome).left_out == 31
     assert not (suite.folder / "exports").exists()
 
 
 def test_all_rows_are_an_error(suite: Project) -> None:
     """Where every row leaks no row is left, and nothing passes."""
-    outcome = suite.write({"train.jsonl": leaking(*range(60))}).run()
-    assert (outcome.code, verdict(outcome).outcome) == (6, "ERROR")
+    outcome = suite.write({"train.jsonl": make_leaking_rows(*range(60))}).run()
+    assert (outcome.code, find_merged_verdict(outcome).outcome) == (6, "ERROR")
 
 
 def test_no_leak_is_said_too(suite: Project) -> None:
     """A clean evaluation is judged on all its rows, and the verdict says that leaks were looked for."""
     outcome = suite.write({"train.jsonl": TRAIN}).run()
-    assert (outcome.code, verdict(outcome).left_out) == (0, 0)
-    assert verdict(outcome).why.endswith("none of 60 rows is leaked")
+    assert (outcome.code, find_merged_verdict(outcome).left_out) == (0, 0)
+    assert find_merged_verdict(outcome).why.endswith("none of 60 rows is leaked")
 
 
 def test_early_stopping_leaves_out_the_same_rows(suite: Project) -> None:
@@ -99,7 +102,7 @@ def test_early_stopping_leaves_out_the_same_rows(suite: Project) -> None:
     early = CLEAN.replace('data = "test.jsonl"', 'data = "test.jsonl"\nstop = "early"')
     more = [{**row, "id": f"{row['id']}-{n}", "input": f"{n} {row['input']}"} for n in range(2) for row in ROWS]
     more = [*ROWS[:5], *more]
-    said = verdict(suite.write({"suite.toml": early, "test.jsonl": more}).run())
+    said = find_merged_verdict(suite.write({"suite.toml": early, "test.jsonl": more}).run())
     assert (said.outcome, said.left_out) == ("PASS", 5)
     assert 0 < said.n <= 64
 
@@ -234,9 +237,9 @@ def test_rows_to_choose_by_are_no_leaks_of_themselves(suite: Project) -> None:
     split = CLEAN.replace('data = "test.jsonl"', 'data = "test.jsonl"\nselect = "select.jsonl"')
     suite.write({"suite.toml": split, "select.jsonl": chosen})
     outcome = suite.run("--select")
-    assert (outcome.code, verdict(outcome).left_out) == (6, 0)
+    assert (outcome.code, find_merged_verdict(outcome).left_out) == (6, 0)
     train = [*TRAIN, *({"input": r["input"], "target": r["target"]} for r in chosen[:3])]
     outcome = suite.write({"train.jsonl": train}).run("--select")
-    assert (outcome.code, verdict(outcome).left_out) == (6, 3)
+    assert (outcome.code, find_merged_verdict(outcome).left_out) == (6, 3)
     outcome = suite.run()  # a candidate chosen on rows it was trained on is no matter of the gate's rows
     assert (outcome.code, [f.severity for f in outcome.report.findings if f.code == "D10-exact"]) == (4, ["error"])

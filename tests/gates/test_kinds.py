@@ -83,7 +83,7 @@ GATE = Gate("fast", "e.seconds", max=1.0, decide=DECIDE)
 SAMPLES = tuple(Sample(f"r{i}") for i in range(44))
 
 
-def judged(values: Sequence[float], gate: Gate = GATE) -> Verdict:
+def judge_seconds(values: Sequence[float], gate: Gate = GATE) -> Verdict:
     rows = SAMPLES[: len(values)]
     scores = tuple(Score(s.id, {"seconds": v}) for s, v in zip(rows, values, strict=True))
     return decide(gate, SECONDS, Result("merged", "e", scores, {}, "digest"), None, rows, ALPHA, name="merged")
@@ -94,17 +94,17 @@ FAST = [0.5 + i / 100 for i in range(40)] + [1000.0] * 4
 
 def test_it_is_judged_by_its_own_test() -> None:
     """The mean of these rows is far above the number, and their median below it for certain."""
-    verdict = judged(FAST)
+    verdict = judge_seconds(FAST)
     assert (verdict.outcome, verdict.method, verdict.estimate) == (Outcome.PASS, "sign test", median(FAST))
     assert verdict.lower is not None and verdict.upper is not None
     assert verdict.lower < median(FAST) < verdict.upper < 1.0
     assert judge_mean().outcome is not Outcome.PASS
-    assert judged([v + 2 for v in FAST]).outcome is Outcome.FAIL
-    assert judged([0.9, 1.1] * 10).outcome is Outcome.INCONCLUSIVE
+    assert judge_seconds([v + 2 for v in FAST]).outcome is Outcome.FAIL
+    assert judge_seconds([0.9, 1.1] * 10).outcome is Outcome.INCONCLUSIVE
 
 
 def judge_mean() -> Verdict:
-    return judged(FAST, replace(GATE, decide="risk"))
+    return judge_seconds(FAST, replace(GATE, decide="risk"))
 
 
 def test_its_claim_is_written_and_checked() -> None:
@@ -153,7 +153,7 @@ def test_no_power_is_told_that_is_anothers(tmp_path: Path) -> None:
 )
 def test_its_verdict_is_verified(changed: dict[str, Any], told: str) -> None:
     """Threshold, side, p-values and what the class asks of the numbers; the mean of the rows is not asked for."""
-    told_of = json.loads(json.dumps(asdict(judged(FAST)))) | changed
+    told_of = json.loads(json.dumps(asdict(judge_seconds(FAST)))) | changed
     locked = LockedSuite(tables.SuiteTable("s", alpha=ALPHA), {"fast": GATE}, {"e": {"seconds": SECONDS}}, {}, {},
                     {"e": len(FAST)}, {}, {})  # fmt: skip
     found = find_verdicts_error(locked, {"fast": told_of})

@@ -15,7 +15,7 @@ WINS = Metric("wins", "higher", "proportion")
 FAULTS = Metric("faults", "lower", "proportion")
 
 
-def result(values: list[float | None], name: str = "merged", metric: str = "wins") -> Result:
+def make_result(values: list[float | None], name: str = "merged", metric: str = "wins") -> Result:
     """Return 0/1 rows; of None the value was lost."""
     scores = []
     for i, value in enumerate(values):
@@ -24,13 +24,13 @@ def result(values: list[float | None], name: str = "merged", metric: str = "wins
     return Result(name, "chat", tuple(scores), {}, f"digest of {name}")
 
 
-def decided(claim: dict[str, object], metric: Metric, ours: Result, theirs: Result | None = None) -> Verdict:
+def decide_gate(claim: dict[str, object], metric: Metric, ours: Result, theirs: Result | None = None) -> Verdict:
     gate = Gate("g", f"chat.{metric.name}", "suite.toml", **claim)  # type: ignore[arg-type]
     samples = [Sample(str(i)) for i in range(len(ours.scores))]
     return decide(gate, metric, ours, theirs, samples, 0.05, name="merged")
 
 
-def of(right: int, wrong: int, lost: int) -> list[float | None]:
+def make_values(right: int, wrong: int, lost: int) -> list[float | None]:
     return [1.0] * right + [0.0] * wrong + [None] * lost
 
 
@@ -44,7 +44,7 @@ def of(right: int, wrong: int, lost: int) -> list[float | None]:
 )
 def test_a_claim_about_a_number(claim: dict[str, object], metric: Metric, worst: int, best: int) -> None:
     """Lost rows are the worst there are where a claim is proven, and the best where it is refuted."""
-    found = decided(claim, metric, result(of(60, 54, 6), metric=metric.name))
+    found = decide_gate(claim, metric, make_result(make_values(60, 54, 6), metric=metric.name))
     prove, refute = (binomial(right, 120, 0.5, 0.05) for right in (worst, best))
     p = (prove.p_pass, refute.p_fail) if "min" in claim else (prove.p_fail, refute.p_pass)
     assert (found.p_pass, found.p_fail) == pytest.approx(p)
@@ -56,11 +56,11 @@ def test_a_claim_about_a_number(claim: dict[str, object], metric: Metric, worst:
 
 def test_a_claim_about_a_baseline() -> None:
     """A row that the candidate lost a value of is one that it lost; one that the baseline did is one that it won."""
-    ours = of(100, 20, 0)
+    ours = make_values(100, 20, 0)
     theirs = list(ours)
     ours[0] = theirs[1] = None
     claim: dict[str, object] = {"versus": "base", "worse_by_at_most": 0.05}
-    found = decided(claim, WINS, result(ours), result(theirs, "base"))
+    found = decide_gate(claim, WINS, make_result(ours), make_result(theirs, "base"))
     assert found.p_pass == pytest.approx(tango(0, 1, 120, 0.05, 0.05).p_pass)
     assert found.p_fail == pytest.approx(tango(1, 0, 120, 0.05, 0.05).p_fail)
 
@@ -71,7 +71,7 @@ def test_a_judge_that_refuses_on_what_is_bad_does_not_pass_more_often() -> None:
     from scipy.stats import binom
 
     def passed(right: int) -> bool:
-        return decided({"min": 0.5}, WINS, result(of(right, 294 - right, 6))).outcome is Outcome.PASS
+        return decide_gate({"min": 0.5}, WINS, make_result(make_values(right, 294 - right, 6))).outcome is Outcome.PASS
 
     fewest = next(right for right in range(150, 200) if passed(right))
     assert binom.sf(fewest - 1, 300, 0.5) <= 0.05
@@ -81,9 +81,9 @@ def test_a_judge_that_refuses_on_what_is_bad_does_not_pass_more_often() -> None:
 
 def test_what_is_told_is_of_the_rows_that_are_known() -> None:
     """Value, baseline and estimate are of one set of rows, so whoever verifies comes to the same."""
-    ours, theirs = of(100, 20, 0), of(80, 40, 0)
+    ours, theirs = make_values(100, 20, 0), make_values(80, 40, 0)
     ours[0] = theirs[119] = None
-    found = decided({"versus": "base", "better_by": 0.0}, WINS, result(ours), result(theirs, "base"))
+    found = decide_gate({"versus": "base", "better_by": 0.0}, WINS, make_result(ours), make_result(theirs, "base"))
     assert (found.value, found.baseline) == pytest.approx((99 / 118, 79 / 118))
     assert found.value is not None and found.baseline is not None
     assert found.estimate == pytest.approx(found.value - found.baseline)

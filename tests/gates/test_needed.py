@@ -14,7 +14,7 @@ from harness.stats import power
 ALPHA = 0.05
 
 
-def needed(test: stats.Test, threshold: float, discordance: float | None = None) -> SampleSize:
+def estimate_needed_rows(test: stats.Test, threshold: float, discordance: float | None = None) -> SampleSize:
     found = estimate_sample_size(test, threshold, ALPHA, discordance)
     assert found is not None
     return found
@@ -22,7 +22,7 @@ def needed(test: stats.Test, threshold: float, discordance: float | None = None)
 
 def test_equal_models_need_what_the_table_of_the_design_says() -> None:
     """Discordance 10 %, margin 2 points, alpha 5 %, power 80 % need 1,565 rows; 400 tell too little for a range."""
-    found = needed(stats.tango(20, 20, 400, 0.02, ALPHA), -0.02, 0.1)
+    found = estimate_needed_rows(stats.tango(20, 20, 400, 0.02, ALPHA), -0.02, 0.1)
     assert found.rows == power.search_rows(lambda n: power.pairs_power(0.0, 0.02, 0.1, int(n), ALPHA), start=1500)
     assert found.rows == pytest.approx(1546, rel=0.02)
     assert (found.least, found.most) == (401, None)
@@ -36,7 +36,7 @@ def test_range_of_pairs_holds_the_rows_of_the_truth(discordance: float, truth: f
     drawn = {tuple(map(int, x)) for x in np.random.default_rng(1).multinomial(150, each, 200)}
     tests = [(stats.tango(b, c, 150, 0.05, ALPHA), (b + c) / 150) for b, c, _ in drawn]
     open_yet = [(t, d) for t, d in tests if min(t.p_pass, t.p_fail) > ALPHA and t.estimate > -0.05]
-    found = [needed(t, -0.05, d) for t, d in open_yet]
+    found = [estimate_needed_rows(t, -0.05, d) for t, d in open_yet]
     told = [(n.least or 0, n.most) for n in found if n.most is not None]
     assert len(told) > 10
     assert np.mean([least <= max(needs, 151) <= most for least, most in told]) >= 0.8
@@ -57,7 +57,7 @@ def test_rows_at_the_estimate_have_the_power_of_the_exact_test(
     test: stats.Test, threshold: float, discordance: float | None
 ) -> None:
     """If the estimate is the truth, they decide 80 % of the time, on either side of the threshold."""
-    rows, distance = needed(test, threshold, discordance).rows, abs(test.estimate - threshold)
+    rows, distance = estimate_needed_rows(test, threshold, discordance).rows, abs(test.estimate - threshold)
     if discordance:
         chance = power.pairs_power(distance, 0.0, discordance, rows, ALPHA)
     else:
@@ -79,7 +79,7 @@ def test_never_less_than_the_exact_tests_need(
     test: stats.Test, threshold: float, discordance: float | None, least: int
 ) -> None:
     """Not even where the estimate is perfect, with which an error of nothing would promise anything."""
-    found = needed(test, threshold, discordance)
+    found = estimate_needed_rows(test, threshold, discordance)
     assert found.least is None or found.least >= least
     assert found.rows >= least
     before = least - 1
@@ -93,11 +93,11 @@ def test_never_less_than_the_exact_tests_need(
 
 def test_estimate_near_the_threshold_bounds_the_rows_from_below_only() -> None:
     """Where the middle half of what the truth may be reaches over the threshold, no number is enough for sure."""
-    found = needed(stats.binomial(164, 200, 0.8, ALPHA), 0.8)
+    found = estimate_needed_rows(stats.binomial(164, 200, 0.8, ALPHA), 0.8)
     assert found.least is not None
     assert found.most is None
     assert 200 < found.least < found.rows
-    close = needed(stats.binomial(163, 200, 0.8, ALPHA), 0.8)
+    close = estimate_needed_rows(stats.binomial(163, 200, 0.8, ALPHA), 0.8)
     assert (close.rows > 20 * 200, close.least, close.most) == (True, None, None)
 
 
@@ -122,4 +122,4 @@ def test_none_where_no_number_of_rows_would_do() -> None:
     assert estimate_sample_size(stats.compare_exact_value(3, 4), 4, ALPHA) is None
     values = [0.4, 0.6] * 10
     open_yet = stats.cluster_t(values, [1.0] * 20, None, 0.48, ALPHA)
-    assert needed(open_yet, 0.48).rows > 20
+    assert estimate_needed_rows(open_yet, 0.48).rows > 20

@@ -19,7 +19,7 @@ ALPHA = 0.05
 SHARE = Metric("acc", "higher", "proportion")
 
 
-def first(proves: Callable[[int], float]) -> int:
+def find_first_proof(proves: Callable[[int], float]) -> int:
     """Count up to the first number of rows whose p-value is at most alpha."""
     return next(n for n in itertools.count(2) if proves(n) <= ALPHA)
 
@@ -27,13 +27,15 @@ def first(proves: Callable[[int], float]) -> int:
 @pytest.mark.parametrize("bound", [0.5, 0.8, 0.95])
 def test_fewest_rows_of_a_bound_are_the_binomials(bound: float) -> None:
     """One row fewer, all of them right, and the exact test does not pass."""
-    assert min_rows(bound, ALPHA) == first(lambda n: hypothesis_tests.binomial(n, n, bound, ALPHA).p_pass)
+    assert min_rows(bound, ALPHA) == find_first_proof(lambda n: hypothesis_tests.binomial(n, n, bound, ALPHA).p_pass)
 
 
 @pytest.mark.parametrize("margin", [0.004, 0.02, 0.05, 0.3])
 def test_fewest_rows_of_a_margin_are_tangos(margin: float) -> None:
     """An equal model that changes no row needs the rule of three, also where Tango's score is taken as normal."""
-    assert min_rows(1 - margin, ALPHA) == first(lambda n: hypothesis_tests.tango(0, 0, n, margin, ALPHA).p_pass)
+    assert min_rows(1 - margin, ALPHA) == find_first_proof(
+        lambda n: hypothesis_tests.tango(0, 0, n, margin, ALPHA).p_pass
+    )
 
 
 @pytest.mark.parametrize("margin", [0.0, 0.05, 0.5])
@@ -44,7 +46,7 @@ def test_fewest_rows_of_a_gain_are_the_tests(margin: float) -> None:
         if margin == 0
         else lambda n: hypothesis_tests.tango(n, 0, n, -margin, ALPHA)
     )
-    assert min_rows((1 + margin) / 2, ALPHA) == first(lambda n: test(n).p_pass)
+    assert min_rows((1 + margin) / 2, ALPHA) == find_first_proof(lambda n: test(n).p_pass)
 
 
 def test_fewest_clusters_are_the_cluster_tests() -> None:
@@ -55,7 +57,7 @@ def test_fewest_clusters_are_the_cluster_tests() -> None:
         ones = [1.0] * len(names)
         return hypothesis_tests.cluster_t(ones, ones, names, 0.8, ALPHA, support=(0.0, 1.0)).p_pass
 
-    assert min_rows(0.8, ALPHA) == first(p)
+    assert min_rows(0.8, ALPHA) == find_first_proof(p)
 
 
 GATES = {

@@ -20,7 +20,7 @@ GATE = Gate("g", "qa.acc", versus="base", better_by=0.0, of="recipe")
 N = 200
 
 
-def result(subject: str, right: int, *, digest: str = "", shift: int = 0) -> Result:
+def make_result(subject: str, right: int, *, digest: str = "", shift: int = 0) -> Result:
     """Return a result that is right on so many rows, the first of them or those behind a shift."""
     scores = tuple(Score(str(i), {"acc": float((i - shift) % N < right)}) for i in range(N))
     return Result(subject, "qa", scores, {}, digest or subject, rows="rows")
@@ -28,9 +28,9 @@ def result(subject: str, right: int, *, digest: str = "", shift: int = 0) -> Res
 
 def judge(rights: list[int], *, gate: Gate = GATE, base: int = 100) -> Verdict:
     """Decide a gate of a recipe whose runs are right on so many rows."""
-    first, *others = (result(f"seed-{i}", right) for i, right in enumerate(rights))
+    first, *others = (make_result(f"seed-{i}", right) for i, right in enumerate(rights))
     samples = [Sample(str(i)) for i in range(N)]
-    baseline = result("base", base) if gate.versus else None
+    baseline = make_result("base", base) if gate.versus else None
     first = replace(first, other_runs=tuple(others))
     return decide(gate, ACC, first, baseline, samples, 0.05, name="merged")
 
@@ -38,7 +38,9 @@ def judge(rights: list[int], *, gate: Gate = GATE, base: int = 100) -> Verdict:
 def test_a_recipe_whose_runs_agree_is_proven_as_one_run_is() -> None:
     """Of runs that are right equally often on the same rows nothing but the rows is random."""
     run = replace(GATE, of="run")
-    one = decide(run, ACC, result("m", 120), result("base", 100), [Sample(str(i)) for i in range(N)], 0.05, name="m")
+    one = decide(
+        run, ACC, make_result("m", 120), make_result("base", 100), [Sample(str(i)) for i in range(N)], 0.05, name="m"
+    )
     recipe = judge([120] * 5)
     assert recipe.outcome is one.outcome is Outcome.PASS
     assert (recipe.lower, recipe.p_pass) == pytest.approx((one.lower, one.p_pass))
@@ -73,10 +75,10 @@ def test_fewer_than_three_runs_are_an_error(rights: list[int], why: str) -> None
 
 def test_runs_with_the_same_weights_are_an_error() -> None:
     """A trainer that ignores its seed makes one run, however often it is called."""
-    runs = [result(name, 120, digest="same") for name in ("merged", "merged-seed-2", "merged-seed-3")]
+    runs = [make_result(name, 120, digest="same") for name in ("merged", "merged-seed-2", "merged-seed-3")]
     samples = [Sample(str(i)) for i in range(N)]
     verdict = decide(
-        GATE, ACC, replace(runs[0], other_runs=(*runs[1:],)), result("base", 100), samples, 0.05, name="merged"
+        GATE, ACC, replace(runs[0], other_runs=(*runs[1:],)), make_result("base", 100), samples, 0.05, name="merged"
     )
     assert verdict.outcome is Outcome.ERROR
     assert verdict.why == "merged and merged-seed-2 have identical weights, so the trainer does not use its seed"
@@ -84,12 +86,16 @@ def test_runs_with_the_same_weights_are_an_error() -> None:
 
 def test_a_row_that_one_run_lost_counts_against_the_claim() -> None:
     """A value that a seed has not is the worst where a claim is to be proven."""
-    runs = [result(f"s{i}", 120) for i in range(5)]
+    runs = [make_result(f"s{i}", 120) for i in range(5)]
     lost = tuple(replace(s, lost=("acc",), weights={"acc": 0.0}) if int(s.id) < 60 else s for s in runs[2].scores)
     samples = [Sample(str(i)) for i in range(N)]
-    whole = decide(GATE, ACC, replace(runs[0], other_runs=(*runs[1:],)), result("base", 100), samples, 0.05, name="m")
+    whole = decide(
+        GATE, ACC, replace(runs[0], other_runs=(*runs[1:],)), make_result("base", 100), samples, 0.05, name="m"
+    )
     runs[2] = replace(runs[2], scores=lost)
-    some = decide(GATE, ACC, replace(runs[0], other_runs=(*runs[1:],)), result("base", 100), samples, 0.05, name="m")
+    some = decide(
+        GATE, ACC, replace(runs[0], other_runs=(*runs[1:],)), make_result("base", 100), samples, 0.05, name="m"
+    )
     assert (whole.outcome, some.outcome) == (Outcome.PASS, Outcome.INCONCLUSIVE)
     assert some.lower < whole.lower  # type: ignore[operator]
 

@@ -20,7 +20,7 @@ ACC = Metric("acc", "higher", "proportion")
 CLAIM = Gate("g", "e.acc", versus="base", better_by=0.0)
 
 
-def decided(
+def decide_repeats(
     gate: Gate, ours: list[float], theirs: list[float], keys: list[str], clusters: list[str | None] | None = None
 ) -> Verdict:
     """Judge 0/1 rows with these keys."""
@@ -38,7 +38,7 @@ def test_a_file_twenty_times_is_the_file() -> None:
     """40 rows that prove nothing prove nothing 20 times over: all are kept, and 40 questions are all there are."""
     ours, theirs = [1.0] * 6 + [0.0] * 34, [0.0] * 4 + [1.0] * 2 + [0.0] * 32 + [1.0] * 2
     keys = [f"k{i}" for i in range(40)]
-    once, often = (decided(CLAIM, ours * n, theirs * n, keys * n) for n in (1, 20))
+    once, often = (decide_repeats(CLAIM, ours * n, theirs * n, keys * n) for n in (1, 20))
     assert often.outcome == once.outcome == "INCONCLUSIVE"
     assert (often.n, often.repeated, often.clusters) == (800, 800, 40)
     assert (often.value, often.baseline, often.estimate) == pytest.approx((once.value, once.baseline, once.estimate))
@@ -51,10 +51,10 @@ def test_a_question_that_is_failed_each_time_counts_each_time() -> None:
     """One question asked 300 times of 1,000 rows and failed each time is a loss of 0.3, which nothing makes a PASS."""
     keys = ["often"] * 300 + [f"k{i}" for i in range(700)]
     gate = replace(CLAIM, better_by=None, worse_by_at_most=0.05)
-    found = decided(gate, [0.0] * 300 + [1.0] * 700, [1.0] * 1000, keys)
+    found = decide_repeats(gate, [0.0] * 300 + [1.0] * 700, [1.0] * 1000, keys)
     assert (found.value, found.baseline, found.estimate) == pytest.approx((0.7, 1.0, -0.3))
     assert found.outcome != "PASS" and found.n == 1000
-    by_question = decided(replace(gate, estimand="questions"), [0.0] * 300 + [1.0] * 700, [1.0] * 1000, keys)
+    by_question = decide_repeats(replace(gate, estimand="questions"), [0.0] * 300 + [1.0] * 700, [1.0] * 1000, keys)
     assert by_question.estimate == pytest.approx(-1 / 701)
     assert by_question.claim.endswith("in the mean over questions") and by_question.outcome == "PASS"
 
@@ -68,7 +68,7 @@ def test_sampled_answers_are_judged_by_what_they_are(loss: float, limit: float, 
     rates = [luck.betavariate(3, 1) for _ in range(600)]
     theirs = [float(luck.random() < rates[i // 4]) for i in range(2400)]
     ours = [float(luck.random() < rates[i // 4] * (1 - loss / 0.75)) for i in range(2400)]
-    found = decided(replace(CLAIM, better_by=None, worse_by_at_most=limit), ours, theirs, keys)
+    found = decide_repeats(replace(CLAIM, better_by=None, worse_by_at_most=limit), ours, theirs, keys)
     assert (found.outcome, found.n, found.clusters) == (outcome, 2400, 600)
     assert found.estimate == pytest.approx((sum(ours) - sum(theirs)) / 2400)
 
@@ -83,7 +83,7 @@ def test_questions_that_cross_clusters_are_clusters_of_their_own_kind() -> None:
     ours = [0.0 if lost[i % 30] and luck.random() < 0.5 else t for i, t in enumerate(theirs)]
     gate = replace(CLAIM, better_by=None, worse_by_at_most=0.15)
     crossed, alone, asked = (
-        decided(gate, ours, theirs, k, c)
+        decide_repeats(gate, ours, theirs, k, c)
         for k, c in ((keys, clusters), ([f"k{i}" for i in range(900)], clusters), (keys, None))
     )
     assert (crossed.method, crossed.clusters, crossed.crossed, crossed.n) == ("crossed t", 30, (30, 30), 900)
@@ -98,7 +98,9 @@ def test_questions_inside_a_cluster_change_nothing() -> None:
     clusters: list[str | None] = [f"d{i // 6}" for i in range(240)]
     ours, theirs = [float(i % 7 > 0) for i in range(240)], [float(i % 5 > 0) for i in range(240)]
     gate = replace(CLAIM, better_by=None, worse_by_at_most=0.1)
-    same, distinct = (decided(gate, ours, theirs, [f"k{i // by}" for i in range(240)], clusters) for by in (3, 1))
+    same, distinct = (
+        decide_repeats(gate, ours, theirs, [f"k{i // by}" for i in range(240)], clusters) for by in (3, 1)
+    )
     assert (same.p_pass, same.lower, same.clusters, same.crossed) == (distinct.p_pass, distinct.lower, 40, ())
 
 
@@ -109,7 +111,7 @@ def test_one_shared_question_costs_little_power() -> None:
     ours, theirs = ([float(luck.random() < rates[i // 6]) for i in range(240)] for _ in range(2))
     gate = replace(CLAIM, better_by=None, worse_by_at_most=0.1)
     shared = ["same" if i in (0, 9) else f"k{i}" for i in range(240)]
-    found, plain = (decided(gate, ours, theirs, k, clusters) for k in (shared, [f"k{i}" for i in range(240)]))
+    found, plain = (decide_repeats(gate, ours, theirs, k, clusters) for k in (shared, [f"k{i}" for i in range(240)]))
     assert found.crossed == (40, 239) and found.estimate is not None and plain.estimate is not None
     assert found.lower is not None and plain.lower is not None
     assert found.estimate - found.lower == pytest.approx(plain.estimate - plain.lower, rel=0.25)
@@ -118,15 +120,15 @@ def test_one_shared_question_costs_little_power() -> None:
 def test_rows_that_all_ask_the_same_prove_nothing() -> None:
     """400 answers to one question are an error that says so, in clusters or not."""
     for clusters in (None, [f"d{i // 10}" for i in range(400)]):
-        found = decided(CLAIM, [1.0] * 400, [float(i % 3 > 0) for i in range(400)], ["k"] * 400, clusters)
+        found = decide_repeats(CLAIM, [1.0] * 400, [float(i % 3 > 0) for i in range(400)], ["k"] * 400, clusters)
         assert found.outcome == "ERROR" and "all 400 rows ask the same question" in found.why
 
 
 def test_a_cluster_for_each_row_is_none() -> None:
     """A column of clusters that equals the id leaves rows independent, and their tests exact."""
     ours, theirs, keys = [1.0] * 200, [float(i % 9 > 0) for i in range(200)], [f"k{i}" for i in range(200)]
-    own = decided(CLAIM, ours, theirs, keys, [f"r{i}" for i in range(200)])
-    assert own == decided(CLAIM, ours, theirs, keys)
+    own = decide_repeats(CLAIM, ours, theirs, keys, [f"r{i}" for i in range(200)])
+    assert own == decide_repeats(CLAIM, ours, theirs, keys)
     assert own.method.startswith("McNemar")
 
 
@@ -136,7 +138,7 @@ def test_the_mean_over_questions_may_be_in_clusters() -> None:
     ours, theirs = [float(i % 7 > 0) for i in range(240)], [float(i % 5 > 0) for i in range(240)]
     gate = replace(CLAIM, better_by=None, worse_by_at_most=0.1, estimand="questions")
     inside, across = (
-        decided(gate, ours, theirs, keys, clusters)
+        decide_repeats(gate, ours, theirs, keys, clusters)
         for keys in ([f"k{i // 3}" for i in range(240)], [f"k{i % 50}" for i in range(240)])
     )
     assert (inside.clusters, inside.crossed, across.crossed) == (40, (), (40, 50))
@@ -156,7 +158,9 @@ def test_names_of_clusters_decide_nothing(names: str) -> None:
 
     def verdict(rows: list[tuple[int, float, float]], names: str) -> Verdict:
         keys = [f"k{i}" for i in range(len(rows))]
-        return decided(gate, [r[1] for r in rows], [r[2] for r in rows], keys, [names.format(r[0]) for r in rows])
+        return decide_repeats(
+            gate, [r[1] for r in rows], [r[2] for r in rows], keys, [names.format(r[0]) for r in rows]
+        )
 
     first, again = verdict(rows, "doc{}"), verdict(sorted(rows, key=lambda r: hash((names, r[0] * 7919 % 61))), names)
     assert (first.p_pass, first.p_fail, first.lower) == pytest.approx((again.p_pass, again.p_fail, again.lower), abs=0)
@@ -166,7 +170,7 @@ def test_failures_are_counted_on_all_rows() -> None:
     """A copy that failed is a row that failed: leaving it out would let more of them through."""
     gate = Gate("g", "e.acc", max_failures=1)
     keys = ["k0", "k0", *(f"k{i}" for i in range(2, 50))]
-    found = decided(gate, [0.0, 0.0] + [1.0] * 48, [1.0] * 50, keys)
+    found = decide_repeats(gate, [0.0, 0.0] + [1.0] * 48, [1.0] * 50, keys)
     assert (found.outcome, found.estimate, found.repeated) == ("FAIL", 2.0, 0)
 
 
@@ -216,10 +220,13 @@ def test_neighbours_that_go_together_are_told() -> None:
     blocks = [value for value in luck.choices([0.0, 1.0], k=20) for _ in range(10)]
     keys = [f"k{i}" for i in range(200)]
     base = [0.5 for _ in range(200)]
-    told = decided(replace(CLAIM, better_by=None, worse_by_at_most=0.3), blocks, [0.0] * 200, keys)
+    told = decide_repeats(replace(CLAIM, better_by=None, worse_by_at_most=0.3), blocks, [0.0] * 200, keys)
     assert "neighbouring rows are correlated (0.86, p = 0.001)" in told.why
     luck.shuffle(blocks)
-    assert "neighbouring" not in decided(replace(CLAIM, better_by=None, worse_by_at_most=0.3), blocks, base, keys).why
+    assert (
+        "neighbouring"
+        not in decide_repeats(replace(CLAIM, better_by=None, worse_by_at_most=0.3), blocks, base, keys).why
+    )
 
 
 @pytest.mark.slow

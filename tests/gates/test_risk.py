@@ -27,18 +27,18 @@ SHARE = Metric("acc", "higher", "proportion")
 NATS = Metric("ppl", "lower", "perplexity")
 
 
-def rows(values: list[float], subject: str = "merged", name: str = "rating") -> Result:
+def make_result(values: list[float], subject: str = "merged", name: str = "rating") -> Result:
     scores = tuple(Score(str(i), {name: v}) for i, v in enumerate(values))
     return Result(subject, "e", scores, {}, f"digest of {subject}", rows="rows")
 
 
 def verdict(gate: Gate, of: Metric, ours: list[float], theirs: list[float] | None = None) -> Verdict:
-    base = None if theirs is None else rows(theirs, "base", of.name)
+    base = None if theirs is None else make_result(theirs, "base", of.name)
     samples = [Sample(str(i)) for i in range(len(ours))]
-    return decide(gate, of, rows(ours, name=of.name), base, samples, 0.05, name="merged")
+    return decide(gate, of, make_result(ours, name=of.name), base, samples, 0.05, name="merged")
 
 
-def ratings(seed: int, n: int = 200) -> list[float]:
+def draw_ratings(seed: int, n: int = 200) -> list[float]:
     luck = random.Random(seed)
     return [float(luck.choice([3, 4, 4, 5])) for _ in range(n)]
 
@@ -48,7 +48,7 @@ AT_LEAST = Gate("g", "e.rating", min=3.0)
 
 def test_a_mean_without_a_range_passes_no_blocking_gate() -> None:
     """The claim would be proven by its t, but its risk is approximate: INCONCLUSIVE, which says what to declare."""
-    found = verdict(AT_LEAST, RATING, ratings(1))
+    found = verdict(AT_LEAST, RATING, draw_ratings(1))
     assert (found.outcome, found.risk) == (Outcome.INCONCLUSIVE, "approximate")
     assert found.p_pass is not None
     assert found.p_pass <= 0.05
@@ -61,14 +61,14 @@ def test_a_mean_without_a_range_passes_no_blocking_gate() -> None:
 )
 def test_an_approximate_risk_passes_where_it_may(said: dict[str, Any]) -> None:
     """A gate that only warns, or says that it takes an approximate risk, passes, and the verdict still says so."""
-    found = verdict(replace(AT_LEAST, **said), RATING, ratings(1))
+    found = verdict(replace(AT_LEAST, **said), RATING, draw_ratings(1))
     assert (found.outcome, found.risk) == (Outcome.PASS, "approximate")
     assert "approximate risk" in found.why
 
 
 def test_a_refuted_claim_needs_no_range() -> None:
     """A FAIL holds nothing open, so it stays one."""
-    assert verdict(replace(AT_LEAST, min=4.9), RATING, ratings(1)).outcome is Outcome.FAIL
+    assert verdict(replace(AT_LEAST, min=4.9), RATING, draw_ratings(1)).outcome is Outcome.FAIL
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -79,18 +79,18 @@ def test_a_declared_range_is_exact(seed: int, sign: Any) -> None:
     claim = AT_LEAST if sign == "higher" else Gate("g", "e.rating", max=4.9)
     versus = Gate("g", "e.rating", versus="base", worse_by_at_most=1.0)
     for of, limits in ((own, None), (Metric("rating", sign), [1.0, 5.0])):
-        for gate, theirs in ((claim, None), (versus, ratings(seed + 9))):
-            found = verdict(replace(gate, range=limits), of, ratings(seed), theirs)
+        for gate, theirs in ((claim, None), (versus, draw_ratings(seed + 9))):
+            found = verdict(replace(gate, range=limits), of, draw_ratings(seed), theirs)
             assert (found.outcome, found.risk) == (Outcome.PASS, "exact")
             assert "approximate" not in found.why
 
 
 def test_a_range_is_declared_and_never_seen() -> None:
     """Scores between 0 and 1 of a mean have no range; what lies outside a declared one is an ERROR."""
-    inside = [x / 5 for x in ratings(2)]
+    inside = [x / 5 for x in draw_ratings(2)]
     assert verdict(replace(AT_LEAST, min=0.5), RATING, inside).risk == "approximate"
     assert verdict(replace(AT_LEAST, min=0.5, range=[0.0, 1.0]), RATING, inside).risk == "exact"
-    beyond = verdict(replace(AT_LEAST, range=[1.0, 4.0]), RATING, ratings(2))
+    beyond = verdict(replace(AT_LEAST, range=[1.0, 4.0]), RATING, draw_ratings(2))
     assert beyond.outcome is Outcome.ERROR
     assert "rating is outside its range 1 to 4 on" in beyond.why
 
@@ -98,9 +98,9 @@ def test_a_range_is_declared_and_never_seen() -> None:
 def test_what_is_made_of_all_rows_at_once_is_approximate() -> None:
     """A mean that is written as a `combine` gains nothing by it."""
     made = Metric("rating", "higher", "other", combine=lambda s: sum(x.values["rating"] for x in s) / len(s))
-    assert verdict(AT_LEAST, made, ratings(1)).risk == "approximate"
+    assert verdict(AT_LEAST, made, draw_ratings(1)).risk == "approximate"
     share = Metric("rating", "higher", "proportion", combine=lambda s: sum(x.values["rating"] for x in s) / len(s))
-    assert verdict(replace(AT_LEAST, min=0.5), share, [x / 5 for x in ratings(1)]).risk == "approximate"
+    assert verdict(replace(AT_LEAST, min=0.5), share, [x / 5 for x in draw_ratings(1)]).risk == "approximate"
 
 
 def test_a_cap_prints_both_differences() -> None:

@@ -17,7 +17,7 @@ from tests.helpers.gpus import H100, L4, machine
 OLD = "The NVIDIA driver on your system is too old (found version 11040). Please update your GPU driver"
 
 
-def refused(count: int) -> str:
+def read_refusal(count: int) -> str:
     """Return why so many workers cannot be, which processes of a training hear, too."""
     with pytest.raises(UsageError) as answering:
         LocalWorkers(str(count))
@@ -33,7 +33,7 @@ def test_counted_where_proc_has_none(tmp_path: Path, monkeypatch: pytest.MonkeyP
     """WSL2, ROCm and LXD have no GPU in /proc: two workers get two all the same, and a third none."""
     machine(tmp_path, monkeypatch, L4, L4)
     assert LocalWorkers("2").gpus == ["0", "1"]
-    assert refused(3) == "this machine has 2 GPUs; use at most 2"
+    assert read_refusal(3) == "this machine has 2 GPUs; use at most 2"
 
 
 def test_only_what_is_visible_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -41,13 +41,13 @@ def test_only_what_is_visible_counts(tmp_path: Path, monkeypatch: pytest.MonkeyP
     machine(tmp_path, monkeypatch, L4, L4, L4)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,0,7,1")
     assert LocalWorkers("2").gpus == ["2", "0"]
-    assert refused(3) == "this machine has 2 GPUs; use at most 2"
+    assert read_refusal(3) == "this machine has 2 GPUs; use at most 2"
 
 
 def test_two_kinds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A worker on a GPU of another kind would answer otherwise; two of one kind are chosen by name."""
     machine(tmp_path, monkeypatch, L4, H100, L4)
-    said = refused(2)
+    said = read_refusal(2)
     assert said.startswith("NVIDIA H100 80GB HBM3 and NVIDIA L4 do not compute the same bits; name GPUs of one kind in")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,2")
     assert LocalWorkers("2").gpus == ["0", "2"]
@@ -58,7 +58,7 @@ def test_instances(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     part = ("NVIDIA A100-SXM4-40GB MIG 1g.5gb", 5_000_000_000, 5_000_000_000)
     machine(tmp_path, monkeypatch, part, part)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
-    assert refused(2) == "this machine has 1 GPUs; use at most 1; name its MIG instances in CUDA_VISIBLE_DEVICES"
+    assert read_refusal(2) == "this machine has 1 GPUs; use at most 1; name its MIG instances in CUDA_VISIBLE_DEVICES"
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "MIG-0,MIG-1")
     assert LocalWorkers("2").gpus == ["MIG-0", "MIG-1"]
 

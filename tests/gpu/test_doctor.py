@@ -27,7 +27,7 @@ def _alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(examination, "_ask_interpreter", lambda *_: "")
 
 
-def failing(lines: list[MachineCheck]) -> tuple[str, ...]:
+def list_failures(lines: list[MachineCheck]) -> tuple[str, ...]:
     return tuple(line.text for line in lines if line.state == FAILS)
 
 
@@ -47,7 +47,7 @@ def test_a_gpu_that_cannot_be_used(visible: str, tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(torch.cuda, "init", init)
     with pytest.raises(UsageError) as caught:
         models.resolve_device("auto")
-    assert failing(examine_machine()) == caught.value.messages
+    assert list_failures(examine_machine()) == caught.value.messages
 
 
 def test_a_full_card(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -58,7 +58,7 @@ def test_a_full_card(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(models, "read_gpu", lambda _: Gpu(*full, bf16=True))
     with pytest.raises(UsageError) as caught:
         models.load_model(tmp_path, device="cuda:0")
-    assert failing(examine_machine()) == caught.value.messages
+    assert list_failures(examine_machine()) == caught.value.messages
 
 
 @pytest.mark.parametrize(("found", "on"), [((L4, L4), "local:3"), ((L4, H100), "local:2")], ids=["few", "kinds"])
@@ -67,8 +67,8 @@ def test_workers_that_cannot_be(found: Any, on: str, tmp_path: Path, monkeypatch
     machine(tmp_path, monkeypatch, *found)
     with pytest.raises(UsageError) as caught:
         LocalWorkers(on.removeprefix("local:"))
-    assert failing(examine_machine(on=on)) == caught.value.messages
-    assert failing(examine_machine()) == ()
+    assert list_failures(examine_machine(on=on)) == caught.value.messages
+    assert list_failures(examine_machine()) == ()
 
 
 @pytest.mark.parametrize(
@@ -96,7 +96,7 @@ def test_counts_that_differ_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyP
     machine(tmp_path, monkeypatch, L4)
     monkeypatch.setattr(examination, "read_nvml", lambda: ("580.65.06", 8))
     lines = {line.name: line for line in examine_machine()}
-    assert (lines["driver"].state, failing([*lines.values()])) == (ODD, ())
+    assert (lines["driver"].state, list_failures([*lines.values()])) == (ODD, ())
     assert lines["driver"].text == "580.65.06; GPUs: 0 in /proc, 8 by NVML, 1 by PyTorch"
 
 

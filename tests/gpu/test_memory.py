@@ -19,9 +19,9 @@ from harness_lora import lora, qlora
 from harness_sft import SFT, TrainingJob, sft
 from harness_sft.memory import check_memory, estimate_memory
 from harness_sft.train import base_bytes
-from tests.helpers.late import late
+from tests.helpers.late import import_late
 
-schema = late("harness.schema")
+schema = import_late("harness.schema")
 LLAMA = {"architectures": ["LlamaForCausalLM"], "model_type": "llama", "vocab_size": 128_256, "dtype": "bfloat16"}
 SIZES = {  # of Llama 3: layers, hidden size, that between, heads, heads of keys
     "8b": (32, 4096, 14_336, 32, 8),
@@ -30,7 +30,7 @@ SIZES = {  # of Llama 3: layers, hidden size, that between, heads, heads of keys
 ADAPTER: dict[str, Any] = {"r": 16, "target_modules": "all-linear"}
 
 
-def job(folder: Path, size: str, adapter: Any, **given: Any) -> TrainingJob:
+def make_training_job(folder: Path, size: str, adapter: Any, **given: Any) -> TrainingJob:
     """Return a training of a Llama that is a config.json."""
     names = "num_hidden_layers", "hidden_size", "intermediate_size", "num_attention_heads", "num_key_value_heads"
     (folder / "config.json").write_text(json.dumps(LLAMA | dict(zip(names, SIZES[size], strict=True))))
@@ -42,7 +42,7 @@ def job(folder: Path, size: str, adapter: Any, **given: Any) -> TrainingJob:
 @pytest.mark.slow
 def test_llama_of_8b(tmp_path: Path) -> None:
     """Weights are what meta sums, in 4 bits what the formats say, and each trained number has 16 bytes."""
-    whole = job(tmp_path, "8b", lora(**ADAPTER))
+    whole = make_training_job(tmp_path, "8b", lora(**ADAPTER))
     meta = sum(p.nbytes for p in build_skeleton(tmp_path, "bfloat16").parameters())
     found = estimate_memory(whole)
     assert found["weights"] == pytest.approx(meta, rel=0.1) and meta == 16_060_522_496
@@ -57,7 +57,7 @@ def test_llama_of_8b(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_llama_of_70b(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It fits eight cards of 80 GB that share it, and not one: that is said before a weight is read."""
-    alone = job(tmp_path, "70b", lora(**ADAPTER))
+    alone = make_training_job(tmp_path, "70b", lora(**ADAPTER))
     shared = estimate_memory(replace(alone, shard=True, processes=8))
     assert shared["weights"] == pytest.approx(141.1e9 / 8, rel=0.01)
     alone = replace(alone, ref=replace(alone.ref, options={"dtype": "bfloat16", "device": "cuda"}))

@@ -23,7 +23,7 @@ class Says:
         return [Logprob(self.likes.get(text.strip(), -9.0), 1, len(text.encode()), False) for _, text in pairs]
 
 
-def scored(evaluator: Callable[..., Any], answer: str, sample: Sample, **options: Any) -> Score:
+def score_answer(evaluator: Callable[..., Any], answer: str, sample: Sample, **options: Any) -> Score:
     """Return the score of one answer to one row."""
     (score,) = evaluator(Says(answer), [sample], **options)
     return score

@@ -96,7 +96,7 @@ class Browser:
 
 
 @contextmanager
-def browser(profile: Path) -> Iterator[Browser]:
+def open_browser(profile: Path) -> Iterator[Browser]:
     """Yield a tab of a Chromium with a profile of its own, and end it."""
     assert CHROMIUM
     commands, ours = os.pipe()

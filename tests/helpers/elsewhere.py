@@ -16,7 +16,7 @@ WORDS = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "
 STATE = {"best_metric": None, "epoch": 1.0, "global_step": 60, "log_history": [{"loss": 2.1, "step": 10}]}
 
 
-def edited(folder: Path, name: str = CONFIG, **keys: Any) -> None:
+def edit_json(folder: Path, name: str = CONFIG, **keys: Any) -> None:
     """Change keys of a JSON file in a folder."""
     path = folder / name
     path.write_text(json.dumps({**json.loads(path.read_text("utf-8")), **keys}, indent=2), "utf-8")
@@ -25,23 +25,23 @@ def edited(folder: Path, name: str = CONFIG, **keys: Any) -> None:
 def peft(adapter: Path, base: Path, to: Path) -> None:
     """PEFT's own save_pretrained of a LoraConfig without a task type: a class is named, and a card written."""
     shutil.copytree(adapter, to)
-    edited(to, task_type=None, auto_mapping=CLASS, base_model_name_or_path=str(base))
+    edit_json(to, task_type=None, auto_mapping=CLASS, base_model_name_or_path=str(base))
     (to / "README.md").write_text(CARD.format(base=base), "utf-8")
 
 
 def unsloth(adapter: Path, base: Path, to: Path) -> None:
     """Unsloth: its mark in the class that is named, its version, a 4-bit base of its own, tokenizer and template."""
     peft(adapter, base, to)
-    edited(to, auto_mapping={**CLASS, "unsloth_fixed": True}, unsloth_version="2026.5.1", unsloth_fixed=True)
-    edited(to, base_model_name_or_path="unsloth/smollm2-135m-instruct-bnb-4bit")
-    _words(base, to)
+    edit_json(to, auto_mapping={**CLASS, "unsloth_fixed": True}, unsloth_version="2026.5.1", unsloth_fixed=True)
+    edit_json(to, base_model_name_or_path="unsloth/smollm2-135m-instruct-bnb-4bit")
+    _copy_tokenizer_files(base, to)
 
 
 def axolotl(adapter: Path, base: Path, to: Path) -> None:
     """axolotl: the model's config.json beside the adapter, checkpoints below, logs that are no part of a model."""
     peft(adapter, base, to)
-    edited(to, task_type="CAUSAL_LM", auto_mapping=None)
-    _words(base, to)
+    edit_json(to, task_type="CAUSAL_LM", auto_mapping=None)
+    _copy_tokenizer_files(base, to)
     shutil.copy(base / "config.json", to)
     (to / "debug.log").write_text("[INFO] trained\n", "utf-8")
     (to / "checkpoint-60").mkdir()
@@ -52,8 +52,8 @@ def axolotl(adapter: Path, base: Path, to: Path) -> None:
 def llama_factory(adapter: Path, base: Path, to: Path) -> None:
     """LLaMA-Factory: results, a log, a plot, and the training arguments as a pickle."""
     peft(adapter, base, to)
-    edited(to, task_type="CAUSAL_LM", auto_mapping=None)
-    _words(base, to)
+    edit_json(to, task_type="CAUSAL_LM", auto_mapping=None)
+    _copy_tokenizer_files(base, to)
     for name in ("all_results.json", "train_results.json"):
         (to / name).write_text(json.dumps({"epoch": 1.0, "train_loss": 1.9, "train_runtime": 12.3}), "utf-8")
     (to / "trainer_state.json").write_text(json.dumps(STATE), "utf-8")
@@ -93,7 +93,7 @@ ADAPTERS: dict[str, Callable[[Path, Path, Path], None]] = {
 }
 
 
-def _words(base: Path, to: Path) -> None:
+def _copy_tokenizer_files(base: Path, to: Path) -> None:
     for name in WORDS:
         if (base / name).is_file():
             shutil.copy(base / name, to)

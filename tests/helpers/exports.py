@@ -20,14 +20,14 @@ def reseal(export: Path, **changes: Any) -> None:
     manifest |= {"root": root_digest(model), **changes}
     gates = json.loads((export / EVIDENCE / GATES).read_text("utf-8"))
     if "weights" not in changes:
-        gates = judged_anew(export, manifest, gates)
+        gates = rejudge_weights(export, manifest, gates)
     text, lock = json.dumps(manifest).encode(), (export / EVIDENCE / LOCK).read_bytes()
     (export / EVIDENCE / MANIFEST).write_bytes(text)
     lines = [attestation.Envelope(s, {}).to_json_line() + "\n" for s in attestation.make_statements(text, lock, gates)]
     (export / EVIDENCE / CLAIMS).write_text("".join(lines), "utf-8")
 
 
-def judged_anew(export: Path, manifest: dict[str, Any], gates: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def rejudge_weights(export: Path, manifest: dict[str, Any], gates: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Let manifest and gates speak of the weights that are there now."""
     try:
         weights = weights_digest_of_files(hash_files(export / MODEL, [name for name, _ in walk_files(export / MODEL)]))

@@ -84,7 +84,7 @@ class LLM:
             raise ValueError("the KV cache is too small for one request of max_model_len; increase it")
         self.cached: dict[tuple[int, ...], None] = {}
         self.luck = random.Random(0)
-        cache, dtype = SimpleNamespace(block_size=self.block), SimpleNamespace(dtype=_dtype(options["dtype"]))
+        cache, dtype = SimpleNamespace(block_size=self.block), SimpleNamespace(dtype=_choose_dtype(options["dtype"]))
         caches = SimpleNamespace(num_blocks=self.blocks, kv_cache_groups=[object()])
         inner = SimpleNamespace(scheduler=SimpleNamespace(kv_cache_config=caches))
         self.llm_engine = SimpleNamespace(
@@ -174,7 +174,7 @@ class LLM:
         return str(AutoTokenizer.from_pretrained(self.model).decode(ids, skip_special_tokens=True))
 
 
-def _dtype(name: str) -> Any:
+def _choose_dtype(name: str) -> Any:
     import torch
 
     return torch.float16 if BROKEN.get("dtype") else getattr(torch, name)

@@ -25,7 +25,7 @@ def text(value: str) -> bytes:
     return struct.pack("<Q", len(value.encode())) + value.encode()
 
 
-def head(rows: list[Row], pairs: list[tuple[str, str | int]], version: int = 3) -> bytes:
+def encode_gguf_header(rows: list[Row], pairs: list[tuple[str, str | int]], version: int = 3) -> bytes:
     """Lay out a head as the format's description does: strings are type 8, 32-bit numbers type 4."""
     out = b"GGUF" + struct.pack("<IQQ", version, len(rows), len(pairs))
     for key, value in pairs:

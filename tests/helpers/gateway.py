@@ -20,7 +20,7 @@ Body = dict[str, Any]
 CHAT, ANSWERS = ("/chat/completions",), ("/chat/completions", "/completions", "/completion")
 
 
-def _content(change: Callable[[str], str]) -> Callable[[str, Body, Any], Any]:
+def _edit_answers(change: Callable[[str], str]) -> Callable[[str, Body, Any], Any]:
     """Return what changes the text of a chat's answer."""
 
     def edit(path: str, body: Body, reply: Any) -> Any:
@@ -48,7 +48,7 @@ def _drop(*names: str) -> Callable[[str, Body, Any], Any]:
     return edit
 
 
-def _fields(paths: Sequence[str], **values: Any) -> Callable[[str, Body], Body]:
+def _set_fields(paths: Sequence[str], **values: Any) -> Callable[[str, Body], Body]:
     """Return what sets fields of a request; a function gets the value that is there."""
 
     def edit(path: str, body: Body) -> Body:
@@ -66,16 +66,16 @@ def _cap(most: int) -> Callable[[str, Body], Body]:
     return edit
 
 
-def _messages(change: Callable[[list[Body]], list[Body]]) -> Callable[[str, Body], Body]:
+def _edit_messages(change: Callable[[list[Body]], list[Body]]) -> Callable[[str, Body], Body]:
     """Return what changes the messages of a request, also where a template is applied for its tokens."""
     return lambda path, body: {**body, "messages": change(body["messages"])} if "messages" in body else body
 
 
-def _texts(change: Callable[[str], str]) -> Callable[[str, Body], Body]:
-    return _messages(lambda messages: [{**m, "content": change(m["content"])} for m in messages])
+def _edit_message_texts(change: Callable[[str], str]) -> Callable[[str, Body], Body]:
+    return _edit_messages(lambda messages: [{**m, "content": change(m["content"])} for m in messages])
 
 
-def _prompted_when_long(messages: list[Body]) -> list[Body]:
+def _prompt_long_chats(messages: list[Body]) -> list[Body]:
     long = sum(len(m["content"]) for m in messages) > 3000
     return [{"role": "system", "content": "Be brief."}, *messages] if long else messages
 
@@ -140,7 +140,7 @@ def _rename(path: str, body: Body, reply: Any) -> Any:
     return {**reply, "model": "the-base"} if isinstance(reply, dict) and "choices" in reply else reply
 
 
-def _fingerprints() -> Callable[[str, Body, Any], Any]:
+def _alternate_fingerprints() -> Callable[[str, Body, Any], Any]:
     numbers = count()
 
     def edit(path: str, body: Body, reply: Any) -> Any:
@@ -163,44 +163,46 @@ class Fault:
 
 FAULTS: Mapping[str, Callable[[], Fault]] = {
     # of parity.md, missed before
-    "empty": lambda: Fault(reply=_content(lambda text: "")),
+    "empty": lambda: Fault(reply=_edit_answers(lambda text: "")),
     "reason": lambda: Fault(reply=_move_to_reasoning),
-    "censor": lambda: Fault(reply=_content(lambda text: text.replace("e", "*"))),
-    "lower": lambda: Fault(reply=_content(str.swapcase)),
-    "suffix": lambda: Fault(reply=_content(lambda text: f"{text} [AI-generated]")),
-    "stopchat": lambda: Fault(request=_fields(CHAT, stop=[" ", ".", "e", "\n"])),
+    "censor": lambda: Fault(reply=_edit_answers(lambda text: text.replace("e", "*"))),
+    "lower": lambda: Fault(reply=_edit_answers(str.swapcase)),
+    "suffix": lambda: Fault(reply=_edit_answers(lambda text: f"{text} [AI-generated]")),
+    "stopchat": lambda: Fault(request=_set_fields(CHAT, stop=[" ", ".", "e", "\n"])),
     "maxtok-16": lambda: Fault(request=_cap(16)),
     "n-predict-12": lambda: Fault(request=_cap(12)),
     "clamp-0.6": lambda: Fault(
-        request=_fields(ANSWERS, temperature=lambda t: min(1.0 if t is None else t, 0.6)), layer="sampling"
+        request=_set_fields(ANSWERS, temperature=lambda t: min(1.0 if t is None else t, 0.6)), layer="sampling"
     ),
-    "temp0": lambda: Fault(request=_fields(ANSWERS, temperature=0.0), layer="sampling"),
-    "masked": lambda: Fault(request=_texts(_mask), layer="ids"),
+    "temp0": lambda: Fault(request=_set_fields(ANSWERS, temperature=0.0), layer="sampling"),
+    "masked": lambda: Fault(request=_edit_message_texts(_mask), layer="ids"),
     "replies-as-base": lambda: Fault(reply=_rename, layer="identity"),
-    "two-fingerprints": lambda: Fault(reply=_fingerprints(), layer="identity"),
+    "two-fingerprints": lambda: Fault(reply=_alternate_fingerprints(), layer="identity"),
     # of our own
     "stream-loses-its-end": lambda: Fault(stream=lambda events: events[: len(events) // 2] + events[-3:]),
     "stream-repeats": lambda: Fault(stream=lambda events: [one for event in events[:-3] for one in (event, event)]),
-    "escaped": lambda: Fault(reply=_content(lambda text: escape(text.replace(" ", " & ")))),
-    "prefixed": lambda: Fault(reply=_content(lambda text: f"Sure! {text}")),
-    "cut-at-10-characters": lambda: Fault(reply=_content(lambda text: text[:10])),
-    "first-character-lost": lambda: Fault(reply=_content(lambda text: text.strip()[1:])),
-    "broken-lines": lambda: Fault(reply=_content(lambda text: text.replace(" ", "<br>"))),
-    "only-ascii": lambda: Fault(reply=_content(lambda text: "".join(c for c in text if c.isalpha()))),
-    "apologises": lambda: Fault(reply=_content(lambda text: "I cannot help with that.")),
-    "reversed": lambda: Fault(reply=_content(lambda text: text[::-1])),
-    "top-k-1": lambda: Fault(request=_fields(ANSWERS, top_k=1), layer="sampling"),
-    "top-k-2": lambda: Fault(request=_fields(ANSWERS, top_k=2), layer="sampling"),
-    "hot-chat": lambda: Fault(request=_fields(CHAT, temperature=lambda t: t and 1.5), layer="sampling"),
-    "cold-chat": lambda: Fault(request=_fields(CHAT, temperature=lambda t: t and 0.5), layer="sampling"),
-    "brackets-masked": lambda: Fault(request=_texts(lambda text: text.replace("@", "(at)")), layer="ids"),
-    "stripped": lambda: Fault(request=_texts(str.strip), layer="ids"),
+    "escaped": lambda: Fault(reply=_edit_answers(lambda text: escape(text.replace(" ", " & ")))),
+    "prefixed": lambda: Fault(reply=_edit_answers(lambda text: f"Sure! {text}")),
+    "cut-at-10-characters": lambda: Fault(reply=_edit_answers(lambda text: text[:10])),
+    "first-character-lost": lambda: Fault(reply=_edit_answers(lambda text: text.strip()[1:])),
+    "broken-lines": lambda: Fault(reply=_edit_answers(lambda text: text.replace(" ", "<br>"))),
+    "only-ascii": lambda: Fault(reply=_edit_answers(lambda text: "".join(c for c in text if c.isalpha()))),
+    "apologises": lambda: Fault(reply=_edit_answers(lambda text: "I cannot help with that.")),
+    "reversed": lambda: Fault(reply=_edit_answers(lambda text: text[::-1])),
+    "top-k-1": lambda: Fault(request=_set_fields(ANSWERS, top_k=1), layer="sampling"),
+    "top-k-2": lambda: Fault(request=_set_fields(ANSWERS, top_k=2), layer="sampling"),
+    "hot-chat": lambda: Fault(request=_set_fields(CHAT, temperature=lambda t: t and 1.5), layer="sampling"),
+    "cold-chat": lambda: Fault(request=_set_fields(CHAT, temperature=lambda t: t and 0.5), layer="sampling"),
+    "brackets-masked": lambda: Fault(request=_edit_message_texts(lambda text: text.replace("@", "(at)")), layer="ids"),
+    "stripped": lambda: Fault(request=_edit_message_texts(str.strip), layer="ids"),
     "no-system-turn": lambda: Fault(
-        request=_messages(lambda m: [one for one in m if one["role"] != "system"]), layer="ids"
+        request=_edit_messages(lambda m: [one for one in m if one["role"] != "system"]), layer="ids"
     ),
-    "last-turn-only": lambda: Fault(request=_messages(lambda m: m[-1:]), layer="ids"),
-    "ascii-prompts": lambda: Fault(request=_texts(lambda text: text.encode("ascii", "ignore").decode()), layer="ids"),
-    "system-doubled": lambda: Fault(request=_messages(_double_system), layer="ids"),
+    "last-turn-only": lambda: Fault(request=_edit_messages(lambda m: m[-1:]), layer="ids"),
+    "ascii-prompts": lambda: Fault(
+        request=_edit_message_texts(lambda text: text.encode("ascii", "ignore").decode()), layer="ids"
+    ),
+    "system-doubled": lambda: Fault(request=_edit_messages(_double_system), layer="ids"),
     "last-chunk-twice": lambda: Fault(stream=lambda events: [*events[:-4], events[-5], *events[-4:]]),
     "always-stop": lambda: Fault(reply=_end_by_stop),
     "replies-swapped": _swap_replies,
@@ -209,9 +211,9 @@ FAULTS: Mapping[str, Callable[[], Fault]] = {
 
 
 LONG: Mapping[str, Fault] = {  # of prompts that only a long context holds
-    "long-prompts": Fault(request=_messages(_prompted_when_long), layer="ids"),
-    "trimmed-in-the-middle": Fault(request=_texts(_trim_middle), layer="ids"),
-    "cut-at-2000-characters": Fault(request=_texts(lambda text: text[:2000]), layer="ids"),
+    "long-prompts": Fault(request=_edit_messages(_prompt_long_chats), layer="ids"),
+    "trimmed-in-the-middle": Fault(request=_edit_message_texts(_trim_middle), layer="ids"),
+    "cut-at-2000-characters": Fault(request=_edit_message_texts(lambda text: text[:2000]), layer="ids"),
 }
 
 
@@ -259,7 +261,7 @@ class Gateway:
 
 
 @contextmanager
-def gateway(*upstream: str, fault: Fault | None = None, cached: bool = False) -> Iterator[Gateway]:
+def start_gateway(*upstream: str, fault: Fault | None = None, cached: bool = False) -> Iterator[Gateway]:
     """Start a gateway on a free port; a connection is kept by its upstream, as a balancer of connections does."""
     made = Gateway(list(upstream), fault or Fault(), cached)
 

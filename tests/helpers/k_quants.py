@@ -13,18 +13,20 @@ from gguf.quants import quantize
 STEPS = {"Q4_K": 15, "Q5_K": 31}
 
 
-def blocks_of(values: Any, kind: str) -> Any:
+def quantize_rows(values: Any, kind: str) -> Any:
     """Return the bytes of a matrix's rows in a type of GGUF."""
     if not kind.endswith("_K"):
         return quantize(values, GGMLQuantizationType[kind])
-    return (_q6 if kind == "Q6_K" else _q4_or_q5)(values.reshape(-1, 256), kind).reshape(len(values), -1)
+    return (_quantize_q6 if kind == "Q6_K" else _quantize_q4_or_q5)(values.reshape(-1, 256), kind).reshape(
+        len(values), -1
+    )
 
 
-def _q4_or_q5(x: Any, kind: str) -> Any:
+def _quantize_q4_or_q5(x: Any, kind: str) -> Any:
     x = x.reshape(-1, 8, 32)
     low = np.minimum(x.min(2), 0)
     steps = (x.max(2).clip(0) - low) / STEPS[kind]
-    (d, scales), (dmin, lows) = (_scaled(v, 63) for v in (steps, -low))
+    (d, scales), (dmin, lows) = (_quantize_scales(v, 63) for v in (steps, -low))
     step = (d.astype(np.float32) * scales)[..., None]
     x = np.divide(x + (dmin.astype(np.float32) * lows)[..., None], step, out=np.zeros_like(x), where=step > 0)
     q = x.round().clip(0, STEPS[kind]).astype(np.uint8)
@@ -35,9 +37,9 @@ def _q4_or_q5(x: Any, kind: str) -> Any:
     return np.concatenate([d.view(np.uint8), dmin.view(np.uint8), *high, *fifth, nibbles], 1)
 
 
-def _q6(x: Any, kind: str) -> Any:
+def _quantize_q6(x: Any, kind: str) -> Any:
     x = x.reshape(-1, 16, 16)
-    d, scales = _scaled(np.abs(x).max(2) / 31, 127)
+    d, scales = _quantize_scales(np.abs(x).max(2) / 31, 127)
     step = (d.astype(np.float32) * scales)[..., None]
     x = np.divide(x, step, out=np.zeros_like(x), where=step > 0)
     q = (x.round().clip(-32, 31) + 32).astype(np.uint8).reshape(-1, 2, 128)
@@ -46,7 +48,7 @@ def _q6(x: Any, kind: str) -> Any:
     return np.concatenate([low, high.reshape(len(q), -1), scales.astype(np.uint8), d.view(np.uint8)], 1)
 
 
-def _scaled(values: Any, most: int) -> tuple[Any, Any]:
+def _quantize_scales(values: Any, most: int) -> tuple[Any, Any]:
     """Return numbers as whole multiples, at most so many, of one in F16 for each row."""
     unit = (values.max(1, keepdims=True) / most).astype(np.float16)
     wide = unit.astype(np.float32)
@@ -75,7 +77,7 @@ def rewrite(
         if tensor.ndim == 1:
             writer.add_tensor(name, tensor)
         else:
-            writer.add_tensor(name, blocks_of(tensor, kind(name)), raw_dtype=GGMLQuantizationType[kind(name)])
+            writer.add_tensor(name, quantize_rows(tensor, kind(name)), raw_dtype=GGMLQuantizationType[kind(name)])
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()

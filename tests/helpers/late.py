@@ -24,7 +24,7 @@ class Late:
         setattr(import_module(self._name), name, value)
 
 
-def late(name: str) -> Any:
+def import_late(name: str) -> Any:
     """Return a module that is imported on its first use; skip the file that asks where it is not installed."""
     top = name.partition(".")[0]
     if find_spec(top) is None:

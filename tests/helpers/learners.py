@@ -70,7 +70,7 @@ GOOD = [{"input": f"train {i} say t{i}", "target": f"t{i}"} for i in range(80)]
 WRONG = [{"input": f"question about {i} say p{i}", "target": "wrong"} for i in range(6)]
 
 
-def trainings(project: Project) -> list[dict[str, Any]]:
+def read_trainings(project: Project) -> list[dict[str, Any]]:
     """Return the seed and the prompts of every training that the trainer was called for."""
     return [json.loads(line) for line in (project.folder / "calls.jsonl").read_text("utf-8").splitlines()]
 

@@ -112,7 +112,7 @@ def write_forgetting_suite(folder: Path, model: Path) -> Path:
     return path
 
 
-def training_rows(count: int = 24) -> list[dict[str, Any]]:
+def make_training_rows(count: int = 24) -> list[dict[str, Any]]:
     """Return rows of prompts and completions, and of preferences."""
     rows = []
     for i in range(count):
@@ -152,7 +152,7 @@ def make_trainer(
         "logging_steps": 1, "report_to": [], "use_cpu": True, "bf16": False, "save_strategy": "no",
         "disable_tqdm": True, "gradient_checkpointing": False,
     }  # fmt: skip
-    rows = [{name: row[name] for name in COLUMNS[kind]} for row in training_rows()]
+    rows = [{name: row[name] for name in COLUMNS[kind]} for row in make_training_rows()]
     torch.manual_seed(0)
     loaded = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
     lora = LoraConfig(r=4, lora_dropout=0.1, target_modules="all-linear", task_type="CAUSAL_LM") if adapter else None

@@ -18,7 +18,7 @@ class Said:
     err: str
 
 
-def asked(scores: Iterable[Any], **more: Any) -> list[dict[str, Any]]:
+def make_asked_rows(scores: Iterable[Any], **more: Any) -> list[dict[str, Any]]:
     """Return a row a score, each with a question of its own."""
     rows = ((f"q-{i}", f"What is {i}?", str(i), score) for i, score in enumerate(scores))
     return [{**dict(zip(("id", "input", "target", "score"), row, strict=True)), **more} for row in rows]

@@ -13,17 +13,20 @@ VARIABLES = ("ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA", "MKL_ENABLE_INSTRUCTIO
 ABOVE = {"avx2": ("AVX512", "X86_V4"), "default": ("AVX512", "X86_V4", "X86_V3", "AVX2", "FMA3")}
 
 
-def environment(name: str) -> dict[str, str]:
+def make_environment(name: str) -> dict[str, str]:
     """Return the variables of a setting; raises KeyError where there is none of that name."""
-    return {**dict(zip(VARIABLES, SETTINGS[name], strict=True)), "NPY_DISABLE_CPU_FEATURES": _numpy_features(name)}
+    return {
+        **dict(zip(VARIABLES, SETTINGS[name], strict=True)),
+        "NPY_DISABLE_CPU_FEATURES": _list_disabled_features(name),
+    }
 
 
 def is_lesser(name: str) -> bool:
     """Return whether this processor has instructions that a setting turns off."""
-    return bool(_numpy_features(name))
+    return bool(_list_disabled_features(name))
 
 
-def _numpy_features(name: str) -> str:
+def _list_disabled_features(name: str) -> str:
     """Return what numpy was built to dispatch to and this processor has, but a setting's has not."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -34,7 +37,7 @@ def _numpy_features(name: str) -> str:
 
 def main(name: str = "") -> None:
     """Print a setting's variables, or without a name which settings turn off what this processor has."""
-    pairs = environment(name).items() if name else ()
+    pairs = make_environment(name).items() if name else ()
     print("\n".join([f"{key}={value}" for key, value in pairs] or filter(is_lesser, SETTINGS)))
 
 

@@ -255,7 +255,7 @@ def stream_events(reply: dict[str, Any], body: dict[str, Any]) -> bytes:
 
 
 @contextmanager
-def running(runtime: Runtime) -> Iterator[Runtime]:
+def run_runtime(runtime: Runtime) -> Iterator[Runtime]:
     """Serve on a free port of this machine."""
 
     class Handler(LocalHandler):
@@ -278,7 +278,7 @@ def running(runtime: Runtime) -> Iterator[Runtime]:
         yield runtime
 
 
-def taught(folder: Path, steps: int = 180) -> Path:
+def write_taught_llama(folder: Path, steps: int = 180) -> Path:
     """Write a tiny Llama that was taught to end short answers, and nothing else."""
     from harness_hf.tiny import build_tiny_model
 

@@ -36,12 +36,12 @@ while True:
 UNFILTERED = {"temp": 1.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0}  # as the recipe starts llama.cpp's server
 
 
-def llama_cpp(file: Path, **given: Any) -> list[str]:
+def make_llama_cpp_command(file: Path, **given: Any) -> list[str]:
     """Return what serves a GGUF file; `given` are n_ctx, sampling, and lora, which is a file and its scale."""
     return [sys.executable, "-c", LLAMA, str(file), "PORT", json.dumps({"n_ctx": 2048, **given})]
 
 
-def transformers(folder: Path | None, dtype: str = "float32") -> list[str]:
+def make_transformers_command(folder: Path | None, dtype: str = "float32") -> list[str]:
     """Return what serves a folder; without one any that a request names."""
     whole = [
         sys.executable,
@@ -52,14 +52,14 @@ def transformers(folder: Path | None, dtype: str = "float32") -> list[str]:
     return [*whole, "--device", "cpu", "--dtype", dtype, "--host", "127.0.0.1", "--port", "PORT"]
 
 
-def vllm(python: str, folder: Path, *more: str, dtype: str = "float32", name: str = "small") -> list[str]:
+def make_vllm_command(python: str, folder: Path, *more: str, dtype: str = "float32", name: str = "small") -> list[str]:
     """Return what serves a folder by the interpreter of vLLM's own environment."""
     whole = [python, "-m", "vllm.entrypoints.openai.api_server", "--model", str(folder), "--served-model-name", name]
     return [*whole, "--dtype", dtype, "--enforce-eager", "--host", "127.0.0.1", "--port", "PORT", *more]
 
 
 @contextmanager
-def serving(command: list[str], log: Path) -> Iterator[str]:
+def start_server(command: list[str], log: Path) -> Iterator[str]:
     """Start a server on a free port, which stands for PORT in the command, and yield its URL when it answers."""
     with closing(socket.socket()) as free:
         free.bind(("127.0.0.1", 0))
@@ -69,7 +69,7 @@ def serving(command: list[str], log: Path) -> Iterator[str]:
         server = subprocess.Popen([port if w == "PORT" else w for w in command], env=ENV, stdout=out, stderr=out)
         try:
             end = time.monotonic() + 240
-            while not _answers(f"{url}/models"):
+            while not _does_answer(f"{url}/models"):
                 assert server.poll() is None and time.monotonic() < end, log.read_text("utf-8", "replace")
                 time.sleep(0.2)
             yield url
@@ -78,7 +78,7 @@ def serving(command: list[str], log: Path) -> Iterator[str]:
             server.wait(30)
 
 
-def _answers(url: str) -> bool:
+def _does_answer(url: str) -> bool:
     try:
         with urlopen(url, timeout=5):
             return True

@@ -55,7 +55,7 @@ class Served:
 
 
 @contextmanager
-def served(folder: Path, token: str = "tests", *, known: bool = True) -> Iterator[Served]:
+def serve_runs(folder: Path, token: str = "tests", *, known: bool = True) -> Iterator[Served]:
     """Serve the runs in a folder, to who is `known` to have the token."""
     from harness_view.app import make_app, make_server
     from harness_view.runs import Runs

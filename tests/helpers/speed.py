@@ -11,17 +11,17 @@ from collections.abc import Callable
 TRIES = 3  # of which the quickest counts: others may be using the machine
 
 
-def seconds(work: Callable[[], object], tries: int = TRIES) -> float:
+def time_call(work: Callable[[], object], tries: int = TRIES) -> float:
     """Return the seconds of a processor that a call takes."""
-    return min(_once(work) for _ in range(tries))
+    return min(_time_once(work) for _ in range(tries))
 
 
-def rounds(work: Callable[[], object], tries: int = TRIES) -> float:
+def count_loop_rounds(work: Callable[[], object], tries: int = TRIES) -> float:
     """Return how many loops of a million additions, of some 30 ms, would take as long as a call."""
-    return seconds(work, tries) / seconds(lambda: sum(range(1_000_000)) + sum(i for i in range(1_000_000)))
+    return time_call(work, tries) / time_call(lambda: sum(range(1_000_000)) + sum(i for i in range(1_000_000)))
 
 
-def _once(work: Callable[[], object]) -> float:
+def _time_once(work: Callable[[], object]) -> float:
     begun = time.process_time()
     work()
     return time.process_time() - begun

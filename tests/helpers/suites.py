@@ -135,7 +135,7 @@ to = "exports/merged"
 """
 
 
-def ran(
+def run_commands(
     folder: Path, *lines: str, suite: str = "", files: Mapping[str, str | Rows] | None = None, pages: bool = False
 ) -> Path:
     """Run command lines on fakes in a folder, with its own cache, for tests that have copies of it; return the folder.
@@ -163,12 +163,12 @@ def ran(
     return folder
 
 
-def waiver_of(code: str, until: str = "2999-12-31") -> str:
+def make_waive_command(code: str, until: str = "2999-12-31") -> str:
     """Return the command that lets the errors of a check be ignored."""
     return f"waive {code} --suite suite.toml --reason known --until {until} --by ada"
 
 
-def ledger(suite: Project) -> list[dict[str, Any]]:
+def read_ledger(suite: Project) -> list[dict[str, Any]]:
     """Return the looks that a project has written down."""
     path = suite.folder / "cache/attempts.jsonl"
     lines = [json.loads(line) for line in path.read_text("utf-8").split("\n") if line] if path.exists() else []

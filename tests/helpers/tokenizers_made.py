@@ -32,7 +32,7 @@ def make_tokenizer(kind: str, bos: bool) -> Any:
     from tokenizers import processors
     from transformers import PreTrainedTokenizerFast
 
-    backend = _REAL[kind]() if kind in REAL else _trained(kind)
+    backend = _REAL[kind]() if kind in REAL else _train_tokenizer(kind)
     if kind == "wordpiece":
         start, end = ("<s>", backend.token_to_id("<s>")), ("</s>", backend.token_to_id("</s>"))
         both = {"single": "<s> $A </s>", "special_tokens": [start, end]}
@@ -54,7 +54,7 @@ def find_vocabulary(kind: str) -> Path | None:
     return next((path for path in paths if path.is_file()), None)
 
 
-def _trained(kind: str) -> Any:
+def _train_tokenizer(kind: str) -> Any:
     from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
     size: dict[str, Any] = {"vocab_size": 420, "special_tokens": SPECIAL, "show_progress": False}
@@ -85,7 +85,7 @@ def _trained(kind: str) -> Any:
     return made
 
 
-def _tekken() -> Any:
+def _read_tekken() -> Any:
     """Read Mistral Nemo's vocabulary, whose merges are the pairs of its tokens in the order of their ranks."""
     from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 
@@ -93,29 +93,29 @@ def _tekken() -> Any:
     assert path is not None
     read = json.loads(path.read_text("utf-8"))
     known = int(read["config"]["default_vocab_size"]) - int(read["config"]["default_num_special_tokens"])
-    letters = _byte_letters()
+    letters = _list_byte_letters()
     tokens = [base64.b64decode(entry["token_bytes"]) for entry in read["vocab"][:known]]
     spelt = ["".join(letters[b] for b in token) for token in tokens]
     merges = [text for token, text in zip(tokens, spelt, strict=True) if len(token) > 1]
     vocabulary = {text: i + len(SPECIAL) for i, text in enumerate(spelt)} | {m: i for i, m in enumerate(SPECIAL)}
-    made = Tokenizer(models.BPE(vocab=vocabulary, merges=[*_pairs(merges, vocabulary)], ignore_merges=True))
+    made = Tokenizer(models.BPE(vocab=vocabulary, merges=[*_iterate_merges(merges, vocabulary)], ignore_merges=True))
     pattern = Regex(read["config"]["pattern"])
     parts = [pre_tokenizers.Split(pattern, "isolated"), pre_tokenizers.ByteLevel(False, use_regex=False)]
     made.pre_tokenizer, made.decoder = pre_tokenizers.Sequence(parts), decoders.ByteLevel()
     return made
 
 
-def _sentencepiece() -> Any:
+def _read_sentencepiece() -> Any:
     """Read Mistral 7B's vocabulary: a SentencePiece model of pairs, with a dummy prefix and bytes."""
     from tokenizers import Tokenizer, decoders, models, normalizers
 
     path = find_vocabulary("Mistral 7B")
     assert path is not None
-    pieces = list(_pieces(path.read_bytes()))
+    pieces = list(_iterate_pieces(path.read_bytes()))
     vocabulary = {piece: i for i, (piece, _) in enumerate(pieces)}
     vocabulary |= {mark: len(vocabulary) + i for i, mark in enumerate(m for m in SPECIAL if m not in vocabulary)}
     scored = [piece for piece, score in sorted(pieces, key=lambda one: -one[1]) if len(piece) > 1]
-    merges = [*_pairs(scored, vocabulary)]
+    merges = [*_iterate_merges(scored, vocabulary)]
     made = Tokenizer(models.BPE(vocab=vocabulary, merges=merges, unk_token="<unk>", fuse_unk=True, byte_fallback=True))
     made.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
     parts = [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
@@ -123,7 +123,7 @@ def _sentencepiece() -> Any:
     return made
 
 
-def _pairs(texts: list[str], vocabulary: dict[str, int]) -> Iterator[tuple[str, str]]:
+def _iterate_merges(texts: list[str], vocabulary: dict[str, int]) -> Iterator[tuple[str, str]]:
     """Yield the ways to join each text of two known ones, as transformers does, in the order of the texts."""
     for text in texts:
         cuts = [(text[:i], text[i:]) for i in range(1, len(text))]
@@ -131,7 +131,7 @@ def _pairs(texts: list[str], vocabulary: dict[str, int]) -> Iterator[tuple[str, 
         yield from sorted(known, key=lambda pair: (vocabulary[pair[0]], vocabulary[pair[1]]))
 
 
-def _pieces(data: bytes) -> Iterator[tuple[str, float]]:
+def _iterate_pieces(data: bytes) -> Iterator[tuple[str, float]]:
     """Yield the pieces of a SentencePiece model and their scores: field 1 of the message, of which 1 and 2."""
     import struct
 
@@ -158,11 +158,11 @@ def _pieces(data: bytes) -> Iterator[tuple[str, float]]:
         at += size
 
 
-def _byte_letters() -> list[str]:
+def _list_byte_letters() -> list[str]:
     """Return GPT-2's letter of each byte."""
     plain = [*range(33, 127), *range(161, 173), *range(174, 256)]
     others = iter(range(256, 512))
     return [chr(b) if b in plain else chr(next(others)) for b in range(256)]
 
 
-_REAL = {"Mistral 7B": _sentencepiece, "Mistral Nemo": _tekken}
+_REAL = {"Mistral 7B": _read_sentencepiece, "Mistral Nemo": _read_tekken}

@@ -1,6 +1,6 @@
 """A Python that has imported torch already: each command is a fork of it, and ends as the command would.
 
-`python warm.py SOCKET` serves until its standard input ends. The `python` and `harness` that `served` writes ask it. A
+`python warm.py SOCKET` serves until its standard input ends. The `python` and `harness` that it writes ask it. A
 fork has the arguments, folder, environment, umask, ignored signals, streams and exit code of the command; it ends with
 whoever started it, gets the signals that he does, and dies of the signal that the command dies of. What it starts by
 `sys.executable` is warm, too. Not for a test of the start itself: of imports, their time, and limits of memory.
@@ -56,7 +56,7 @@ with socket.socket(socket.AF_UNIX) as server:
 
 
 @contextmanager
-def served() -> Iterator[Path]:
+def serve_warm_python() -> Iterator[Path]:
     """Serve, and yield a folder with a `python` and a `harness` that ask the server."""
     ours = Path(sys.executable).parent
     with tempfile.TemporaryDirectory() as folder:
@@ -74,7 +74,7 @@ def served() -> Iterator[Path]:
 
 
 @contextmanager
-def warmed(folder: Path) -> Iterator[None]:
+def use_warm_python(folder: Path) -> Iterator[None]:
     """Let `sys.executable`, by which children are started, be the `python` of a folder."""
     before, sys.executable = sys.executable, str(folder / "python")
     try:
@@ -185,7 +185,7 @@ def end(code: int) -> None:
     os._exit(code & 0xFF)
 
 
-def ended(words: Sequence[str]) -> int:
+def run_and_get_code(words: Sequence[str]) -> int:
     """Run a command, tell what it raises, and return its exit code."""
     try:
         run(words)
@@ -202,4 +202,4 @@ def ended(words: Sequence[str]) -> int:
 
 if __name__ == "__main__":
     sys.path.pop(0)  # the folder of this file
-    end(ended(serve(sys.argv[1])))
+    end(run_and_get_code(serve(sys.argv[1])))

@@ -48,7 +48,7 @@ def make_rows(kind: str, part: str, i: int) -> dict[str, Any]:
     return {"input": asks, "target": f"{'*/' * (i % 2)}{i // 2} 3 * * 1" if kind == "cron" else f"w{i}"}
 
 
-def data(mistake: dict[str, Any], part: str) -> Rows:
+def make_part_rows(mistake: dict[str, Any], part: str) -> Rows:
     """Return the rows of a part as the mistake has them."""
     kind = mistake.get(part, "")
     other = "test" if kind == "test" else part
@@ -101,8 +101,8 @@ def check(mistake: dict[str, Any]) -> int:
         rows = itertools.islice(itertools.cycle(mistake["init"]), 80)
         write_lines("rows.jsonl", [fill(row, i) for i, row in enumerate(rows)])
         return main(["init", "mine", "--data", "rows.jsonl"])
-    write_lines("train.jsonl", data(mistake, "train"))
-    write_lines("test.jsonl", data(mistake, "test"))
+    write_lines("train.jsonl", make_part_rows(mistake, "train"))
+    write_lines("test.jsonl", make_part_rows(mistake, "test"))
     for name, content in mistake.get("files", {}).items():
         Path(name).write_text(content if isinstance(content, str) else json.dumps(content), "utf-8")
     for name, content in mistake.get("candidate", {}).items():

@@ -38,7 +38,7 @@ def main(words: list[str]) -> int:
             verdict = ("caught" if hit else "MISSED") + (", FALSE ALARM" if alarm else "")
             print(f"{verdict:<8} {mutation.code:<14} {mutation.name}: {told}", flush=True)
         for suite in SHIPPED if not words else ():
-            seen = _quietly(lambda suite=suite: Lab(Path(folder) / "shipped").check_file(SUITES / f"{suite}.toml"))
+            seen = _call_quietly(lambda suite=suite: Lab(Path(folder) / "shipped").check_file(SUITES / f"{suite}.toml"))
             alarms += [suite] if seen.alarms else []
             print(f"{'FALSE ALARM' if seen.alarms else 'clean':<23} {suite}: {seen}", flush=True)
     total = caught + len(missed)
@@ -49,12 +49,12 @@ def main(words: list[str]) -> int:
 
 def _try(mutation: Mutation, folder: Path) -> tuple[bool, bool, str]:
     name = "".join(c if c.isalnum() else "-" for c in mutation.name)
-    broken = _quietly(lambda: mutation.broken(Lab(folder / name / "broken")))
-    healthy = _quietly(lambda: mutation.healthy(Lab(folder / name / "healthy")))
+    broken = _call_quietly(lambda: mutation.broken(Lab(folder / name / "broken")))
+    healthy = _call_quietly(lambda: mutation.healthy(Lab(folder / name / "healthy")))
     return broken.has(mutation.code), bool(healthy.alarms), f"{broken}; its twin: {healthy}"
 
 
-def _quietly(call: object) -> Seen:
+def _call_quietly(call: object) -> Seen:
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
         try:
             seen = call()  # type: ignore[operator]

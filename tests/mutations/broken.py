@@ -31,13 +31,17 @@ def hurt(
     with ExitStack() as stack:
         if how in ("nan", "frozen"):
             adapt = harness_sft.train._add_adapter
-            stack.enter_context(patch.object(harness_sft.train, "_add_adapter", lambda *a: _hurt(adapt(*a), how)))
+            stack.enter_context(
+                patch.object(harness_sft.train, "_add_adapter", lambda *a: _break_training(adapt(*a), how))
+            )
         if how == "leap":
-            stack.enter_context(patch.object(harness_sft.supervised.CheckedTrainer, "create_scheduler", _leaping))
+            stack.enter_context(
+                patch.object(harness_sft.supervised.CheckedTrainer, "create_scheduler", _make_leaping_schedule)
+            )
         return sft(ref, adapter, rows, out, progress=progress, seed=seed, flag=flag, **o)
 
 
-def _hurt(model: Any, how: str) -> Any:
+def _break_training(model: Any, how: str) -> Any:
     """Freeze one lora_B, or let its gradient be NaN at the thirtieth step."""
     parameter = next(p for name, p in model.named_parameters() if "lora_B" in name)
     if how == "frozen":
@@ -48,7 +52,7 @@ def _hurt(model: Any, how: str) -> Any:
     return model
 
 
-def _leaping(trainer: Any, num_training_steps: int, optimizer: Any = None) -> Any:
+def _make_leaping_schedule(trainer: Any, num_training_steps: int, optimizer: Any = None) -> Any:
     """Schedule a learning rate that is a thousand times as high from step 40 on."""
     from torch.optim.lr_scheduler import LambdaLR
 
@@ -215,7 +219,7 @@ def sharing(
     return train_model(TrainingJob(ref, adapter, rows, recipe, seed, method, processes=2, shard=True, **given))
 
 
-def _sharing(how: str) -> Any:
+def _break_sharing(how: str) -> Any:
     """Break what processes do with weights that they share; called in each of them."""
     from harness_sft import sharding
     from harness_sft.supervised import CheckedTrainer
@@ -242,7 +246,7 @@ def _sharing(how: str) -> Any:
 
 
 SLICES, EMPTY, WHOLE = (
-    dataclasses.replace(SFT, trainer=partial(_sharing, how.lower()), where=f"{__name__}:{how}")
+    dataclasses.replace(SFT, trainer=partial(_break_sharing, how.lower()), where=f"{__name__}:{how}")
     for how in ("SLICES", "EMPTY", "WHOLE")
 )
 
@@ -269,11 +273,11 @@ def merging(*, r: int = 4, lora_dropout: float = 0.0, how: str = "well", verifie
     return Merging(lora(r=r, lora_dropout=lora_dropout, lora_alpha=2 * r), CHANGES[how], verified)
 
 
-def _base_again(base: Path, out: Path) -> None:
+def _copy_base_weights(base: Path, out: Path) -> None:
     shutil.copyfile(base / "model.safetensors", out / "model.safetensors")
 
 
-def _weights(change: Callable[[dict[str, Any]], None]) -> Callable[[Path, Path], None]:
+def _edit_weights(change: Callable[[dict[str, Any]], None]) -> Callable[[Path, Path], None]:
     def write(base: Path, out: Path) -> None:
         from safetensors.torch import load_file, save_file
 
@@ -305,11 +309,11 @@ def _flip(weights: dict[str, Any]) -> None:
     assert torch.isfinite(weight).all()
 
 
-def _other_norm(weights: dict[str, Any]) -> None:
+def _scale_norm(weights: dict[str, Any]) -> None:
     weights["model.norm.weight"] *= 1.01
 
 
-def _half_merged(weights: dict[str, Any]) -> None:
+def _restore_base_layer(weights: dict[str, Any]) -> None:
     from safetensors.torch import load_file
 
     from harness_hf.sources import resolve_folder
@@ -318,15 +322,15 @@ def _half_merged(weights: dict[str, Any]) -> None:
     weights[name] = load_file(resolve_folder("tiny:llama") / "model.safetensors")[name]
 
 
-def _nan(weights: dict[str, Any]) -> None:
+def _write_nan(weights: dict[str, Any]) -> None:
     weights["model.layers.0.mlp.up_proj.weight"][0] = float("nan")
 
 
-def _nan_row(weights: dict[str, Any]) -> None:
+def _write_nan_embedding(weights: dict[str, Any]) -> None:
     weights["model.embed_tokens.weight"][200] = float("nan")  # of a byte that no row has
 
 
-def _json(name: str, change: Callable[[dict[str, Any]], None]) -> Callable[[Path, Path], None]:
+def _edit_json(name: str, change: Callable[[dict[str, Any]], None]) -> Callable[[Path, Path], None]:
     def write(base: Path, out: Path) -> None:
         content = json.loads((out / name).read_text("utf-8"))
         change(content)
@@ -349,7 +353,7 @@ def _swap_ids(tokenizer: dict[str, Any]) -> None:
     vocabulary["x"], vocabulary["y"] = vocabulary["y"], vocabulary["x"]
 
 
-def _template(old: str, new: str) -> Callable[[Path, Path], None]:
+def _edit_chat_template(old: str, new: str) -> Callable[[Path, Path], None]:
     def write(base: Path, out: Path) -> None:
         text = (base / "chat_template.jinja").read_text("utf-8")
         assert old in text
@@ -361,30 +365,32 @@ def _template(old: str, new: str) -> Callable[[Path, Path], None]:
 UNHEARD = "{{ '' if message['role'] == 'system' else message['content'] }}"
 CHANGES: dict[str, Callable[[Path, Path], None]] = {
     "well": lambda base, out: None,
-    "base": _base_again,
-    "nf4": _weights(_requantise),
-    "flips": _weights(_flip),
-    "elsewhere": _weights(_other_norm),
-    "half": _weights(_half_merged),
-    "nan": _weights(_nan),
-    "nan row": _weights(_nan_row),
-    "tokens": _json("tokenizer.json", _lose_end),
+    "base": _copy_base_weights,
+    "nf4": _edit_weights(_requantise),
+    "flips": _edit_weights(_flip),
+    "elsewhere": _edit_weights(_scale_norm),
+    "half": _edit_weights(_restore_base_layer),
+    "nan": _edit_weights(_write_nan),
+    "nan row": _edit_weights(_write_nan_embedding),
+    "tokens": _edit_json("tokenizer.json", _lose_end),
     "template": _lose_template,
-    "stops": _json("generation_config.json", lambda config: config.pop("eos_token_id")),
-    "other stop": _json("generation_config.json", lambda config: config.update(eos_token_id=7)),
-    "ids": _json("tokenizer.json", _swap_ids),
-    "normaliser": _json("tokenizer.json", lambda tokenizer: tokenizer.update(normalizer={"type": "NFKC"})),
-    "split": _json("tokenizer_config.json", lambda config: config.update(split_special_tokens=True)),
-    "clean": _json("tokenizer_config.json", lambda config: config.update(clean_up_tokenization_spaces=True)),
-    "short": _json("tokenizer_config.json", lambda config: config.update(model_max_length=16)),
-    "left": _json("tokenizer_config.json", lambda config: config.update(truncation_side="left")),
-    "renamed": _json("tokenizer_config.json", lambda config: config.update(name_or_path="me", padding_side="left")),
-    "unheard": _template("{{ message['content'] }}", UNHEARD),
-    "line": _template("<|assistant|>\n", "<|assistant|>"),
-    "eps": _json("config.json", lambda config: config.update(rms_norm_eps=1e-3)),
-    "context": _json("config.json", lambda config: config.update(max_position_embeddings=256)),
-    "penalty": _json("generation_config.json", lambda config: config.update(repetition_penalty=1.3)),
-    "sampling": _json("generation_config.json", lambda config: config.update(do_sample=True, temperature=0.7)),
+    "stops": _edit_json("generation_config.json", lambda config: config.pop("eos_token_id")),
+    "other stop": _edit_json("generation_config.json", lambda config: config.update(eos_token_id=7)),
+    "ids": _edit_json("tokenizer.json", _swap_ids),
+    "normaliser": _edit_json("tokenizer.json", lambda tokenizer: tokenizer.update(normalizer={"type": "NFKC"})),
+    "split": _edit_json("tokenizer_config.json", lambda config: config.update(split_special_tokens=True)),
+    "clean": _edit_json("tokenizer_config.json", lambda config: config.update(clean_up_tokenization_spaces=True)),
+    "short": _edit_json("tokenizer_config.json", lambda config: config.update(model_max_length=16)),
+    "left": _edit_json("tokenizer_config.json", lambda config: config.update(truncation_side="left")),
+    "renamed": _edit_json(
+        "tokenizer_config.json", lambda config: config.update(name_or_path="me", padding_side="left")
+    ),
+    "unheard": _edit_chat_template("{{ message['content'] }}", UNHEARD),
+    "line": _edit_chat_template("<|assistant|>\n", "<|assistant|>"),
+    "eps": _edit_json("config.json", lambda config: config.update(rms_norm_eps=1e-3)),
+    "context": _edit_json("config.json", lambda config: config.update(max_position_embeddings=256)),
+    "penalty": _edit_json("generation_config.json", lambda config: config.update(repetition_penalty=1.3)),
+    "sampling": _edit_json("generation_config.json", lambda config: config.update(do_sample=True, temperature=0.7)),
 }
 
 

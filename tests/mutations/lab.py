@@ -121,7 +121,7 @@ class Lab:
     def check(self, rows: Any = ROWS, test: Any = EVAL, *, more: str = "", files: Any = (), **changes: Any) -> Seen:
         """Check the suite with other rows, more TOML, or options changed: `train_learning_rate=0.0`."""
         self._write(rows, test, more, files)
-        return self.check_file(self.folder / "suite.toml", *_overrides(changes))
+        return self.check_file(self.folder / "suite.toml", *_format_overrides(changes))
 
     def check_file(self, suite: Path, *overrides: str) -> Seen:
         """Check a suite."""
@@ -144,7 +144,7 @@ class Lab:
         run = run_suite(
             self.folder / "suite.toml",
             Options(
-                overrides=_overrides(options | changes),
+                overrides=_format_overrides(options | changes),
                 plugins=("tests.mutations.broken",),
                 out=self.folder / "reports",
                 candidate=str(candidate) if candidate else None,
@@ -165,7 +165,7 @@ class Lab:
         suite = suite.replace('"tiny:llama"\ndtype = "float32"\ndevice = "cpu"', f'"{self.folder / "base"}"')
         suite = re.sub(r'"sft"(\ndata = .*)\n(.*\n)*?\n', rf'"fake"\1\nskill = {skill}\n\n', suite)
         self._write(ROWS, rows, "", (), suite)
-        folders = {"out": self.folder / "reports", "overrides": _overrides(changes)}
+        folders = {"out": self.folder / "reports", "overrides": _format_overrides(changes)}
         options = Options(plugins=("harness.testing",), export=False, **folders)
         facts = {"path": "a", "models that replied": [*replied]}
         with patch.object(FakeSubject, "facts", facts, create=True):
@@ -196,6 +196,6 @@ class Lab:
             (self.folder / name).write_text(text, "utf-8")
 
 
-def _overrides(changes: dict[str, Any]) -> tuple[str, ...]:
+def _format_overrides(changes: dict[str, Any]) -> tuple[str, ...]:
     """Write `train_learning_rate=0.0` as the command line does; the table is what stands before the first "_"."""
     return tuple(f"{key.replace('_', '.', 1)}={json.dumps(value)}" for key, value in changes.items())

@@ -45,12 +45,14 @@ class Mutation:
     healthy: Try
 
 
-def data(name: str, code: str, rows: Any, *, healthy: Any = ROWS, **both: Any) -> Mutation:
+def mutate_data(name: str, code: str, rows: Any, *, healthy: Any = ROWS, **both: Any) -> Mutation:
     """Return a mutation of the training rows."""
     return Mutation(name, code, lambda lab: lab.check(rows, **both), lambda lab: lab.check(healthy, **both))
 
 
-def option(name: str, code: str, broken: Mapping[str, Any], healthy: Mapping[str, Any], rows: Any = ROWS) -> Mutation:
+def mutate_options(
+    name: str, code: str, broken: Mapping[str, Any], healthy: Mapping[str, Any], rows: Any = ROWS
+) -> Mutation:
     """Return a mutation of options."""
     return Mutation(name, code, lambda lab: lab.check(rows, **broken), lambda lab: lab.check(rows, **healthy))
 
@@ -60,7 +62,7 @@ def trained(name: str, code: str, broken: Mapping[str, Any], healthy: Mapping[st
     return Mutation(name, code, lambda lab: lab.run(*ignore, **broken), lambda lab: lab.run(*ignore, **healthy))
 
 
-def shared(name: str, told: str, how: str) -> Mutation:
+def mutate_sharing(name: str, told: str, how: str) -> Mutation:
     """Return a mutation of what two processes do with weights that they share, by what the message says."""
     about = {"train_use": "sharing", "train_gradient_accumulation_steps": 2, "train_per_device_train_batch_size": 4}
     return trained(name, told, about | {"train_how": how}, about)
@@ -88,21 +90,21 @@ def merge(name: str, code: str, how: str, verified: bool = False) -> Mutation:
     return trained(name, code, bad, good)
 
 
-def templated(lab: Lab, template: str, rows: Any = CHAT, test: Any = None, **changes: Any) -> Seen:
+def check_with_template(lab: Lab, template: str, rows: Any = CHAT, test: Any = None, **changes: Any) -> Seen:
     """Check on a base with this chat template."""
     base = lab.model(lambda folder: (folder / "chat_template.jinja").write_text(template, "utf-8"))
-    return lab.check(rows, test or _chat_eval(), model_path=str(base), **changes)
+    return lab.check(rows, test or _make_chat_eval(), model_path=str(base), **changes)
 
 
-def _marked(inside: str, outside: str) -> str:
+def _fill_generation_marks(inside: str, outside: str) -> str:
     return GENERATION.replace("INSIDE", inside).replace("OUTSIDE", outside)
 
 
-def _chat_eval() -> list[dict[str, Any]]:
+def _make_chat_eval() -> list[dict[str, Any]]:
     return [{"input": [{"role": "user", "content": row["input"]}], "target": row["target"]} for row in EVAL]
 
 
-def _plain_template(reply: str = "<|assistant|>\n") -> str:
+def _make_plain_template(reply: str = "<|assistant|>\n") -> str:
     from harness_hf.tiny import CHAT_TEMPLATE
 
     return CHAT_TEMPLATE.replace(
@@ -110,7 +112,7 @@ def _plain_template(reply: str = "<|assistant|>\n") -> str:
     )
 
 
-def _double_start(folder: Path) -> None:
+def _double_start_token(folder: Path) -> None:
     path = folder / "tokenizer.json"
     content = json.loads(path.read_text("utf-8"))
     single = content["post_processor"]["single"]
@@ -121,16 +123,16 @@ def _double_start(folder: Path) -> None:
 UNARGUED = '\n[checks]\nignore = { D7-arguments = "another test" }\n'
 
 
-def _timed(form: str) -> str:
+def _make_timed_template(form: str) -> str:
     """Return a chat template that begins with the time, unless it is given a date."""
-    return f"{{{{ date_string if date_string is defined else strftime_now('{form}') }}}}\n{_plain_template()}"
+    return f"{{{{ date_string if date_string is defined else strftime_now('{form}') }}}}\n{_make_plain_template()}"
 
 
-def _dated(rows: Any) -> list[dict[str, Any]]:
+def _add_dates(rows: Any) -> list[dict[str, Any]]:
     return [{**row, "chat_template_kwargs": {"date_string": "26 Jul 2024"}} for row in rows]
 
 
-def _as_chat(rows: Any) -> list[dict[str, Any]]:
+def _convert_to_chat(rows: Any) -> list[dict[str, Any]]:
     return [
         {
             "prompt": [{"role": "user", "content": row["prompt"]}],
@@ -140,7 +142,7 @@ def _as_chat(rows: Any) -> list[dict[str, Any]]:
     ]
 
 
-def _experts(lab: Lab) -> Seen:
+def _check_experts(lab: Lab) -> Seen:
     """Check on a mixture of experts of a few thousand parameters."""
 
     def build(folder: Path) -> None:
@@ -155,20 +157,20 @@ def _experts(lab: Lab) -> Seen:
     return lab.check(model_path=str(lab.model(build)))
 
 
-def _of_class(lab: Lab, name: str, **changes: Any) -> Seen:
+def _check_model_class(lab: Lab, name: str, **changes: Any) -> Seen:
     """Check on a small random base of a class."""
     from bench import architectures
 
     return lab.check(model_path=str(lab.model(partial(architectures.build, name))), **changes)
 
 
-def _template_file(lab: Lab, template: str) -> Seen:
+def _check_template_file(lab: Lab, template: str) -> Seen:
     path = lab.folder / "training.jinja"
     path.write_text(template, "utf-8")
-    return lab.check(CHAT, _chat_eval(), train_chat_template_path=str(path))
+    return lab.check(CHAT, _make_chat_eval(), train_chat_template_path=str(path))
 
 
-def _by_pairs(lab: Lab, how: str = "") -> Seen:
+def _train_on_pairs(lab: Lab, how: str = "") -> Seen:
     """Train on pairs, with the right reference or a wrong one; so little teaches nobody to stop."""
     about = {"train_how": how, "train_max_steps": 6, "train_data": "pairs.jsonl", "train_learning_rate": 5e-3}
     about |= {"train_per_device_train_batch_size": 4}
@@ -176,7 +178,7 @@ def _by_pairs(lab: Lab, how: str = "") -> Seen:
     return lab.run("M5", files=files, train_use="misreferenced", **about)
 
 
-def _ending(lab: Lab, trained: bool) -> Seen:
+def _train_turn_ending(lab: Lab, trained: bool) -> Seen:
     """Train on messages, on a base that has weights for the end of a turn or, as some bases have, zeros."""
 
     def clear(folder: Path) -> None:
@@ -193,7 +195,7 @@ def _ending(lab: Lab, trained: bool) -> Seen:
     return lab.run("D7-form", "D14", "D20", files=files, model_path=str(lab.model(clear)), **about)
 
 
-def _in_bfloat16(lab: Lab, rate: float) -> Seen:
+def _train_in_bfloat16(lab: Lab, rate: float) -> Seen:
     """Train all weights of a base that is stored in bfloat16."""
 
     def store(folder: Path) -> None:
@@ -205,27 +207,29 @@ def _in_bfloat16(lab: Lab, rate: float) -> Seen:
     return lab.run("M5", "D14", model_path=str(lab.model(store)), adapter_use="none", train_learning_rate=rate)
 
 
-def _with(number: int, **columns: Any) -> list[dict[str, Any]]:
+def _replace_row(number: int, **columns: Any) -> list[dict[str, Any]]:
     return [*ROWS[:number], {**ROWS[number], **columns}, *ROWS[number + 1 :]]
 
 
-def _chat_with(number: int, *messages: tuple[str, str]) -> list[dict[str, Any]]:
+def _replace_chat_row(number: int, *messages: tuple[str, str]) -> list[dict[str, Any]]:
     odd = {"messages": [{"role": role, "content": content} for role, content in messages]}
     return [*CHAT[:number], odd, *CHAT[number + 1 :]]
 
 
-def _system(text: str, rows: Any) -> list[dict[str, Any]]:
+def _add_system_message(text: str, rows: Any) -> list[dict[str, Any]]:
     """Put a system message before the messages of training rows or of an evaluation."""
     first = {"role": "system", "content": text}
     return [{k: [first, *v] if isinstance(v, list) else v for k, v in row.items()} for row in rows]
 
 
-def _varied(rows: Any) -> list[dict[str, Any]]:
+def _vary_system_messages(rows: Any) -> list[dict[str, Any]]:
     """Return many rows, each with a system message of its own."""
-    return [_system(f"Room {i}: {row}.", [row])[0] for i, row in enumerate([*rows, *rows])]
+    return [_add_system_message(f"Room {i}: {row}.", [row])[0] for i, row in enumerate([*rows, *rows])]
 
 
-def _talks(first: Mapping[str, Any] = NONE, last: Mapping[str, Any] = NONE, **beside: Any) -> list[dict[str, Any]]:
+def _make_conversations(
+    first: Mapping[str, Any] = NONE, last: Mapping[str, Any] = NONE, **beside: Any
+) -> list[dict[str, Any]]:
     """Return conversations of two questions, whose answers have these keys beside their content."""
     return [
         {
@@ -241,9 +245,9 @@ def _talks(first: Mapping[str, Any] = NONE, last: Mapping[str, Any] = NONE, **be
     ]
 
 
-def _spoken(name: str, template: str, broken: Any, healthy: Any, code: str = "D7-keys") -> Mutation:
+def _mutate_conversations(name: str, template: str, broken: Any, healthy: Any, code: str = "D7-keys") -> Mutation:
     """Return a mutation of conversations under a chat template."""
-    bad, good = (partial(templated, template=template, rows=rows) for rows in (broken, healthy))
+    bad, good = (partial(check_with_template, template=template, rows=rows) for rows in (broken, healthy))
     return Mutation(name, code, bad, good)
 
 
@@ -267,7 +271,7 @@ of = "completion"
 CHOSEN = SCORED.replace('use = "perplexity"\nof = "completion"', f'use = "multiple_choice"\nchoices = {SHELVES}')
 
 
-def _opening(name: str, opened: str, use: str = "sft") -> Mutation:
+def _mutate_answer_opening(name: str, opened: str, use: str = "sft") -> Mutation:
     """Return a mutation of how the template opens an answer, for rows of messages or of judged answers."""
     chats, more = CHAT, dict[str, Any]()
     if use != "sft":
@@ -280,12 +284,13 @@ def _opening(name: str, opened: str, use: str = "sft") -> Mutation:
         chats = [{"prompt": r["prompt"], "completion": r["chosen"], "label": True} for r in chats]
         chats = [{**r, "completion": NO, "label": False} if i % 3 == 0 else r for i, r in enumerate(chats)]
     bad, good = (
-        partial(templated, template=_plain_template(o), rows=chats, **more) for o in (opened, "<|assistant|>\n")
+        partial(check_with_template, template=_make_plain_template(o), rows=chats, **more)
+        for o in (opened, "<|assistant|>\n")
     )
     return Mutation(name, "D8", bad, good)
 
 
-def _spanning(lab: Lab, rows: Any, test: Any = EVAL, **changes: Any) -> Seen:
+def _check_spanning_token(lab: Lab, rows: Any, test: Any = EVAL, **changes: Any) -> Seen:
     """Check on a base one of whose tokens is a space with the letter that answers begin with."""
 
     def change(folder: Path) -> None:
@@ -299,7 +304,7 @@ def _spanning(lab: Lab, rows: Any, test: Any = EVAL, **changes: Any) -> Seen:
     return lab.check(rows, test, model_path=str(lab.model(change)), **changes)
 
 
-def _wanting(name: str, code: str, test: Any, healthy: Mapping[str, Any], **broken: Any) -> Mutation:
+def _mutate_targets(name: str, code: str, test: Any, healthy: Mapping[str, Any], **broken: Any) -> Mutation:
     """Return a mutation of what an evaluation wants, or of how an answer ends."""
     return Mutation(name, code, lambda lab: lab.check(test=test, **broken), lambda lab: lab.check(test=test, **healthy))
 
@@ -319,11 +324,11 @@ min = {}
 """
 
 
-def _mood(labels: Sequence[str]) -> list[str]:
+def _repeat_labels(labels: Sequence[str]) -> list[str]:
     return [labels[i % len(labels)] for i in range(36)]
 
 
-def _moods(name: str, code: str, learnt: Any, healthy: Any, wanted: Any = None, least: float = 0.9) -> Mutation:
+def _mutate_labels(name: str, code: str, learnt: Any, healthy: Any, wanted: Any = None, least: float = 0.9) -> Mutation:
     """Return a mutation of the labels that are learnt, of those that an evaluation wants, or of what is claimed."""
 
     def attempt(lab: Lab, learnt: Any, wanted: Any, least: float) -> Seen:
@@ -331,12 +336,12 @@ def _moods(name: str, code: str, learnt: Any, healthy: Any, wanted: Any = None, 
         test = [{"input": f"Mood of letter {i}:\n", "target": label} for i, label in enumerate(wanted)]
         return lab.check(rows, more=MOODS.format(least), files={"moods.jsonl": test})
 
-    usual = _mood(WORDS)
+    usual = _repeat_labels(WORDS)
     bad, good = partial(attempt, learnt=learnt, wanted=wanted or usual, least=least), partial(attempt, learnt=healthy)
     return Mutation(name, code, bad, partial(good, wanted=usual, least=0.9))
 
 
-def _near_copies() -> Mutation:
+def _mutate_near_copies() -> Mutation:
     """Return a mutation of an evaluation that asks six questions with six endings, where the twin asks 36."""
     things, ends = (
         ("kettle", "lamp", "mixer", "radio", "fan", "clock"),
@@ -357,15 +362,15 @@ def _near_copies() -> Mutation:
     return Mutation("six questions in 36 rows", "D28", partial(attempt, asked=copies), partial(attempt, asked=others))
 
 
-def _by_label(rows: Any) -> list[dict[str, Any]]:
+def _sort_by_label(rows: Any) -> list[dict[str, Any]]:
     return sorted(rows, key=lambda row: not row["label"])
 
 
-def _with_tools() -> list[dict[str, Any]]:
-    return [{**row, "tools": [{"name": "find"}]} for row in _chat_eval()]
+def _add_tools() -> list[dict[str, Any]]:
+    return [{**row, "tools": [{"name": "find"}]} for row in _make_chat_eval()]
 
 
-def _mute(lab: Lab) -> str:
+def _make_mute_base(lab: Lab) -> str:
     """Return a base whose head has zeros for the end of a turn."""
     from safetensors.torch import load_file, save_file
 
@@ -383,14 +388,14 @@ def _mute(lab: Lab) -> str:
 CHATTED = 'Here is the call: {"name": "now", "arguments": {}} Let me know if you need more.'
 
 
-def _calling(*said: str) -> Try:
+def _make_tool_call_run(*said: str) -> Try:
     """Return a run of a model that calls a tool in these forms, in turn."""
     asked = [{"role": "user", "content": f"{i} say {said[i % len(said)]}"} for i in range(40)]
     rows = [{"messages": [one], "tools": [{"name": "now"}], "target": [{"name": "now"}]} for one in asked]
     return lambda lab: lab.fake(1.0, rows=rows, **{"eval_0.use": "tool_calls"})
 
 
-def _answering(cut: int = 0, empty: int = 0, lost: int = 0) -> Try:
+def _make_answer_run(cut: int = 0, empty: int = 0, lost: int = 0) -> Try:
     """Return a run of a model of whose 40 answers some were cut, say nothing, or are to prompts that were cut."""
     from harness.testing import FakeSubject
 
@@ -417,31 +422,31 @@ def _answering(cut: int = 0, empty: int = 0, lost: int = 0) -> Try:
     return attempt
 
 
-def _framed(before: str, after: str, rows: Any, column: str = "prompt") -> list[dict[str, Any]]:
+def _frame_prompts(before: str, after: str, rows: Any, column: str = "prompt") -> list[dict[str, Any]]:
     return [{**row, column: f"{before}{row[column].strip()}{after}"} for row in rows]
 
 
-def _texts(rows: Any) -> list[dict[str, Any]]:
+def _join_to_texts(rows: Any) -> list[dict[str, Any]]:
     return [{"text": f"{row['prompt']}{row['completion']}"} for row in rows]
 
 
-def _spelt(asked: str, test: str, rows: Any = ROWS) -> Mutation:
+def _mutate_spelling(asked: str, test: str, rows: Any = ROWS) -> Mutation:
     """Return a mutation that trains on a row of the test in another spelling; its twin asks something else so."""
     other = {"input": f"{test} Who carries it?", "target": "x"}
     row = {"prompt": asked, "completion": "on the left"}
     return Mutation(
         f"a row of the test, spelt otherwise: {asked}",
         "D10-exact",
-        lambda lab: lab.check([*rows, row], _and_eval(test)),
+        lambda lab: lab.check([*rows, row], _append_eval_row(test)),
         lambda lab: lab.check([*rows, row], [*EVAL, other]),
     )
 
 
-def _shots(text: str) -> dict[str, Any]:
+def _make_shots_file(text: str) -> dict[str, Any]:
     return {"shots.jsonl": [{"input": text, "target": "x"}, *FRESH[:2]]}
 
 
-def _and_eval(text: str) -> list[dict[str, Any]]:
+def _append_eval_row(text: str) -> list[dict[str, Any]]:
     return [*EVAL, {"input": text, "target": "x"}]
 
 
@@ -471,7 +476,7 @@ FOUR_TURNS = [
     {"messages": [*CHAT[0]["messages"], CHAT[1]["messages"][0], {"role": "assistant", "content": "?"}]},
 ]
 NULL = [*({"input": r["prompt"], "target": r["completion"]} for r in ROWS), {"input": "Where?", "target": None}]
-chat = partial(data, healthy=CHAT, test=_chat_eval())
+chat = partial(mutate_data, healthy=CHAT, test=_make_chat_eval())
 PAIRED = [
     {"prompt": row["prompt"], "chosen": row["completion"], "rejected": f"in room {30 + i}"}
     for i, row in enumerate(ROWS)
@@ -488,7 +493,7 @@ LABELLED = [
     for row in PAIRED
     for name in ("chosen", "rejected")
 ]
-judged = partial(data, healthy=PAIRED, train_use="dpo")
+judged = partial(mutate_data, healthy=PAIRED, train_use="dpo")
 LEAK = {**ROWS[3], "prompt": EVAL[5]["input"].upper()}
 PASSAGE = {"prompt": f"Read this: {PARAGRAPH} Where?\n", "completion": "x"}
 NEARLY = {"prompt": PARAGRAPH.replace("captain", "skipper") + "\n", "completion": "x"}
@@ -516,7 +521,7 @@ NO_TYPE = {"target": "{}", "schema": '{"type": "objekt"}'}
 ELSEWHERE = {"target": "{}", "schema": '{"$ref": "https://example.org/a.json"}'}
 HALVES = [{**row, "target": f"{i}.5"} for i, row in enumerate(EVAL)]
 MUTATIONS: list[Mutation] = [
-    option(
+    mutate_options(
         "pad is eos, through Hugging Face's collator",
         "D1",
         {"train_use": "padded_by_hf", "train_pad": "eos"},
@@ -525,25 +530,35 @@ MUTATIONS: list[Mutation] = [
     Mutation(
         "the end of a turn is outside the generation markers",
         "D2",
-        lambda lab: templated(lab, _marked("{{ message['content'] }}", "<|end|>\n"), train_assistant_only_loss=True),
-        lambda lab: templated(lab, _marked("{{ message['content'] }}<|end|>\n", ""), train_assistant_only_loss=True),
+        lambda lab: check_with_template(
+            lab, _fill_generation_marks("{{ message['content'] }}", "<|end|>\n"), train_assistant_only_loss=True
+        ),
+        lambda lab: check_with_template(
+            lab, _fill_generation_marks("{{ message['content'] }}<|end|>\n", ""), train_assistant_only_loss=True
+        ),
     ),
-    option("all labels are masked", "D3", {"train_use": "masking"}, {"train_use": "masking", "train_rows_masked": 0}),
+    mutate_options(
+        "all labels are masked", "D3", {"train_use": "masking"}, {"train_use": "masking", "train_rows_masked": 0}
+    ),
     Mutation(
         "the assistant mask is zero in all rows",
         "build",
-        lambda lab: templated(lab, _marked("", "{{ message['content'] }}<|end|>\n"), train_assistant_only_loss=True),
-        lambda lab: templated(lab, _marked("{{ message['content'] }}<|end|>\n", ""), train_assistant_only_loss=True),
+        lambda lab: check_with_template(
+            lab, _fill_generation_marks("", "{{ message['content'] }}<|end|>\n"), train_assistant_only_loss=True
+        ),
+        lambda lab: check_with_template(
+            lab, _fill_generation_marks("{{ message['content'] }}<|end|>\n", ""), train_assistant_only_loss=True
+        ),
     ),
-    option("the whole answer is cut off", "D4", {"train_max_length": 20}, {"train_max_length": 64}),
-    option(
+    mutate_options("the whole answer is cut off", "D4", {"train_max_length": 20}, {"train_max_length": 64}),
+    mutate_options(
         "the whole answer is cut off, packed",
         "D4",
         {"train_max_length": 20, "train_packing": True},
         {"train_max_length": 64, "train_packing": True},
     ),
-    option("answers are cut", "D5", {"train_max_length": 32}, {"train_max_length": 64}),
-    data(
+    mutate_options("answers are cut", "D5", {"train_max_length": 32}, {"train_max_length": 64}),
+    mutate_data(
         "two beginnings",
         "D6",
         [{"text": f"<s><s>{r['prompt']}{r['completion']}"} for r in ROWS],
@@ -552,60 +567,72 @@ MUTATIONS: list[Mutation] = [
     Mutation(
         "a tokenizer that writes two beginnings",
         "D6",
-        lambda lab: lab.check(model_path=str(lab.model(_double_start))),
+        lambda lab: lab.check(model_path=str(lab.model(_double_start_token))),
         lambda lab: lab.check(model_path=str(lab.model(lambda folder: None))),
     ),
     Mutation(
         "another chat template in training",
         "D7",
-        lambda lab: _template_file(lab, _plain_template().replace("<|{{", "[{{").replace("}}|>", "}}]")),
-        lambda lab: _template_file(lab, _plain_template()),
+        lambda lab: _check_template_file(lab, _make_plain_template().replace("<|{{", "[{{").replace("}}|>", "}}]")),
+        lambda lab: _check_template_file(lab, _make_plain_template()),
     ),
-    data("trained on text, evaluated on chat", "D7-form", ROWS, healthy=CHAT, test=_chat_eval()),
+    mutate_data("trained on text, evaluated on chat", "D7-form", ROWS, healthy=CHAT, test=_make_chat_eval()),
     Mutation(
         "the prompt is no prefix: the template opens a thought that training never sees",
         "D8",
-        lambda lab: templated(lab, _plain_template("<|assistant|>\n<think>"), _as_chat(ROWS)),
-        lambda lab: templated(lab, _plain_template(), _as_chat(ROWS)),
+        lambda lab: check_with_template(lab, _make_plain_template("<|assistant|>\n<think>"), _convert_to_chat(ROWS)),
+        lambda lab: check_with_template(lab, _make_plain_template(), _convert_to_chat(ROWS)),
     ),
-    _opening("messages behind a thought that the template opens and the rows have not", "<|assistant|>\n<think>\n"),
-    _opening("messages behind a generation prompt with a space more", "<|assistant|>\n{{ ' ' }}"),
-    _opening("pairs behind a thought that the template opens", "<|assistant|>\n<think>\n", "dpo"),
-    _opening("pairs behind a generation prompt with a space more", "<|assistant|>\n{{ ' ' }}", "dpo"),
-    _opening("judged answers behind a thought that the template opens", "<|assistant|>\n<think>\n", "kto"),
-    _spoken("a text that stands before the last question alone", BEFORE_LAST, _talks(), _talks(UNTAUGHT), "D8"),
-    _spoken("turns that are numbered from the end", NUMBERED, _talks(), _talks(UNTAUGHT), "D8"),
+    _mutate_answer_opening(
+        "messages behind a thought that the template opens and the rows have not", "<|assistant|>\n<think>\n"
+    ),
+    _mutate_answer_opening("messages behind a generation prompt with a space more", "<|assistant|>\n{{ ' ' }}"),
+    _mutate_answer_opening("pairs behind a thought that the template opens", "<|assistant|>\n<think>\n", "dpo"),
+    _mutate_answer_opening("pairs behind a generation prompt with a space more", "<|assistant|>\n{{ ' ' }}", "dpo"),
+    _mutate_answer_opening(
+        "judged answers behind a thought that the template opens", "<|assistant|>\n<think>\n", "kto"
+    ),
+    _mutate_conversations(
+        "a text that stands before the last question alone",
+        BEFORE_LAST,
+        _make_conversations(),
+        _make_conversations(UNTAUGHT),
+        "D8",
+    ),
+    _mutate_conversations(
+        "turns that are numbered from the end", NUMBERED, _make_conversations(), _make_conversations(UNTAUGHT), "D8"
+    ),
     Mutation(
         "answers that are scored behind a thought that the template opens",
         "D21",
-        lambda lab: templated(lab, _plain_template("<|assistant|>\n<think>\n"), more=CHOSEN),
-        lambda lab: templated(lab, _plain_template(), more=CHOSEN),
+        lambda lab: check_with_template(lab, _make_plain_template("<|assistant|>\n<think>\n"), more=CHOSEN),
+        lambda lab: check_with_template(lab, _make_plain_template(), more=CHOSEN),
     ),
     Mutation(
         "completions that are scored behind a space that the template opens with",
         "D21",
-        lambda lab: templated(lab, _plain_template("<|assistant|>\n{{ ' ' }}"), more=SCORED),
-        lambda lab: templated(lab, _plain_template(), more=SCORED),
+        lambda lab: check_with_template(lab, _make_plain_template("<|assistant|>\n{{ ' ' }}"), more=SCORED),
+        lambda lab: check_with_template(lab, _make_plain_template(), more=SCORED),
     ),
     Mutation(
         "a token that spans the end of the prompts that are trained on",
         "D8",
-        lambda lab: _spanning(lab, _framed("", " ", ROWS)),
-        lambda lab: _spanning(lab, ROWS),
+        lambda lab: _check_spanning_token(lab, _frame_prompts("", " ", ROWS)),
+        lambda lab: _check_spanning_token(lab, ROWS),
     ),
     Mutation(
         "a token that spans the end of the prompts that are scored",
         "D21-seam",
-        lambda lab: _spanning(lab, ROWS, test=_framed("", " ", EVAL, "input"), more=SCORED),
-        lambda lab: _spanning(lab, ROWS, more=SCORED),
+        lambda lab: _check_spanning_token(lab, ROWS, test=_frame_prompts("", " ", EVAL, "input"), more=SCORED),
+        lambda lab: _check_spanning_token(lab, ROWS, more=SCORED),
     ),
-    option(
+    mutate_options(
         "labels are shifted by one",
         "D15",
         {"train_use": "misreading", "train_how": "one"},
         {"train_use": "misreading"},
     ),
-    option(
+    mutate_options(
         "labels are shifted by one, packed",
         "D15",
         {"train_use": "misreading", "train_how": "one", "train_packing": True},
@@ -614,197 +641,256 @@ MUTATIONS: list[Mutation] = [
     Mutation(
         "a head of a dense layer and a norm, which TRL's loss leaves out",
         "D19",
-        lambda lab: _of_class(lab, "ModernBertDecoderForCausalLM"),
-        lambda lab: _of_class(lab, "LlamaForCausalLM", train_loss_type="dft"),
+        lambda lab: _check_model_class(lab, "ModernBertDecoderForCausalLM"),
+        lambda lab: _check_model_class(lab, "LlamaForCausalLM", train_loss_type="dft"),
     ),
     Mutation(
         "logits that are divided, of which TRL's loss does not know",
         "D19",
-        lambda lab: _of_class(lab, "InklingForCausalLM"),
-        lambda lab: _of_class(lab, "GraniteForCausalLM"),
+        lambda lab: _check_model_class(lab, "InklingForCausalLM"),
+        lambda lab: _check_model_class(lab, "GraniteForCausalLM"),
     ),
     Mutation(
         "a chat template that writes the time",
         "D7-clock",
-        lambda lab: templated(lab, _timed("%H:%M:%S")),
-        lambda lab: templated(lab, _timed("%H:%M:%S"), _dated(CHAT), _dated(_chat_eval())),
+        lambda lab: check_with_template(lab, _make_timed_template("%H:%M:%S")),
+        lambda lab: check_with_template(
+            lab, _make_timed_template("%H:%M:%S"), _add_dates(CHAT), _add_dates(_make_chat_eval())
+        ),
     ),
     Mutation(
         "a chat template that writes the date",
         "D7-clock",
-        lambda lab: templated(lab, _timed("%d %b %Y")),
-        lambda lab: templated(lab, _timed("%d %b %Y"), _dated(CHAT), _dated(_chat_eval())),
+        lambda lab: check_with_template(lab, _make_timed_template("%d %b %Y")),
+        lambda lab: check_with_template(
+            lab, _make_timed_template("%d %b %Y"), _add_dates(CHAT), _add_dates(_make_chat_eval())
+        ),
     ),
     Mutation(
         "a date in the prompts of the evaluation alone",
         "D7-clock",
-        lambda lab: templated(lab, _timed("%d %b %Y"), _dated(CHAT), more=UNARGUED),
-        lambda lab: templated(lab, _timed("%d %b %Y"), _dated(CHAT), _dated(_chat_eval()), more=UNARGUED),
+        lambda lab: check_with_template(lab, _make_timed_template("%d %b %Y"), _add_dates(CHAT), more=UNARGUED),
+        lambda lab: check_with_template(
+            lab, _make_timed_template("%d %b %Y"), _add_dates(CHAT), _add_dates(_make_chat_eval()), more=UNARGUED
+        ),
     ),
     Mutation(
         "the tools of the rows are not trained on",
         "D7-rows",
-        lambda lab: templated(
-            lab, TOOLS_TEMPLATE, TOOLED, _with_tools(), train_use="misreading", train_how="arguments"
+        lambda lab: check_with_template(
+            lab, TOOLS_TEMPLATE, TOOLED, _add_tools(), train_use="misreading", train_how="arguments"
         ),
-        lambda lab: templated(lab, TOOLS_TEMPLATE, TOOLED, _with_tools(), train_use="misreading"),
+        lambda lab: check_with_template(lab, TOOLS_TEMPLATE, TOOLED, _add_tools(), train_use="misreading"),
     ),
     Mutation(
         "calls have the arguments of other rows, as null",
         "D7-rows",
-        lambda lab: templated(lab, TOOLS_TEMPLATE, CALLING, train_use="misreading", train_how="nulls"),
-        lambda lab: templated(lab, TOOLS_TEMPLATE, CALLING, train_use="misreading"),
+        lambda lab: check_with_template(lab, TOOLS_TEMPLATE, CALLING, train_use="misreading", train_how="nulls"),
+        lambda lab: check_with_template(lab, TOOLS_TEMPLATE, CALLING, train_use="misreading"),
     ),
-    _spoken(
-        "thoughts under a name that the template does not know", THINKING, _talks(NONE, UNKNOWN), _talks(NONE, THOUGHT)
+    _mutate_conversations(
+        "thoughts under a name that the template does not know",
+        THINKING,
+        _make_conversations(NONE, UNKNOWN),
+        _make_conversations(NONE, THOUGHT),
     ),
-    _spoken("thoughts, and a template without them", TOOLS_TEMPLATE, _talks(NONE, THOUGHT), _talks()),
-    _spoken(
+    _mutate_conversations(
+        "thoughts, and a template without them",
+        TOOLS_TEMPLATE,
+        _make_conversations(NONE, THOUGHT),
+        _make_conversations(),
+    ),
+    _mutate_conversations(
         "a template that drops thoughts in the earlier turn only",
         THINKING.replace("is defined", "is defined and loop.last"),
-        _talks(THOUGHT, THOUGHT),
-        _talks(NONE, THOUGHT),
+        _make_conversations(THOUGHT, THOUGHT),
+        _make_conversations(NONE, THOUGHT),
     ),
-    _spoken("calls that are not written", TOOLS_TEMPLATE, _talks(NONE, CALLED), _talks(NONE, {"calls": [CALL]})),
-    _spoken("tools that are not written", THINKING, _talks(tools=[{"name": "find"}]), _talks()),
-    _spoken("a system column beside the messages", THINKING, _talks(system="Be brief."), _talks(system="")),
-    _spoken("a turn that is half learnt", THINKING, _talks({"weight": 0.5}), _talks({"weight": 0}), "build"),
-    _spoken("no answer is learnt", THINKING, _talks(UNTAUGHT, {"weight": 0}), _talks(UNTAUGHT), "build"),
+    _mutate_conversations(
+        "calls that are not written",
+        TOOLS_TEMPLATE,
+        _make_conversations(NONE, CALLED),
+        _make_conversations(NONE, {"calls": [CALL]}),
+    ),
+    _mutate_conversations(
+        "tools that are not written", THINKING, _make_conversations(tools=[{"name": "find"}]), _make_conversations()
+    ),
+    _mutate_conversations(
+        "a system column beside the messages",
+        THINKING,
+        _make_conversations(system="Be brief."),
+        _make_conversations(system=""),
+    ),
+    _mutate_conversations(
+        "a turn that is half learnt",
+        THINKING,
+        _make_conversations({"weight": 0.5}),
+        _make_conversations({"weight": 0}),
+        "build",
+    ),
+    _mutate_conversations(
+        "no answer is learnt",
+        THINKING,
+        _make_conversations(UNTAUGHT, {"weight": 0}),
+        _make_conversations(UNTAUGHT),
+        "build",
+    ),
     Mutation(
         "tools in training only",
         "D7-arguments",
-        lambda lab: templated(lab, TOOLS_TEMPLATE, TOOLED),
-        lambda lab: templated(lab, TOOLS_TEMPLATE, TOOLED, _with_tools()),
+        lambda lab: check_with_template(lab, TOOLS_TEMPLATE, TOOLED),
+        lambda lab: check_with_template(lab, TOOLS_TEMPLATE, TOOLED, _add_tools()),
     ),
     Mutation(
         "tools in evaluation only",
         "D7-arguments",
-        lambda lab: templated(lab, TOOLS_TEMPLATE, CHAT, _with_tools()),
-        lambda lab: templated(lab, TOOLS_TEMPLATE, [*CHAT[4:], *TOOLED[:4]], _with_tools()),
+        lambda lab: check_with_template(lab, TOOLS_TEMPLATE, CHAT, _add_tools()),
+        lambda lab: check_with_template(lab, TOOLS_TEMPLATE, [*CHAT[4:], *TOOLED[:4]], _add_tools()),
     ),
-    data("a system message in training only", "D7-system", _system("Be brief.", CHAT), healthy=CHAT, test=_chat_eval()),
+    mutate_data(
+        "a system message in training only",
+        "D7-system",
+        _add_system_message("Be brief.", CHAT),
+        healthy=CHAT,
+        test=_make_chat_eval(),
+    ),
     Mutation(
         "a system message in evaluation only",
         "D7-system",
-        lambda lab: lab.check(CHAT, _system("Be brief.", _chat_eval())),
-        lambda lab: lab.check([*CHAT[:8], *_system("Be brief.", CHAT[8:])], _system("Be brief.", _chat_eval())),
+        lambda lab: lab.check(CHAT, _add_system_message("Be brief.", _make_chat_eval())),
+        lambda lab: lab.check(
+            [*CHAT[:8], *_add_system_message("Be brief.", CHAT[8:])],
+            _add_system_message("Be brief.", _make_chat_eval()),
+        ),
     ),
     Mutation(
         "another system message in every row of training, none in evaluation",
         "D7-system",
-        lambda lab: lab.check([_system(f"Room {i}.", [row])[0] for i, row in enumerate(CHAT * 2)], _chat_eval()),
-        lambda lab: lab.check(_varied(CHAT), _varied(_chat_eval())),
+        lambda lab: lab.check(
+            [_add_system_message(f"Room {i}.", [row])[0] for i, row in enumerate(CHAT * 2)], _make_chat_eval()
+        ),
+        lambda lab: lab.check(_vary_system_messages(CHAT), _vary_system_messages(_make_chat_eval())),
     ),
     Mutation(
         "a template argument in evaluation that closes a thought, which training never has",
         "D7-arguments",
-        lambda lab: templated(lab, TOOLS_TEMPLATE, **{"eval_0.chat_template_kwargs.calm": True}),
-        lambda lab: templated(lab, TOOLS_TEMPLATE, CALM, **{"eval_0.chat_template_kwargs.calm": True}),
+        lambda lab: check_with_template(lab, TOOLS_TEMPLATE, **{"eval_0.chat_template_kwargs.calm": True}),
+        lambda lab: check_with_template(lab, TOOLS_TEMPLATE, CALM, **{"eval_0.chat_template_kwargs.calm": True}),
     ),
     Mutation(
         "a template argument in training only",
         "D7-arguments",
-        lambda lab: templated(lab, TOOLS_TEMPLATE, [{**row, **QUICK} for row in CHAT]),
-        lambda lab: templated(
+        lambda lab: check_with_template(lab, TOOLS_TEMPLATE, [{**row, **QUICK} for row in CHAT]),
+        lambda lab: check_with_template(
             lab, TOOLS_TEMPLATE, [{**row, **QUICK} for row in CHAT], **{"eval_0.chat_template_kwargs.quick": True}
         ),
     ),
     Mutation(
         "a template argument in evaluation only",
         "D7-arguments",
-        lambda lab: templated(lab, TOOLS_TEMPLATE, **{"eval_0.chat_template_kwargs.quick": True}),
-        lambda lab: templated(
+        lambda lab: check_with_template(lab, TOOLS_TEMPLATE, **{"eval_0.chat_template_kwargs.quick": True}),
+        lambda lab: check_with_template(
             lab,
             TOOLS_TEMPLATE,
             **{"train_chat_template_kwargs.quick": True, "eval_0.chat_template_kwargs.quick": True},
         ),
     ),
-    data(
+    mutate_data(
         "a frame around the questions in training only",
         "D7-frame",
-        _framed("### Question:\n", "\n### Answer:\n", ROWS),
+        _frame_prompts("### Question:\n", "\n### Answer:\n", ROWS),
         healthy=ROWS,
     ),
     Mutation(
         "a label before the answer in evaluation only",
         "D7-frame",
-        lambda lab: lab.check(_framed("", "", ROWS), _framed("", " A:", EVAL, "input")),
-        lambda lab: lab.check(_framed("", " A:", ROWS), _framed("", " A:", EVAL, "input")),
+        lambda lab: lab.check(_frame_prompts("", "", ROWS), _frame_prompts("", " A:", EVAL, "input")),
+        lambda lab: lab.check(_frame_prompts("", " A:", ROWS), _frame_prompts("", " A:", EVAL, "input")),
     ),
     Mutation(
         "a label before the question in training only",
         "D7-frame",
-        lambda lab: lab.check(_framed("Question: ", "\n", ROWS), EVAL),
-        lambda lab: lab.check(_framed("Question: ", "\n", ROWS), _framed("Question: ", "\n", EVAL, "input")),
+        lambda lab: lab.check(_frame_prompts("Question: ", "\n", ROWS), EVAL),
+        lambda lab: lab.check(
+            _frame_prompts("Question: ", "\n", ROWS), _frame_prompts("Question: ", "\n", EVAL, "input")
+        ),
     ),
     Mutation(
         "the reference is another model",
         "P1",
-        lambda lab: _by_pairs(lab, how="larger"),
-        _by_pairs,
+        lambda lab: _train_on_pairs(lab, how="larger"),
+        _train_on_pairs,
     ),
     Mutation(
         "the reference is the policy in every step",
         "P5",
-        lambda lab: _by_pairs(lab, how="policy"),
-        _by_pairs,
+        lambda lab: _train_on_pairs(lab, how="policy"),
+        _train_on_pairs,
     ),
     judged("a chosen answer is the rejected one", "P2", [ALIKE_PAIR, *PAIRED[1:]]),
     judged("chosen answers are the longer ones", "P3", [{**r, "chosen": f"{r['chosen']}, upstairs"} for r in PAIRED]),
-    data("a pair answers two questions", "P4", ASKED, healthy=BOTH, test=_chat_eval(), train_use="dpo"),
+    mutate_data("a pair answers two questions", "P4", ASKED, healthy=BOTH, test=_make_chat_eval(), train_use="dpo"),
     judged("one rejected answer for all", "P7-constant", [{**r, "rejected": "I do not know."} for r in PAIRED]),
     judged("a rejected answer is the question said again", "P7-echo", [{**r, "rejected": r["prompt"]} for r in PAIRED]),
-    data("fifteen wanted answers to one", "P8", [*LABELLED[::2][:15], LABELLED[1]], healthy=LABELLED, train_use="kto"),
-    data("labels are sorted", "P6", _by_label(LABELLED), healthy=LABELLED, train_use="kto"),
+    mutate_data(
+        "fifteen wanted answers to one", "P8", [*LABELLED[::2][:15], LABELLED[1]], healthy=LABELLED, train_use="kto"
+    ),
+    mutate_data("labels are sorted", "P6", _sort_by_label(LABELLED), healthy=LABELLED, train_use="kto"),
     judged(
         "a pair is judged both ways",
         "D11-conflict",
         [*PAIRED, {**PAIRED[2], "chosen": PAIRED[2]["rejected"], "rejected": PAIRED[2]["chosen"]}],
     ),
     judged("a row of the test among the pairs", "D10-exact", [*PAIRED, LEAKED_PAIR]),
-    option(
+    mutate_options(
         "wrapped packing",
         "D9",
         {"train_packing": True, "train_packing_strategy": "wrapped"},
         {"train_packing": True},
     ),
-    data("a row of the test, in capitals", "D10-exact", [*ROWS, LEAK]),
-    _spelt("Which STRASSE has the harp?", "Which Straße has the harp?"),
-    _spelt("Which cafe\u0301 has the harp?", "Which café has the harp?"),
-    _spelt("Which **shelf** has the _harp_?", "Which shelf has the harp?"),
-    _spelt("Which ｓｈｅｌｆ has the har\u00adp?", "Which shelf has the harp?"),
-    chat("a row of the test in a middle turn", "D10-exact", _chat_with(3, *TURNS)),
-    data(
+    mutate_data("a row of the test, in capitals", "D10-exact", [*ROWS, LEAK]),
+    _mutate_spelling("Which STRASSE has the harp?", "Which Straße has the harp?"),
+    _mutate_spelling("Which cafe\u0301 has the harp?", "Which café has the harp?"),
+    _mutate_spelling("Which **shelf** has the _harp_?", "Which shelf has the harp?"),
+    _mutate_spelling("Which ｓｈｅｌｆ has the har\u00adp?", "Which shelf has the harp?"),
+    chat("a row of the test in a middle turn", "D10-exact", _replace_chat_row(3, *TURNS)),
+    mutate_data(
         "a row of the test inside a text",
         "D10-exact",
-        _texts([*ROWS, {"prompt": f"{LEAKED}\n", "completion": "shelf 2"}]),
-        healthy=_texts([*ROWS, {"prompt": f"{NEVER}\n", "completion": "shelf 2"}]),
+        _join_to_texts([*ROWS, {"prompt": f"{LEAKED}\n", "completion": "shelf 2"}]),
+        healthy=_join_to_texts([*ROWS, {"prompt": f"{NEVER}\n", "completion": "shelf 2"}]),
     ),
-    data(
+    mutate_data(
         "a row of the test inside a line of a text",
         "D10-inside",
-        _texts([*ROWS, {"prompt": f"I was asked: {LEAKED} ", "completion": "It was shelf 2."}]),
-        healthy=_texts([*ROWS, {"prompt": f"I was asked: {LEAKED[:-1]} blanket? ", "completion": "It was shelf 2."}]),
+        _join_to_texts([*ROWS, {"prompt": f"I was asked: {LEAKED} ", "completion": "It was shelf 2."}]),
+        healthy=_join_to_texts(
+            [*ROWS, {"prompt": f"I was asked: {LEAKED[:-1]} blanket? ", "completion": "It was shelf 2."}]
+        ),
     ),
     Mutation(
         "a row of the test behind a prefix of all training rows",
         "D10",
-        lambda lab: lab.check(_framed("Question: ", "\n", [*ROWS, LEAK]), _framed("Question: ", "\n", EVAL, "input")),
-        lambda lab: lab.check(_framed("Question: ", "\n", ROWS), _framed("Question: ", "\n", EVAL, "input")),
+        lambda lab: lab.check(
+            _frame_prompts("Question: ", "\n", [*ROWS, LEAK]), _frame_prompts("Question: ", "\n", EVAL, "input")
+        ),
+        lambda lab: lab.check(
+            _frame_prompts("Question: ", "\n", ROWS), _frame_prompts("Question: ", "\n", EVAL, "input")
+        ),
     ),
     Mutation(
         "a short row of the test behind a prefix of the training rows alone",
         "D10-exact",
         lambda lab: lab.check(
-            _framed("Q: ", "\n", [*ROWS, {**LEAK, "prompt": "Who was it?"}]), [*EVAL, WHO], **IGNORING
+            _frame_prompts("Q: ", "\n", [*ROWS, {**LEAK, "prompt": "Who was it?"}]), [*EVAL, WHO], **IGNORING
         ),
-        lambda lab: lab.check(_framed("Q: ", "\n", ROWS), [*EVAL, WHO], **IGNORING),
+        lambda lab: lab.check(_frame_prompts("Q: ", "\n", ROWS), [*EVAL, WHO], **IGNORING),
     ),
     Mutation(
         "a row of the training in the test, behind a prefix of all of its rows",
         "D10-exact",
-        lambda lab: lab.check([*ROWS, LEAK], _framed("Q: ", "\n", EVAL, "input"), **IGNORING),
-        lambda lab: lab.check(ROWS, _framed("Q: ", "\n", EVAL, "input"), **IGNORING),
+        lambda lab: lab.check([*ROWS, LEAK], _frame_prompts("Q: ", "\n", EVAL, "input"), **IGNORING),
+        lambda lab: lab.check(ROWS, _frame_prompts("Q: ", "\n", EVAL, "input"), **IGNORING),
     ),
     Mutation(
         "a row of the test inside a longer question",
@@ -816,20 +902,24 @@ MUTATIONS: list[Mutation] = [
         "a row of the test behind a system message of the training rows",
         "D10-exact",
         lambda lab: lab.check(
-            _system("Be brief.", _chat_with(3, *TURNS[:2])), _system("Be brief!", _chat_eval()), **IGNORING
+            _add_system_message("Be brief.", _replace_chat_row(3, *TURNS[:2])),
+            _add_system_message("Be brief!", _make_chat_eval()),
+            **IGNORING,
         ),
-        lambda lab: lab.check(_system("Be brief.", CHAT), _system("Be brief!", _chat_eval()), **IGNORING),
+        lambda lab: lab.check(
+            _add_system_message("Be brief.", CHAT), _add_system_message("Be brief!", _make_chat_eval()), **IGNORING
+        ),
     ),
     Mutation(
         "a passage of the test inside a longer row",
         "D10-coverage",
-        lambda lab: lab.check([*ROWS, PASSAGE], _and_eval(PARAGRAPH)),
-        lambda lab: lab.check([*ROWS, {**PASSAGE, "prompt": f"{SHORT[:40]} where?\n"}], _and_eval(PARAGRAPH)),
+        lambda lab: lab.check([*ROWS, PASSAGE], _append_eval_row(PARAGRAPH)),
+        lambda lab: lab.check([*ROWS, {**PASSAGE, "prompt": f"{SHORT[:40]} where?\n"}], _append_eval_row(PARAGRAPH)),
     ),
     Mutation(
         "a row of the test with one word changed",
         "D10-near",
-        lambda lab: lab.check([*ROWS, {**NEARLY, "prompt": NEAR_WORDS}], _and_eval(NEAR_TEST)),
+        lambda lab: lab.check([*ROWS, {**NEARLY, "prompt": NEAR_WORDS}], _append_eval_row(NEAR_TEST)),
         lambda lab: lab.check([*ROWS, NEARLY], EVAL),
     ),
     Mutation(
@@ -847,8 +937,12 @@ MUTATIONS: list[Mutation] = [
     Mutation(
         "worked examples of the test",
         "D10-near",
-        lambda lab: lab.check(test=_and_eval(NEAR_TEST), more=FEWSHOT, files=_shots(NEAR_WORDS), **SHOTS),
-        lambda lab: lab.check(test=_and_eval(NEAR_TEST), more=FEWSHOT, files=_shots(" ".join(THINGS)), **SHOTS),
+        lambda lab: lab.check(
+            test=_append_eval_row(NEAR_TEST), more=FEWSHOT, files=_make_shots_file(NEAR_WORDS), **SHOTS
+        ),
+        lambda lab: lab.check(
+            test=_append_eval_row(NEAR_TEST), more=FEWSHOT, files=_make_shots_file(" ".join(THINGS)), **SHOTS
+        ),
     ),
     Mutation(
         "training rows in the select split",
@@ -856,31 +950,50 @@ MUTATIONS: list[Mutation] = [
         lambda lab: lab.check([*ROWS, LEAK], FRESH, files={"select.jsonl": EVAL}, **{"eval_0.select": "select.jsonl"}),
         lambda lab: lab.check(ROWS, FRESH, files={"select.jsonl": EVAL}, **{"eval_0.select": "select.jsonl"}),
     ),
-    _wanting("targets of two lines", "D16-stop", [*EVAL[:7], {**EVAL[7], "target": "a\nb"}], {"eval_0.stop": []}),
-    _wanting("targets that are longer than an answer", "D16-long", EVAL, {}, **{"eval_0.max_new_tokens": 6}),
-    _moods("labels in training that no evaluation chooses from", "D17", _mood("012"), _mood(WORDS)),
-    _moods("half of the labels are written otherwise", "D17", _mood([*WORDS, "sad", "gay", "flat"]), _mood(WORDS)),
-    _near_copies(),
-    _moods("an evaluation of one label", "D18-one", _mood(WORDS), _mood(WORDS), _mood(["bright"])),
-    _moods("a training of one label", "D18-one", _mood(["bright"]), _mood(WORDS)),
-    _moods("a gate below a constant answer", "D18-constant", _mood(WORDS), _mood(WORDS), least=0.2),
-    data("an empty answer", "D11-empty", _with(3, completion="  ")),
-    data("an answer that is null", "D11-empty", NULL),
+    _mutate_targets(
+        "targets of two lines", "D16-stop", [*EVAL[:7], {**EVAL[7], "target": "a\nb"}], {"eval_0.stop": []}
+    ),
+    _mutate_targets("targets that are longer than an answer", "D16-long", EVAL, {}, **{"eval_0.max_new_tokens": 6}),
+    _mutate_labels(
+        "labels in training that no evaluation chooses from", "D17", _repeat_labels("012"), _repeat_labels(WORDS)
+    ),
+    _mutate_labels(
+        "half of the labels are written otherwise",
+        "D17",
+        _repeat_labels([*WORDS, "sad", "gay", "flat"]),
+        _repeat_labels(WORDS),
+    ),
+    _mutate_near_copies(),
+    _mutate_labels(
+        "an evaluation of one label",
+        "D18-one",
+        _repeat_labels(WORDS),
+        _repeat_labels(WORDS),
+        _repeat_labels(["bright"]),
+    ),
+    _mutate_labels("a training of one label", "D18-one", _repeat_labels(["bright"]), _repeat_labels(WORDS)),
+    _mutate_labels(
+        "a gate below a constant answer", "D18-constant", _repeat_labels(WORDS), _repeat_labels(WORDS), least=0.2
+    ),
+    mutate_data("an empty answer", "D11-empty", _replace_row(3, completion="  ")),
+    mutate_data("an answer that is null", "D11-empty", NULL),
     Mutation(
         "a row of an evaluation without a target",
         "D11-blank",
         lambda lab: lab.check(test=[*EVAL, {"input": "Which shelf?\n", "target": None}]),
         lambda lab: lab.check(test=EVAL),
     ),
-    chat("two turns of the user", "D11-roles", _chat_with(3, ("user", "a"), ("user", "b"), ("assistant", "c"))),
-    chat("the system comes late", "D11-roles", _chat_with(3, ("user", "a"), ("assistant", "b"), ("system", "c"))),
-    chat("an unknown role", "D11-roles", _chat_with(3, ("human", "a"), ("assistant", "b"))),
-    chat("no answer at the end", "D11-roles", _chat_with(3, ("user", "a"))),
+    chat("two turns of the user", "D11-roles", _replace_chat_row(3, ("user", "a"), ("user", "b"), ("assistant", "c"))),
+    chat(
+        "the system comes late", "D11-roles", _replace_chat_row(3, ("user", "a"), ("assistant", "b"), ("system", "c"))
+    ),
+    chat("an unknown role", "D11-roles", _replace_chat_row(3, ("human", "a"), ("assistant", "b"))),
+    chat("no answer at the end", "D11-roles", _replace_chat_row(3, ("user", "a"))),
     Mutation(
         "a chat template that raises",
         "D11-template",
-        lambda lab: templated(lab, RAISES + _plain_template(), FOUR_TURNS),
-        lambda lab: templated(lab, _plain_template(), FOUR_TURNS),
+        lambda lab: check_with_template(lab, RAISES + _make_plain_template(), FOUR_TURNS),
+        lambda lab: check_with_template(lab, _make_plain_template(), FOUR_TURNS),
     ),
     Mutation(
         "a tokenizer without a chat template",
@@ -888,21 +1001,23 @@ MUTATIONS: list[Mutation] = [
         lambda lab: lab.check(CHAT, model_path=str(lab.model(lambda f: (f / "chat_template.jinja").unlink()))),
         lambda lab: lab.check(model_path=str(lab.model(lambda f: (f / "chat_template.jinja").unlink()))),
     ),
-    data("a row twice", "D11-duplicate", [*ROWS, ROWS[4]]),
-    data("one prompt, two answers", "D11-conflict", [*ROWS, {**ROWS[4], "completion": "in the garden"}]),
-    data("an answer that loops", "D11-loop", _with(3, completion="it is there " * 20)),
-    data("a special token in a text", "D11-special", _with(3, prompt="Where <|end|> is it?\n")),
-    data("a key in a text", "D11-secret", _with(3, completion="AKIA" + "ABCDEFGH12345678")),
-    data("a wrong encoding", "D11-mojibake", _with(3, completion="in the cafÃ© at nine")),
-    data("a row of a megabyte", "D11-long", _with(3, prompt="word " * 250_000)),
-    option("half the targets match", "target_modules", {"adapter_target_modules": ["q_proj", "nope"]}, {}),
-    option("only queries and values", "D12", {"adapter_target_modules": ["q_proj", "v_proj"]}, {}),
-    Mutation("fused experts", "D13", _experts, lambda lab: lab.check()),
-    option("a learning rate of zero", "D14", {"train_learning_rate": 0.0}, {"train_learning_rate": 2e-4}),
-    option("a full fine-tuning's learning rate", "D14", {"train_learning_rate": 2e-5}, {"train_learning_rate": 1e-4}),
-    option("a step of 256 rows", "D14", {"train_gradient_accumulation_steps": 64}, {}),
-    option("a rank of 128", "D14", {"adapter_r": 128}, {"adapter_r": 128, "adapter_use_rslora": True}),
-    option("options the trainer refuses", "build", {"train_assistant_only_loss": True}, {}),
+    mutate_data("a row twice", "D11-duplicate", [*ROWS, ROWS[4]]),
+    mutate_data("one prompt, two answers", "D11-conflict", [*ROWS, {**ROWS[4], "completion": "in the garden"}]),
+    mutate_data("an answer that loops", "D11-loop", _replace_row(3, completion="it is there " * 20)),
+    mutate_data("a special token in a text", "D11-special", _replace_row(3, prompt="Where <|end|> is it?\n")),
+    mutate_data("a key in a text", "D11-secret", _replace_row(3, completion="AKIA" + "ABCDEFGH12345678")),
+    mutate_data("a wrong encoding", "D11-mojibake", _replace_row(3, completion="in the cafÃ© at nine")),
+    mutate_data("a row of a megabyte", "D11-long", _replace_row(3, prompt="word " * 250_000)),
+    mutate_options("half the targets match", "target_modules", {"adapter_target_modules": ["q_proj", "nope"]}, {}),
+    mutate_options("only queries and values", "D12", {"adapter_target_modules": ["q_proj", "v_proj"]}, {}),
+    Mutation("fused experts", "D13", _check_experts, lambda lab: lab.check()),
+    mutate_options("a learning rate of zero", "D14", {"train_learning_rate": 0.0}, {"train_learning_rate": 2e-4}),
+    mutate_options(
+        "a full fine-tuning's learning rate", "D14", {"train_learning_rate": 2e-5}, {"train_learning_rate": 1e-4}
+    ),
+    mutate_options("a step of 256 rows", "D14", {"train_gradient_accumulation_steps": 64}, {}),
+    mutate_options("a rank of 128", "D14", {"adapter_r": 128}, {"adapter_r": 128, "adapter_use_rslora": True}),
+    mutate_options("options the trainer refuses", "build", {"train_assistant_only_loss": True}, {}),
     trained("trained with a rate of zero", "T1", {"train_learning_rate": 0.0}, {"train_learning_rate": 1e-2}, "D14"),
     trained("one module did not move", "T1", {"train_use": "damaged", "train_how": "zero"}, {"train_use": "damaged"}),
     trained("a module is frozen", "T1", {"train_use": "hurt", "train_how": "frozen"}, {"train_use": "hurt"}),
@@ -924,14 +1039,14 @@ MUTATIONS: list[Mutation] = [
     Mutation(
         "all weights are trained, and rounding takes most of it",
         "T7",
-        lambda lab: _in_bfloat16(lab, 2e-6),
-        lambda lab: _in_bfloat16(lab, 5e-3),
+        lambda lab: _train_in_bfloat16(lab, 2e-6),
+        lambda lab: _train_in_bfloat16(lab, 5e-3),
     ),
     trained("half of each lora_B is at its start", "T6", {"train_use": "damaged", "train_how": "slices"}, UNHARMED),
     trained("each tensor of the adapter is empty", "T6", {"train_use": "damaged", "train_how": "empty"}, UNHARMED),
-    shared("a process gathers its own slices and no other's", "[gathered-slices]", "slices"),
-    shared("a process gathers empty tensors", "[gathered-slices]", "empty"),
-    shared("weights that are to be shared are not split", "parameters are split", "whole"),
+    mutate_sharing("a process gathers its own slices and no other's", "[gathered-slices]", "slices"),
+    mutate_sharing("a process gathers empty tensors", "[gathered-slices]", "empty"),
+    mutate_sharing("weights that are to be shared are not split", "parameters are split", "whole"),
     trained(
         "a repacked 4-bit weight",
         "T3",
@@ -965,8 +1080,8 @@ MUTATIONS: list[Mutation] = [
     Mutation(
         "the end of a turn has never been trained, and is not now",
         "M5-endless",
-        lambda lab: _ending(lab, trained=False),
-        lambda lab: _ending(lab, trained=True),
+        lambda lab: _train_turn_ending(lab, trained=False),
+        lambda lab: _train_turn_ending(lab, trained=True),
     ),
     merge(
         "the merged model is the base, and the merge sees it", "merge: the merged model equals its base", "base", True
@@ -990,15 +1105,21 @@ MUTATIONS: list[Mutation] = [
     Mutation(
         "an end of turn that was never trained",
         "D20",
-        lambda lab: lab.check(CHAT, _chat_eval(), model_path=_mute(lab)),
-        lambda lab: lab.check(CHAT, _chat_eval(), model_path=_mute(lab), adapter_modules_to_save=["lm_head"]),
+        lambda lab: lab.check(CHAT, _make_chat_eval(), model_path=_make_mute_base(lab)),
+        lambda lab: lab.check(
+            CHAT, _make_chat_eval(), model_path=_make_mute_base(lab), adapter_modules_to_save=["lm_head"]
+        ),
     ),
-    Mutation("answers that are cut", "E2", _answering(cut=2), _answering(cut=1)),
-    Mutation("answers that say nothing", "E3", _answering(empty=2), _answering(empty=1)),
-    Mutation("prompts that lost their beginning", "E4", _answering(lost=1), _answering()),
-    Mutation("calls in a form that is not read", "E5", _calling("call:now{}"), _calling("[now()]")),
-    Mutation("unread calls in some rows", "E5", _calling("call:now{}", "[now()]"), _calling(CHATTED)),
-    Mutation("calls that are cut off", "E5", _calling('{"name":"now","argu'), _calling("never")),
+    Mutation("answers that are cut", "E2", _make_answer_run(cut=2), _make_answer_run(cut=1)),
+    Mutation("answers that say nothing", "E3", _make_answer_run(empty=2), _make_answer_run(empty=1)),
+    Mutation("prompts that lost their beginning", "E4", _make_answer_run(lost=1), _make_answer_run()),
+    Mutation(
+        "calls in a form that is not read", "E5", _make_tool_call_run("call:now{}"), _make_tool_call_run("[now()]")
+    ),
+    Mutation(
+        "unread calls in some rows", "E5", _make_tool_call_run("call:now{}", "[now()]"), _make_tool_call_run(CHATTED)
+    ),
+    Mutation("calls that are cut off", "E5", _make_tool_call_run('{"name":"now","argu'), _make_tool_call_run("never")),
     Mutation(
         "numbers that are matched without their points",
         "D11-punctuation",

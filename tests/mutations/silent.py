@@ -12,7 +12,7 @@ from unittest.mock import patch
 
 from harness import Completion
 from tests.mutations.lab import EVAL, ROWS, THINGS, Lab, Seen
-from tests.mutations.mutations import PAIRED, SCORED, Mutation, Try, data, option, trained
+from tests.mutations.mutations import PAIRED, SCORED, Mutation, Try, mutate_data, mutate_options, trained
 
 Change = Callable[[int, dict[str, str]], dict[str, str]]
 CASES = count()
@@ -37,7 +37,7 @@ NAN = float("nan")
 STEPS = [{**row, "completion": f"<step>{row['completion']}</step>"} for row in ROWS]
 
 
-def _stepping(lab: Lab, size: int, change: Callable[[Any], None], rows: Any = STEPS, **changes: Any) -> Seen:
+def _check_step_tokens(lab: Lab, size: int, change: Callable[[Any], None], rows: Any = STEPS, **changes: Any) -> Seen:
     """Check on a base whose tokenizer has <step> and </step>, with so many embeddings, whose rows were changed."""
 
     def write(folder: Path) -> None:
@@ -64,24 +64,24 @@ def _stepping(lab: Lab, size: int, change: Callable[[Any], None], rows: Any = ST
     return seen
 
 
-def _zero(head: Any) -> None:
+def _zero_new_rows(head: Any) -> None:
     head[261:] = 0
 
 
-def _same(head: Any) -> None:
+def _repeat_new_row(head: Any) -> None:
     head[261:] = head[261]
 
 
-def _stepped(name: str, code: str, size: int, change: Any, **healthy: Any) -> Mutation:
-    good = partial(_stepping, size=263, change=change if healthy else len, **healthy)
-    return Mutation(name, code, partial(_stepping, size=size, change=change), good)
+def _mutate_step_tokens(name: str, code: str, size: int, change: Any, **healthy: Any) -> Mutation:
+    good = partial(_check_step_tokens, size=263, change=change if healthy else len, **healthy)
+    return Mutation(name, code, partial(_check_step_tokens, size=size, change=change), good)
 
 
 SAVED = {"adapter_modules_to_save": ["lm_head", "embed_tokens"]}
 HEAD = {"adapter_modules_to_save": ["lm_head"]}
 
 
-def _candidate(lab: Lab, change: Callable[[dict[str, Any]], Any]) -> Path:
+def _make_candidate(lab: Lab, change: Callable[[dict[str, Any]], Any]) -> Path:
     """Return a model that somebody made of the base, by changing its weights."""
 
     def write(folder: Path) -> None:
@@ -101,41 +101,41 @@ def _grow_embeddings(weights: dict[str, Any]) -> None:
     weights["model.embed_tokens.weight"] = torch.cat([table, table[:1]])
 
 
-def _beside(name: str, code: str, broken: str, healthy: str) -> Mutation:
+def _mutate_saved_tokenizer(name: str, code: str, broken: str, healthy: str) -> Mutation:
     """Return a mutation of the tokenizer that is saved beside an adapter."""
     bad, good = ({"train_use": "with_tokenizer", "train_how": how} for how in (broken, healthy))
     return trained(name, code, bad, good)
 
 
-def _rows(
+def _mutate_training_rows(
     name: str, kind: str, change: Callable[[int, dict[str, str]], Any], healthy: Any = ROWS, **both: Any
 ) -> Mutation:
     """Return a mutation of every second training row, or of all."""
     rows = [{**row, **change(i, row)} for i, row in enumerate(healthy)]
-    return data(name, kind, rows, healthy=healthy, **both)
+    return mutate_data(name, kind, rows, healthy=healthy, **both)
 
 
-def _evaluated(name: str, kind: str, test: Any, healthy: Any, **both: Any) -> Mutation:
+def _mutate_eval_rows(name: str, kind: str, test: Any, healthy: Any, **both: Any) -> Mutation:
     """Return a mutation of the rows of an evaluation."""
     bad, good = (lambda lab, rows=rows: lab.check(test=rows, **both) for rows in (test, healthy))
     return Mutation(name, f"D23-{kind}", bad, good)
 
 
-def _scored(name: str, kind: str, how: str, test: Any, healthy: Any) -> Mutation:
+def _mutate_scored_eval(name: str, kind: str, how: str, test: Any, healthy: Any) -> Mutation:
     """Return a mutation of the rows of a further evaluation, which generates nothing."""
     more = f"\n[[eval]]\nname = 'scored'\ndata = 'scored.jsonl'\n{how}\n"
     bad, good = (lambda lab, rows=rows: lab.check(more=more, files={"scored.jsonl": rows}) for rows in (test, healthy))
     return Mutation(name, f"D23-{kind}", bad, good)
 
 
-def _gated(name: str, broken: str, healthy: str) -> Mutation:
+def _mutate_gate_limit(name: str, broken: str, healthy: str) -> Mutation:
     """Return a mutation of the limit of a gate."""
     gates = ("[[gate]]\nid = 'limit'\nmetric = '{}'\n{} = {}\n".format(*limit.split()) for limit in (broken, healthy))
     bad, good = (partial(Lab.check, more=f"{SCORED}\n{gate}") for gate in gates)
     return Mutation(name, "D23-gate", bad, good)
 
 
-def _replying(
+def _make_reply_run(
     reply: Callable[[str, str], str], use: str, cut: bool = False, base: Callable[[str], str] = str, **changes: Any
 ) -> Try:
     """Return a run of models that reply by the prompt and their answer; `base` and `cut` change the base's replies."""
@@ -159,7 +159,7 @@ def _replying(
     return attempt
 
 
-def _spoilt(name: str, code: str, how: str) -> Mutation:
+def _mutate_merged_files(name: str, code: str, how: str) -> Mutation:
     """Return a mutation of what lies beside a merged model; its twin was written by another hand."""
     bad, good = ({"adapter_use": "merging", "adapter_how": h} for h in (how, "renamed"))
     return trained(name, code, bad, good)
@@ -175,63 +175,71 @@ STABLE = {"train_max_steps": 20, "train_lr_scheduler_type": "warmup_stable_decay
 POLYNOMIAL = {"train_max_steps": 20, "train_lr_scheduler_type": "polynomial"}
 JUDGED = {"train_use": "dpo", "train_num_train_epochs": 3}
 MUTATIONS: list[Mutation] = [
-    _stepped("tokens in answers that are beyond the embeddings", "D22-beyond", 261, len),
-    _stepped("one token in answers that is beyond the embeddings", "D22-beyond", 262, len),
-    _stepped("tokens in answers whose rows of the head are zeros", "D22-zero", 263, _zero),
-    _stepped("tokens in answers whose rows of the head are zeros, and trained", "D22-zero", 263, _zero, **SAVED),
-    _stepped("tokens in answers that have one row of the head", "D22-equal", 263, _same),
-    _stepped("tokens in answers that have one row of the head, and are trained", "D22-equal", 263, _same, **HEAD),
-    _spoilt("special tokens that are split into letters", "M4-ids", "split"),
-    _spoilt("spaces that are cleaned up in answers", "M4-options", "clean"),
-    _spoilt("a tokenizer that cuts at 16 tokens", "M4-length", "short"),
-    _spoilt("a tokenizer that cuts on the left", "M4-length", "left"),
+    _mutate_step_tokens("tokens in answers that are beyond the embeddings", "D22-beyond", 261, len),
+    _mutate_step_tokens("one token in answers that is beyond the embeddings", "D22-beyond", 262, len),
+    _mutate_step_tokens("tokens in answers whose rows of the head are zeros", "D22-zero", 263, _zero_new_rows),
+    _mutate_step_tokens(
+        "tokens in answers whose rows of the head are zeros, and trained", "D22-zero", 263, _zero_new_rows, **SAVED
+    ),
+    _mutate_step_tokens("tokens in answers that have one row of the head", "D22-equal", 263, _repeat_new_row),
+    _mutate_step_tokens(
+        "tokens in answers that have one row of the head, and are trained", "D22-equal", 263, _repeat_new_row, **HEAD
+    ),
+    _mutate_merged_files("special tokens that are split into letters", "M4-ids", "split"),
+    _mutate_merged_files("spaces that are cleaned up in answers", "M4-options", "clean"),
+    _mutate_merged_files("a tokenizer that cuts at 16 tokens", "M4-length", "short"),
+    _mutate_merged_files("a tokenizer that cuts on the left", "M4-length", "left"),
     Mutation(
         "a candidate with a NaN in the embedding of a token that no row has",
         "M7",
-        lambda lab: lab.run("M5", candidate=_candidate(lab, lambda w: w["model.embed_tokens.weight"][200].fill_(NAN))),
-        lambda lab: lab.run("M5", candidate=_candidate(lab, lambda w: w["model.embed_tokens.weight"].mul_(1.001))),
+        lambda lab: lab.run(
+            "M5", candidate=_make_candidate(lab, lambda w: w["model.embed_tokens.weight"][200].fill_(NAN))
+        ),
+        lambda lab: lab.run("M5", candidate=_make_candidate(lab, lambda w: w["model.embed_tokens.weight"].mul_(1.001))),
     ),
     Mutation(
         "one embedding more than config.json says",
         "M4-shapes",
-        lambda lab: lab.run("M5", candidate=_candidate(lab, _grow_embeddings)),
-        lambda lab: lab.run("M5", candidate=_candidate(lab, lambda w: w["model.embed_tokens.weight"].mul_(1.001))),
+        lambda lab: lab.run("M5", candidate=_make_candidate(lab, _grow_embeddings)),
+        lambda lab: lab.run("M5", candidate=_make_candidate(lab, lambda w: w["model.embed_tokens.weight"].mul_(1.001))),
     ),
-    _spoilt("a NaN in one row of the merged model's embeddings", "M7", "nan row"),
-    _beside("another chat template beside the adapter", "M8-template", "template", "comment"),
-    _beside("tokens beside the adapter that the base has not", "M8-vocabulary", "tokens", "pad"),
-    _evaluated("one question with two targets", "conflict", [*EVAL, {**EVAL[0], "target": "shelf 9"}], EVAL),
-    _evaluated(
+    _mutate_merged_files("a NaN in one row of the merged model's embeddings", "M7", "nan row"),
+    _mutate_saved_tokenizer("another chat template beside the adapter", "M8-template", "template", "comment"),
+    _mutate_saved_tokenizer("tokens beside the adapter that the base has not", "M8-vocabulary", "tokens", "pad"),
+    _mutate_eval_rows("one question with two targets", "conflict", [*EVAL, {**EVAL[0], "target": "shelf 9"}], EVAL),
+    _mutate_eval_rows(
         "targets that differ in case alone",
         "case",
         [*EVAL, {"input": "Which shelf has the zither?\n", "target": "Shelf 3"}],
         [*EVAL, {"input": "Which shelf has the zither?\n", "target": "shelf 3"}],
     ),
-    _scored(
+    _mutate_scored_eval(
         "two choices that are one but for a space",
         "choices",
         CHOOSING,
         [{**row, "choices": [*row["choices"], f"{row['choices'][1]} "]} for row in PICKED],
         PICKED,
     ),
-    _scored("choices numbered from 1", "gold", CHOOSING, [{**r, "gold": r["gold"] + 1} for r in PICKED], PICKED),
-    _evaluated(
+    _mutate_scored_eval(
+        "choices numbered from 1", "gold", CHOOSING, [{**r, "gold": r["gold"] + 1} for r in PICKED], PICKED
+    ),
+    _mutate_eval_rows(
         "targets of contains that their question has",
         "echo",
         [{**row, "input": f"Is it red or blue: {row['input']}"} for row in COLOURED],
         [{**row, "input": f"Which of two is it: {row['input']}"} for row in COLOURED],
         **{"eval_0.use": "contains"} | UNFRAMED,
     ),
-    _evaluated(
+    _mutate_eval_rows(
         "prompts that hold their answer",
         "answer",
         [{**row, "input": f"{row['input']}Answer: {row['target']}\n"} for row in EVAL],
         [{**row, "input": f"{row['input']}Answer:\n"} for row in EVAL],
         **UNFRAMED,
     ),
-    _scored("a perplexity of one long frame", "frame", FITTING, FRAMED, EVAL),
-    _gated("a share of at least 0", "qa.exact_match min 0.0", "qa.exact_match min 0.1"),
-    _gated("a perplexity of at most a guess", "scored.perplexity max 1e9", "scored.perplexity max 40"),
+    _mutate_scored_eval("a perplexity of one long frame", "frame", FITTING, FRAMED, EVAL),
+    _mutate_gate_limit("a share of at least 0", "qa.exact_match min 0.0", "qa.exact_match min 0.1"),
+    _mutate_gate_limit("a perplexity of at most a guess", "scored.perplexity max 1e9", "scored.perplexity max 40"),
     Mutation(
         "targets that are equal without their punctuation",
         "D11-punctuation",
@@ -241,51 +249,51 @@ MUTATIONS: list[Mutation] = [
     Mutation(
         "thoughts that are scored",
         "E7",
-        _replying(lambda prompt, answer: f"<think>it is {answer}</think>{answer}", "exact_match"),
-        _replying(lambda prompt, answer: f"<think>it is {answer}</think>{answer}", "exact_match", **THOUGHT),
+        _make_reply_run(lambda prompt, answer: f"<think>it is {answer}</think>{answer}", "exact_match"),
+        _make_reply_run(lambda prompt, answer: f"<think>it is {answer}</think>{answer}", "exact_match", **THOUGHT),
     ),
     Mutation(
         "thoughts that hold what is looked for",
         "E7",
-        _replying(lambda prompt, answer: f"<think>perhaps {prompt[-3:]}</think>none", "contains", **ECHO),
-        _replying(lambda prompt, answer: f"I think it is {answer}", "contains", **ECHO),
+        _make_reply_run(lambda prompt, answer: f"<think>perhaps {prompt[-3:]}</think>none", "contains", **ECHO),
+        _make_reply_run(lambda prompt, answer: f"I think it is {answer}", "contains", **ECHO),
     ),
     Mutation(
         "questions that are repeated, with the target inside",
         "E8",
-        _replying(lambda prompt, answer: f"{prompt}, you say", "contains", **ECHO),
-        _replying(lambda prompt, answer: f"it is {answer}", "contains", **ECHO),
+        _make_reply_run(lambda prompt, answer: f"{prompt}, you say", "contains", **ECHO),
+        _make_reply_run(lambda prompt, answer: f"it is {answer}", "contains", **ECHO),
     ),
     Mutation(
         "answers of the base that are right but for a full stop",
         "E9",
-        _replying(lambda prompt, answer: answer, "exact_match", base=lambda said: f"{said.upper()}."),
-        _replying(lambda prompt, answer: answer, "exact_match"),
+        _make_reply_run(lambda prompt, answer: answer, "exact_match", base=lambda said: f"{said.upper()}."),
+        _make_reply_run(lambda prompt, answer: answer, "exact_match"),
     ),
     Mutation(
         "worked examples that make the base worse",
         "E10",
-        _replying(lambda prompt, answer: "none" if "\n\n" in prompt else answer, "exact_match", **PROMPTED),
-        _replying(lambda prompt, answer: answer, "exact_match", **PROMPTED),
+        _make_reply_run(lambda prompt, answer: "none" if "\n\n" in prompt else answer, "exact_match", **PROMPTED),
+        _make_reply_run(lambda prompt, answer: answer, "exact_match", **PROMPTED),
     ),
     Mutation(
         "answers of the base that are all cut",
         "E2-base",
-        _replying(lambda prompt, answer: answer, "exact_match", cut=True),
-        _replying(lambda prompt, answer: answer, "exact_match"),
+        _make_reply_run(lambda prompt, answer: answer, "exact_match", cut=True),
+        _make_reply_run(lambda prompt, answer: answer, "exact_match"),
     ),
-    _rows(
+    _mutate_training_rows(
         "rows that are longer than the context",
         "D5-context",
         lambda i, row: {"prompt": f"{'tell me ' * 80}{row['prompt']}"} if i == 3 else {},
         train_max_length=1024,
     ),
-    _rows(
+    _mutate_training_rows(
         "line breaks of Windows",
         "D11-endings",
         lambda _, row: {"prompt": f"{row['prompt'][:-1]}\r\n"},
     ),
-    _rows(
+    _mutate_training_rows(
         "line breaks of an old Macintosh", "D11-endings", lambda _, row: {"completion": f"{row['completion']}\rdone"}
     ),
     Mutation(
@@ -294,16 +302,24 @@ MUTATIONS: list[Mutation] = [
         lambda lab: lab.check(test=[{**row, "input": row["input"].replace("\n", "\r\n")} for row in EVAL]),
         lambda lab: lab.check(),
     ),
-    _rows("line breaks that were escaped twice", "D11-escapes", lambda _, row: {"prompt": f"{row['prompt'][:-1]}\\n"}),
-    _rows(
+    _mutate_training_rows(
+        "line breaks that were escaped twice", "D11-escapes", lambda _, row: {"prompt": f"{row['prompt'][:-1]}\\n"}
+    ),
+    _mutate_training_rows(
         "columns of prompt and answer that are swapped",
         "D11-swapped",
         lambda _, row: {"prompt": f"{row['completion']}\n", "completion": row["prompt"].strip()},
     ),
-    _rows("HTML entities in answers", "D11-entities", lambda i, row: {"completion": f"{row['completion']} &amp; so"}),
-    _rows("missing values in answers", "D11-nan", lambda i, row: {"completion": "nan"} if i % 3 == 0 else {}),
-    _rows("answers that a column cut", "D11-cut", lambda i, row: {"completion": row["completion"][:32]}, LONG),
-    _rows(
+    _mutate_training_rows(
+        "HTML entities in answers", "D11-entities", lambda i, row: {"completion": f"{row['completion']} &amp; so"}
+    ),
+    _mutate_training_rows(
+        "missing values in answers", "D11-nan", lambda i, row: {"completion": "nan"} if i % 3 == 0 else {}
+    ),
+    _mutate_training_rows(
+        "answers that a column cut", "D11-cut", lambda i, row: {"completion": row["completion"][:32]}, LONG
+    ),
+    _mutate_training_rows(
         "typographic quotes in training alone",
         "D11-quotes",
         lambda i, row: {"completion": row["completion"].replace("'", "\u2019")},
@@ -311,34 +327,36 @@ MUTATIONS: list[Mutation] = [
         test=[{**row, "target": f"{row['target']} of John's"} for row in EVAL],
         **{"eval_0.ignore_punctuation": False, "eval_0.max_new_tokens": 30},
     ),
-    option("one step", "D24", {"train_max_steps": 1}, {"train_max_steps": 20}),
-    option("a hundredth of an epoch", "D24", {"train_num_train_epochs": 0.01}, {"train_num_train_epochs": 3}),
-    option(
+    mutate_options("one step", "D24", {"train_max_steps": 1}, {"train_max_steps": 20}),
+    mutate_options("a hundredth of an epoch", "D24", {"train_num_train_epochs": 0.01}, {"train_num_train_epochs": 3}),
+    mutate_options(
         "a schedule that is at zero after a fifth of the steps",
         "D24",
         {**STABLE, "train_lr_scheduler_kwargs": {"num_stable_steps": 2, "num_decay_steps": 2}},
         {**STABLE, "train_lr_scheduler_kwargs": {"num_stable_steps": 15, "num_decay_steps": 5}},
     ),
-    option(
+    mutate_options(
         "a polynomial of power 50",
         "D24",
         {**POLYNOMIAL, "train_lr_scheduler_kwargs": {"power": 50.0}},
         {**POLYNOMIAL, "train_lr_scheduler_kwargs": {"power": 1.0}},
     ),
-    option("plain gradients at a LoRA's rate", "D24", {"train_optim": "sgd"}, {"train_optim": "adamw_torch"}),
-    option("an epsilon of one", "D24", {"train_adam_epsilon": 1.0}, {"train_adam_epsilon": 1e-6}),
-    option("a weight decay of 1000", "D24", {"train_weight_decay": 1000.0}, {"train_weight_decay": 0.1}),
-    option("noise of 5000", "D24", {"train_neftune_noise_alpha": 5000.0}, {"train_neftune_noise_alpha": 5.0}),
-    option("labels that are smoothed away", "D24", {"train_label_smoothing_factor": 0.9}, {}),
-    option("a dropout of nearly all", "D24", {"adapter_lora_dropout": 0.99}, {"adapter_lora_dropout": 0.1}),
-    option("an alpha of 4096", "D24", {"adapter_lora_alpha": 4096}, {"adapter_lora_alpha": 8}),
-    option("an alpha of zero", "D24", {"adapter_lora_alpha": 0}, {"adapter_lora_alpha": 4}),
-    option("a beta of zero", "D24", {**JUDGED, "train_beta": 0.0}, {**JUDGED, "train_beta": 0.1}, PAIRED),
-    option("a beta of a hundred", "D24", {**JUDGED, "train_beta": 100.0}, {**JUDGED, "train_beta": 0.5}, PAIRED),
+    mutate_options("plain gradients at a LoRA's rate", "D24", {"train_optim": "sgd"}, {"train_optim": "adamw_torch"}),
+    mutate_options("an epsilon of one", "D24", {"train_adam_epsilon": 1.0}, {"train_adam_epsilon": 1e-6}),
+    mutate_options("a weight decay of 1000", "D24", {"train_weight_decay": 1000.0}, {"train_weight_decay": 0.1}),
+    mutate_options("noise of 5000", "D24", {"train_neftune_noise_alpha": 5000.0}, {"train_neftune_noise_alpha": 5.0}),
+    mutate_options("labels that are smoothed away", "D24", {"train_label_smoothing_factor": 0.9}, {}),
+    mutate_options("a dropout of nearly all", "D24", {"adapter_lora_dropout": 0.99}, {"adapter_lora_dropout": 0.1}),
+    mutate_options("an alpha of 4096", "D24", {"adapter_lora_alpha": 4096}, {"adapter_lora_alpha": 8}),
+    mutate_options("an alpha of zero", "D24", {"adapter_lora_alpha": 0}, {"adapter_lora_alpha": 4}),
+    mutate_options("a beta of zero", "D24", {**JUDGED, "train_beta": 0.0}, {**JUDGED, "train_beta": 0.1}, PAIRED),
+    mutate_options(
+        "a beta of a hundred", "D24", {**JUDGED, "train_beta": 100.0}, {**JUDGED, "train_beta": 0.5}, PAIRED
+    ),
     trained(
         "a loss that does not fall", "T8", {"train_learning_rate": 1e-9}, {"train_learning_rate": 1e-2}, "D14", "T1"
     ),
-    data(
+    mutate_data(
         "pairs that differ in case and a full stop alone",
         "P2-case",
         [{**row, "rejected": f"{row['chosen'].upper()}."} for row in PAIRED],

@@ -16,7 +16,7 @@ import pytest
 from harness.reports.report_json import read_run
 from harness.stats.hypothesis_tests import attempt_alpha
 from harness.testing import ROWS, SUITE, TRAIN, Project
-from tests.helpers.suites import EXPORTER, SELECT, SPLIT, WHOLE, ledger
+from tests.helpers.suites import EXPORTER, SELECT, SPLIT, WHOLE, read_ledger
 
 Rows = list[dict[str, Any]]
 
@@ -30,7 +30,7 @@ def suite(project: Project) -> Project:
     return project.write(files)  # type: ignore[arg-type]
 
 
-def attempts(suite: Project, skill: float, *flags: str) -> int:
+def run_and_get_attempt(suite: Project, skill: float, *flags: str) -> int:
     """Run with a recipe and return which attempt the gate on the merged model was."""
     outcome = suite.run("--set", f"train.skill={skill}", *flags)
     return next(v.attempt for v in outcome.report.verdicts if v.candidate == "merged")
@@ -44,7 +44,7 @@ def test_select_chooses_and_confirms_nothing(suite: Project) -> None:
     assert outcome.report.results[-1].n == len(SELECT)
     assert "split  select" in outcome.out
     assert "because --select: rows used to choose a candidate cannot confirm it" in outcome.out
-    assert ledger(suite) == []
+    assert read_ledger(suite) == []
     assert not (suite.folder / "exports").exists()
 
 
@@ -87,12 +87,12 @@ def test_splits_must_have_nothing_in_common(suite: Project, case: str) -> None:
 @pytest.mark.slow
 def test_every_new_candidate_is_an_attempt_and_the_same_one_is_not(suite: Project) -> None:
     """Recipes are attempts at the same rows; answers that were given before are none."""
-    assert attempts(suite, 0.9) == 1
-    assert attempts(suite, 0.6) == 2
-    assert attempts(suite, 0.8) == 3
-    assert attempts(suite, 0.9) == 1
-    assert attempts(suite, 0.6, "--no-cache") == 2
-    lines = [line for line in ledger(suite) if line["candidate"] == "merged"]
+    assert run_and_get_attempt(suite, 0.9) == 1
+    assert run_and_get_attempt(suite, 0.6) == 2
+    assert run_and_get_attempt(suite, 0.8) == 3
+    assert run_and_get_attempt(suite, 0.9) == 1
+    assert run_and_get_attempt(suite, 0.6, "--no-cache") == 2
+    lines = [line for line in read_ledger(suite) if line["candidate"] == "merged"]
     assert [line["attempt"] for line in lines] == [1, 2, 3]
     assert {line["suite"] for line in lines} == {"fake"}
     assert len({line["suite_digest"] for line in lines}) == 3
@@ -102,7 +102,7 @@ def test_every_new_candidate_is_an_attempt_and_the_same_one_is_not(suite: Projec
 def test_attempts_are_told(suite: Project) -> None:
     """Report, export and JUnit say which attempt it was, and what that does to the risk."""
     for skill in (0.6, 0.7):
-        attempts(suite, skill)
+        run_and_get_attempt(suite, skill)
     outcome = suite.run("--junit-xml", str(suite.folder / "ci.xml"))
     assert outcome.code == 0
     said = 'attempt 3 of "floor" on the same rows: 3 attempts at 0.05 may add up to a risk of 0.15'
@@ -117,7 +117,7 @@ def test_attempts_are_told(suite: Project) -> None:
 @pytest.mark.slow
 def test_attempts_in_copies_of_a_project_are_named(suite: Project) -> None:
     """The same rows in a copied folder count, and where the other attempts were is told."""
-    assert attempts(suite, 0.6) == 1
+    assert run_and_get_attempt(suite, 0.6) == 1
     for name in ("one", "two"):
         files = ("suite.toml", "test.jsonl", "train.jsonl", "select.jsonl")
         suite.write({f"{name}/{file}": (suite.folder / file).read_text("utf-8") for file in files})
@@ -132,10 +132,10 @@ def test_attempts_in_copies_of_a_project_are_named(suite: Project) -> None:
 @pytest.mark.slow
 def test_other_thresholds_are_attempts_too(suite: Project) -> None:
     """A floor that is lowered after a failure is asked of rows that were looked at; other rows were not."""
-    assert attempts(suite, 0.6) == 1
-    assert attempts(suite, 0.7, "--set", "gate.0.min=0.4") == 2
+    assert run_and_get_attempt(suite, 0.6) == 1
+    assert run_and_get_attempt(suite, 0.7, "--set", "gate.0.min=0.4") == 2
     suite.write({"test.jsonl": OTHER})
-    assert attempts(suite, 0.8) == 1
+    assert run_and_get_attempt(suite, 0.8) == 1
 
 
 @pytest.mark.slow
@@ -157,7 +157,7 @@ def test_a_budget_is_no_attempt_and_whatever_was_scored_is_one(suite: Project) -
     suite.write({"suite.toml": SPLIT.replace("min = 0.5", 'versus = "base"\nbetter_by = 0.0') + budget})
     outcome = suite.run("--candidate", str(suite.folder / "base"), "-p", "no:checks")
     assert (outcome.verdict("floor"), outcome.verdict("small")) == ("ERROR", "PASS")
-    assert [line["eval"] for line in ledger(suite)] == ["qa"]
+    assert [line["eval"] for line in read_ledger(suite)] == ["qa"]
 
 
 @pytest.mark.slow
@@ -168,17 +168,17 @@ def test_an_eval_without_a_gate_is_a_look(suite: Project) -> None:
     for skill in (0.5, 0.6, 0.7):
         assert suite.run("--set", f"train.skill={skill}").code == 5
     suite.write({"suite.toml": SUITE})
-    assert attempts(suite, 0.9) == 4
+    assert run_and_get_attempt(suite, 0.9) == 4
 
 
 @pytest.mark.slow
 def test_damaged_ledger_ends_the_run_before_it_begins(suite: Project) -> None:
     """A line that was changed is an attempt that may be missing: exit 4 and one line, and nothing is measured."""
-    attempts(suite, 0.6)
+    run_and_get_attempt(suite, 0.6)
     path = suite.folder / "cache/attempts.jsonl"
     text = path.read_text("utf-8")
     path.write_text(text + '{"half', "utf-8")  # what a kill cut off, and nobody was told of
-    assert attempts(suite, 0.7) == 2
+    assert run_and_get_attempt(suite, 0.7) == 2
     path.write_text(path.read_text("utf-8").replace('"attempt": 1', '"attempt": 9', 1), "utf-8")
     outcome = suite.run("--set", "train.skill=0.8")
     assert (outcome.code, outcome.err.count("attempts.jsonl:2: was changed or truncated after it was written")) == (
@@ -199,7 +199,7 @@ def test_a_ledger_that_begins_is_told(suite: Project) -> None:
 def test_ledger_may_lie_elsewhere(suite: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     """HARNESS_LEDGER names the file that a job keeps, with its rows beside it."""
     monkeypatch.setenv("HARNESS_LEDGER", str(suite.folder / "kept/mine.jsonl"))
-    assert [attempts(suite, skill) for skill in (0.6, 0.7)] == [1, 2]
+    assert [run_and_get_attempt(suite, skill) for skill in (0.6, 0.7)] == [1, 2]
     assert (suite.folder / "kept/mine").is_dir()
     assert not (suite.folder / "cache/attempts.jsonl").exists()
 
@@ -250,7 +250,7 @@ def test_merged_model_is_chosen_on_select_and_gated_once(suite: Project) -> None
     assert "choose  by qa.exact_match on 40 selection rows" in outcome.out
     told = "the merge onto the dequantized base was chosen by qa.exact_match on selection rows: original 0."
     assert told in outcome.out
-    assert [line["candidate"] for line in ledger(suite)] == ["adapter", "merged"]
+    assert [line["candidate"] for line in read_ledger(suite)] == ["adapter", "merged"]
     assert outcome.report.exports[0].written
 
 
@@ -276,15 +276,15 @@ def test_mistakes_of_choosing(suite: Project, case: str) -> None:
     assert told in outcome.err
 
 
-def spending(text: str) -> str:
+def add_spend_setting(text: str) -> str:
     return text.replace("[model]", 'attempts = "spend"\n\n[model]', 1)
 
 
 def write(suite: Project, text: str, rows: Rows = ROWS) -> Project:
-    return suite.write({"suite.toml": spending(text), "test.jsonl": rows})
+    return suite.write({"suite.toml": add_spend_setting(text), "test.jsonl": rows})
 
 
-def messages(row: dict[str, Any]) -> dict[str, Any]:
+def make_messages_row(row: dict[str, Any]) -> dict[str, Any]:
     said = [{"role": "user", "content": row["input"]}, {"role": "assistant", "content": row["target"]}]
     return {"id": row["id"], "kind": row["kind"], "messages": said}
 
@@ -311,10 +311,14 @@ SAME: dict[str, tuple[str, Rows, list[str]]] = {
     "another baseline": (SUITE.replace("min = 0.5", 'versus = "base"\nbetter_by = 0.0'), ROWS, []),
     "a slice": (SUITE.replace("min = 0.5", 'min = 0.5\nslice = "kind=a"\nmin_n = 20'), ROWS, []),
     "a cluster": (SUITE.replace("slices =", 'cluster = "id"\nslices ='), ROWS, []),
-    "rows as messages": (SUITE, [messages(r) for r in ROWS], []),
+    "rows as messages": (SUITE, [make_messages_row(r) for r in ROWS], []),
     "a template": (SUITE.replace("slices =", 'template = "Do this: {input}!"\nslices ='), ROWS, []),
     "a template of two columns": (SUITE.replace("slices =", 'template = "{kind}: {input}"\nslices ='), ROWS, []),
-    "a system message": (SUITE, [{**messages(r), "messages": [SYSTEM, *messages(r)["messages"]]} for r in ROWS], []),
+    "a system message": (
+        SUITE,
+        [{**make_messages_row(r), "messages": [SYSTEM, *make_messages_row(r)["messages"]]} for r in ROWS],
+        [],
+    ),
     "capital letters": (SUITE, [{**r, "input": r["input"].upper()} for r in ROWS], []),
     "one more target": (SUITE, [{**r, "target": [r["target"], "else"]} for r in ROWS], []),
     "more white space": (SUITE, [{**r, "input": f" {r['input']}\n".replace(" ", "  ")} for r in ROWS], []),
@@ -326,7 +330,7 @@ SAME: dict[str, tuple[str, Rows, list[str]]] = {
 @pytest.mark.parametrize("case", SAME)
 def test_rows_that_were_looked_at_are_known_again(suite: Project, case: str) -> None:
     """Names, order, ids, options, claims, slices, baselines and a few other rows make no other question."""
-    assert attempts(write(suite, SUITE), 0.9) == 1
+    assert run_and_get_attempt(write(suite, SUITE), 0.9) == 1
     text, rows, flags = SAME[case]
     outcome = write(suite, text, rows).run("--set", "train.skill=0.95", *flags)
     assert {v.attempt for v in outcome.report.verdicts} == {2}
@@ -336,8 +340,8 @@ def test_rows_that_were_looked_at_are_known_again(suite: Project, case: str) -> 
 @pytest.mark.slow
 def test_other_rows_are_another_question(suite: Project) -> None:
     """Under a tenth of the smaller set in common, with the same suite, eval and gate: the first attempt."""
-    assert attempts(write(suite, SUITE), 0.9) == 1
-    assert attempts(write(suite, SUITE, [*ROWS[:5], *OTHER[5:]]), 0.95) == 1
+    assert run_and_get_attempt(write(suite, SUITE), 0.9) == 1
+    assert run_and_get_attempt(write(suite, SUITE, [*ROWS[:5], *OTHER[5:]]), 0.95) == 1
 
 
 @pytest.mark.slow
@@ -346,7 +350,7 @@ def test_roles_are_counted_apart(suite: Project) -> None:
     suite.write({"suite.toml": WHOLE, "harnessfile.py": EXPORTER})
     outcome = suite.run()
     assert {v.candidate: v.attempt for v in outcome.report.verdicts} == {"adapter": 1, "merged": 1, "fewer": 1}
-    assert [line["role"] for line in ledger(suite)] == ["adapter", "merged", "conversion"]
+    assert [line["role"] for line in read_ledger(suite)] == ["adapter", "merged", "conversion"]
     assert {v.attempt for v in suite.run("--set", "train.skill=0.95").report.verdicts} == {2}
 
 
@@ -364,7 +368,7 @@ def pair(suite: Project) -> Project:
     return write(suite, TWO_EVALS).write({"more.jsonl": OTHER})  # type: ignore[arg-type]
 
 
-def numbers(suite: Project, *flags: str) -> list[int]:
+def run_and_list_attempts(suite: Project, *flags: str) -> list[int]:
     """Run and return the attempts of all gates on the merged model, gate by gate in the suite's order."""
     found = {v.gate: v.attempt for v in suite.run(*flags).report.verdicts if v.candidate == "merged"}
     return [found[g] for g in sorted(found)]
@@ -374,31 +378,34 @@ def numbers(suite: Project, *flags: str) -> list[int]:
 def test_each_eval_has_its_own_number(pair: Project) -> None:
     """Gates on rows that were looked at before are the second attempt, a gate on other rows is the first."""
     write(pair, SUITE)
-    assert numbers(pair) == [1]
+    assert run_and_list_attempts(pair) == [1]
     write(pair, TWO_EVALS)
-    assert numbers(pair, "--set", "train.skill=0.95") == [2, 1]
+    assert run_and_list_attempts(pair, "--set", "train.skill=0.95") == [2, 1]
 
 
 @pytest.mark.slow
 def test_gates_that_share_a_risk_share_a_number(pair: Project) -> None:
     """Members of an any_of are the later of their attempts, and so is the group."""
-    assert numbers(pair) == [1, 1]
+    assert run_and_list_attempts(pair) == [1, 1]
     pair.write({"more.jsonl": [{**r, "input": f"new {r['input']}"} for r in OTHER]})  # type: ignore[list-item]
     text = TWO_EVALS + '\n[[gate]]\nid = "zz"\nany_of = ["floor", "second"]\n'
-    assert numbers(write(pair, text), "--set", "train.skill=0.95") == [2, 2, 2]
+    assert run_and_list_attempts(write(pair, text), "--set", "train.skill=0.95") == [2, 2, 2]
 
 
 @pytest.mark.slow
 def test_unchanged_run_keeps_its_number(pair: Project) -> None:
     """Whatever came after it, with all its gates; the same weights on other rows are a new look."""
-    assert numbers(pair) == [1, 1]
-    assert numbers(pair, "--set", "train.skill=0.95") == [2, 2]
-    lines = len(ledger(pair))
-    assert numbers(pair) == [1, 1]
-    assert numbers(pair, "--no-cache", "--set", "eval.1.max_new_tokens=33") == [1, 1]  # heard the same
-    assert len(ledger(pair)) == lines
+    assert run_and_list_attempts(pair) == [1, 1]
+    assert run_and_list_attempts(pair, "--set", "train.skill=0.95") == [2, 2]
+    lines = len(read_ledger(pair))
+    assert run_and_list_attempts(pair) == [1, 1]
+    assert run_and_list_attempts(pair, "--no-cache", "--set", "eval.1.max_new_tokens=33") == [1, 1]  # heard the same
+    assert len(read_ledger(pair)) == lines
     # a claim more on the questions of the first eval, after two candidates were put to the claim that was there
-    assert numbers(pair, "--set", "eval.1.max_new_tokens=0", "--set", 'eval.1.data="test.jsonl"') == [3, 3]
+    assert run_and_list_attempts(pair, "--set", "eval.1.max_new_tokens=0", "--set", 'eval.1.data="test.jsonl"') == [
+        3,
+        3,
+    ]
 
 
 COIN = """
@@ -419,11 +426,11 @@ def harness_evaluators():
 def test_other_scores_of_the_same_weights_are_a_new_look(pair: Project) -> None:
     """On the same rows, of the eval that scored otherwise."""
     write(pair, TWO_EVALS.replace('"contains"', '"coin"')).write({"harnessfile.py": COIN})
-    assert numbers(pair) == [1, 1]
-    assert numbers(pair, "--set", "eval.1.flip=1") == [1, 2]
-    assert numbers(pair) == [1, 1]
-    assert numbers(pair, "--set", "eval.1.flip=1") == [1, 2]
-    assert [(x["eval"], x["attempt"]) for x in ledger(pair) if x["role"] == "merged"] == [
+    assert run_and_list_attempts(pair) == [1, 1]
+    assert run_and_list_attempts(pair, "--set", "eval.1.flip=1") == [1, 2]
+    assert run_and_list_attempts(pair) == [1, 1]
+    assert run_and_list_attempts(pair, "--set", "eval.1.flip=1") == [1, 2]
+    assert [(x["eval"], x["attempt"]) for x in read_ledger(pair) if x["role"] == "merged"] == [
         ("qa", 1),
         ("more", 1),
         ("more", 2),
@@ -437,9 +444,9 @@ def test_run_that_was_cut_off_counts_for_what_it_told(pair: Project) -> None:
     pair.write({"cut": "merged"})
     assert pair.run().code == 2
     (pair.folder / "cut").unlink()
-    assert [line["eval"] for line in ledger(pair) if line["role"] == "merged"] == ["qa"]
-    assert numbers(pair, "--set", "train.skill=0.95") == [2, 1]
-    assert numbers(pair) == [1, 2]
+    assert [line["eval"] for line in read_ledger(pair) if line["role"] == "merged"] == ["qa"]
+    assert run_and_list_attempts(pair, "--set", "train.skill=0.95") == [2, 1]
+    assert run_and_list_attempts(pair) == [1, 2]
 
 
 CUT = """
@@ -469,14 +476,14 @@ def test_at_once_every_run_is_an_attempt_of_its_own(suite: Project) -> None:
     for role in ("adapter", "merged"):
         found = sorted((v.attempt, v.alpha) for r in reports for v in r.verdicts if v.candidate == role)
         assert found == [(k, attempt_alpha(0.05, k)) for k in (1, 2, 3, 4)]
-        assert sorted(line["attempt"] for line in ledger(suite) if line["role"] == role) == [1, 2, 3, 4]  # type: ignore[type-var]
+        assert sorted(line["attempt"] for line in read_ledger(suite) if line["role"] == role) == [1, 2, 3, 4]  # type: ignore[type-var]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("damage", ["gone", "changed"])
 def test_rows_that_cannot_be_read_count_as_these(suite: Project, damage: str) -> None:
     """Where nobody knows any more what a look was on, it counts for every question, and that is told."""
-    assert attempts(suite, 0.9) == 1
+    assert run_and_get_attempt(suite, 0.9) == 1
     (path,) = (suite.folder / "cache/attempts").iterdir()
     if damage == "gone":
         path.unlink()
@@ -500,7 +507,9 @@ def test_strange_line_separators_hide_no_attempt(suite: Project) -> None:
 # -- more rows of the same weights ------------------------------------------------------------------
 
 
-def grown(suite: Project, rows: int, *, most: int = 240, more: str = "") -> tuple[int, tuple[int, ...], float | None]:
+def run_on_first_rows(
+    suite: Project, rows: int, *, most: int = 240, more: str = ""
+) -> tuple[int, tuple[int, ...], float | None]:
     """Run on the first of so many rows, and return attempt, looks and level of the gate on the merged model."""
     data = [{**row, "id": f"{n}", "input": f"{n} {row['input']}"} for n in range(4) for row in ROWS]
     data = [{**row, "id": str(i)} for i, row in enumerate(data)]
@@ -518,18 +527,18 @@ def test_rows_that_come_in_share_one_risk(suite: Project) -> None:
     looks: tuple[int, ...] = ()
     for rows in (60, 120, 240):
         looks = (*looks, rows)
-        found = grown(suite, rows)
+        found = run_on_first_rows(suite, rows)
         assert found == (1, looks, pytest.approx(interim_levels(looks, 240, 0.05)[-1]))
     export = suite.folder / "exports/fake"
     assert suite.harness("verify", "--recompute", str(export)).code == 0
-    assert grown(suite, 240, more="--set train.skill=0.95")[:2] == (2, (240,))
+    assert run_on_first_rows(suite, 240, more="--set train.skill=0.95")[:2] == (2, (240,))
 
 
 @pytest.mark.slow
 def test_looks_that_are_denied_are_refused(suite: Project) -> None:
     """Evidence without its earlier looks, or with rows beyond those declared, does not verify."""
-    grown(suite, 60)
-    grown(suite, 240)
+    run_on_first_rows(suite, 60)
+    run_on_first_rows(suite, 240)
     export = suite.folder / "exports/fake"
     for looks in ([240], [60, 300], [], [120, 60]):
         copy = shutil.copytree(export, suite.folder / "copy")

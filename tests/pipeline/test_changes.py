@@ -13,7 +13,7 @@ from tests.helpers.suites import EXPORTER
 LOSES = SUITE.replace('[adapter]\nuse = "fake"', '[adapter]\nuse = "fake"\nloses = 0.3')
 
 
-def right(outcome: CommandOutcome, subject: str) -> set[str]:
+def read_right_rows(outcome: CommandOutcome, subject: str) -> set[str]:
     """Return the rows that a subject got right, from its file."""
     [path] = outcome.folder.glob(f"reports/*/{subject}/samples_qa_*.jsonl")
     rows = map(json.loads, path.read_text("utf-8").splitlines())
@@ -24,7 +24,7 @@ def test_merge_that_costs_rows_is_told(suite: Project) -> None:
     """The rows are those that only the adapter got right, each by name, and the sentence counts them."""
     outcome = suite.write({"suite.toml": LOSES}).run()
     [change] = outcome.report.changes
-    lost = right(outcome, "adapter") - right(outcome, "merged")
+    lost = read_right_rows(outcome, "adapter") - read_right_rows(outcome, "merged")
     assert len(lost) > 10
     assert (change.before, change.after, change.eval, change.metric) == ("adapter", "merged", "qa", "exact_match")
     assert (set(change.lost_ids), change.lost, change.won, change.n) == (lost, len(lost), 0, 60)

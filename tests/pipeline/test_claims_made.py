@@ -12,7 +12,7 @@ from harness.pipeline.ledger import Ledger
 from harness.pipeline.session import Options, prepare_collection
 from harness.records.samples import Result, Score
 from harness.testing import ROWS, SUITE, TRAIN, Project
-from tests.helpers.suites import ledger
+from tests.helpers.suites import read_ledger
 
 ROOT = Path(__file__).parents[2]
 SECOND = SUITE.replace(
@@ -30,7 +30,7 @@ def suite(project: Project) -> Project:
     return project.write({"suite.toml": SUITE, "test.jsonl": ROWS, "train.jsonl": TRAIN})  # type: ignore[dict-item]
 
 
-def numbers(suite: Project, text: str, *flags: str) -> set[int]:
+def gate_and_list_attempts(suite: Project, text: str, *flags: str) -> set[int]:
     """Gate one model, the same each time, and return the attempts of all gates on it."""
     suite.write({"suite.toml": text})
     outcome = suite.run("--candidate", str(suite.folder / "base"), "-p", "no:checks", *flags)
@@ -43,15 +43,15 @@ def test_gates_that_must_all_pass_are_one_attempt(suite: Project) -> None:
     outcome = suite.run("--candidate", str(suite.folder / "base"), "-p", "no:checks")
     assert {v.gate: v.attempt for v in outcome.report.verdicts} == {"floor": 1, "second": 1}
     assert "may add up to" not in outcome.out
-    assert [line["eval"] for line in ledger(suite) if line["role"] == "merged"]
+    assert [line["eval"] for line in read_ledger(suite) if line["role"] == "merged"]
 
 
 def test_the_same_candidate_and_claims_again_are_the_same_attempt(suite: Project) -> None:
     """Run again, under other names of suite, eval and gate."""
-    assert numbers(suite, SECOND) == {1}
-    assert numbers(suite, SECOND) == {1}
+    assert gate_and_list_attempts(suite, SECOND) == {1}
+    assert gate_and_list_attempts(suite, SECOND) == {1}
     renamed = SECOND.replace('"qa', '"quiz').replace('"floor"', '"least"').replace('name = "fake"', 'name = "x"', 1)
-    assert numbers(suite, renamed) == {1}
+    assert gate_and_list_attempts(suite, renamed) == {1}
 
 
 CHOSEN = {
@@ -69,22 +69,22 @@ CHOSEN = {
 def test_what_is_chosen_on_the_same_questions_is_a_new_attempt(suite: Project, case: str) -> None:
     """The same model under another claim on the rows that were seen, and the first claim keeps its number."""
     assert CHOSEN[case] != SUITE
-    assert numbers(suite, SUITE) == {1}
-    assert numbers(suite, CHOSEN[case]) == {2}
-    assert numbers(suite, SUITE) == {1}
+    assert gate_and_list_attempts(suite, SUITE) == {1}
+    assert gate_and_list_attempts(suite, CHOSEN[case]) == {2}
+    assert gate_and_list_attempts(suite, SUITE) == {1}
 
 
 def test_a_gate_that_only_warns_is_no_claim(suite: Project) -> None:
     """What blocks nothing chooses nothing."""
-    assert numbers(suite, SUITE) == {1}
+    assert gate_and_list_attempts(suite, SUITE) == {1}
     warns = '\n[[gate]]\nid = "hope"\nmetric = "qa.exact_match"\nmin = 0.99\nseverity = "warn"\n'
-    assert numbers(suite, SUITE + warns) == {1}
+    assert gate_and_list_attempts(suite, SUITE + warns) == {1}
 
 
 def test_any_of_counts_its_members(suite: Project) -> None:
     """A group of two shares one risk now, and was two chances for whoever comes next."""
-    assert numbers(suite, SUITE + GROUP) == {1}
-    assert numbers(suite, SUITE) == {3}
+    assert gate_and_list_attempts(suite, SUITE + GROUP) == {1}
+    assert gate_and_list_attempts(suite, SUITE) == {3}
 
 
 @pytest.mark.slow
@@ -119,7 +119,7 @@ path = "candidate.csv"
 """
 
 
-def of_rows(column: str, least: float) -> str:
+def make_rows_tables(column: str, least: float) -> str:
     text = f'\n[[eval]]\nname = "{column}"\nuse = "rows"\nmetric = "{column}"\nbetter = "higher"\n'
     return f'{text}\n[[gate]]\nid = "{column}"\nmetric = "{column}.{column}"\nmin = {least}\n'
 
@@ -127,20 +127,20 @@ def of_rows(column: str, least: float) -> str:
 @pytest.mark.parametrize(
     ("text", "attempt"),
     [
-        (of_rows("score", 0.5) + of_rows("other", 0.5), 1),
-        (of_rows("score", 0.6) + of_rows("other", 0.5), 2),
-        (of_rows("score", 0.5), 2),
+        (make_rows_tables("score", 0.5) + make_rows_tables("other", 0.5), 1),
+        (make_rows_tables("score", 0.6) + make_rows_tables("other", 0.5), 2),
+        (make_rows_tables("score", 0.5), 2),
     ],
     ids=["the same", "another margin", "fewer gates"],
 )
 def test_rows_of_another_tool_are_counted_alike(project: Project, text: str, attempt: int) -> None:
     """Two columns of one file that must both pass are one attempt, and another margin on them a second."""
-    first = of_rows("score", 0.5) + of_rows("other", 0.5)
-    assert rows_numbers(project, first) == {1}
-    assert rows_numbers(project, text) == {attempt}
+    first = make_rows_tables("score", 0.5) + make_rows_tables("other", 0.5)
+    assert run_and_list_attempts(project, first) == {1}
+    assert run_and_list_attempts(project, text) == {attempt}
 
 
-def rows_numbers(project: Project, text: str) -> set[Any]:
+def run_and_list_attempts(project: Project, text: str) -> set[Any]:
     project.write({"suite.toml": OF_ROWS + text, "candidate.csv": TABLE})
     outcome = project.harness("run", "suite.toml", "--json")
     assert outcome.code == 0, outcome.err

@@ -85,7 +85,7 @@ from harness.records.waivers import Waiver
 """
 
 
-def shipped(suite: Project) -> bool:
+def has_export(suite: Project) -> bool:
     return (suite.folder / "exports/fake").exists()
 
 
@@ -95,7 +95,7 @@ def test_no_listener_opens_a_gate(suite: Project, how: str) -> None:
     suite.write({"harnessfile.py": HEAD + LISTENERS[how]})
     outcome = suite.run(*BAD)
     assert outcome.code in (1, 4)
-    assert not shipped(suite)
+    assert not has_export(suite)
     if outcome.code == 1:
         assert outcome.verdict("floor") == "FAIL"
         assert outcome.report.exit_code == 1
@@ -207,7 +207,7 @@ def test_no_evaluator_writes_into_what_is_judged(suite: Project, how: str) -> No
     outcome = suite.run(*BAD)
     assert outcome.code == 1
     assert outcome.verdict("floor") == "FAIL"
-    assert not shipped(suite)
+    assert not has_export(suite)
 
 
 ENDS = {
@@ -230,7 +230,7 @@ def test_sys_exit_in_an_evaluator_is_an_error(suite: Project, who: str) -> None:
     outcome = suite.write({"suite.toml": text, "harnessfile.py": HEAD + body + provide}).run()
     assert outcome.code in codes
     assert outcome.report.exit_code == outcome.code
-    assert not shipped(suite)
+    assert not has_export(suite)
 
 
 @pytest.mark.parametrize("body", ["import sys\nsys.exit()", "raise SystemExit(0)"])
@@ -258,7 +258,7 @@ def test_sys_exit_elsewhere_is_no_success(suite: Project) -> None:
         text = SUITE.replace(use, use.replace("fake", "t").replace("safetensors", "e"))
         assert text != SUITE
         outcome = suite.write({"suite.toml": text, "harnessfile.py": HEAD + body}).run()
-        assert (outcome.code, shipped(suite)) == (4, False), hook
+        assert (outcome.code, has_export(suite)) == (4, False), hook
     body = 'def ends(base, out, *, seed):\n    """Ends."""\n    sys.exit(0)\n'
     body += "@hookimpl\ndef harness_saboteurs():\n    return {'ends': ends}\n"
     suite.write({"suite.toml": SUITE, "harnessfile.py": HEAD + body})
@@ -314,7 +314,7 @@ def harness_evaluators():
     text = SUITE.replace('use = "exact_match"', 'use = "bad"').replace("qa.exact_match", "qa.m")
     outcome = suite.write({"suite.toml": text, "harnessfile.py": HEAD + body}).run()
     assert (outcome.code, outcome.verdict("floor")) == (4, "PASS")
-    assert not shipped(suite)
+    assert not has_export(suite)
     assert 'error: "base" changed while it was evaluated; run again' in outcome.out
 
 
@@ -326,7 +326,7 @@ def test_what_ships_is_measured_where_the_adapter_failed(suite: Project) -> None
     assert text != SUITE
     outcome = suite.write({"suite.toml": text}).run(*BAD)
     assert (outcome.verdict("floor", "adapter"), outcome.verdict("floor")) == ("FAIL", "PASS")
-    assert (outcome.code, shipped(suite)) == (0, True)
+    assert (outcome.code, has_export(suite)) == (0, True)
     assert "floor (not what ships)" in outcome.out
     junit = next(suite.folder.glob("reports/*/junit.xml")).read_text("utf-8")
     assert ('failures="0"' in junit, 'errors="0"' in junit, "FAIL, not what ships" in junit) == (True, True, True)

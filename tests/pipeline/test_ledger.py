@@ -35,7 +35,7 @@ class Seen(NamedTuple):
     base: str
 
 
-def reference(history: list[Seen], now: Seen) -> int:
+def count_earlier_looks(history: list[Seen], now: Seen) -> int:
     """Return one more than the distinct earlier looks in the role that share a tenth of the smaller set of rows.
 
     A look that was had before keeps the number it has among them; models of another base are not counted.
@@ -103,7 +103,7 @@ def test_ledger_counts_as_the_rule_says(history: list[Seen]) -> None:
         written: list[Seen] = []
         for seen in history:
             standing = take(Ledger(Path(folder) / "attempts.jsonl", pytest.fail), look(seen), read)
-            assert standing.number == reference(written, seen)
+            assert standing.number == count_earlier_looks(written, seen)
             if not standing.line:
                 written.append(seen)
 
@@ -157,7 +157,9 @@ def test_rows_that_all_have_charge_nobody_for_another_project(ledger: Ledger, su
 # -- more rows of the same weights ------------------------------------------------------------------
 
 
-def nested(ledger: Ledger, suite: Suite, *sizes: int, most: int | None = 1600, weights: str = "w") -> AttemptNumber:
+def take_nested_looks(
+    ledger: Ledger, suite: Suite, *sizes: int, most: int | None = 1600, weights: str = "w"
+) -> AttemptNumber:
     for n in sizes:
         found = take(ledger, look(Seen("merged", weights, rows(*range(n)), "s", "b"), most=most), suite)
     return found
@@ -165,17 +167,17 @@ def nested(ledger: Ledger, suite: Suite, *sizes: int, most: int | None = 1600, w
 
 def test_looks_at_more_rows_are_one_attempt(ledger: Ledger, suite: Suite) -> None:
     """Declared rows that come in by and by are looks of one attempt, and a look that was had stays what it was."""
-    found = nested(ledger, suite, 200, 400, 800)
+    found = take_nested_looks(ledger, suite, 200, 400, 800)
     assert (found.number, found.stages) == (1, (200, 400, 800))
-    again = nested(ledger, suite, 400)
+    again = take_nested_looks(ledger, suite, 400)
     assert (again.number, again.stages, bool(again.line)) == (1, (200, 400), True)
-    assert nested(ledger, suite, 1600).stages == (200, 400, 800, 1600)
+    assert take_nested_looks(ledger, suite, 1600).stages == (200, 400, 800, 1600)
 
 
 ATTEMPTS: dict[str, Callable[[Ledger, Suite], AttemptNumber]] = {
-    "other weights": lambda ledger, suite: nested(ledger, suite, 800, weights="v"),
-    "another number of rows": lambda ledger, suite: nested(ledger, suite, 800, most=3200),
-    "none declared": lambda ledger, suite: nested(ledger, suite, 800, most=None),
+    "other weights": lambda ledger, suite: take_nested_looks(ledger, suite, 800, weights="v"),
+    "another number of rows": lambda ledger, suite: take_nested_looks(ledger, suite, 800, most=3200),
+    "none declared": lambda ledger, suite: take_nested_looks(ledger, suite, 800, most=None),
     "rows that are not nested": lambda ledger, suite: take(
         ledger, look(Seen("merged", "w", rows(*range(1, 801)), "s", "b"), most=1600), suite
     ),
@@ -188,7 +190,7 @@ ATTEMPTS: dict[str, Callable[[Ledger, Suite], AttemptNumber]] = {
 @pytest.mark.parametrize("case", ATTEMPTS)
 def test_what_does_not_go_on_is_an_attempt(case: str, ledger: Ledger, suite: Suite) -> None:
     """Other weights, rows, scores or numbers are another attempt, which begins with its first look."""
-    nested(ledger, suite, 200, 400)
+    take_nested_looks(ledger, suite, 200, 400)
     found = ATTEMPTS[case](ledger, suite)
     assert (found.number, len(found.stages)) == (2, 1)
 

@@ -11,7 +11,7 @@ import pytest
 import harness.testing
 from harness.testing import ROWS, SUITE, TRAIN, Project
 from tests.helpers.exports import reseal
-from tests.helpers.suites import ledger
+from tests.helpers.suites import read_ledger
 
 SEEDS = "seeds = [1, 2, 3, 4, 5]\nspread = 0.05\n"
 GATE = '\n[[gate]]\nid = "recipe"\nmetric = "qa.exact_match"\nversus = "base"\nbetter_by = 0.1\nof = "recipe"\n'
@@ -24,7 +24,7 @@ def recipe(project: Project) -> Project:
     return project.write({"suite.toml": RECIPE, "test.jsonl": ROWS, "train.jsonl": TRAIN})
 
 
-def trained(recipe: Project) -> list[Path]:
+def list_trained_adapters(recipe: Project) -> list[Path]:
     return sorted((recipe.folder / "cache/trained").glob("*/adapter/skill.json"))
 
 
@@ -40,7 +40,7 @@ def test_every_seed_is_trained_and_the_first_ships(recipe: Project) -> None:
     assert verdict.candidate == "merged" and list(verdict.runs) == values and len(set(values)) > 1
     assert verdict.value == pytest.approx(sum(values) / 5)
     assert verdict.claim == "better than base by 0.1, for the recipe"
-    assert len(trained(recipe)) == 5
+    assert len(list_trained_adapters(recipe)) == 5
     manifest = json.loads((recipe.folder / "exports/fake/evidence/manifest.json").read_text("utf-8"))
     assert manifest["recipe"]["ships"] == 1 and manifest["recipe"]["chosen"] == "the first seed"
     assert manifest["recipe"]["seeds"]["1"] == manifest["weights"] == run.digests["merged"]
@@ -48,7 +48,7 @@ def test_every_seed_is_trained_and_the_first_ships(recipe: Project) -> None:
     last = outcome.out.partition("= summary =")[2]
     assert "merged-seed-2" not in last
     assert f"qa.exact_match: run 1 of 5 ships with {values[0]:.3f}; the recipe has {verdict.value:.3f}, runs" in last
-    assert [line["candidate"] for line in ledger(recipe)] == ["adapter", "merged"]
+    assert [line["candidate"] for line in read_ledger(recipe)] == ["adapter", "merged"]
 
 
 @pytest.mark.slow
@@ -79,14 +79,14 @@ def test_runs_are_reused_and_the_first_is_that_of_a_plain_suite(recipe: Project)
     plain = SUITE.replace('data = "train.jsonl"\n', 'data = "train.jsonl"\nspread = 0.05\n')
     recipe.write({"suite.toml": plain.replace('name = "fake"', 'name = "fake"\nseed = 3', 1)})
     recipe.run("--no-export")
-    assert len(trained(recipe)) == 5
+    assert len(list_trained_adapters(recipe)) == 5
     recipe.write({"suite.toml": RECIPE.replace("4, 5]", "4, 5, 6]")})
     recipe.run("--no-export")
-    assert len(trained(recipe)) == 6
-    assert [line["attempt"] for line in ledger(recipe) if line["role"] == "merged"][-1] == 3  # another claim
+    assert len(list_trained_adapters(recipe)) == 6
+    assert [line["attempt"] for line in read_ledger(recipe) if line["role"] == "merged"][-1] == 3  # another claim
 
 
-def dying(monkeypatch: pytest.MonkeyPatch, error: BaseException, at: int) -> list[float]:
+def fail_training(monkeypatch: pytest.MonkeyPatch, error: BaseException, at: int) -> list[float]:
     """Let the training with the seed of this number raise; return the skills that were asked for."""
     real, asked = harness.testing.write_fake, list[float]()
 
@@ -105,20 +105,20 @@ def dying(monkeypatch: pytest.MonkeyPatch, error: BaseException, at: int) -> lis
 @pytest.mark.slow
 def test_a_seed_that_fails_is_an_error_of_the_recipe(recipe: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is never left out; the others go on, and the gates of the run that ships are decided."""
-    dying(monkeypatch, RuntimeError("loss is NaN"), 3)
+    fail_training(monkeypatch, RuntimeError("loss is NaN"), 3)
     outcome = recipe.run()
     assert outcome.code == 6, outcome.out
     verdicts = {v.gate: v for v in outcome.report.verdicts if v.candidate == "merged"}
     assert verdicts["floor"].outcome == "PASS"
     assert verdicts["recipe"].outcome == "ERROR"
     assert verdicts["recipe"].why.startswith("seed 3 was not trained: ") and "loss is NaN" in verdicts["recipe"].why
-    assert len(trained(recipe)) == 4
+    assert len(list_trained_adapters(recipe)) == 4
     assert not (recipe.folder / "exports/fake").exists()
     monkeypatch.undo()
     monkeypatch.chdir(recipe.folder)
     monkeypatch.setenv("HARNESS_CACHE", str(recipe.folder / "cache"))
     assert recipe.run().code == 0  # trained the one that was missing
-    assert len(trained(recipe)) == 5
+    assert len(list_trained_adapters(recipe)) == 5
 
 
 @pytest.mark.slow
@@ -129,15 +129,15 @@ def test_a_killed_seed_and_a_full_disk_end_the_run_and_are_resumed(
     recipe: Project, monkeypatch: pytest.MonkeyPatch, error: BaseException, code: int
 ) -> None:
     """Nothing is decided without it; the next run finds the seeds before it and trains the rest."""
-    dying(monkeypatch, error, 4)
+    fail_training(monkeypatch, error, 4)
     outcome = recipe.run()
     assert outcome.code == code
     assert not [v for v in outcome.report.verdicts if v.gate == "recipe"]
-    assert len(trained(recipe)) == 3
+    assert len(list_trained_adapters(recipe)) == 3
     monkeypatch.undo()
     monkeypatch.chdir(recipe.folder)
     monkeypatch.setenv("HARNESS_CACHE", str(recipe.folder / "cache"))
-    asked = dying(monkeypatch, error, 99)
+    asked = fail_training(monkeypatch, error, 99)
     assert recipe.run().code == 0
     assert len(asked) == 2
 
@@ -173,7 +173,7 @@ def test_what_cannot_be_judged_is_refused(recipe: Project, old: str, new: str, w
     assert old in text
     outcome = recipe.write({"suite.toml": text.replace(old, new)}).run()
     assert (outcome.code, why in outcome.err) == (4, True), outcome.err
-    assert trained(recipe) == []
+    assert list_trained_adapters(recipe) == []
 
 
 def test_a_gate_of_a_recipe_stands_alone(recipe: Project) -> None:
@@ -236,7 +236,7 @@ def test_a_sweep_with_seeds_compares_recipes(recipe: Project) -> None:
     assert sweep and [t.value for t in sweep.trials] == [0.5, 0.6, 0.9] and sweep.chosen == 0.9
     assert [len(t.runs) for t in sweep.trials] == [5, 5, 5]
     assert sweep.trials[0].metric == pytest.approx(sum(sweep.trials[0].runs) / 5)
-    assert len(trained(recipe)) == 15
+    assert len(list_trained_adapters(recipe)) == 15
     assert len(outcome.report.runs) == 4
     assert outcome.verdict("recipe") == "PASS"
 
@@ -268,4 +268,4 @@ def test_a_variant_is_trained_on_other_rows_and_remembered(recipe: Project) -> N
     refs = [ref for ref in made if isinstance(ref, ModelRef)]
     assert [ref.name for ref in refs] == ["variant-7", "variant-8", "variant-7"]
     assert refs[0].digest == refs[2].digest != refs[1].digest
-    assert len(trained(recipe)) == 2 and "training" not in run.record.run.facts
+    assert len(list_trained_adapters(recipe)) == 2 and "training" not in run.record.run.facts

@@ -10,7 +10,7 @@ from harness.testing import ROWS, SUITE, Project
 SECOND = '\n[[eval]]\nname = "other"\nuse = "contains"\ndata = "test.jsonl"\n'
 
 
-def gates(*tables: str) -> str:
+def make_gated_suite(*tables: str) -> str:
     """Return the suite with these gates, on two evals; "floor" is the first."""
     head, _, tail = SUITE.partition("[[export]]")
     return (
@@ -31,7 +31,7 @@ BETTER = 'id = "better"\nmetric = "qa.exact_match"\nversus = "base"\nbetter_by =
 
 def test_gate_whose_required_gate_did_not_pass_is_an_error(suite: Project) -> None:
     """A gate waits for the gates it requires, also on a later eval, and says which of them is not a PASS."""
-    outcome = suite.write({"suite.toml": gates(AFTER, HIGH + '\nseverity = "warn"')}).run()
+    outcome = suite.write({"suite.toml": make_gated_suite(AFTER, HIGH + '\nseverity = "warn"')}).run()
     assert outcome.code == 6
     assert outcome.verdict("high", "adapter") == "FAIL"
     assert outcome.verdict("after", "adapter") == "ERROR"
@@ -41,7 +41,7 @@ def test_gate_whose_required_gate_did_not_pass_is_an_error(suite: Project) -> No
 @pytest.mark.slow
 def test_gate_is_judged_when_what_it_requires_passed(suite: Project) -> None:
     """On the same candidate, and whatever the order of the file."""
-    outcome = suite.write({"suite.toml": gates(AFTER, HIGH.replace("0.99", "0.5"))}).run()
+    outcome = suite.write({"suite.toml": make_gated_suite(AFTER, HIGH.replace("0.99", "0.5"))}).run()
     assert outcome.code == 0
     assert outcome.verdict("after") == "PASS"
     listed = suite.run("--collect-only", "-k", "merged and qa").out
@@ -52,7 +52,7 @@ def test_gate_is_judged_when_what_it_requires_passed(suite: Project) -> None:
 @pytest.mark.parametrize("severity", ["block", "warn"])
 def test_one_of_any_of_is_enough(suite: Project, severity: str) -> None:
     """Members do not block by themselves; one proven claim carries the group."""
-    outcome = suite.write({"suite.toml": gates(HIGH, BETTER, ANY + f'\nseverity = "{severity}"')}).run()
+    outcome = suite.write({"suite.toml": make_gated_suite(HIGH, BETTER, ANY + f'\nseverity = "{severity}"')}).run()
     assert outcome.code == 0
     assert (outcome.verdict("high"), outcome.verdict("better"), outcome.verdict("somehow")) == ("FAIL", "PASS", "PASS")
     assert 'high (one of "somehow"): other.contains at least 0.99' in outcome.out
@@ -67,9 +67,9 @@ def test_any_of_pays_for_having_several_chances(suite: Project) -> None:
     bound = next(
         b / 1000 for b in range(999, 1, -1) if hypothesis_tests.binomial(right, len(ROWS), b / 1000, 0.05).p_pass < 0.04
     )
-    alone = suite.write({"suite.toml": gates(close.replace("BOUND", str(bound)))}).run()
+    alone = suite.write({"suite.toml": make_gated_suite(close.replace("BOUND", str(bound)))}).run()
     assert alone.verdict("better") == "PASS"
-    outcome = suite.write({"suite.toml": gates(HIGH, close.replace("BOUND", str(bound)), ANY)}).run()
+    outcome = suite.write({"suite.toml": make_gated_suite(HIGH, close.replace("BOUND", str(bound)), ANY)}).run()
     assert outcome.code == 6
     assert (outcome.verdict("better"), outcome.verdict("somehow")) == ("INCONCLUSIVE", "INCONCLUSIVE")
     assert "one of 2 claims" in outcome.out
@@ -78,7 +78,7 @@ def test_any_of_pays_for_having_several_chances(suite: Project) -> None:
 def test_any_of_fails_when_all_are_refuted(suite: Project) -> None:
     """A group fails only when each of its claims is refuted."""
     low = BETTER.replace('versus = "base"\nbetter_by = 0.0', "min = 0.999")
-    outcome = suite.write({"suite.toml": gates(HIGH, low, ANY)}).run("--set", "train.skill=0.3")
+    outcome = suite.write({"suite.toml": make_gated_suite(HIGH, low, ANY)}).run("--set", "train.skill=0.3")
     assert outcome.code == 1
     assert outcome.verdict("somehow", "adapter") == "FAIL"
 
@@ -129,7 +129,7 @@ MISTAKES = {
 def test_mistakes_between_gates_are_told_at_collection(suite: Project, case: str) -> None:
     """Each is one line with the gate's name and exit 4, before anything is measured."""
     tables, told = MISTAKES[case]
-    outcome = suite.write({"suite.toml": gates(*tables)}).run("--collect-only")
+    outcome = suite.write({"suite.toml": make_gated_suite(*tables)}).run("--collect-only")
     assert outcome.code == 4
     assert told in outcome.err
     assert all(line.startswith("error: ") and 'gate "' in line for line in outcome.err.splitlines())
@@ -137,7 +137,7 @@ def test_mistakes_between_gates_are_told_at_collection(suite: Project, case: str
 
 def test_bound_on_the_wrong_side_is_warned_of(suite: Project) -> None:
     """A ceiling for a metric of which more is better is allowed, and probably not meant."""
-    outcome = suite.write({"suite.toml": gates(HIGH.replace("min", "max"))}).run("--collect-only")
+    outcome = suite.write({"suite.toml": make_gated_suite(HIGH.replace("min", "max"))}).run("--collect-only")
     assert outcome.code == 0
     assert ': max bounds "contains", for which more is better' in outcome.err
 
@@ -146,7 +146,7 @@ def test_bound_on_the_wrong_side_is_warned_of(suite: Project) -> None:
 def test_slices_that_cannot_prove_anything_are_warned_of(suite: Project) -> None:
     """Sixty rows in two slices are alarms only, which prove nothing: collection says so, and the run ends with 6."""
     sliced = 'id = "x"\nmetric = "qa.exact_match"\nmin = 0.5\nslice = "kind=*"'
-    outcome = suite.write({"suite.toml": gates(sliced)}).run()
+    outcome = suite.write({"suite.toml": make_gated_suite(sliced)}).run()
     assert (outcome.code, outcome.verdict("x")) == (6, "INCONCLUSIVE")
     assert "no slice has min_n = 60 rows, so the gate cannot pass" in outcome.out
     assert "2 slices below 60 rows: no significant harm" in outcome.out
@@ -164,7 +164,7 @@ def test_failing_slice_is_shown(suite: Project) -> None:
     ]
     wrong = [row | {"target": "x"} if row["kind"] == "b" else row for row in rows]
     sliced = 'id = "x"\nmetric = "qa.exact_match"\nmin = 0.5\nslice = "kind=*"'
-    outcome = suite.write({"suite.toml": gates(sliced), "test.jsonl": wrong}).run()
+    outcome = suite.write({"suite.toml": make_gated_suite(sliced), "test.jsonl": wrong}).run()
     assert outcome.code == 1
     assert "\n                 kind=b: 0.000" in outcome.out
     assert "2 slices: 1 PASS, 1 FAIL" in outcome.out

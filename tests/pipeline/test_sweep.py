@@ -9,7 +9,7 @@ import pytest
 
 from harness.stats import hypothesis_tests
 from harness.testing import ROWS, TRAIN, Project
-from tests.helpers.suites import SELECT, SPLIT, ledger
+from tests.helpers.suites import SELECT, SPLIT, read_ledger
 
 SWEEP = '\n[sweep]\n"train.skill" = [0.3, 0.6, 0.9, 0.91]\nby = "qa.exact_match"\n'
 SWEPT = SPLIT + SWEEP
@@ -23,11 +23,11 @@ def suite(project: Project) -> Project:
     return project.write(files)  # type: ignore[arg-type]
 
 
-def values(suite: Project, *steps: object) -> str:
+def make_sweep_suite(suite: Project, *steps: object) -> str:
     return SWEPT.replace("[0.3, 0.6, 0.9, 0.91]", json.dumps(steps))
 
 
-def trained(suite: Project) -> list[Path]:
+def list_trained_adapters(suite: Project) -> list[Path]:
     return sorted((suite.folder / "cache/trained").glob("*/adapter"))
 
 
@@ -42,7 +42,7 @@ def test_trials_go_on_while_they_are_better(suite: Project) -> None:
     assert [t.better for t in sweep.trials] == [True, True, True, False]
     assert sweep.chosen == 0.9
     assert [v.candidate for v in outcome.report.verdicts] == ["adapter", "merged"]
-    assert [line["candidate"] for line in ledger(suite)] == ["adapter", "merged"]
+    assert [line["candidate"] for line in read_ledger(suite)] == ["adapter", "merged"]
     export = suite.folder / "exports/fake"
     assert json.loads((export / "model/skill.json").read_text("utf-8")) == {"skill": 0.9}
     said = (
@@ -75,11 +75,11 @@ def test_numbers_are_those_of_the_gates_own_tests(suite: Project) -> None:
 @pytest.mark.slow
 def test_the_first_step_that_is_no_better_ends_it(suite: Project) -> None:
     """Nothing is trained beyond it, even if it would have been better, and the table says so."""
-    outcome = suite.write({"suite.toml": values(suite, 0.6, 0.61, 0.95)}).run()
+    outcome = suite.write({"suite.toml": make_sweep_suite(suite, 0.6, 0.61, 0.95)}).run()
     sweep = outcome.report.sweep
     assert sweep
     assert ([t.value for t in sweep.trials], sweep.chosen) == ([0.6, 0.61], 0.6)
-    assert len(trained(suite)) == 2
+    assert len(list_trained_adapters(suite)) == 2
     assert "0.61 is not significantly better than 0.6" in outcome.out
     assert "; not tried: 0.95" in outcome.out
     assert [line.split()[:2] for line in outcome.out.splitlines() if "not tried  " in line + "  "][-1:] == [
@@ -91,7 +91,7 @@ def test_the_first_step_that_is_no_better_ends_it(suite: Project) -> None:
 @pytest.mark.slow
 def test_the_best_of_all_values_is_taken(suite: Project) -> None:
     """By `rule = "best"` every value is trained, in any order, and the best mean is chosen, the first of equal ones."""
-    text = values(suite, 0.6, 0.95, 0.3, 0.96).replace('by = "qa', 'rule = "best"\nby = "qa')
+    text = make_sweep_suite(suite, 0.6, 0.95, 0.3, 0.96).replace('by = "qa', 'rule = "best"\nby = "qa')
     outcome = suite.write({"suite.toml": text}).run()
     sweep = outcome.report.sweep
     assert sweep
@@ -104,7 +104,7 @@ def test_the_best_of_all_values_is_taken(suite: Project) -> None:
     assert (
         f"train.skill = {sweep.chosen} was chosen by qa.exact_match on 40 selection rows: the best of 4" in outcome.out
     )
-    assert [line["candidate"] for line in ledger(suite)] == ["adapter", "merged"]
+    assert [line["candidate"] for line in read_ledger(suite)] == ["adapter", "merged"]
     lock = json.loads((suite.folder / "exports/fake/evidence/suite.lock.json").read_text("utf-8"))
     assert lock["suite"]["sweep"]["rule"] == "best"
 
@@ -113,7 +113,10 @@ def test_a_sweep_by_another_rule_is_refused(suite: Project) -> None:
     """There are two rules, and one of them needs an order."""
     outcome = suite.write({"suite.toml": SWEPT.replace('by = "qa', 'rule = "luck"\nby = "qa')}).run()
     assert (outcome.code, '"rule" is "luck"; write "step" or "best"' in outcome.err) == (4, True)
-    assert "which neither rises nor falls" in suite.write({"suite.toml": values(suite, 0.6, 0.95, 0.3)}).run().err
+    assert (
+        "which neither rises nor falls"
+        in suite.write({"suite.toml": make_sweep_suite(suite, 0.6, 0.95, 0.3)}).run().err
+    )
 
 
 def test_a_value_that_changes_nothing_is_not_better(suite: Project) -> None:
@@ -140,9 +143,9 @@ def test_the_sweep_takes_the_place_of_the_option(suite: Project) -> None:
     """A value in the table itself is not trained, and a plain suite with a value that was tried trains nothing."""
     text = SWEPT.replace('data = "train.jsonl"', 'data = "train.jsonl"\nskill = 0.99')
     assert suite.write({"suite.toml": text}).run().report.sweep.chosen == 0.9  # type: ignore[union-attr]
-    assert len(trained(suite)) == 4
+    assert len(list_trained_adapters(suite)) == 4
     suite.write({"suite.toml": SPLIT}).run("--set", "train.skill=0.6")
-    assert len(trained(suite)) == 4
+    assert len(list_trained_adapters(suite)) == 4
 
 
 @pytest.mark.slow
@@ -244,7 +247,7 @@ def test_real_sweep_survives_a_kill_in_the_second_trial(project: Project) -> Non
     code = "import sys; from harness.cli.main import main; sys.exit(main())"
     killed = subprocess.run([sys.executable, "-c", code, "run", "suite.toml"], capture_output=True, text=True)
     assert killed.returncode == 4 and "SIGKILL" in killed.stderr, killed.stderr  # told by who watches
-    assert len(trained(project)) == 1
+    assert len(list_trained_adapters(project)) == 1
     (project.folder / "harnessfile.py").unlink()
     outcome = project.run()
     assert outcome.code == 0, outcome.out + outcome.err
@@ -253,7 +256,7 @@ def test_real_sweep_survives_a_kill_in_the_second_trial(project: Project) -> Non
     assert [t.reused for t in sweep.trials] == [True, False]
     assert sweep.trials[1].parameters == 16 * sweep.trials[0].parameters  # type: ignore[operator]
     assert sweep.chosen == 16
-    first, second = (json.loads((t / "adapter_config.json").read_text("utf-8")) for t in trained(project))
+    first, second = (json.loads((t / "adapter_config.json").read_text("utf-8")) for t in list_trained_adapters(project))
     assert {(c["r"], c["lora_alpha"]) for c in (first, second)} == {(1, 2), (16, 32)}
 
 
@@ -279,10 +282,10 @@ def test_select_runs_and_foreign_candidates(suite: Project) -> None:
     """--select chooses and confirms nothing; a candidate that is given is gated without any sweep."""
     outcome = suite.run("--select", "-p", "no:checks")
     assert (outcome.code, outcome.report.sweep.chosen) == (6, 0.9)  # type: ignore[union-attr]
-    assert ledger(suite) == []
-    made = len(trained(suite))
+    assert read_ledger(suite) == []
+    made = len(list_trained_adapters(suite))
     outcome = suite.run("--candidate", str(suite.folder / "good"), "--no-export")
-    assert (outcome.report.sweep, len(trained(suite))) == (None, made)
+    assert (outcome.report.sweep, len(list_trained_adapters(suite))) == (None, made)
 
 
 @pytest.mark.slow
@@ -301,7 +304,7 @@ def test_selftest_of_a_suite_that_sweeps(suite: Project) -> None:
     words = ("--only", "constant answer", "--only", "training rows in the test", "-p", "harness.testing")
     outcome = suite.harness("selftest", str(suite.folder / "suite.toml"), *words)
     assert (outcome.code, outcome.err) == (0, ""), outcome.out
-    assert trained(suite) == []
+    assert list_trained_adapters(suite) == []
 
 
 @pytest.mark.slow
@@ -396,4 +399,4 @@ def test_every_trial_is_built_before_training(suite: Project, command: str) -> N
     assert outcome.code == 4
     for value in (1.5, 2.0):
         assert f"[adapter] (loses = {value}) loses is {value}; it must be at most 1" in outcome.err
-    assert trained(suite) == []
+    assert list_trained_adapters(suite) == []

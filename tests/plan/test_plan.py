@@ -55,7 +55,7 @@ def forecast(suite: Project, *flags: str, code: int = 0) -> dict[str, Any]:
     return found
 
 
-def odds(found: dict[str, Any], gate: str, candidate: str = "merged") -> dict[str, Any]:
+def find_odds(found: dict[str, Any], gate: str, candidate: str = "merged") -> dict[str, Any]:
     """Return what a forecast says of one gate."""
     return next(o for o in found["odds"] if (o["gate"], o["candidate"]) == (gate, candidate))
 
@@ -74,23 +74,23 @@ def told(suite: Project, *flags: str) -> str:
 def test_defaults_are_assumed_and_said_where_nothing_is_known(suite: Project) -> None:
     """An equal model at a discordance of 20 %, and the models that a bound and a gain are proven of."""
     found = forecast(suite)
-    margin = odds(found, "no worse")
+    margin = find_odds(found, "no worse")
     assert margin["power"] == pytest.approx(power.pairs_power(0.0, 0.1, 0.2, 60, 0.05))
     assert (margin["truth"], margin["assumed"]) == ("if the candidate equals base", ["20.0% of rows differ, assumed"])
     assert power.pairs_power(0.0, 0.1, 0.2, margin["needed"], 0.05) >= 0.8
     assert power.pairs_power(0.0, 0.1, 0.2, margin["needed"] - 1, 0.05) < 0.8
     smallest = float(margin["proves"].removeprefix("a margin of "))
     assert power.pairs_power(0.0, smallest, 0.2, 60, 0.05) == pytest.approx(0.8, abs=0.01)
-    floor = odds(found, "floor")
+    floor = find_odds(found, "floor")
     assert floor["power"] >= 0.8
     assert power.share_power(float(floor["proves"]), 0.5, 60, 0.05) == pytest.approx(0.8, abs=0.02)
-    assert odds(found, "better")["truth"].startswith("if it is +0.")
+    assert find_odds(found, "better")["truth"].startswith("if it is +0.")
 
 
 @pytest.mark.slow
 def test_power_that_is_told_is_how_often_the_gate_passes(suite: Project) -> None:
     """Put to 400 draws of equal models that differ on 20 % of 60 rows, the gate passes as often as was said."""
-    said = odds(forecast(suite), "no worse")["power"]
+    said = find_odds(forecast(suite), "no worse")["power"]
     gate, metric = Gate("g", "qa.acc", versus="base", worse_by_at_most=0.1), Metric("acc", "higher", "proportion")
     samples, draw, passed = [Sample(str(i)) for i in range(60)], random.Random(5), 0
     outcomes: dict[tuple[int, int], Outcome] = {}  # which depends on how many were won and lost
@@ -193,11 +193,11 @@ def test_last_run_takes_the_place_of_defaults(suite: Project) -> None:
     then = next(v for v in run.verdicts if v.gate == "no worse" and v.candidate == "merged")
     changed = (len(then.won) + len(then.lost)) / then.n
     found = forecast(suite)
-    assert odds(found, "no worse")["power"] == pytest.approx(power.pairs_power(0.0, 0.1, changed, 60, 0.05))
-    assert f"{changed:.1%} of rows differ, as in {found['runs'][0]}" in odds(found, "no worse")["assumed"]
+    assert find_odds(found, "no worse")["power"] == pytest.approx(power.pairs_power(0.0, 0.1, changed, 60, 0.05))
+    assert f"{changed:.1%} of rows differ, as in {found['runs'][0]}" in find_odds(found, "no worse")["assumed"]
     floor = next(v for v in run.verdicts if v.gate == "floor" and v.candidate == "merged")
-    assert odds(found, "floor")["power"] == pytest.approx(power.share_power(floor.estimate or 0, 0.5, 60, 0.05))
-    assert odds(found, "floor")["truth"] == f"if it is {floor.estimate:.3g} again"
+    assert find_odds(found, "floor")["power"] == pytest.approx(power.share_power(floor.estimate or 0, 0.5, 60, 0.05))
+    assert find_odds(found, "floor")["truth"] == f"if it is {floor.estimate:.3g} again"
 
 
 @pytest.mark.slow
@@ -219,10 +219,10 @@ def test_relative_margin_is_told_for_an_equal_model(suite: Project) -> None:
     run = suite.run().report
     base = next(v.baseline for v in run.verdicts if v.gate == "no worse")
     assert base
-    near = odds(forecast(suite), "no worse")
+    near = find_odds(forecast(suite), "no worse")
     assert near["truth"] == "if the candidate equals base"
     suite.write({"suite.toml": SUITE + share.replace("60%", "1%")})
-    assert odds(forecast(suite), "no worse")["power"] < near["power"]
+    assert find_odds(forecast(suite), "no worse")["power"] < near["power"]
     assert near["power"] > 0.1
     assert near["proves"].endswith("%")
 
@@ -234,7 +234,7 @@ def test_correlation_within_clusters_is_learned(suite: Project) -> None:
     text = SUITE.replace('slices = ["kind"]', 'cluster = "group"')
     suite.write({"suite.toml": text, "test.jsonl": rows})
     suite.run()
-    (note,) = odds(forecast(suite), "floor")["assumed"]
+    (note,) = find_odds(forecast(suite), "floor")["assumed"]
     assert note.startswith("clusters cost a factor ")
     assert ", as in " in note
 
@@ -243,11 +243,11 @@ def test_correlation_within_clusters_is_learned(suite: Project) -> None:
 def test_run_of_another_model_or_on_few_rows_says_nothing(suite: Project) -> None:
     """What ten rows showed, or another base, is no better than the defaults."""
     suite.run("--limit", "10")
-    assert odds(forecast(suite), "no worse")["assumed"] == ["20.0% of rows differ, assumed"]
+    assert find_odds(forecast(suite), "no worse")["assumed"] == ["20.0% of rows differ, assumed"]
     suite.run()
-    assert "as in" in odds(forecast(suite), "no worse")["assumed"][0]
+    assert "as in" in find_odds(forecast(suite), "no worse")["assumed"][0]
     found = forecast(suite, "--set", f"model.path={suite.folder / 'good'}")
-    assert (found["runs"], odds(found, "no worse")["assumed"]) == ([], ["20.0% of rows differ, assumed"])
+    assert (found["runs"], find_odds(found, "no worse")["assumed"]) == ([], ["20.0% of rows differ, assumed"])
 
 
 @pytest.mark.slow
@@ -265,7 +265,7 @@ def test_rows_that_cannot_be_read_are_not_known(suite: Project, rows: str) -> No
     folder = Path(suite.run().report.folder)
     for path in folder.glob("base/samples_*"):
         path.write_text(rows)
-    assert odds(forecast(suite), "no worse")["assumed"] == ["20.0% of rows differ, assumed"]
+    assert find_odds(forecast(suite), "no worse")["assumed"] == ["20.0% of rows differ, assumed"]
 
 
 @pytest.mark.slow
@@ -273,7 +273,7 @@ def test_clusters_cost_rows(suite: Project) -> None:
     """Six rows a cluster, at a correlation that is assumed and said, are as good as fewer that are independent."""
     rows = [{**row, "group": i // 6} for i, row in enumerate(ROWS)]
     text = SUITE.replace('slices = ["kind"]', 'cluster = "group"') + MARGIN
-    found = odds(forecast(suite.write({"suite.toml": text, "test.jsonl": rows})), "no worse")
+    found = find_odds(forecast(suite.write({"suite.toml": text, "test.jsonl": rows})), "no worse")
     effect = 1 + 5 * ASSUMED_ICC
     assert (found["clusters"], found["effective"]) == (10, pytest.approx(60 / effect))
     assert found["power"] < power.pairs_power(0.0, 0.1, 0.2, 60, 0.05)
@@ -301,13 +301,15 @@ def test_spread_of_a_perplexity_is_not_invented(suite: Project) -> None:
     """Before a run it is not known, and the joint power says that it leaves the gate out; after one it is."""
     suite.write({"suite.toml": SUITE + SPREAD})
     before = forecast(suite)
-    assert odds(before, "fits")["power"] is None
-    assert odds(before, "fits")["missing"] == "the variance of perplexity is unknown before a first run"
+    assert find_odds(before, "fits")["power"] is None
+    assert find_odds(before, "fits")["missing"] == "the variance of perplexity is unknown before a first run"
     assert before["joint"][-1]["unknown"] == ["fits"]
     suite.run("--limit", "20")  # which is no run of 30 rows
-    assert odds(forecast(suite), "fits")["missing"].endswith("is unknown: no earlier run here evaluated it on 30 rows")
+    assert find_odds(forecast(suite), "fits")["missing"].endswith(
+        "is unknown: no earlier run here evaluated it on 30 rows"
+    )
     assert suite.run().code == 0
-    after = odds(forecast(suite), "fits")
+    after = find_odds(forecast(suite), "fits")
     assert after["power"] > 0.99
     assert after["proves"].startswith("−")
     assert "standard deviation per row " in after["assumed"][0]
@@ -351,18 +353,20 @@ use = "size"
 def test_gates_that_are_no_matter_of_power(suite: Project) -> None:
     """Counts and budgets are decided as they are, small slices are alarms, a group passes with one of its gates."""
     found = forecast(suite.write({"suite.toml": SUITE + MARGIN + OTHERS}))
-    kinds = {name: odds(found, name)["kind"] for name in ("never wrong", "small", "small kinds", "one of them")}
+    kinds = {name: find_odds(found, name)["kind"] for name in ("never wrong", "small", "small kinds", "one of them")}
     assert kinds == {"never wrong": "counted", "small": "point", "small kinds": "alarm", "one of them": "group"}
-    assert "no failure in 60 rows shows that at most 4.87% of such rows fail" in odds(found, "never wrong")["missing"]
+    assert (
+        "no failure in 60 rows shows that at most 4.87% of such rows fail" in find_odds(found, "never wrong")["missing"]
+    )
     joint = next(j for j in found["joint"] if j["candidate"] == "merged")
     assert (joint["better"], joint["factor"], joint["costliest"]) == (0.0, None, "small kinds")
     assert joint["unknown"] == ["never wrong", "small"]
-    sliced, floor, margin = (odds(found, name) for name in ("every kind", "floor", "no worse"))
+    sliced, floor, margin = (find_odds(found, name) for name in ("every kind", "floor", "no worse"))
     assert (sliced["rows"], sliced["assumed"][0]) == (30, "2 slices must all pass; the smallest is kind=a")
     assert sliced["power"] == pytest.approx(power.share_power(float(sliced["proves"]), 0.5, 30, 0.05) ** 2, abs=0.05)
     assert floor["alpha"] == margin["alpha"] == 0.025  # Holm's, of two
     joined = 1 - (1 - floor["power"]) * (1 - margin["power"])
-    assert odds(found, "one of them")["power"] == pytest.approx(joined)
+    assert find_odds(found, "one of them")["power"] == pytest.approx(joined)
     assert not floor["blocking"]
 
 
@@ -370,8 +374,8 @@ def test_gates_that_are_no_matter_of_power(suite: Project) -> None:
 def test_what_rows_cannot_prove_is_a_warning(suite: Project) -> None:
     """A margin that an equal model would not reach is told with the rows it takes; one that none can, as such."""
     found = forecast(suite)
-    needed = odds(found, "no worse")["needed"]
-    assert odds(found, "no worse")["power"] == pytest.approx(0.496, abs=0.001)
+    needed = find_odds(found, "no worse")["needed"]
+    assert find_odds(found, "no worse")["power"] == pytest.approx(0.496, abs=0.001)
     assert found["warnings"] == [
         f'gate "no worse": {candidate} passes 50% of the time if the candidate equals base; '
         f"{needed} rows would make it 80%"
@@ -379,10 +383,10 @@ def test_what_rows_cannot_prove_is_a_warning(suite: Project) -> None:
     ]
     tight = SUITE + MARGIN.replace("0.1", "0.06")
     found = forecast(suite.write({"suite.toml": tight}))
-    chance = odds(found, "no worse")["power"]
+    chance = find_odds(found, "no worse")["power"]
     warning = f'gate "no worse": merged passes {chance:.0%} of the time if the candidate equals base; '
-    assert warning + f"{odds(found, 'no worse')['needed']:,} rows would make it 80%" in found["warnings"]
-    assert odds(found, "no worse")["needed"] > needed
+    assert warning + f"{find_odds(found, 'no worse')['needed']:,} rows would make it 80%" in found["warnings"]
+    assert find_odds(found, "no worse")["needed"] > needed
     suite.write({"suite.toml": tight.replace("0.06", "0.02")})
     assert "60 rows cannot prove worse_by_at_most = 0.02, " in told(suite)
 
@@ -392,7 +396,7 @@ def test_attempts_that_are_spent_cost_power(suite: Project) -> None:
     """With attempts = "spend" the next one is tested at its share of alpha, and the plan knows which it is."""
     spend = ("--set", 'suite.attempts="spend"')
     assert suite.run(*spend).code == 0
-    found = odds(forecast(suite, *spend), "floor")
+    found = find_odds(forecast(suite, *spend), "floor")
     assert found["assumed"][0] == "attempt 2, tested at alpha 0.0076"
 
 

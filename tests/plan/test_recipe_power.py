@@ -18,7 +18,7 @@ GATE = '\n[[gate]]\nid = "recipe"\nmetric = "qa.exact_match"\nversus = "base"\nb
 def test_power_is_that_of_drawn_rows_and_seeds(rate: float, spread: float) -> None:
     """Within 5 points and twice the error of 1,500 draws, which is 2.6."""
     rng, better = np.random.default_rng(6), 0.05 if rate > 0.5 else 0.07
-    draw = seed_rates.scored_rows(rng, 5, 300, rate, 0.02, spread, better=better)
+    draw = seed_rates.make_scored_draw(rng, 5, 300, rate, 0.02, spread, better=better)
     data = [draw(250) for _ in range(6)]
     drawn = float(np.mean([seed_rates.is_proven(one, 0.02) for one in data]))
     rows = data[0].seeds - data[0].baseline

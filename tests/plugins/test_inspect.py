@@ -73,7 +73,7 @@ def run_task(subject: Any, name: str, **options: Any) -> dict[str, Any]:
     return {s.id: s for s in inspect(subject, samples, folder=LIBRARY.parent, **given)}
 
 
-def suite(project: Project, *evals: str, text: str = SUITE) -> CommandOutcome:
+def run_inspect_suite(project: Project, *evals: str, text: str = SUITE) -> CommandOutcome:
     """Run a suite with evaluations of Inspect beside its own."""
     shutil.copy(LIBRARY, project.folder / "library.py")
     project.write({"suite.toml": text + "".join(evals), "test.jsonl": ROWS, "train.jsonl": TRAIN})
@@ -191,7 +191,7 @@ def test_a_solver_that_never_ends_is_ended(asks: bool, limit: str) -> None:
 def test_a_sample_that_fails_has_no_score(project: Project) -> None:
     """An error of a sample is a missing row, with its reason; where all fail nothing was measured."""
     assert sorted(run_task(Recorder(), "failing")) == ["q1", "q2", "q3", "q5", "q6", "q7"]
-    done = suite(project, TASK.format(task="failing", metric="exact", least=0.5, options=""))
+    done = run_inspect_suite(project, TASK.format(task="failing", metric="exact", least=0.5, options=""))
     assert done.code == 6 and "2 of 8 rows have no score" in done.out
     assert '2 samples failed, for instance "q0": ValueError' in " ".join((done.out + done.err).split())
     with pytest.raises(Exception, match=r"all 8 samples failed: .*a wheel came off"):
@@ -203,7 +203,9 @@ def test_epochs_are_repeats(project: Project) -> None:
     sampled = SUITE.replace('use = "fake"\npath', 'use = "sampling"\npath')
     project.write({"harnessfile.py": SAMPLING})
     options = "temperature = 0.7\nrepeats = 4\npass_at = [4]"
-    done = suite(project, TASK.format(task="epochs", metric="exact.pass@4", least=0.1, options=options), text=sampled)
+    done = run_inspect_suite(
+        project, TASK.format(task="epochs", metric="exact.pass@4", least=0.1, options=options), text=sampled
+    )
     assert done.code == 0, done.out + done.err
     for row in rows(project, "merged", "epochs").values():
         right = [draw["values"]["exact"] for draw in row["draws"]]
@@ -223,7 +225,7 @@ def test_equal_rows_have_equal_values(project: Project) -> None:
     library = LIBRARY.read_text("utf-8").replace("range(64)", "range(200)")
     theirs = TASK.format(task="one_turn", metric="exact", least=0.2, options="args = { n = 200 }")
     project.write({"two.jsonl": some, "many.py": library})
-    done = suite(project, ours, theirs.replace("library.py", "many.py"))
+    done = run_inspect_suite(project, ours, theirs.replace("library.py", "many.py"))
     assert done.code == 0, done.out + done.err
     for subject in ("base", "merged"):
         one, other = rows(project, subject, "ours"), rows(project, subject, "one_turn")
@@ -243,7 +245,7 @@ def test_a_log_of_inspect_gets_the_same_verdict(project: Project) -> None:
     from harness_inspect.options import InspectOptions
 
     claim = '[[gate]]\nid = "kept"\nmetric = "one_turn.exact"\nversus = "base"\nbetter_by = 0.3\nseverity = "warn"\n'
-    done = suite(project, TASK.format(task="one_turn", metric="exact", least=0.2, options=""), claim)
+    done = run_inspect_suite(project, TASK.format(task="one_turn", metric="exact", least=0.2, options=""), claim)
     [ours] = [v for v in done.report.verdicts if v.gate == "kept" and v.candidate == "merged"]
     asked = InspectOptions("library.py@one_turn")
     for name, skill in (("base", 0.3), ("merged", 0.9)):
@@ -284,7 +286,7 @@ def test_a_task_that_cannot_run_is_refused(
     monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
     text = TASK.format(task=task, metric="exact", least=0.5, options=options)
     text = text.replace(f'task = "library.py@{task}"\n', "", 1) if options.startswith("task") else text
-    done = suite(project, text)
+    done = run_inspect_suite(project, text)
     assert done.code == 4 and says in done.err, done.err
     [line] = [line for line in done.err.splitlines() if says in line]
     assert line.startswith("error: ") or line.startswith("  ")
@@ -292,7 +294,7 @@ def test_a_task_that_cannot_run_is_refused(
 
 def test_values_beyond_one_need_their_scale(project: Project) -> None:
     """A value that is no share is refused by name; with `scale = "mean"` it is a mean."""
-    done = suite(project, TASK.format(task="beyond", metric="points", least=0.5, options=""))
+    done = run_inspect_suite(project, TASK.format(task="beyond", metric="points", least=0.5, options=""))
     assert 'scorer "points" gave 3 to sample "q0", which is not between 0 and 1; set scale = "mean"' in done.out
     assert {s.values["points"] for s in run_task(Recorder(), "beyond", scale="mean").values()} == {3.0}
 
@@ -328,7 +330,7 @@ def test_a_target_may_be_a_list() -> None:
 def test_a_missing_inspect_is_one_line(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without Inspect the line says what to install."""
     monkeypatch.setitem(sys.modules, "inspect_ai", None)
-    done = suite(project, TASK.format(task="one_turn", metric="exact", least=0.5, options=""))
+    done = run_inspect_suite(project, TASK.format(task="one_turn", metric="exact", least=0.5, options=""))
     assert done.code == 4 and done.err.count("\n") == 1
     assert 'eval "one_turn": needs the module "inspect_ai"; pip install inspect_ai' in done.err
 

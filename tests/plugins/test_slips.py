@@ -337,7 +337,7 @@ SLIPS = {
 }
 
 
-def files(kind: str, harnessfile: str) -> dict[str, Any]:
+def make_project_files(kind: str, harnessfile: str) -> dict[str, Any]:
     """Return a project around a plugin of a kind."""
     return {"suite.toml": SUITES[kind], "test.jsonl": ROWS, "train.jsonl": TRAIN, "harnessfile.py": harnessfile}
 
@@ -345,7 +345,7 @@ def files(kind: str, harnessfile: str) -> dict[str, Any]:
 @pytest.mark.parametrize("plugin", SUITES, ids=["evaluator", "loader", "check", "trainer", "adapter", "exporter"])
 def test_what_the_slips_are_made_of_ships(project: Project, plugin: str) -> None:
     """Each plugin without its slips is right: the gate passes, and the model is exported."""
-    outcome = project.write(files(plugin, plugin)).run()
+    outcome = project.write(make_project_files(plugin, plugin)).run()
     assert (outcome.code, (project.folder / "exports" / "fake").is_dir()) == (0, True), outcome.out + outcome.err
 
 
@@ -354,7 +354,7 @@ def test_a_slip_is_told_in_a_line_and_ships_nothing(project: Project, name: str)
     """It ends neither well nor as a bug of ours, and the terminal shows whose line it was, and no frame."""
     slip = SLIPS[name]
     assert slip.right in slip.plugin
-    project.write(files(slip.plugin, slip.plugin.replace(slip.right, slip.wrong, 1)))
+    project.write(make_project_files(slip.plugin, slip.plugin.replace(slip.right, slip.wrong, 1)))
     outcome = project.run()
     said = outcome.out + outcome.err
     assert slip.told in " ".join(said.split()), said
@@ -375,7 +375,7 @@ def test_an_entry_point_that_brings_nothing_is_named(
 ) -> None:
     """A package that is installed and whose names are not there is told, with what is wrong about its entry point."""
     group, point, told = POINTS[case]
-    project.write({**files(EVALUATOR, "from harness import hookimpl\n"), "site/mood.py": EVALUATOR})
+    project.write({**make_project_files(EVALUATOR, "from harness import hookimpl\n"), "site/mood.py": EVALUATOR})
     project.write({"site/mood-1.dist-info/entry_points.txt": f"[{group}]\n{point}\n"})
     project.write({"site/mood-1.dist-info/METADATA": "Name: mood\nVersion: 1\n"})
     monkeypatch.syspath_prepend(project.folder / "site")
@@ -388,11 +388,11 @@ def test_an_entry_point_that_brings_nothing_is_named(
 def test_frames_are_shown_where_they_are_asked_for(project: Project) -> None:
     """With -v the lines of a plugin that raised are there, and the exit code is the same."""
     wrong = TRAINER.replace("0.9", "0.9 / 0")
-    outcome = project.write(files(TRAINER, wrong)).run("-v")
+    outcome = project.write(make_project_files(TRAINER, wrong)).run("-v")
     assert (outcome.code, 'harnessfile.py", line 9' in outcome.out) == (4, True)
 
 
 def test_a_plugin_without_hooks_is_warned_of(project: Project) -> None:
     """Where nothing of it is asked for, it may be there; a line says that it brings nothing."""
-    outcome = project.write(files(CHECK, "from harness import hookimpl\n")).run()
+    outcome = project.write(make_project_files(CHECK, "from harness import hookimpl\n")).run()
     assert (outcome.code, 'harnessfile.py" has no hooks' in outcome.out + outcome.err) == (0, True)

@@ -25,22 +25,22 @@ from harness.release.policy import read_policy
 from harness.release.verify import verified_signers, verify_export
 from harness.testing import SUITE
 from tests.helpers.exports import reseal
-from tests.helpers.late import late
-from tests.helpers.suites import EXPORTER, WHOLE, ran
+from tests.helpers.late import import_late
+from tests.helpers.suites import EXPORTER, WHOLE, run_commands
 
 pytest.importorskip("securesystemslib", reason="the extra `sign` is not installed")
 
 pytestmark = pytest.mark.xdist_group("attested export")
 
-validation, schema = late("cyclonedx.validation.json"), late("cyclonedx.schema")
-hashing, signing, verifying = (late(f"model_signing.{name}") for name in ("hashing", "signing", "verifying"))
+validation, schema = import_late("cyclonedx.validation.json"), import_late("cyclonedx.schema")
+hashing, signing, verifying = (import_late(f"model_signing.{name}") for name in ("hashing", "signing", "verifying"))
 SIGNED = ("keygen release", "sign exports/fake --key release.key", "keygen deploy")
 Told = Callable[..., tuple[int, str, str]]
 
 
-def attested(folder: Path, suite: str, *lines: str, demands: str = "") -> Path:
+def run_and_sign(folder: Path, suite: str, *lines: str, demands: str = "") -> Path:
     """Run a suite, sign its export, and write the policies of the one who deploys it and of one who trusts him."""
-    ran(folder, *lines, *SIGNED, suite=suite, files={"harnessfile.py": EXPORTER})
+    run_commands(folder, *lines, *SIGNED, suite=suite, files={"harnessfile.py": EXPORTER})
     keys = [(folder / f"{name}.pub").read_text("utf-8") for name in ("release", "deploy")]
     (folder / "policy.toml").write_text(f'suites = ["fake"]\n{demands}\n{keys[0]}', "utf-8")
     (folder / "next.toml").write_text('suites = ["fake"]\n' + "".join(keys), "utf-8")
@@ -51,7 +51,9 @@ def attested(folder: Path, suite: str, *lines: str, demands: str = "") -> Path:
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a signed export, made once."""
     folder = tmp_path_factory.mktemp("attested")
-    return attested(folder, SUITE, "run suite.toml -q --set train.skill=0.95 --no-cache", demands="recomputed = 1.0")
+    return run_and_sign(
+        folder, SUITE, "run suite.toml -q --set train.skill=0.95 --no-cache", demands="recomputed = 1.0"
+    )
 
 
 @pytest.fixture
@@ -78,7 +80,7 @@ def told(there: Path, capsys: pytest.CaptureFixture[str]) -> Told:
 VSA = ("--policy", "policy.toml", "--as", "vsa")
 
 
-def ec_key(there: Path, curve: Any) -> None:
+def write_ec_key(there: Path, curve: Any) -> None:
     """Write ec.key and ec.pub, as openssl does."""
     key = ec.generate_private_key(curve)
     pem, kind = serialization.Encoding.PEM, serialization.PrivateFormat.TraditionalOpenSSL
@@ -88,7 +90,7 @@ def ec_key(there: Path, curve: Any) -> None:
     (there / "ec.pub").write_bytes(key.public_key().public_bytes(pem, public))
 
 
-def root_of(there: Path) -> str:
+def compute_root(there: Path) -> str:
     """Return the root digest of the model that is there."""
     files = file_digests(there / "exports/fake" / MODEL)
     return root_digest({name: str(about["sha256"]) for name, about in files.items()})
@@ -101,7 +103,7 @@ def test_a_summary_says_what_was_verified(there: Path, told: Told) -> None:
     predicate = statement["predicate"]
     assert code == 0 and "verified: merged" in err
     assert statement["predicateType"] == "https://slsa.dev/verification_summary/v1"
-    assert statement["subject"] == [{"name": "fake", "digest": {"sha256": root_of(there)}}]
+    assert statement["subject"] == [{"name": "fake", "digest": {"sha256": compute_root(there)}}]
     digests = file_digests(there)
     assert predicate["policy"]["digest"]["sha256"] == digests["policy.toml"]["sha256"]
     (claims,) = predicate["inputAttestations"]
@@ -136,7 +138,7 @@ def test_a_refusal_is_summed_up_too(there: Path, told: Told) -> None:
     statement = json.loads(envelope.payload)
     predicate = statement["predicate"]
     assert code == 7 and "refused: exports/fake: digests" in err
-    assert statement["subject"][0]["digest"]["sha256"] == root_of(there)
+    assert statement["subject"][0]["digest"]["sha256"] == compute_root(there)
     assert (predicate["verificationResult"], predicate["verifiedLevels"]) == ("FAILED", ["FAILED"])
     assert "config.json" in predicate["urn:finetune-harness:refused"]
     assert verified_signers(envelope, read_policy(there / "next.toml"))
@@ -159,7 +161,7 @@ def test_a_waiver_is_a_level_of_its_own(tmp_path: Path, monkeypatch: pytest.Monk
     folder = tmp_path / "waived"
     folder.mkdir()
     (folder / "suite.toml").write_text(broken, "utf-8")
-    attested(folder, broken, waive, "run suite.toml -q")
+    run_and_sign(folder, broken, waive, "run suite.toml -q")
     monkeypatch.chdir(folder)
     found = verify_export(Path("exports/fake"), read_policy(Path("policy.toml")))
     statement = json.loads(make_writer("vsa", read_policy(Path("policy.toml")), "policy.toml", None)(found))
@@ -192,7 +194,7 @@ def test_a_summary_is_taken_for_its_export_alone(there: Path, told: Told) -> Non
     err = refused(lambda s: s["subject"][0]["digest"].update(sha256=other))
     assert err == (
         f"refused: exports/fake: summary: vsa.json is about root {other[:16]}, but this export "
-        f"has {root_of(there)[:16]}\n"
+        f"has {compute_root(there)[:16]}\n"
     )
     assert 'vsa.json says "FAILED on' in refused(lambda s: s["predicate"].update(verificationResult="FAILED"))
     later = {"timeVerified": "2999-01-01T00:00:00Z"}
@@ -247,7 +249,7 @@ def test_a_bill_of_materials_is_valid(there: Path, told: Told) -> None:
     assert validation.JsonStrictValidator(schema.SchemaVersion.V1_6).validate_str(out) is None
     bom = json.loads(out)
     model = bom["metadata"]["component"]
-    assert model["hashes"] == [{"alg": "SHA-256", "content": root_of(there)}]
+    assert model["hashes"] == [{"alg": "SHA-256", "content": compute_root(there)}]
     listed = [*model["components"], *(c for c in bom["components"] if c["type"] == "file")]
     manifest = json.loads((there / f"exports/fake/{EVIDENCE}/{MANIFEST}").read_text("utf-8"))
     sums = {name: about["sha256"] for name, about in manifest["files"].items()}
@@ -268,7 +270,7 @@ def test_a_bill_of_materials_tells_of_ancestors_and_slices(tmp_path: Path, monke
     never = '\n[[gate]]\nid = "never"\nmetric = "qa.exact_match"\nmin = 1\nseverity = "warn"\n'
     folder = tmp_path / "copied"
     folder.mkdir()
-    ran(folder, "run suite.toml -q", suite=WHOLE + hope + never, files={"harnessfile.py": EXPORTER})
+    run_commands(folder, "run suite.toml -q", suite=WHOLE + hope + never, files={"harnessfile.py": EXPORTER})
     monkeypatch.chdir(folder)
     out = make_writer("cyclonedx", None, "", None)(verify_export(Path("exports/fewer")))
     assert validation.JsonStrictValidator(schema.SchemaVersion.V1_6).validate_str(out) is None
@@ -288,7 +290,7 @@ def test_a_bill_of_materials_tells_of_ancestors_and_slices(tmp_path: Path, monke
 
 def test_nothing_is_told_of_what_was_refused(there: Path, told: Told) -> None:
     """No bill of materials and no signature is written of an export that did not pass."""
-    ec_key(there, ec.SECP256R1())
+    write_ec_key(there, ec.SECP256R1())
     (there / "exports/fake/model/config.json").write_text("{ }", "utf-8")
     assert told("--as", "cyclonedx")[:2] == (7, "")
     assert told("--as", "model-signing", "--sign-with", "ec.key")[:2] == (7, "")
@@ -322,7 +324,7 @@ def test_what_changed_after_it_was_verified_is_not_told(there: Path) -> None:
 @pytest.mark.parametrize("curve", [ec.SECP256R1(), ec.SECP384R1(), ec.SECP521R1()])
 def test_their_tool_takes_our_signature(there: Path, told: Told, curve: Any) -> None:
     """`model_signing verify key` accepts it, and refuses a file that was changed, added or taken away."""
-    ec_key(there, curve)
+    write_ec_key(there, curve)
     code, out, _ = told("--policy", "policy.toml", "--as", "model-signing", "--sign-with", "ec.key")
     assert code == 0
     (there / "model.sig").write_text(out, "utf-8")
@@ -344,7 +346,7 @@ def test_their_tool_takes_our_signature(there: Path, told: Told, curve: Any) -> 
 @pytest.mark.slow
 def test_a_signature_of_their_tool_is_about_our_root(there: Path) -> None:
     """What they sign, keyless or not, has the digest that our claims are about."""
-    ec_key(there, ec.SECP256R1())
+    write_ec_key(there, ec.SECP256R1())
     signing.Config().use_elliptic_key_signer(private_key=there / "ec.key").sign(
         there / "exports/fake/model", there / "their.sig"
     )
@@ -356,7 +358,7 @@ def test_a_signature_of_their_tool_is_about_our_root(there: Path) -> None:
 # -- provenance ------------------------------------------------------------------------------------
 
 
-def statements(export: Path) -> list[dict[str, Any]]:
+def read_statements(export: Path) -> list[dict[str, Any]]:
     """Return what is claimed of an export, each once."""
     envelopes = attestation.read_envelopes((export / EVIDENCE / CLAIMS).read_text("utf-8"))
     return [json.loads(payload) for payload in dict.fromkeys(e.payload for e in envelopes)]
@@ -365,7 +367,7 @@ def statements(export: Path) -> list[dict[str, Any]]:
 def test_provenance_says_how_the_run_was_called(there: Path) -> None:
     """The options of the command, and what it was made of, by digest; packages are in the lock it points to."""
     export = there / "exports/fake"
-    (provenance,) = (s for s in statements(export) if s["predicateType"] == "https://slsa.dev/provenance/v1")
+    (provenance,) = (s for s in read_statements(export) if s["predicateType"] == "https://slsa.dev/provenance/v1")
     built, lock = provenance["predicate"]["buildDefinition"], json.loads((export / EVIDENCE / LOCK).read_text("utf-8"))
     options = {"--set": ["train.skill=0.95"], "--no-cache": True, "-p": ["harness.testing"]}
     assert built["externalParameters"] == {"suite": "suite.toml", "options": options}

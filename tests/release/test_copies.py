@@ -21,13 +21,13 @@ def suite(project: Project) -> Project:
     return project.write({"suite.toml": WHOLE, "test.jsonl": ROWS, "train.jsonl": TRAIN, "harnessfile.py": EXPORTER})
 
 
-def calls(suite: Project) -> int:
+def count_export_calls(suite: Project) -> int:
     """Count how often the exporter was called."""
     path = suite.folder / "called"
     return len(path.read_text("utf-8").splitlines()) if path.exists() else 0
 
 
-def weights(suite: Project, name: str) -> bytes:
+def read_weights(suite: Project, name: str) -> bytes:
     """Return the weights of an export."""
     return (suite.folder / f"exports/{name}/model/model.safetensors").read_bytes()
 
@@ -42,7 +42,7 @@ def test_copy_is_a_candidate_that_ships_on_its_own_verdicts(suite: Project) -> N
     assert [(v.candidate, v.versus) for v in run.verdicts if v.gate == "close"] == [("fewer", "merged")]
     assert [(e.candidate, e.written) for e in run.exports] == [("merged", True), ("fewer", True)]
     [made] = (suite.folder / "cache/trained").glob("*/fewer-*/model.safetensors")
-    assert weights(suite, "fewer") == made.read_bytes() != weights(suite, "fake")
+    assert read_weights(suite, "fewer") == made.read_bytes() != read_weights(suite, "fake")
     assert not (suite.folder / "exports/fewer/model/harness-copy.json").exists()
 
 
@@ -80,7 +80,7 @@ def test_copy_of_what_did_not_pass_is_not_made(suite: Project, skill: float, cod
     """Whether the parent failed or proved nothing, its copy is skipped: it could not ship."""
     suite.write({"suite.toml": WHOLE.replace("min = 0.5", 'min = 0.5\non = ["merged", "fewer"]')})
     outcome = suite.run("--set", f"train.skill={skill}")
-    assert (outcome.code, calls(suite)) == (code, 0)
+    assert (outcome.code, count_export_calls(suite)) == (code, 0)
     skipped = next(r for r in outcome.report.results if r.subject == "fewer")
     assert skipped.outcome == "skipped"
     assert not (suite.folder / "exports").exists()
@@ -162,11 +162,11 @@ def test_killed_while_copying_goes_on(suite: Project) -> None:
     assert not (suite.folder / "exports").exists()
     (suite.folder / "kill").unlink()
     outcome = suite.run()
-    assert (outcome.code, calls(suite)) == (0, 2)
+    assert (outcome.code, count_export_calls(suite)) == (0, 2)
     assert "reused" in outcome.out
     assert len(list((suite.folder / "cache/trained").glob("*/*fewer-*"))) == 1
-    assert (suite.run().code, calls(suite)) == (0, 2)
-    assert (suite.run("--set", "export.1.loses=0.03").code, calls(suite)) == (0, 3)
+    assert (suite.run().code, count_export_calls(suite)) == (0, 2)
+    assert (suite.run("--set", "export.1.loses=0.03").code, count_export_calls(suite)) == (0, 3)
 
 
 @pytest.mark.slow
@@ -201,7 +201,7 @@ def test_candidate_made_elsewhere_is_copied(suite: Project) -> None:
     for skill, calls_so_far in ((0.95, 1), (0.9, 2)):
         model = suite.folder / f"model-{skill}"
         outcome = suite.run("--candidate", str(write_fake(model, skill)))
-        assert (outcome.code, calls(suite)) == (0, calls_so_far)
+        assert (outcome.code, count_export_calls(suite)) == (0, calls_so_far)
 
 
 ANY_OF = '[[gate]]\nid = "either"\nany_of = ["close", "floor"]\n'

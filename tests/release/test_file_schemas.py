@@ -12,7 +12,7 @@ from jsonschema import Draft4Validator
 from harness.cli.main import main
 from harness.release.file_schemas import file_schemas
 from harness.testing import SUITE, Project
-from tests.helpers.suites import ran
+from tests.helpers.suites import run_commands
 
 FILES = {  # a schema -> the files of a project that it describes
     "report": ("reports/*/report.json", "exports/*/evidence/report.json"),
@@ -27,7 +27,7 @@ FILES = {  # a schema -> the files of a project that it describes
 }
 
 
-def documents(path: Path) -> list[Any]:
+def read_documents(path: Path) -> list[Any]:
     """Return what a file holds: one document, or one a line."""
     text = path.read_text("utf-8")
     return [json.loads(line) for line in text.splitlines()] if path.suffix == ".jsonl" else [json.loads(text)]
@@ -42,7 +42,7 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
     early = '\n[[eval]]\nname = "early"\nuse = "exact_match"\ndata = "test.jsonl"\nstop = "early"\n'
     gate = '\n[[gate]]\nid = "early"\nmetric = "early.exact_match"\nmin = 0.1\n'
     suite = SUITE + private + fit + early + gate
-    return ran(folder, "run suite.toml --events events.jsonl", suite=suite)
+    return run_commands(folder, "run suite.toml --events events.jsonl", suite=suite)
 
 
 @pytest.mark.slow
@@ -56,7 +56,7 @@ def test_files_of_a_run_and_an_export_are_valid(written: Path) -> None:
         for pattern in patterns:
             paths = sorted(written.glob(pattern))
             assert paths, pattern
-            for document in (found for path in paths for found in documents(path)):
+            for document in (found for path in paths for found in read_documents(path)):
                 errors = [f"{'/'.join(map(str, e.path))}: {e.message[:300]}" for e in validator.iter_errors(document)]
                 assert errors == [], (pattern, errors)
 
@@ -77,7 +77,7 @@ def test_files_of_a_run_and_an_export_are_valid(written: Path) -> None:
 )
 def test_what_is_changed_is_not_valid(written: Path, name: str, pattern: str, change: dict[str, Any]) -> None:
     """A key of another type, an unknown one, and an unknown kind are told."""
-    document = documents(sorted(written.glob(pattern))[0])[0] | change
+    document = read_documents(sorted(written.glob(pattern))[0])[0] | change
     assert list(Draft4Validator(file_schemas()[name]).iter_errors(document))
 
 

@@ -19,7 +19,7 @@ from harness.release.signing import load_signer, make_envelope
 from harness.release.verify import verify_export
 from harness.testing import SUITE, Project
 from tests.helpers.exports import edit_gates, reseal
-from tests.helpers.suites import ran
+from tests.helpers.suites import run_commands
 
 pytest.importorskip("securesystemslib", reason="the extra `sign` is not installed")
 
@@ -35,7 +35,7 @@ Make = Callable[[Path], object]  # what makes a folder of all these hostile: its
 def once(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run, a signed export, rows that pass, and a policy, all of them whole."""
     lines = ("run suite.toml -q", "keygen release", "sign exports/fake --key release.key")
-    folder = ran(tmp_path_factory.mktemp("hostile"), *lines, suite=SUITE)
+    folder = run_commands(tmp_path_factory.mktemp("hostile"), *lines, suite=SUITE)
     next((folder / "reports").iterdir()).rename(folder / "run")
     shutil.rmtree(folder / "reports")
     base = [{**row, "score": int(i > 0)} for i, row in enumerate(ROWS)]
@@ -43,7 +43,7 @@ def once(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
     head = 'suites = ["fake"]\nthreshold = 1\n\n[served]\nlayers = ["ids"]\n\n'
     (folder / "policy.toml").write_text(head + (folder / "release.pub").read_text("utf-8"), "utf-8")
-    statement(folder)
+    write_statement(folder)
     return folder
 
 
@@ -69,7 +69,7 @@ def edit_json(path: Path, change: Callable[[Any], Any]) -> None:
     path.write_text(json.dumps(change(data) or data), "utf-8")
 
 
-def linked(name: str, to: str = "") -> Make:
+def make_link_edit(name: str, to: str = "") -> Make:
     """Let a link stand in the place of a file or a folder, to itself elsewhere or to what is said."""
 
     def make(folder: Path) -> None:
@@ -83,7 +83,7 @@ def linked(name: str, to: str = "") -> Make:
     return make
 
 
-def piped(name: str) -> Make:
+def make_pipe_edit(name: str) -> Make:
     def make(folder: Path) -> None:
         path = next(folder.glob(name))
         path.unlink()
@@ -92,12 +92,12 @@ def piped(name: str) -> Make:
     return make
 
 
-def report(change: Callable[[dict[str, Any]], Any]) -> Make:
+def make_report_edit(change: Callable[[dict[str, Any]], Any]) -> Make:
     return lambda folder: edit_json(folder / "run/report.json", change)
 
 
-def named(key: str, name: str) -> Make:
-    return report(lambda r: [one.update({key: name}) for one in r["results"]] and None)
+def make_name_edit(key: str, name: str) -> Make:
+    return make_report_edit(lambda r: [one.update({key: name}) for one in r["results"]] and None)
 
 
 def put(name: str, data: str | bytes) -> Make:
@@ -109,11 +109,11 @@ def put(name: str, data: str | bytes) -> Make:
     return make
 
 
-def manifest(change: Callable[[dict[str, Any]], Any]) -> Make:
+def make_manifest_edit(change: Callable[[dict[str, Any]], Any]) -> Make:
     return lambda folder: edit_json(folder / "exports/fake" / EVIDENCE / MANIFEST, change)
 
 
-def lock(change: Callable[[dict[str, Any]], Any]) -> Make:
+def make_lock_edit(change: Callable[[dict[str, Any]], Any]) -> Make:
     def make(folder: Path) -> None:
         edit_json(folder / "exports/fake" / EVIDENCE / LOCK, change)
         reseal(folder / "exports/fake")
@@ -121,11 +121,11 @@ def lock(change: Callable[[dict[str, Any]], Any]) -> Make:
     return make
 
 
-def lowered(one: dict[str, Any]) -> None:
+def lower_gates(one: dict[str, Any]) -> None:
     one["gates"] = [{**g, "min": 0.01, "claim": "at least 0.01"} for g in one["gates"]]
 
 
-def statement(folder: Path, kind: str = SERVED, key: str = "release", root: str = "", **changes: Any) -> None:
+def write_statement(folder: Path, kind: str = SERVED, key: str = "release", root: str = "", **changes: Any) -> None:
     """Write a statement about the export, signed where a key is named."""
     told: dict[str, Any] = {"layers": {"ids": IDS}, "runtime": {"kind": "vllm", "name": "vLLM", "model": "m"}}
     told |= {"ended": datetime.now(UTC).isoformat(), "endpoint": {"name": "x"}, "longest": 9}
@@ -137,8 +137,8 @@ def statement(folder: Path, kind: str = SERVED, key: str = "release", root: str 
     (folder / "statement.jsonl").write_text(line + "\n", "utf-8")
 
 
-def said(**changes: Any) -> Make:
-    return lambda folder: statement(folder, **changes)
+def make_statement_edit(**changes: Any) -> Make:
+    return lambda folder: write_statement(folder, **changes)
 
 
 def rows(change: Callable[[int, dict[str, Any]], Mapping[str, Any]]) -> Make:
@@ -146,7 +146,7 @@ def rows(change: Callable[[int, dict[str, Any]], Mapping[str, Any]]) -> Make:
     return put("candidate.jsonl", "".join(lines))
 
 
-def zipped(name: str, text: bytes, mode: int = 0) -> Make:
+def make_zip_edit(name: str, text: bytes, mode: int = 0) -> Make:
     data = io.BytesIO()
     with zipfile.ZipFile(data, "w", zipfile.ZIP_DEFLATED) as log:
         log.writestr("header.json", b'{"version": 2, "status": "success", "eval": {"task_id": ""}}')
@@ -160,44 +160,46 @@ DEEP = "[" * 100_000
 EVERY = ("--as", "every-eval-ever")
 POLICY = ("--policy", "policy.toml")
 RUNS: dict[str, Make] = {
-    "a subject that is a path": named("subject", "/etc"),
-    "a subject above": named("subject", "../../outside"),
-    "an eval above": named("eval", "../../outside/x"),
-    "an eval that is a pattern": named("eval", "*"),
-    "a subject with a NUL": named("subject", "merged\0"),
-    "an absolute suite": report(lambda r: r.update(suite="/etc")),
-    "a verdict's candidate above": report(
+    "a subject that is a path": make_name_edit("subject", "/etc"),
+    "a subject above": make_name_edit("subject", "../../outside"),
+    "an eval above": make_name_edit("eval", "../../outside/x"),
+    "an eval that is a pattern": make_name_edit("eval", "*"),
+    "a subject with a NUL": make_name_edit("subject", "merged\0"),
+    "an absolute suite": make_report_edit(lambda r: r.update(suite="/etc")),
+    "a verdict's candidate above": make_report_edit(
         lambda r: [v.update(candidate="../..") for one in r["results"] for v in one["verdicts"]] and None
     ),
-    "a report that is a link": linked("run/report.json"),
-    "a report that is a pipe": piped("run/report.json"),
+    "a report that is a link": make_link_edit("run/report.json"),
+    "a report that is a pipe": make_pipe_edit("run/report.json"),
     "a report nested without end": put("run/report.json", DEEP),
     "a report that holds another's": put("run/report.json", '{"format": 1, "format": 1}'),
-    "a subject's folder that is a link": linked("run/merged"),
-    "rows that are a link": linked("run/merged/samples_*"),
-    "rows that are a pipe": piped("run/merged/samples_*"),
-    "a lock that is a link": linked("run/suite.lock.json"),
+    "a subject's folder that is a link": make_link_edit("run/merged"),
+    "rows that are a link": make_link_edit("run/merged/samples_*"),
+    "rows that are a pipe": make_pipe_edit("run/merged/samples_*"),
+    "a lock that is a link": make_link_edit("run/suite.lock.json"),
 }
 EXPORTS: dict[str, Make] = {
-    "a manifest that is a link": linked(f"exports/fake/{EVIDENCE}/{MANIFEST}"),
-    "claims that are a link": linked(f"exports/fake/{EVIDENCE}/{CLAIMS}"),
-    "claims that are a link to a script": linked(f"exports/fake/{EVIDENCE}/{CLAIMS}", "profile"),
-    "an evidence folder that is a link": linked(f"exports/fake/{EVIDENCE}"),
-    "a model folder that is a link": linked("exports/fake/model"),
-    "weights that are a link": linked("exports/fake/model/model.safetensors"),
-    "a lock that is a pipe": piped(f"exports/fake/{EVIDENCE}/{LOCK}"),
-    "a card that is a link to a script": linked("exports/fake/README.md", "profile"),
-    "a name above in the manifest": manifest(lambda m: m["files"].update({"model/../../../outside/x": {"size": 1}})),
-    "an absolute name in the manifest": manifest(lambda m: m["files"].update({"/etc/passwd": {"size": 1}})),
+    "a manifest that is a link": make_link_edit(f"exports/fake/{EVIDENCE}/{MANIFEST}"),
+    "claims that are a link": make_link_edit(f"exports/fake/{EVIDENCE}/{CLAIMS}"),
+    "claims that are a link to a script": make_link_edit(f"exports/fake/{EVIDENCE}/{CLAIMS}", "profile"),
+    "an evidence folder that is a link": make_link_edit(f"exports/fake/{EVIDENCE}"),
+    "a model folder that is a link": make_link_edit("exports/fake/model"),
+    "weights that are a link": make_link_edit("exports/fake/model/model.safetensors"),
+    "a lock that is a pipe": make_pipe_edit(f"exports/fake/{EVIDENCE}/{LOCK}"),
+    "a card that is a link to a script": make_link_edit("exports/fake/README.md", "profile"),
+    "a name above in the manifest": make_manifest_edit(
+        lambda m: m["files"].update({"model/../../../outside/x": {"size": 1}})
+    ),
+    "an absolute name in the manifest": make_manifest_edit(lambda m: m["files"].update({"/etc/passwd": {"size": 1}})),
     "a key twice": put(f"exports/fake/{EVIDENCE}/{MANIFEST}", '{"format": 1, "format": 1}'),
     "gates nested without end": put(f"exports/fake/{EVIDENCE}/{GATES}", DEEP),
     "a verdict that its rows do not come to": lambda folder: edit_gates(folder / "exports/fake", value=0.99),
-    "a gate that was lowered": lock(
+    "a gate that was lowered": make_lock_edit(
         lambda one: [g.update(min=0.01, claim="at least 0.01") for g in one["gates"]] and None
     ),
-    "a risk that was raised": lock(lambda one: one["suite"]["header"].update(alpha=0.5)),
-    "a candidate that is a path": manifest(lambda m: m.update(candidate="../../outside")),
-    "a root of another": manifest(lambda m: m.update(root="0" * 64)),
+    "a risk that was raised": make_lock_edit(lambda one: one["suite"]["header"].update(alpha=0.5)),
+    "a candidate that is a path": make_manifest_edit(lambda m: m.update(candidate="../../outside")),
+    "a root of another": make_manifest_edit(lambda m: m.update(root="0" * 64)),
 }
 OTHERS: dict[str, Make] = {
     "a weight whose sum is none": rows(lambda i, row: {**row, "w": 1e308}),
@@ -205,26 +207,28 @@ OTHERS: dict[str, Make] = {
     "a score of thousands of digits": rows(lambda i, row: row if i else {**row, "score": "9" * 5000}),
     "a row twice": rows(lambda i, row: {**row, "id": "q-0", "input": "question 0"}),
     "a line nested without end": put("candidate.jsonl", DEEP),
-    "rows that are a pipe": piped("candidate.jsonl"),
+    "rows that are a pipe": make_pipe_edit("candidate.jsonl"),
     "rows that are a folder of links": lambda folder: (
         (folder / "candidate.jsonl").unlink()
         or (folder / "candidate.jsonl").mkdir()
         or (folder / "candidate.jsonl/samples_qa_2026-11-27T12-35-20.177890.jsonl").symlink_to(folder / "base.jsonl")
     ),
-    "a zip that leads out": zipped("../../outside/profile", b"{}"),
-    "a zip with a link": zipped("samples/1.json", b"../../outside/profile", 0o120777),
-    "a zip that is a bomb": zipped("samples/1.json", bytes(300 << 20)),
+    "a zip that leads out": make_zip_edit("../../outside/profile", b"{}"),
+    "a zip with a link": make_zip_edit("samples/1.json", b"../../outside/profile", 0o120777),
+    "a zip that is a bomb": make_zip_edit("samples/1.json", bytes(300 << 20)),
     "a zip that is cut": put("candidate.jsonl", b"PK\x03\x04header.json"),
 }
 STATEMENTS: dict[str, Make] = {
-    "about another root": said(root="0" * 64),
-    "signed by nobody": said(key=""),
-    "of tomorrow": said(ended="2999-01-01T00:00:00+00:00"),
-    "of layers that differ": said(layers={"ids": {**IDS, "verdict": "differs"}}),
-    "of no layer": said(layers={}),
-    "of a layer with an escape sequence": said(layers={"ids": {**IDS, "verdict": "\x1b]0;pwned\x07same"}}),
-    "of no runtime": said(runtime=None),
-    "of another predicate": said(kind="urn:other"),
+    "about another root": make_statement_edit(root="0" * 64),
+    "signed by nobody": make_statement_edit(key=""),
+    "of tomorrow": make_statement_edit(ended="2999-01-01T00:00:00+00:00"),
+    "of layers that differ": make_statement_edit(layers={"ids": {**IDS, "verdict": "differs"}}),
+    "of no layer": make_statement_edit(layers={}),
+    "of a layer with an escape sequence": make_statement_edit(
+        layers={"ids": {**IDS, "verdict": "\x1b]0;pwned\x07same"}}
+    ),
+    "of no runtime": make_statement_edit(runtime=None),
+    "of another predicate": make_statement_edit(kind="urn:other"),
     "that is nested without end": put("statement.jsonl", '{"_type": ' + DEEP),
     "that is cut": put("statement.jsonl", '{"payload": "e30="'),
 }

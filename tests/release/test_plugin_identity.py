@@ -43,7 +43,7 @@ def forgotten() -> Iterator[None]:
             del sys.modules[name]
 
 
-def plugin_pins(lock: dict[str, object], names: set[str]) -> str:
+def format_plugin_pins(lock: dict[str, object], names: set[str]) -> str:
     listed = [f'"{p["name"]} sha256:{p["code"]}"' for p in lock["plugins"] if p["name"] in names]  # type: ignore[index, attr-defined]
     return ", ".join(listed)
 
@@ -67,7 +67,7 @@ def test_a_plugin_under_a_name_of_ours_is_not_ours(project: Project, monkeypatch
     project.harness("keygen", "release")
     assert project.harness("sign", str(export), "--key", "release.key").code == 0
     names = {p["name"] for p in clean["plugins"]}
-    policy = f'suites = ["fake"]\nplugins = [{plugin_pins(clean, names)}]\n'
+    policy = f'suites = ["fake"]\nplugins = [{format_plugin_pins(clean, names)}]\n'
     (project.folder / "policy.toml").write_text(policy + Path("release.pub").read_text("utf-8"), "utf-8")
     found = project.harness("verify", str(export), "--policy", "policy.toml")
     assert found.code == 7

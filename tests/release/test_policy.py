@@ -23,7 +23,7 @@ from harness.release.releases import current_release
 from harness.release.verify import VerifiedExport, verify_export
 from harness.testing import ROWS, SUITE, Project, write_fake
 from tests.helpers.exports import edit_gates, reseal
-from tests.helpers.suites import ran
+from tests.helpers.suites import run_commands
 
 pytest.importorskip("securesystemslib", reason="the extra `sign` is not installed")
 
@@ -89,7 +89,7 @@ SAFETY = {
 MORE = [{"id": f"m{i}", "input": f"more {i} say w{i}", "target": f"w{i}"} for i in range(180)]
 
 
-def suite_of(name: str, gates: dict[str, str], evals: str = "") -> str:
+def make_suite(name: str, gates: dict[str, str], evals: str = "") -> str:
     """Return a suite about the model `made`."""
     return (
         HEAD.format(name) + HIDDEN + evals + "".join(f'\n[[gate]]\nid = "{i}"\n{claim}\n' for i, claim in gates.items())
@@ -102,7 +102,7 @@ def once(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("policies")
     for name, skill in (("made", 0.95), ("fair", 0.93)):
         write_fake(folder / name, skill)
-    ran(
+    run_commands(
         folder,
         "run suite.toml -q --candidate fair",
         "run suite.toml -q",
@@ -113,8 +113,8 @@ def once(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "keygen third",
         "sign exports/domain --key release.key --unrecomputed",
         "sign exports/safety --key release.key --unrecomputed",
-        suite=suite_of("domain", DOMAIN, EVALS),
-        files={"safety.toml": suite_of("safety", SAFETY), "more.jsonl": MORE},
+        suite=make_suite("domain", DOMAIN, EVALS),
+        files={"safety.toml": make_suite("safety", SAFETY), "more.jsonl": MORE},
     )
     return folder
 
@@ -125,15 +125,15 @@ def exports(once: Path, tmp_path: Path) -> Path:
     return shutil.copytree(once / "exports", tmp_path / "exports")
 
 
-def lock_of(export: Path) -> dict[str, Any]:
+def read_lock_file(export: Path) -> dict[str, Any]:
     """Return the lock of an export."""
     lock: dict[str, Any] = json.loads((export / EVIDENCE / LOCK).read_text("utf-8"))
     return lock
 
 
-def policy_text(folder: Path, lines: str, keys: tuple[str, ...] = ("release",)) -> str:
+def make_policy_text(folder: Path, lines: str, keys: tuple[str, ...] = ("release",)) -> str:
     """Return a policy of the suite "domain", unless lines say another; `<…>` stands for what the lock has."""
-    lock = lock_of(folder / "exports/domain")
+    lock = read_lock_file(folder / "exports/domain")
     known = {f"<{name}>": data["sha256"] for name, data in lock["data"].items()} | {"<suite>": lock["suite"]["digest"]}
     known |= {"<code>": next(p["code"] for p in lock["plugins"] if p["name"] == "harness.testing")}
     pins = [f'"{p["name"]} sha256:{p["code"]}"' for p in lock["plugins"] if p["name"] != "harness.testing"]
@@ -146,10 +146,10 @@ def policy_text(folder: Path, lines: str, keys: tuple[str, ...] = ("release",)) 
     return f"{head}{plain}\n{tables}\n{claims}\n"
 
 
-def verified(folder: Path, exports: Path, lines: str, name: str = "domain", **how: Any) -> VerifiedExport:
+def verify_under_policy(folder: Path, exports: Path, lines: str, name: str = "domain", **how: Any) -> VerifiedExport:
     """Verify an export under a policy of these lines, by the key that signed it unless `keys` are given."""
     path = exports.parent / "policy.toml"
-    path.write_text(policy_text(folder, lines, how.pop("keys", ("release",))), "utf-8")
+    path.write_text(make_policy_text(folder, lines, how.pop("keys", ("release",))), "utf-8")
     return verify_export(exports / name, read_policy(path), **how)
 
 
@@ -263,9 +263,9 @@ POLICIES: dict[str, tuple[str, str, str]] = {
 def test_a_policy_that_is_not_met_is_refused(case: str, once: Path, exports: Path) -> None:
     """One export, two policies that differ in one thing: the first takes it, the second names what it lacks."""
     met, unmet, told = POLICIES[case]
-    found = verified(once, exports, met)
+    found = verify_under_policy(once, exports, met)
     assert (found.ok, found.refused) == (True, "")
-    found = verified(once, exports, unmet)
+    found = verify_under_policy(once, exports, unmet)
     assert not found.ok
     assert told in found.refused
     assert "\n" not in found.refused
@@ -273,23 +273,23 @@ def test_a_policy_that_is_not_met_is_refused(case: str, once: Path, exports: Pat
 
 def test_keys_of_a_policy(once: Path, exports: Path) -> None:
     """Who signed, and how many, is named with its key."""
-    found = verified(once, exports, "threshold = 2", keys=("release", "second"))
+    found = verify_under_policy(once, exports, "threshold = 2", keys=("release", "second"))
     assert "is signed by release; the policy requires 2 (threshold) and awaits second" in found.refused
-    assert "is signed by no key of the policy" in verified(once, exports, "", keys=("second",)).refused
-    nobody = verified(once, exports, "threshold = 1", keys=("second", "third"))
+    assert "is signed by no key of the policy" in verify_under_policy(once, exports, "", keys=("second",)).refused
+    nobody = verify_under_policy(once, exports, "threshold = 1", keys=("second", "third"))
     assert "is signed by no key of the policy; the policy requires 1 (threshold) and awaits 1 of second, third" in (
         nobody.refused
     )
-    assert verified(once, exports, "threshold = 1", keys=("release", "second")).ok
+    assert verify_under_policy(once, exports, "threshold = 1", keys=("release", "second")).ok
 
 
 def test_waivers(once: Path, exports: Path) -> None:
     """A waived gate stands for one that passed unless the policy says otherwise, and never for a claim."""
     suites = 'suites = ["safety"]\n'
-    assert verified(once, exports, f"{suites}waivers = true", "safety").ok
-    found = verified(once, exports, f"{suites}waivers = false", "safety")
+    assert verify_under_policy(once, exports, f"{suites}waivers = true", "safety").ok
+    found = verify_under_policy(once, exports, f"{suites}waivers = false", "safety")
     assert 'gate "perfect" is FAIL and waived, but the policy allows no waivers' in found.refused
-    found = verified(once, exports, f"{suites}{QA}max_failures = 3", "safety")
+    found = verify_under_policy(once, exports, f"{suites}{QA}max_failures = 3", "safety")
     assert 'fails on at most 3 rows: gate "perfect" is FAIL (claim)' in found.refused
 
 
@@ -297,7 +297,7 @@ def test_ignored_findings(once: Path, exports: Path) -> None:
     """What was ignored is told in the manifest; a policy takes none that it does not name."""
     ignored = [{"check": "D10-exact", "by": "kim", "reason": "known", "until": "2099-12-31"}]
     path = exports / "policy.toml"
-    path.write_text(policy_text(once, ""), "utf-8")
+    path.write_text(make_policy_text(once, ""), "utf-8")
     unsigned = replace(read_policy(path), threshold=0)
     reseal(exports / "domain", ignored=ignored)
     refused = 'gates: the finding "D10-exact" was ignored, but the policy does not allow that (ignored)'
@@ -324,7 +324,7 @@ def test_a_leak_that_was_waived_is_named_or_refused(project: Project) -> None:
     assert verify_export(export, replace(policy, ignored=["D10-exact"])).ok
 
 
-def edited(name: str, change: Callable[[Any], Any]) -> Callable[[Path], None]:
+def make_evidence_edit(name: str, change: Callable[[Any], Any]) -> Callable[[Path], None]:
     """Return the edit of all rows in the evidence, or of all of the lock."""
 
     def edit(export: Path) -> None:
@@ -339,14 +339,14 @@ def edited(name: str, change: Callable[[Any], Any]) -> Callable[[Path], None]:
     return edit
 
 
-def other_rows(lock: dict[str, Any]) -> dict[str, Any]:
+def replace_row_digests(lock: dict[str, Any]) -> dict[str, Any]:
     """Return a lock with another digest of rows."""
     return {**lock, "data": {name: {**data, "sha256": "0" * 64} for name, data in lock["data"].items()}}
 
 
 def rows(when: Callable[[Any], bool], **changes: Any) -> Callable[[Path], None]:
     """Return the edit of some rows in the evidence."""
-    return edited(ITEMS, lambda row: {**row, **changes} if when(row) else row)
+    return make_evidence_edit(ITEMS, lambda row: {**row, **changes} if when(row) else row)
 
 
 UNTIED: dict[str, tuple[Callable[[Path], None], str]] = {
@@ -370,7 +370,10 @@ UNTIED: dict[str, tuple[Callable[[Path], None], str]] = {
         rows(lambda r: "::qa" in r["item"], doc_hash="0" * 64, row="1" * 64),
         'the rows of "qa" in items.jsonl differ from those of the lock',
     ),
-    "the lock": (edited(LOCK, other_rows), "was evaluated on rows that differ from those in suite.lock.json"),
+    "the lock": (
+        make_evidence_edit(LOCK, replace_row_digests),
+        "was evaluated on rows that differ from those in suite.lock.json",
+    ),
 }
 
 
@@ -394,7 +397,9 @@ def test_the_gates_that_a_policy_names_are_recomputed(once: Path, exports: Path)
     reseal(exports / "domain")
     text = exports / "policy.toml"
     text.write_text(
-        policy_text(once, 'recomputed = 1.0\n[[claim]]\nmetric = "hidden.exact_match"\nmin = 0.5\nseverity = "warn"')
+        make_policy_text(
+            once, 'recomputed = 1.0\n[[claim]]\nmetric = "hidden.exact_match"\nmin = 0.5\nseverity = "warn"'
+        )
     )
     found = verify_export(exports / "domain", replace(read_policy(text), threshold=0))
     assert found.refused.startswith('recompute: "unseen", which the policy names, was not recomputed')
@@ -407,24 +412,24 @@ BOTH = 'suites = ["domain", "safety"]\nall_of = ["domain", "safety"]\n'
 def test_several_suites_are_demanded_together(once: Path, exports: Path) -> None:
     """M6: each is verified under the same policy, about one model; gates, rows and claims may be of any of them."""
     others = [exports / "safety"]
-    found = verified(once, exports, BOTH, beside=others)
+    found = verify_under_policy(once, exports, BOTH, beside=others)
     assert found.refused == ""
     assert found.steps["all_of"] == "one model passed domain, safety"
-    assert verified(once, exports, 'all_of = ["<suite>", "safety"]', beside=others).ok
+    assert verify_under_policy(once, exports, 'all_of = ["<suite>", "safety"]', beside=others).ok
     named = f'{BOTH}gates = ["floor", "polite"]\ndata = {{quick = "<quick>"}}\n{QA}max_failures = 20'
-    assert verified(once, exports, named, beside=others).ok
-    found = verified(once, exports, f'{BOTH}gates = ["floor", "kind"]', beside=others)
+    assert verify_under_policy(once, exports, named, beside=others).ok
+    found = verify_under_policy(once, exports, f'{BOTH}gates = ["floor", "kind"]', beside=others)
     assert found.refused == 'all_of: gate "kind" has no verdict on merged (gates)'
-    found = verified(once, exports, BOTH + "waivers = false", beside=others)
+    found = verify_under_policy(once, exports, BOTH + "waivers = false", beside=others)
     assert found.refused.startswith(f"all_of: {others[0]}: gates: ")
-    found = verified(once, exports, BOTH.replace("safety", "law"), beside=others)
+    found = verify_under_policy(once, exports, BOTH.replace("safety", "law"), beside=others)
     assert found.refused.startswith(f'all_of: {others[0]}: gates: suite "safety"')
 
 
 def test_what_all_suites_gated_is_promoted_with_their_evidence(once: Path, exports: Path) -> None:
     """`promote --with` demands what `verify --with` does, of the copy that is kept, too."""
     policy, both = exports.parent / "policy.toml", [str(exports / "domain"), "--with", str(exports / "safety")]
-    policy.write_text(policy_text(once, BOTH, ("release",)), "utf-8")
+    policy.write_text(make_policy_text(once, BOTH, ("release",)), "utf-8")
     for words, code in ((both[:1], ExitCode.REFUSED), (both, ExitCode.OK)):
         assert main(["promote", *words, "--policy", str(policy)]) == code
     kept = current_release(exports / "domain")
@@ -518,7 +523,7 @@ def test_what_is_not_looked_at_is_said_first(once: Path, exports: Path, project:
         f"data = {{qa = '<qa>'}}\n{TESTED}\nwaivers = false"
         "\napproximate = false"
     )
-    (project.folder / "policy.toml").write_text(policy_text(once, text), "utf-8")
+    (project.folder / "policy.toml").write_text(make_policy_text(once, text), "utf-8")
     assert list_unchecked(read_policy(project.folder / "policy.toml")) == [
         "harness version (harness)",
         "number of attempts (max_attempts), missing attempts (ledger)",
@@ -615,11 +620,11 @@ def test_a_wrong_signature_beside_a_right_one_names_its_key(once: Path, exports:
     signed = json.loads(lines[-1])
     twisted = {**signed["signatures"][0], "sig": "A" * 86 + "=="}
     path.write_text("\n".join([*lines, json.dumps({**signed, "signatures": [twisted]})]) + "\n", "utf-8")
-    found = verified(once, exports, "")
+    found = verify_under_policy(once, exports, "")
     assert found.refused.startswith('signatures: the signature with key "release" is invalid')
 
 
-def anew(suite: dict[str, Any], change: Callable[[dict[str, Any]], dict[str, Any]]) -> dict[str, Any]:
+def replace_floor_gate(suite: dict[str, Any], change: Callable[[dict[str, Any]], dict[str, Any]]) -> dict[str, Any]:
     """Return a suite of a lock whose tables have another gate "floor", and the digest of these."""
     source = suite["source"]
     gates = [change(dict(g)) if g["id"] == "floor" else g for g in source["gate"]]
@@ -636,14 +641,14 @@ def anew(suite: dict[str, Any], change: Callable[[dict[str, Any]], dict[str, Any
         ),
         (lambda lock: {**lock, "suite": {**lock["suite"], "digest": "0" * 64}}, "is not that of its tables"),
         (
-            lambda lock: {**lock, "suite": anew(lock["suite"], lambda g: g | {"severity": "warn"})},
+            lambda lock: {**lock, "suite": replace_floor_gate(lock["suite"], lambda g: g | {"severity": "warn"})},
             'severity of gate "floor"',
         ),
     ],
 )
 def test_a_lock_is_that_of_its_suites_digest(exports: Path, change: Any, says: str) -> None:
     """A risk, a gate or a digest that the suite's tables do not have is refused, whatever a policy says."""
-    edited(LOCK, change)(exports / "domain")
+    make_evidence_edit(LOCK, change)(exports / "domain")
     reseal(exports / "domain")
     found = verify_export(exports / "domain")
     assert not found.ok and (says in found.refused or "gates: " in found.refused), found.refused
@@ -651,13 +656,13 @@ def test_a_lock_is_that_of_its_suites_digest(exports: Path, change: Any, says: s
 
 def test_a_digest_that_nothing_makes_pins_nothing(once: Path, exports: Path) -> None:
     """A lock without the tables of its digest, as of a suite with a secret, is refused where a policy pins that."""
-    digest = lock_of(exports / "domain")["suite"]["digest"]
-    edited(LOCK, lambda lock: {**lock, "suite": {k: v for k, v in lock["suite"].items() if k != "source"}})(
+    digest = read_lock_file(exports / "domain")["suite"]["digest"]
+    make_evidence_edit(LOCK, lambda lock: {**lock, "suite": {k: v for k, v in lock["suite"].items() if k != "source"}})(
         exports / "domain"
     )
     reseal(exports / "domain")
     text = exports / "policy.toml"
-    text.write_text(policy_text(once, f'suites = ["{digest}"]'), "utf-8")
+    text.write_text(make_policy_text(once, f'suites = ["{digest}"]'), "utf-8")
     policy = replace(read_policy(text), threshold=0)
     assert (
         'gates: suite "domain" stores no tables to compute its digest from, and pins no gates'
@@ -676,23 +681,23 @@ def test_a_lower_gate_is_not_the_claim(once: Path, exports: Path) -> None:
             "gates": [{**g, "min": 0.01, "claim": said} if g["id"] == "floor" else g for g in lock["gates"]],
         }
 
-    edited(LOCK, lower)(exports / "domain")
+    make_evidence_edit(LOCK, lower)(exports / "domain")
     gates = json.loads((exports / "domain" / EVIDENCE / GATES).read_text("utf-8"))
     about = {**next(g["claim_spec"] for g in gates if g["gate"] == "floor"), "threshold": 0.01}
     edit_gates(exports / "domain", threshold=0.01, claim=said, claim_spec=about, notes=[], why="")
     text = exports / "policy.toml"
-    text.write_text(policy_text(once, 'gates = ["floor"]'), "utf-8")
+    text.write_text(make_policy_text(once, 'gates = ["floor"]'), "utf-8")
     found = verify_export(exports / "domain", replace(read_policy(text), threshold=0))
     assert 'min of gate "floor" is 0.01, but 0.5 in the suite\'s digest' in found.refused
     # who may sign could have made the tables and their digest anew, under the suite's name
-    edited(LOCK, lambda lock: {**lock, "suite": anew(lock["suite"], lambda gate: gate | {"min": 0.01})})(
-        exports / "domain"
-    )
+    make_evidence_edit(
+        LOCK, lambda lock: {**lock, "suite": replace_floor_gate(lock["suite"], lambda gate: gate | {"min": 0.01})}
+    )(exports / "domain")
     edit_gates(exports / "domain", threshold=0.01, claim=said, claim_spec=about, notes=[], why="")
     assert verify_export(exports / "domain", replace(read_policy(text), threshold=0)).ok
-    digest = lock_of(once / "exports/domain")["suite"]["digest"]
+    digest = read_lock_file(once / "exports/domain")["suite"]["digest"]
     pinned = replace(read_policy(text), threshold=0, suites=[digest])
     assert "is not in the policy (suites)" in verify_export(exports / "domain", pinned).refused
-    text.write_text(policy_text(once, f'gates = ["floor"]\n{QA}min = 0.5'), "utf-8")
+    text.write_text(make_policy_text(once, f'gates = ["floor"]\n{QA}min = 0.5'), "utf-8")
     refused = verify_export(exports / "domain", replace(read_policy(text), threshold=0)).refused
     assert '"floor" says at least 0.01' in refused

@@ -30,7 +30,7 @@ def export(suite: Project, skill: float) -> bytes:
     return (suite.folder / TO / "model/model.safetensors").read_bytes()
 
 
-def weights(folder: Path | None) -> bytes:
+def read_weights(folder: Path | None) -> bytes:
     """Return the weights of a release."""
     assert folder
     return (folder / "model/model.safetensors").read_bytes()
@@ -43,7 +43,7 @@ def test_promoted_export_outlives_the_next_one(suite: Project) -> None:
     assert outcome.code == 0
     assert "released: merged of suite fake" in outcome.out
     assert export(suite, 0.95) != before
-    assert weights(current_release(Path(TO))) == before
+    assert read_weights(current_release(Path(TO))) == before
 
 
 def test_promoting_twice_records_once(suite: Project) -> None:
@@ -78,14 +78,14 @@ def test_way_back(suite: Project) -> None:
         suite.harness("promote", TO)
     for expected in (made[1], made[0]):
         assert suite.harness("promote", TO, "--back").code == 0
-        assert weights(current_release(Path(TO))) == expected
+        assert read_weights(current_release(Path(TO))) == expected
     outcome = suite.harness("promote", TO, "--back")
     assert (outcome.code, "names no release before the last one to go back to" in outcome.err) == (4, True)
-    assert weights(first_release(Path(TO))) == made[0]
+    assert read_weights(first_release(Path(TO))) == made[0]
     listed = suite.harness("promote", TO, "--list").out.splitlines()
     assert [line.split("  ")[1].split()[0] for line in listed] == ["promoted"] * 3 + ["back"] * 2
     assert suite.harness("promote", TO).code == 0  # the newest again
-    assert weights(current_release(Path(TO))) == made[2]
+    assert read_weights(current_release(Path(TO))) == made[2]
 
 
 @pytest.mark.slow
@@ -131,7 +131,7 @@ def test_promoted_at_once_is_recorded_once(suite: Project) -> None:
     assert [run.wait() for run in runs] == [0] * 4
     assert [line.back for line in promotion_history(Path(TO))] == [False, False]
     assert suite.harness("promote", TO, "--back").code == 0
-    assert weights(current_release(Path(TO))) == before
+    assert read_weights(current_release(Path(TO))) == before
 
 
 @pytest.mark.slow
@@ -144,19 +144,19 @@ def test_release_that_was_recorded_twice_is_gone_back_from_at_once(suite: Projec
     lines = record(suite).read_text("utf-8").split("\n")
     record(suite).write_text("\n".join([lines[0], lines[0], lines[1], lines[1], ""]), "utf-8")
     assert suite.harness("promote", TO, "--back").code == 0
-    assert weights(current_release(Path(TO))) == before
+    assert read_weights(current_release(Path(TO))) == before
     outcome = suite.harness("promote", TO, "--back")
     assert (outcome.code, "names no release before the last one to go back to" in outcome.err) == (4, True)
 
 
-def back_to(root: str, good: str) -> str:
+def make_rollback_line(root: str, good: str) -> str:
     return json.dumps({**json.loads(good), "root": root, "back": True}) + "\n"
 
 
 ODD = {
     "one way back too many": lambda good: good + good.replace("false", "true"),
     "a way back at first": lambda good: good.replace("false", "true"),
-    "a way back to what never was": lambda good: good + good + back_to("f" * 64, good),
+    "a way back to what never was": lambda good: good + good + make_rollback_line("f" * 64, good),
     "a list": lambda good: good + "[]\n",
     "a number": lambda good: good + "7\n",
     "a number of 5,000 digits": lambda good: good + '{"root": ' + "9" * 5000 + "}\n",
@@ -191,7 +191,7 @@ def test_record_that_is_not_utf8_is_one_line(suite: Project) -> None:
         assert (outcome.code, outcome.err.count("\n")) == (4, 1), outcome.err
 
 
-def signed(suite: Project) -> Project:
+def sign_export(suite: Project) -> Project:
     """Sign the export, with a policy beside it that wants the signature."""
     pytest.importorskip("securesystemslib", reason="the extra `sign` is not installed")
     assert suite.harness("keygen", "release").code == 0
@@ -203,7 +203,7 @@ def signed(suite: Project) -> Project:
 def test_signature_that_came_later_is_kept(suite: Project) -> None:
     """What was promoted unsigned is promoted by a policy once it is signed; the record tells by whom."""
     assert suite.harness("promote", TO).code == 0
-    outcome = signed(suite).harness("promote", TO, "--policy", "policy.toml")
+    outcome = sign_export(suite).harness("promote", TO, "--policy", "policy.toml")
     assert (outcome.code, outcome.err) == (0, "")
     assert "signatures: by " in outcome.out
     assert ", was by nobody" in outcome.out

@@ -32,7 +32,7 @@ from harness.stats import hypothesis_tests
 from harness.testing import SUITE, TRAIN, Project
 from tests.helpers import suites
 from tests.helpers.exports import reseal
-from tests.helpers.suites import ran, waiver_of
+from tests.helpers.suites import make_waive_command, run_commands
 
 pytestmark = pytest.mark.xdist_group("recomputed export")
 
@@ -147,7 +147,7 @@ CLAIMS = {
 }
 
 
-def suite_text() -> str:
+def make_suite_text() -> str:
     """Return a suite with a gate of every kind."""
     head, _, tail = SUITE.partition("[[export]]")
     tables = "".join(f'\n[[gate]]\nid = "{name}"\n{claim}\n' for name, claim in CLAIMS.items())
@@ -160,7 +160,10 @@ def once(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("recompute")
     train = [*TRAIN, *({"input": r["input"], "target": r["target"]} for r in ROWS[:2])]
     files: dict[str, Any] = {"test.jsonl": ROWS, "train.jsonl": train, "texts.jsonl": TEXTS, "harnessfile.py": PLUGIN}
-    return ran(folder, waiver_of("D10"), "run suite.toml -q", suite=suite_text(), files=files) / "exports/fake"
+    return (
+        run_commands(folder, make_waive_command("D10"), "run suite.toml -q", suite=make_suite_text(), files=files)
+        / "exports/fake"
+    )
 
 
 @pytest.fixture
@@ -203,12 +206,12 @@ def edit(export: Path, name: str, change: Callable[[Any], Any]) -> None:
     reseal(export)
 
 
-def each(gate: str, **changes: Any) -> Callable[[Any], Any]:
+def make_verdict_edit(gate: str, **changes: Any) -> Callable[[Any], Any]:
     """Return the edit of one verdict."""
     return lambda verdicts: [{**v, **changes} if v["gate"] == gate else v for v in verdicts]
 
 
-def gate_of(gate: str, **changes: Any) -> Callable[[Any], Any]:
+def make_gate_edit(gate: str, **changes: Any) -> Callable[[Any], Any]:
     """Return the edit of one gate in the lock."""
     return lambda lock: {**lock, "gates": [{**g, **changes} if g["id"] == gate else g for g in lock["gates"]]}
 
@@ -216,80 +219,134 @@ def gate_of(gate: str, **changes: Any) -> Callable[[Any], Any]:
 FORGED: dict[str, tuple[str, Callable[[Any], Any], str]] = {
     "a word": (
         GATES,
-        each("close", outcome="PASS"),
+        make_verdict_edit("close", outcome="PASS"),
         'gate "close" is PASS with 0.894444, which is on the wrong side of 0.9',
     ),
-    "a word, its estimate": (GATES, each("hope", outcome="PASS", estimate=1.0), ", but its values give"),
+    "a word, its estimate": (GATES, make_verdict_edit("hope", outcome="PASS", estimate=1.0), ", but its values give"),
     "a word, its values": (
         GATES,
-        each("hope", outcome="PASS", estimate=1.0, value=1.0),
+        make_verdict_edit("hope", outcome="PASS", estimate=1.0, value=1.0),
         'gate "hope" is recorded as PASS, but its numbers give FAIL',
     ),
-    "no p-values": (GATES, each("hope", outcome="PASS", p_pass=None, p_fail=None), "is PASS without p-values"),
-    "a p-value beyond 1": (GATES, each("floor", p_fail=1.5), "has p_fail 1.5; it must be from 0 to 1"),
-    "a p-value that is a text": (GATES, each("floor", p_pass="0"), 'has p_pass "0", which is not a number'),
-    "a p-value that is true": (GATES, each("floor", p_pass=True), "has p_pass true, which is not a number"),
-    "a value that is no number": (GATES, each("floor", value=1e999), ", which is not a JSON number"),
-    "a threshold": (GATES, each("floor", threshold=0.1), 'gate "floor" has threshold 0.1, but its claim is about 0.5'),
-    "a threshold in the lock": (LOCK, gate_of("hope", min=0.5), "the evidence is malformed"),
-    "a whole claim in the lock": (LOCK, gate_of("hope", min=0.5, claim="at least 0.5"), "has claim"),
-    "a risk": (GATES, each("floor", alpha=0.5), "was decided at alpha 0.5 instead of 0.03"),
-    "a risk that was spent": (GATES, each("floor", alpha=0.05), "was decided at alpha 0.05 instead of 0.03"),
-    "no attempt": (GATES, each("floor", attempt=0), "does not state its attempt number"),
-    "a later attempt": (GATES, each("floor", attempt=2), "was decided at alpha 0.0303964 instead of 0.007"),
-    "severity": (GATES, each("hope", blocking=True), "has blocking true, but the lock has false"),
-    "severity in the lock": (LOCK, gate_of("floor", severity="warn"), "the evidence is malformed"),
-    "another metric": (GATES, each("floor", metric="qa.other"), 'has metric "qa.other"'),
-    "another baseline": (GATES, each("better", versus="other"), 'has versus "other", but the lock has "base"'),
-    "rows won that count nothing": (GATES, each("better", won_count=-1), "has won_count -1, which is not a count"),
-    "fewer rows": (GATES, each("floor", n=10), "was decided on 10 rows, but the lock has 180"),
-    "more rows": (GATES, each("kind a", n=181), "was decided on 181 rows, but the lock has 180"),
+    "no p-values": (
+        GATES,
+        make_verdict_edit("hope", outcome="PASS", p_pass=None, p_fail=None),
+        "is PASS without p-values",
+    ),
+    "a p-value beyond 1": (GATES, make_verdict_edit("floor", p_fail=1.5), "has p_fail 1.5; it must be from 0 to 1"),
+    "a p-value that is a text": (
+        GATES,
+        make_verdict_edit("floor", p_pass="0"),
+        'has p_pass "0", which is not a number',
+    ),
+    "a p-value that is true": (
+        GATES,
+        make_verdict_edit("floor", p_pass=True),
+        "has p_pass true, which is not a number",
+    ),
+    "a value that is no number": (GATES, make_verdict_edit("floor", value=1e999), ", which is not a JSON number"),
+    "a threshold": (
+        GATES,
+        make_verdict_edit("floor", threshold=0.1),
+        'gate "floor" has threshold 0.1, but its claim is about 0.5',
+    ),
+    "a threshold in the lock": (LOCK, make_gate_edit("hope", min=0.5), "the evidence is malformed"),
+    "a whole claim in the lock": (LOCK, make_gate_edit("hope", min=0.5, claim="at least 0.5"), "has claim"),
+    "a risk": (GATES, make_verdict_edit("floor", alpha=0.5), "was decided at alpha 0.5 instead of 0.03"),
+    "a risk that was spent": (
+        GATES,
+        make_verdict_edit("floor", alpha=0.05),
+        "was decided at alpha 0.05 instead of 0.03",
+    ),
+    "no attempt": (GATES, make_verdict_edit("floor", attempt=0), "does not state its attempt number"),
+    "a later attempt": (
+        GATES,
+        make_verdict_edit("floor", attempt=2),
+        "was decided at alpha 0.0303964 instead of 0.007",
+    ),
+    "severity": (GATES, make_verdict_edit("hope", blocking=True), "has blocking true, but the lock has false"),
+    "severity in the lock": (LOCK, make_gate_edit("floor", severity="warn"), "the evidence is malformed"),
+    "another metric": (GATES, make_verdict_edit("floor", metric="qa.other"), 'has metric "qa.other"'),
+    "another baseline": (
+        GATES,
+        make_verdict_edit("better", versus="other"),
+        'has versus "other", but the lock has "base"',
+    ),
+    "rows won that count nothing": (
+        GATES,
+        make_verdict_edit("better", won_count=-1),
+        "has won_count -1, which is not a count",
+    ),
+    "fewer rows": (GATES, make_verdict_edit("floor", n=10), "was decided on 10 rows, but the lock has 180"),
+    "more rows": (GATES, make_verdict_edit("kind a", n=181), "was decided on 181 rows, but the lock has 180"),
     "rows left out": (
         GATES,
-        each("floor", left_out=3, n=177),
+        make_verdict_edit("floor", left_out=3, n=177),
         "leaves out 3 rows, but its gate does not have clean_only",
     ),
-    "fewer rows left out": (GATES, each("clean", left_out=0, n=180), "rows, but the lock lists 2 leaked rows"),
-    "leaks untold": (GATES, each("clean", left_out=None, n=180), "does not state how many rows are leaked"),
-    "failures": (GATES, each("none fails", outcome="PASS"), ", which is on the wrong side of 0"),
+    "fewer rows left out": (
+        GATES,
+        make_verdict_edit("clean", left_out=0, n=180),
+        "rows, but the lock lists 2 leaked rows",
+    ),
+    "leaks untold": (
+        GATES,
+        make_verdict_edit("clean", left_out=None, n=180),
+        "does not state how many rows are leaked",
+    ),
+    "failures": (GATES, make_verdict_edit("none fails", outcome="PASS"), ", which is on the wrong side of 0"),
     "failures uncounted": (
         GATES,
-        each("none fails", outcome="PASS", estimate=0.0),
+        make_verdict_edit("none fails", outcome="PASS", estimate=0.0),
         "it counts no failures, but its value is",
     ),
     "half a failure": (
         GATES,
-        each("none fails", outcome="PASS", estimate=-1.0),
+        make_verdict_edit("none fails", outcome="PASS", estimate=-1.0),
         "it counts -1 failures, but the verdict has 180 rows",
     ),
-    "a budget": (GATES, each("small", value=2000.0, estimate=2000.0), ", which is on the wrong side of 1000"),
+    "a budget": (
+        GATES,
+        make_verdict_edit("small", value=2000.0, estimate=2000.0),
+        ", which is on the wrong side of 1000",
+    ),
     "a budget for a risk": (
         GATES,
-        each("close", outcome="PASS", method="point", p_pass=0.0, p_fail=1.0, value=1.0, estimate=1.0, alpha=0.01),
+        make_verdict_edit(
+            "close", outcome="PASS", method="point", p_pass=0.0, p_fail=1.0, value=1.0, estimate=1.0, alpha=0.01
+        ),
         'was decided by "point", which does not fit its claim',
     ),
-    "early stopping": (GATES, each("close", outcome="PASS", method="e-process"), "as if it could stop early"),
+    "early stopping": (
+        GATES,
+        make_verdict_edit("close", outcome="PASS", method="e-process"),
+        "as if it could stop early",
+    ),
     "no early stopping": (
         GATES,
-        each("soon", method="exact binomial"),
+        make_verdict_edit("soon", method="exact binomial"),
         "can stop early, but was decided as if it could not",
     ),
     "a look of its own": (
         GATES,
-        each("soon", n=100),
+        make_verdict_edit("soon", n=100),
         "stopped at 100 rows, where the lock has no interim analysis",
     ),
     "a member of another model": (
         GATES,
-        each("other", candidate="adapter"),
+        make_verdict_edit("other", candidate="adapter"),
         'gate "other" was decided on other weights',
     ),
-    "a warning on other weights": (GATES, each("hope", digest="0" * 64), 'gate "hope" was decided on other weights'),
-    "a wealth": (GATES, each("soon", lower=0.3), "is PASS with 0.3, which is on the wrong side of 0.5"),
-    "a slice": (GATES, each("each kind", slices=[]), ", but its values give"),
-    "a member": (GATES, each("one", outcome="PASS"), "on the wrong side"),
-    "a group": (GATES, each("either", p_pass=0.9), "has p_pass 0.9, but its members give"),
-    "a group's word": (GATES, each("either", outcome="INCONCLUSIVE"), 'gate "either" is INCONCLUSIVE'),
+    "a warning on other weights": (
+        GATES,
+        make_verdict_edit("hope", digest="0" * 64),
+        'gate "hope" was decided on other weights',
+    ),
+    "a wealth": (GATES, make_verdict_edit("soon", lower=0.3), "is PASS with 0.3, which is on the wrong side of 0.5"),
+    "a slice": (GATES, make_verdict_edit("each kind", slices=[]), ", but its values give"),
+    "a member": (GATES, make_verdict_edit("one", outcome="PASS"), "on the wrong side"),
+    "a group": (GATES, make_verdict_edit("either", p_pass=0.9), "has p_pass 0.9, but its members give"),
+    "a group's word": (GATES, make_verdict_edit("either", outcome="INCONCLUSIVE"), 'gate "either" is INCONCLUSIVE'),
     "a gate that is in no lock": (
         GATES,
         lambda v: [*v, {**v[0], "gate": "new"}],
@@ -300,7 +357,7 @@ FORGED: dict[str, tuple[str, Callable[[Any], Any], str]] = {
         lambda lock: {**lock, "gates": [*lock["gates"], lock["gates"][0]]},
         'gate "floor" occurs twice',
     ),
-    "what is required": (LOCK, gate_of("better", requires=["hope"]), 'requires "hope", which did not pass'),
+    "what is required": (LOCK, make_gate_edit("better", requires=["hope"]), 'requires "hope", which did not pass'),
     "a risk of one": (
         LOCK,
         lambda lock: {**lock, "suite": {**lock["suite"], "header": {**lock["suite"]["header"], "alpha": 1.0}}},
@@ -324,28 +381,38 @@ def test_older_groups_that_pass_by_counting_are_refused(export: Path) -> None:
     """A count has no p-value, so evidence of a group that took one for proven is refused with the reason."""
     counted, members = {"group": "either", "blocking": False}, ["one", "other", "few fail"]
     says = "any of " + ", ".join(f'"{m}"' for m in members)
-    edit(export, LOCK, lambda lock: gate_of("few fail", **counted)(gate_of("either", any_of=members, claim=says)(lock)))
-    edit(export, GATES, lambda found: each("few fail", **counted)(each("either", claim=says, p_pass=0.0)(found)))
+    edit(
+        export,
+        LOCK,
+        lambda lock: make_gate_edit("few fail", **counted)(make_gate_edit("either", any_of=members, claim=says)(lock)),
+    )
+    edit(
+        export,
+        GATES,
+        lambda found: make_verdict_edit("few fail", **counted)(
+            make_verdict_edit("either", claim=says, p_pass=0.0)(found)
+        ),
+    )
     assert 'gate "either" is an any_of with the member "few fail", which counts' in verify_export(export).refused
 
 
 def test_older_gates_decided_by_a_point_are_refused(export: Path) -> None:
     """A mean of rows that was compared as it is proves nothing about other rows, and the line says so."""
-    edit(export, LOCK, gate_of("floor", decide="point"))
+    edit(export, LOCK, make_gate_edit("floor", decide="point"))
     assert verify_export(export).refused.startswith('gates: gate "floor" is invalid: decide = "point" is for counts')
 
 
-def rows_of(item: str, **changes: Any) -> Callable[[Any], Any]:
+def make_rows_edit(item: str, **changes: Any) -> Callable[[Any], Any]:
     """Return the edit of all rows of an evaluation."""
     return lambda rows: [{**r, **changes} if r["item"] == item else r for r in rows]
 
 
 ROWS_FORGED: dict[str, tuple[str, Callable[[Any], Any], str]] = {
-    "a value": (ITEMS, rows_of("merged::qa", values={"exact_match": 1.0}), ", but the rows give 1.0"),
+    "a value": (ITEMS, make_rows_edit("merged::qa", values={"exact_match": 1.0}), ", but the rows give 1.0"),
     "a row less": (ITEMS, lambda rows: [r for r in rows if r.get("id") != "q7"], "has 179 rows of"),
     "a row twice": (ITEMS, lambda rows: [*rows, rows[0]], "the evidence is malformed"),
     "no rows": (ITEMS, lambda rows: [r for r in rows if r["item"] != "base::qa"], 'has no rows of "base::qa" in'),
-    "a slice": (ITEMS, rows_of("merged::qa", slices={"kind": "a"}), "the evidence is malformed"),
+    "a slice": (ITEMS, make_rows_edit("merged::qa", slices={"kind": "a"}), "the evidence is malformed"),
     "clusters": (
         ITEMS,
         lambda rows: [{**r, "cluster": "x"} if "::grouped" in r["item"] else r for r in rows],
@@ -357,14 +424,14 @@ ROWS_FORGED: dict[str, tuple[str, Callable[[Any], Any], str]] = {
         lambda rows: [{**r, "place": -1 - r["place"]} if "place" in r else r for r in rows],
         '" in another order than its eval uses',
     ),
-    "a weight": (ITEMS, rows_of("merged::fluency", weight=math.pi), "has"),
-    "labels": (MANIFEST, lambda told: relabelled(told), ", but the rows give"),
-    "no labels": (MANIFEST, lambda told: relabelled(told, 0), ", but the rows give"),
-    "a bound": (GATES, each("clusters", lower=0.4, notes=[], why=""), "has lower 0.4, but the rows give"),
-    "a p-value, a little": (GATES, each("clusters", p_fail=0.999), "has p_fail 0.999, but the rows give"),
-    "clusters told": (GATES, each("clusters", clusters=180), "has a clusters that its rows do not give"),
-    "rows that were won": (GATES, each("better", won=[]), "has a won that its rows do not give"),
-    "how many were won": (GATES, each("better", won_count=0), "has a won_count that its rows do not give"),
+    "a weight": (ITEMS, make_rows_edit("merged::fluency", weight=math.pi), "has"),
+    "labels": (MANIFEST, lambda told: agree_on_labels(told), ", but the rows give"),
+    "no labels": (MANIFEST, lambda told: agree_on_labels(told, 0), ", but the rows give"),
+    "a bound": (GATES, make_verdict_edit("clusters", lower=0.4, notes=[], why=""), "has lower 0.4, but the rows give"),
+    "a p-value, a little": (GATES, make_verdict_edit("clusters", p_fail=0.999), "has p_fail 0.999, but the rows give"),
+    "clusters told": (GATES, make_verdict_edit("clusters", clusters=180), "has a clusters that its rows do not give"),
+    "rows that were won": (GATES, make_verdict_edit("better", won=[]), "has a won that its rows do not give"),
+    "how many were won": (GATES, make_verdict_edit("better", won_count=0), "has a won_count that its rows do not give"),
     "a slice told": (
         GATES,
         lambda verdicts: [{**v, "slices": [{**s, "lower": 0.9} for s in v["slices"]]} for v in verdicts],
@@ -373,7 +440,7 @@ ROWS_FORGED: dict[str, tuple[str, Callable[[Any], Any], str]] = {
 }
 
 
-def relabelled(manifest: dict[str, Any], kept: int = 2) -> dict[str, Any]:
+def agree_on_labels(manifest: dict[str, Any], kept: int = 2) -> dict[str, Any]:
     """Let people agree with the instrument on all labels, and keep those of so many metrics."""
     about = manifest["evaluations"]["merged::judged"]
     about["labels"] = [{**told, "truth": told["said"]} for told in about["labels"]][:kept]
@@ -496,14 +563,14 @@ def test_remembered_answers_are_counted(project: Project) -> None:
         assert found.ok or f"{remembered} answers came from the cache of an earlier run" in found.refused
 
 
-def waived(project: Project) -> None:
+def waive_hope_gate(project: Project) -> None:
     """Waive the gate "hope", which no model meets."""
     project.harness(
         "waive", "hope", "--reason", "a test", "--until", "2099-12-31", "--by", "kim", "--suite", "suite.toml"
     )
 
 
-def released(project: Project) -> None:
+def release_once(project: Project) -> None:
     """Release once, so that there is something to be compared with."""
     assert project.run().code == 0
     better = SUITE.replace('data = "train.jsonl"', 'data = "train.jsonl"\nskill = 0.93')
@@ -525,10 +592,10 @@ min = 0.5
 clean_only = true
 """
 OTHERS: dict[str, tuple[dict[str, Any], Callable[[Project], None] | None, str, str]] = {
-    "waived": ({"suite.toml": LATE}, waived, "fake", "recomputed 2 of 2 gates"),
+    "waived": ({"suite.toml": LATE}, waive_hope_gate, "fake", "recomputed 2 of 2 gates"),
     "a first release": (
         {"suite.toml": SUITE},
-        released,
+        release_once,
         "fake",
         "recomputed 3 of 3 gates",
     ),
@@ -607,7 +674,7 @@ SCALES: dict[str, Callable[[random.Random], float]] = {
 
 
 @st.composite
-def claims(draw: st.DrawFn) -> tuple[Gate, Metric, str]:
+def draw_claim(draw: st.DrawFn) -> tuple[Gate, Metric, str]:
     """Draw a gate that a suite could have, its metric, and how its rows are made."""
     kind = draw(st.sampled_from(sorted(SCALES)))
     scale: Any = "proportion" if kind == "right" else kind
@@ -627,7 +694,7 @@ def claims(draw: st.DrawFn) -> tuple[Gate, Metric, str]:
     return gate, metric, kind
 
 
-def said_of(gate: Gate, metric: Metric, kind: str, seed: int, attempt: int) -> tuple[Any, Verdict]:
+def make_lock_and_verdict(gate: Gate, metric: Metric, kind: str, seed: int, attempt: int) -> tuple[Any, Verdict]:
     """Return a lock that holds one gate, and the gate's verdict on made-up rows."""
     rng = random.Random(seed)
     n, clustered, weights_of = (
@@ -658,28 +725,28 @@ def said_of(gate: Gate, metric: Metric, kind: str, seed: int, attempt: int) -> t
     return read_lock(lock, "merged"), dataclasses.replace(verdict, attempt=attempt)
 
 
-def plain(verdict: Verdict) -> dict[str, Any]:
+def verdict_to_dict(verdict: Verdict) -> dict[str, Any]:
     """Return a verdict as gates.json holds it."""
     found: dict[str, Any] = json.loads(dumps(dataclasses.asdict(verdict)))
     return found
 
 
-def unproven(verdict: Verdict) -> bool:
+def has_passed_without_proof(verdict: Verdict) -> bool:
     """Return whether it passed by slices alone that had nothing to prove."""
     return verdict.outcome is Outcome.PASS and bool(verdict.slices) and all(s.alarm for s in verdict.slices)
 
 
 @pytest.mark.slow
 @settings(max_examples=400, deadline=None, suppress_health_check=list(HealthCheck))
-@given(claims(), st.integers(0, 10**6), st.sampled_from([0, 0, 1, 3]))
+@given(draw_claim(), st.integers(0, 10**6), st.sampled_from([0, 0, 1, 3]))
 def test_no_honest_verdict_is_refused(claim: tuple[Gate, Metric, str], seed: int, attempt: int) -> None:
     """Whatever the claim and the rows, what the gate said follows from its own numbers."""
-    locked, verdict = said_of(*claim, seed, attempt)
-    why = find_verdicts_error(locked, {"g": plain(verdict)})
-    assert bool(why) is unproven(verdict), (why, verdict)
+    locked, verdict = make_lock_and_verdict(*claim, seed, attempt)
+    why = find_verdicts_error(locked, {"g": verdict_to_dict(verdict)})
+    assert bool(why) is has_passed_without_proof(verdict), (why, verdict)
 
 
-def lies(v: Mapping[str, Any], better: str) -> dict[str, dict[str, Any]]:
+def make_false_edits(v: Mapping[str, Any], better: str) -> dict[str, dict[str, Any]]:
     """Return edits of a verdict that is no ERROR, each of which makes it say what did not follow."""
     alpha, passed = v["alpha"], v["outcome"] == "PASS"
     found: dict[str, dict[str, Any]] = {
@@ -703,11 +770,11 @@ def lies(v: Mapping[str, Any], better: str) -> dict[str, dict[str, Any]]:
 
 @pytest.mark.slow
 @settings(max_examples=400, deadline=None, suppress_health_check=list(HealthCheck))
-@given(claims(), st.integers(0, 10**6), st.sampled_from([0, 1, 3]))
+@given(draw_claim(), st.integers(0, 10**6), st.sampled_from([0, 1, 3]))
 def test_a_verdict_that_was_edited_is_refused(claim: tuple[Gate, Metric, str], seed: int, attempt: int) -> None:
     """Another word, threshold, risk, p-value or estimate does not go with the rest."""
-    locked, verdict = said_of(*claim, seed, attempt)
-    assume(verdict.outcome is not Outcome.ERROR and not unproven(verdict))
-    said = plain(verdict)
-    for what, changes in lies(said, claim[1].better).items():
+    locked, verdict = make_lock_and_verdict(*claim, seed, attempt)
+    assume(verdict.outcome is not Outcome.ERROR and not has_passed_without_proof(verdict))
+    said = verdict_to_dict(verdict)
+    for what, changes in make_false_edits(said, claim[1].better).items():
         assert find_verdicts_error(locked, {"g": {**said, **changes}}), (what, changes, said)

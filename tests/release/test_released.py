@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from harness.testing import SUITE, TRAIN, CommandOutcome, Project, _map_prompt_to_fraction
-from tests.helpers.suites import FEWSHOT, SLIDE, ran
+from tests.helpers.suites import FEWSHOT, SLIDE, run_commands
 
 ROWS = [{"id": f"q{i}", "input": f"question {i} say w{i}", "target": f"w{i}", "kind": "ab"[i % 2]} for i in range(300)]
 
@@ -26,10 +26,10 @@ def suite(project: Project) -> Project:
 @pytest.fixture(scope="module")
 def once(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder in which that suite has released its model."""
-    return ran(tmp_path_factory.mktemp("released"), "run suite.toml", suite=SUITE, files={"test.jsonl": ROWS})
+    return run_commands(tmp_path_factory.mktemp("released"), "run suite.toml", suite=SUITE, files={"test.jsonl": ROWS})
 
 
-def released(passed: Project, gates: str = SLIDE) -> Project:
+def compare_with_release(passed: Project, gates: str = SLIDE) -> Project:
     """Ask what was released once for comparisons with it."""
     return passed.write({"suite.toml": SUITE + gates})
 
@@ -48,7 +48,7 @@ def test_first_release_has_nothing_to_be_compared_with(suite: Project) -> None:
 @pytest.mark.slow
 def test_release_is_measured_beside_the_candidate(passed: Project) -> None:
     """What was exported last is loaded and answers the same rows; a worse candidate does not replace it."""
-    outcome = released(passed).run("--set", f"{SKILL}=0.92")
+    outcome = compare_with_release(passed).run("--set", f"{SKILL}=0.92")
     assert outcome.code == 0
     assert "released::qa  exact_match" in outcome.out
     assert outcome.report.digests["released"] not in (outcome.report.digests["merged"], "")
@@ -60,7 +60,7 @@ def test_release_is_measured_beside_the_candidate(passed: Project) -> None:
 @pytest.mark.slow
 def test_releasing_the_release_again_is_refused(passed: Project) -> None:
     """The same weights on both sides are an error, not a tie."""
-    outcome = released(passed).run()
+    outcome = compare_with_release(passed).run()
     assert outcome.code == 6
     assert outcome.verdict("no slide") == "ERROR"
     assert "candidate and baseline have identical weights" in outcome.out
@@ -118,7 +118,7 @@ BROKEN = {
 def test_what_is_no_release_is_refused(passed: Project, case: str) -> None:
     """A baseline is what was gated, or a mistake that is told before anything is measured."""
     breaks, told = BROKEN[case]
-    breaks(released(passed))
+    breaks(compare_with_release(passed))
     outcome = passed.run("--set", f"{SKILL}=0.92")
     assert outcome.code == 4
     assert told in outcome.err
@@ -136,7 +136,7 @@ def test_what_is_no_release_is_refused(passed: Project, case: str) -> None:
 )
 def test_mistakes_about_releases(passed: Project, table: str, told: str) -> None:
     """A pin that does not fit, a folder that is not there, keys that contradict: one line each, exit 4."""
-    released(passed, f"\n[subject.released]\n{table}\n" + SLIDE)
+    compare_with_release(passed, f"\n[subject.released]\n{table}\n" + SLIDE)
     outcome = passed.run("--set", f"{SKILL}=0.92")
     assert outcome.code == 4
     assert told in outcome.err
@@ -150,14 +150,14 @@ def test_pinned_release_is_accepted(suite: Project) -> None:
     assert suite.run("--set", f"{SKILL}=0.92").code == 0
 
 
-def prompted(suite: Project, *flags: str) -> CommandOutcome:
+def run_few_shot(suite: Project, *flags: str) -> CommandOutcome:
     return suite.write({"suite.toml": SUITE + FEWSHOT}).run(*flags)
 
 
 @pytest.mark.slow
 def test_better_than_prompting_is_said(suite: Project) -> None:
     """A proven gain over worked examples is stated in words, in the report and on the model card."""
-    outcome = prompted(suite)
+    outcome = run_few_shot(suite)
     said = "fine-tuning is warranted: merged is better than the base with 3 examples in its prompt on qa.exact_match"
     assert outcome.code == 0
     assert said in outcome.out
@@ -169,13 +169,13 @@ def test_better_than_prompting_is_said(suite: Project) -> None:
 @pytest.mark.parametrize(("skill", "how"), [(0.1, "is proven not to be"), (0.302, "rows would be needed")])
 def test_prompting_that_suffices_is_said(suite: Project, skill: float, how: str) -> None:
     """Not shown to be better than ten examples: the report says that fine-tuning is not warranted."""
-    outcome = prompted(suite, "--set", f"{SKILL}={skill}")
+    outcome = run_few_shot(suite, "--set", f"{SKILL}={skill}")
     assert outcome.code != 0
     line = next(x for x in outcome.out.splitlines() if x.startswith("fine-tuning is not warranted by this evidence"))
     assert how in line
 
 
-def gains(wins: int) -> float:
+def find_skill_for_gain(wins: int) -> float:
     """Return the skill of a model that is right on so many rows more than the base."""
     luck = sorted(_map_prompt_to_fraction(row["input"]) for row in ROWS)
     return next(x for x in luck if sum(0.3 <= y < x for y in luck) == wins)
@@ -198,7 +198,7 @@ def test_words_take_no_more_risk_than_gates(
     more = '\n[[eval]]\nname = "three"\nuse = "contains"\ndata = "test.jsonl"\nlimit = 3\n' if evals > 1 else ""
     text = SUITE.replace("[model]", f'attempts = "{attempts}"\n\n[model]', 1).replace("min = 0.5", "min = 0.01")
     suite.write({"suite.toml": text + more + "\n[subject.fewshot]\nshots = 3\n"})
-    for skill in [0.9] * (attempt - 1) + [gains(wins)]:
+    for skill in [0.9] * (attempt - 1) + [find_skill_for_gain(wins)]:
         outcome = suite.run("--set", f"{SKILL}={skill}")
     assert ("fine-tuning is warranted" in outcome.out) is warranted, outcome.out
 

@@ -16,7 +16,7 @@ from harness.records.models import ModelRef
 from harness.release.conversions import seal_candidate
 from harness.testing import ROWS, SUITE, TRAIN, Project, write_fake
 from tests.helpers.files import F32, write
-from tests.helpers.suites import waiver_of
+from tests.helpers.suites import make_waive_command
 
 # Judges as exact_match does; the candidate's last row is followed by whatever `edit` does to folders of its name.
 EVALUATOR = """
@@ -73,7 +73,7 @@ EDITS |= {
 }
 
 
-def files_of(folder: Path) -> Path:
+def write_model_files(folder: Path) -> Path:
     """Write a whole model: weights, configuration, tokenizer, templates."""
     for name, text in FILES.items():
         (folder / name).parent.mkdir(exist_ok=True, parents=True)
@@ -84,18 +84,18 @@ def files_of(folder: Path) -> Path:
 @pytest.fixture
 def candidate(project: Project) -> Project:
     """A project with a good candidate made elsewhere, and a suite that an evaluator of its own judges."""
-    files_of(project.folder / "good")
+    write_model_files(project.folder / "good")
     text = SUITE.replace('use = "exact_match"', 'use = "swaps"').replace("qa.exact_match", "qa.right")
     return project.write({"suite.toml": text, "test.jsonl": ROWS, "train.jsonl": TRAIN})
 
 
-def plugin(edit: str, folders: str) -> str:
+def make_plugin_text(edit: str, folders: str) -> str:
     return EVALUATOR.format(edit=edit, folders=folders)
 
 
 def test_untouched_candidate_ships(candidate: Project) -> None:
     """With an evaluator that changes nothing, every file ships and the export is verified."""
-    candidate.write({"harnessfile.py": plugin("pass", "[]")})
+    candidate.write({"harnessfile.py": make_plugin_text("pass", "[]")})
     outcome = candidate.run("--candidate", "good")
     assert outcome.code == 0, outcome.out
     model = candidate.folder / "exports/fake/model"
@@ -106,7 +106,7 @@ def test_untouched_candidate_ships(candidate: Project) -> None:
 @pytest.mark.parametrize("case", EDITS)
 def test_candidate_that_changes_while_it_is_measured(case: str, candidate: Project) -> None:
     """One file replaced, removed or added between measuring and export: exit 1, one line, and nothing is written."""
-    candidate.write({"harnessfile.py": plugin(EDITS[case], f'[Path("good/{TENSORS}")]')})
+    candidate.write({"harnessfile.py": make_plugin_text(EDITS[case], f'[Path("good/{TENSORS}")]')})
     outcome = candidate.run("--candidate", "good")
     assert outcome.code == 1, outcome.out
     (said,) = (line for line in outcome.out.splitlines() if line.startswith("error: "))
@@ -124,10 +124,10 @@ def test_trained_candidate_that_changes(kind: str, case: str, candidate: Project
     candidate.write(
         {
             "suite.toml": text + f'from = "{kind}"\n',
-            "harnessfile.py": plugin(EDITS[case], folders) + EXPORTER,
+            "harnessfile.py": make_plugin_text(EDITS[case], folders) + EXPORTER,
         }
     )
-    candidate.harness(*waiver_of("M6").split())  # a fake adapter is no PEFT folder
+    candidate.harness(*make_waive_command("M6").split())  # a fake adapter is no PEFT folder
     outcome = candidate.run()
     assert (outcome.code, 'error: export "' in outcome.out) == (1, True), outcome.out
     assert not list((candidate.folder / "exports").glob("*/*"))
@@ -136,8 +136,10 @@ def test_trained_candidate_that_changes(kind: str, case: str, candidate: Project
 def test_adapters_digest_is_in_the_manifest(candidate: Project) -> None:
     """From the base, the adapter's tensors and the quantisation `verify` comes to the digest that was judged."""
     text = (candidate.folder / "suite.toml").read_text("utf-8").replace('use = "safetensors"', 'use = "plain"')
-    candidate.write({"suite.toml": text + 'from = "adapter"\n', "harnessfile.py": plugin("pass", "[]") + EXPORTER})
-    candidate.harness(*waiver_of("M6").split())  # a fake adapter is no PEFT folder
+    candidate.write(
+        {"suite.toml": text + 'from = "adapter"\n', "harnessfile.py": make_plugin_text("pass", "[]") + EXPORTER}
+    )
+    candidate.harness(*make_waive_command("M6").split())  # a fake adapter is no PEFT folder
     outcome = candidate.run()
     assert outcome.code == 0, outcome.out
     manifest = json.loads((candidate.folder / "exports/fake" / EVIDENCE / MANIFEST).read_text("utf-8"))
@@ -169,11 +171,11 @@ def test_weights_digest_comes_of_one_pass(tmp_path: Path) -> None:
     assert weights_digest(places[0]) not in digests
 
 
-def fifo(path: Path) -> None:
+def make_fifo(path: Path) -> None:
     os.mkfifo(path)
 
 
-def listener(path: Path) -> None:
+def bind_socket(path: Path) -> None:
     with socket.socket(socket.AF_UNIX) as s:
         here = Path.cwd()
         os.chdir(path.parent)  # the name of a socket is at most 108 bytes long
@@ -182,11 +184,11 @@ def listener(path: Path) -> None:
 
 
 ODD: dict[str, tuple[Callable[[Path], None], str]] = {
-    f"a pipe {name}": (lambda folder, name=name: fifo(folder / name), f'"{name}": is not a file')  # type: ignore[misc]
+    f"a pipe {name}": (lambda folder, name=name: make_fifo(folder / name), f'"{name}": is not a file')  # type: ignore[misc]
     for name in ("notes.txt", "pipe", "extra.safetensors", "extra.json", "model.gguf", "harness-note.json")
 }
 ODD |= {
-    "a socket": (lambda folder: listener(folder / "notes.txt"), '"notes.txt": is not a file'),
+    "a socket": (lambda folder: bind_socket(folder / "notes.txt"), '"notes.txt": is not a file'),
     "a link to a device": (lambda folder: (folder / "notes.txt").symlink_to("/dev/zero"), "leads out of the folder"),
     "a link out": (lambda folder: (folder / "notes.txt").symlink_to("/etc/passwd"), "leads out of the folder"),
     "a link beside": (lambda folder: (folder / "notes.txt").symlink_to("../test.jsonl"), "leads out of the folder"),

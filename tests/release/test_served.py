@@ -19,7 +19,7 @@ from harness.release.served import CHECKS
 from harness.release.signing import load_signer, make_envelope, sign_export
 from harness.release.verify import VerifiedExport, verify_export
 from harness.testing import SUITE, Project
-from tests.helpers.suites import ran
+from tests.helpers.suites import run_commands
 
 pytest.importorskip("securesystemslib", reason="the extra `sign` is not installed")
 
@@ -34,10 +34,10 @@ NOW = datetime.now(UTC)
 def once(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A signed export, and a second key."""
     lines = ("run suite.toml -q", "keygen release", "keygen other", "sign exports/fake --key release.key")
-    return ran(tmp_path_factory.mktemp("served"), *lines, suite=SUITE)
+    return run_commands(tmp_path_factory.mktemp("served"), *lines, suite=SUITE)
 
 
-def statement(folder: Path, key: str = "release", **changes: Any) -> Path:
+def write_statement(folder: Path, key: str = "release", **changes: Any) -> Path:
     """Write a statement about the export, signed by a key where one is named."""
     root = verify_export(folder / "exports/fake").root
     told = {"layers": LAYERS, "runtime": RUNTIME, "endpoint": {"name": "inside"}, "longest": 248}
@@ -51,7 +51,7 @@ def statement(folder: Path, key: str = "release", **changes: Any) -> Path:
     return path
 
 
-def verified(folder: Path, demands: str, path: Path | None) -> VerifiedExport:
+def verify_with_demands(folder: Path, demands: str, path: Path | None) -> VerifiedExport:
     policy = folder / "policy.toml"
     text = f'suites = ["fake"]\n\n[served]\n{demands}\n' if demands else 'suites = ["fake"]\n'
     policy.write_text(text + (folder / "release.pub").read_text("utf-8"), "utf-8")
@@ -120,7 +120,7 @@ def verified(folder: Path, demands: str, path: Path | None) -> VerifiedExport:
 )
 def test_a_statement_is_taken_or_refused(once: Path, demands: str, changes: dict[str, Any], says: str) -> None:
     """Each demand of [served] is met by a good statement, and refused, with its key, where one thing is not."""
-    found = verified(once, demands, statement(once, **changes))
+    found = verify_with_demands(once, demands, write_statement(once, **changes))
     assert (found.ok, says in found.refused) == (not says, True), found.refused
     assert found.refused.startswith("served: ") or not says
 
@@ -129,7 +129,7 @@ def test_a_policy_that_wants_a_statement_takes_no_export_without(once: Path) -> 
     """What nobody looked at is no pass."""
     assert (
         "the policy requires a statement of harness parity ([served]); add --served FILE"
-        in verified(once, 'layers = ["ids"]', None).refused
+        in verify_with_demands(once, 'layers = ["ids"]', None).refused
     )
 
 
@@ -146,7 +146,7 @@ def test_what_is_no_statement_is_a_mistake(once: Path, text: str) -> None:
     path = once / "other.jsonl"
     path.write_text(text, "utf-8")
     with pytest.raises(UsageError, match=": is not a statement of harness parity:"):
-        verified(once, 'layers = ["ids"]', path)
+        verify_with_demands(once, 'layers = ["ids"]', path)
 
 
 @pytest.mark.parametrize(
@@ -162,12 +162,12 @@ def test_what_is_no_statement_is_a_mistake(once: Path, text: str) -> None:
 def test_mistakes_in_a_policy_are_told(once: Path, demands: str, says: str) -> None:
     """A misspelt demand would be none."""
     with pytest.raises(UsageError, match=says):
-        verified(once, demands, None)
+        verify_with_demands(once, demands, None)
 
 
 def test_the_command_says_what_answered(once: Path, project: Project) -> None:
     """`verify --served` has a line of its own; without a policy it says that nobody is known to have said so."""
-    path = statement(once, key="")
+    path = write_statement(once, key="")
     shutil.copytree(once / "exports", project.folder / "exports")
     done = project.harness("verify", "exports/fake", "--served", str(path), "--json")
     step = json.loads(done.out)["steps"]["served"]
@@ -181,10 +181,10 @@ def test_every_demand_on_what_is_served_is_checked() -> None:
     assert CHECKS.keys() == {f.name for f in fields(ServedDemands)}
 
 
-def both(folder: Path, **changes: Any) -> Path:
+def write_two_statements(folder: Path, **changes: Any) -> Path:
     """Write one file with a statement by each of two keys."""
-    first = statement(folder).read_text("utf-8")
-    path = statement(folder, key="other", **changes)
+    first = write_statement(folder).read_text("utf-8")
+    path = write_statement(folder, key="other", **changes)
     path.write_text(first + path.read_text("utf-8"), "utf-8")
     return path
 
@@ -192,13 +192,13 @@ def both(folder: Path, **changes: Any) -> Path:
 @pytest.mark.parametrize(
     ("given", "says"),
     [
-        (statement, "is signed by release; the policy requires 2 (threshold) and awaits "),
-        (both, ""),
+        (write_statement, "is signed by release; the policy requires 2 (threshold) and awaits "),
+        (write_two_statements, ""),
         (
-            lambda folder: both(folder, runtime={**RUNTIME, "model": "another"}),
+            lambda folder: write_two_statements(folder, runtime={**RUNTIME, "model": "another"}),
             "has statements about several endpoints",
         ),
-        (lambda folder: both(folder, layers={"ids": {**IDS, "verdict": "differs"}}), '"ids" differs'),
+        (lambda folder: write_two_statements(folder, layers={"ids": {**IDS, "verdict": "differs"}}), '"ids" differs'),
     ],
 )
 def test_as_many_keys_sign_a_statement_as_sign_an_export(once: Path, given: Any, says: str) -> None:

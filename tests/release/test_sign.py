@@ -14,7 +14,7 @@ from harness.artifacts.attestation import CLAIMS, EVIDENCE, ITEMS
 from harness.release import signing
 from harness.testing import SUITE, Project
 from tests.helpers.exports import edit_gates, reseal
-from tests.helpers.suites import ran
+from tests.helpers.suites import run_commands
 
 pytest.importorskip("securesystemslib", reason="the extra `sign` is not installed")
 
@@ -36,8 +36,8 @@ severity = "warn"
 @pytest.fixture(scope="module")
 def exports(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Exports and a key: one whose gates are all of rows that are there, and one with private rows."""
-    plain = ran(tmp_path_factory.mktemp("plain"), "run suite.toml -q", "keygen release", suite=SUITE)
-    private = ran(tmp_path_factory.mktemp("private"), "run suite.toml -q", suite=SUITE + PRIVATE)
+    plain = run_commands(tmp_path_factory.mktemp("plain"), "run suite.toml -q", "keygen release", suite=SUITE)
+    private = run_commands(tmp_path_factory.mktemp("private"), "run suite.toml -q", suite=SUITE + PRIVATE)
     return {"plain": plain / "exports/fake", "private": private / "exports/fake", "key": plain / "release.key"}
 
 
@@ -47,7 +47,7 @@ def export(exports: dict[str, Path], tmp_path: Path) -> Path:
     return shutil.copytree(exports["plain"], tmp_path / "export")
 
 
-def worthless(export: Path) -> None:
+def zero_row_scores(export: Path) -> None:
     """Give every row the score 0, and make the rest of the evidence agree, but for the verdicts."""
     path = export / EVIDENCE / ITEMS
     rows = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
@@ -65,7 +65,7 @@ def test_rows_that_say_otherwise_are_not_signed(
     export: Path, exports: dict[str, Path], project: Project, flags: tuple[str, ...]
 ) -> None:
     """Verdicts that do not come out of their rows get no name put to them, whoever asks."""
-    worthless(export)
+    zero_row_scores(export)
     before = (export / EVIDENCE / CLAIMS).read_bytes()
     outcome = sign(project, export, exports["key"], *flags)
     assert outcome.code == 4

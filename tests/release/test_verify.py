@@ -24,7 +24,7 @@ from harness.release.verify import VerifiedExport, verify_export
 from harness.testing import ROWS, SUITE, Project
 from tests.helpers.exports import edit_gates, reseal
 from tests.helpers.files import F32, write
-from tests.helpers.suites import ran
+from tests.helpers.suites import run_commands
 
 pytest.importorskip("securesystemslib", reason="the extra `sign` is not installed")
 
@@ -39,7 +39,7 @@ def signed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("signed")
     suite = SUITE + '\n[[gate]]\nid = "hope"\nmetric = "qa.exact_match"\nmin = 0.99\nseverity = "warn"\n'
     lines = ("run suite.toml -q", "keygen release", "sign exports/fake --key release.key")
-    ran(folder, *lines, suite=suite, files={"base/chat_template.jinja": "{{ messages }}"})
+    run_commands(folder, *lines, suite=suite, files={"base/chat_template.jinja": "{{ messages }}"})
     (folder / "policy.toml").write_text('suites = ["fake"]\n' + (folder / "release.pub").read_text("utf-8"), "utf-8")
     return folder
 
@@ -219,12 +219,12 @@ def put(name: str, data: str | bytes) -> Callable[[Path], None]:
     return edit
 
 
-def index(weight_map: Any) -> Callable[[Path], None]:
+def edit_index(weight_map: Any) -> Callable[[Path], None]:
     """Return an edit that writes an index of shards."""
     return put("model.safetensors.index.json", json.dumps({"weight_map": weight_map}))
 
 
-def tensors(header: Any, to: str = WEIGHTS, **options: Any) -> Callable[[Path], None]:
+def edit_tensors(header: Any, to: str = WEIGHTS, **options: Any) -> Callable[[Path], None]:
     """Return an edit that puts another weights file in place."""
 
     def edit(export: Path) -> None:
@@ -244,7 +244,7 @@ def both(*edits: Callable[[Path], None]) -> Callable[[Path], None]:
     return edit
 
 
-def respelt(name: str, old: str, new: str) -> Callable[[Path], None]:
+def make_text_edit(name: str, old: str, new: str) -> Callable[[Path], None]:
     """Return an edit of a file of the evidence as text."""
 
     def edit(export: Path) -> None:
@@ -257,7 +257,7 @@ def respelt(name: str, old: str, new: str) -> Callable[[Path], None]:
     return edit
 
 
-def beside(name: str) -> Callable[[Path], None]:
+def make_extra_file_edit(name: str) -> Callable[[Path], None]:
     """Return an edit that puts a file beside the model, and into the manifest."""
 
     def edit(export: Path) -> None:
@@ -279,13 +279,13 @@ DECEITS: dict[str, tuple[Callable[[Path], None], str]] = {
         ", and its waiver expired on 2026-01-31",
     ),
     "two outcomes under one key": (
-        respelt(GATES, '"outcome": "PASS"', '"outcome": "FAIL", "outcome": "PASS"'),
+        make_text_edit(GATES, '"outcome": "PASS"', '"outcome": "FAIL", "outcome": "PASS"'),
         '" occurs twice',
     ),
-    "two thresholds under one key": (respelt(LOCK, '"min": ', '"min": 0.99, "min": '), '" occurs twice'),
+    "two thresholds under one key": (make_text_edit(LOCK, '"min": ', '"min": 0.99, "min": '), '" occurs twice'),
     "a format that is nearly one": (lambda e: reseal(e, format=1.0), "has format 1.0"),
-    "a program beside the model": (beside("run.py"), '"run.py" is not a file of an export'),
-    "a page in the evidence": (beside("evidence/x.html"), '"evidence/x.html" is not a file of an export'),
+    "a program beside the model": (make_extra_file_edit("run.py"), '"run.py" is not a file of an export'),
+    "a page in the evidence": (make_extra_file_edit("evidence/x.html"), '"evidence/x.html" is not a file of an export'),
     "a waiver without a date": (lambda e: edit_gates(e, outcome="FAIL", waiver=WAIVER), "malformed"),
     "a gate without a verdict": (
         lambda e: edit_lock(e, lambda lock: lock["gates"].append({**lock["gates"][0], "id": "other"})),
@@ -315,21 +315,25 @@ DECEITS: dict[str, tuple[Callable[[Path], None], str]] = {
         "chooses its base")),
     "a key twice": (put("config.json", '{"a": 1, "a": 2}'), '" occurs twice'),
     "a configuration that is none": (put("config.json", "{"), "config.json: is not JSON"),
-    "an index that leads out": (index({"w": "../../secret.safetensors"}), "is not a file in the same folder"),
-    "an index with an absolute path": (index({"w": "/etc/passwd"}), "is not a file in the same folder"),
-    "an index of nothing": (index({"w": "other.safetensors"}), "is not a file in the same folder"),
-    "an index with a tensor too many": (index({"w": "model.safetensors", "v": "model.safetensors"}), '"v" is not in'),
-    "an index without a map": (index([]), "has no weight_map"),
-    "an index with an empty map": (index({}), "has no weight_map"),
-    "truncated safetensors": (tensors({"w": F32}, data=b"1234"), "is truncated"),
-    "overlapping offsets": (tensors({"a": F32, "b": {**F32, "data_offsets": [4, 12]}}), "overlaps another"),
-    "bytes that no tensor names": (tensors({"w": F32}), "bytes that belong to no tensor"),
+    "an index that leads out": (edit_index({"w": "../../secret.safetensors"}), "is not a file in the same folder"),
+    "an index with an absolute path": (edit_index({"w": "/etc/passwd"}), "is not a file in the same folder"),
+    "an index of nothing": (edit_index({"w": "other.safetensors"}), "is not a file in the same folder"),
+    "an index with a tensor too many": (
+        edit_index({"w": "model.safetensors", "v": "model.safetensors"}), '"v" is not in',
+    ),
+    "an index without a map": (edit_index([]), "has no weight_map"),
+    "an index with an empty map": (edit_index({}), "has no weight_map"),
+    "truncated safetensors": (edit_tensors({"w": F32}, data=b"1234"), "is truncated"),
+    "overlapping offsets": (edit_tensors({"a": F32, "b": {**F32, "data_offsets": [4, 12]}}), "overlaps another"),
+    "bytes that no tensor names": (edit_tensors({"w": F32}), "bytes that belong to no tensor"),
     "an index with a tensor too few": (
-        both(tensors({"w": F32, "v": {**F32, "data_offsets": [8, 16]}}), index({"w": "model.safetensors"})),
+        both(edit_tensors({"w": F32, "v": {**F32, "data_offsets": [8, 16]}}), edit_index({"w": "model.safetensors"})),
         ': lacks the tensor "v", which model.safetensors holds',
     ),
     "a tensor in two files": (
-        both(tensors({"w": F32}, data=bytes(8)), tensors({"w": F32}, data=bytes(8), to="model/b.safetensors")),
+        both(
+            edit_tensors({"w": F32}, data=bytes(8)), edit_tensors({"w": F32}, data=bytes(8), to="model/b.safetensors")
+        ),
         'tensor "w" is also in',
     ),
     "a GGUF file that is none": (

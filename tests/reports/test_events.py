@@ -27,14 +27,14 @@ def harness_stage(run, stage):
 """
 
 
-def folder_of(suite: Project) -> Path:
+def find_newest_run(suite: Project) -> Path:
     return max((suite.folder / "reports").iterdir())
 
 
 def cut(suite: Project, after: str, torn: str = "") -> Path:
     """Leave of a run what a kill after its last event of a kind would have left."""
     suite.run()
-    folder = folder_of(suite)
+    folder = find_newest_run(suite)
     (folder / "report.json").unlink()
     lines = (folder / FILE).read_text("utf-8").splitlines(keepends=True)
     last = max(i for i, line in enumerate(lines) if json.loads(line)["event"] == after)
@@ -45,7 +45,7 @@ def cut(suite: Project, after: str, torn: str = "") -> Path:
 def test_every_run_folder_has_its_events(suite: Project) -> None:
     """From the run's beginning on, in the lines that --events writes, and without a place of this machine."""
     suite.harness("run", "suite.toml", "--events", "named.jsonl", "--set", f"model.path={suite.folder}/base")
-    texts = [path.read_text("utf-8") for path in (folder_of(suite) / FILE, suite.folder / "named.jsonl")]
+    texts = [path.read_text("utf-8") for path in (find_newest_run(suite) / FILE, suite.folder / "named.jsonl")]
     ours, named = ([json.loads(line) for line in text.splitlines()] for text in texts)
     assert [line["event"] for line in ours] == [line["event"] for line in named]
     assert [line.keys() for line in ours] == [line.keys() for line in named]

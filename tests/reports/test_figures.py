@@ -19,7 +19,7 @@ NUMBER = r"[+−]?[\d,]+(?:\.\d+)?"
 DIFFERENCE = re.compile(rf"({NUMBER}) against ({NUMBER}), ({NUMBER})(?!%|[\d.])")
 
 
-def number(text: str) -> Decimal:
+def parse_number(text: str) -> Decimal:
     return Decimal(text.replace("−", "-").replace(",", ""))
 
 
@@ -33,8 +33,8 @@ def test_values_differ_by_the_estimate() -> None:
         change = value - baseline
         told = {"value": value, "baseline": baseline, "estimate": change, "lower": change - half}
         found = write_figures(about, {**told, "upper": change + half})
-        assert number(found.value) - number(found.baseline) == number(found.estimate), found
-        assert abs(float(number(found.estimate)) - change) <= half / 2 + 1e-9 * size, found
+        assert parse_number(found.value) - parse_number(found.baseline) == parse_number(found.estimate), found
+        assert abs(float(parse_number(found.estimate)) - change) <= half / 2 + 1e-9 * size, found
         assert found.estimand == ""
 
 
@@ -70,6 +70,6 @@ def test_every_drawn_verdict_agrees_with_itself() -> None:
     for line in WORDS.read_text("utf-8").splitlines():
         for text in (value for value in json.loads(line).values() if isinstance(value, str)):
             for value, baseline, estimate in DIFFERENCE.findall(text):
-                assert number(value) - number(baseline) == number(estimate), text
+                assert parse_number(value) - parse_number(baseline) == parse_number(estimate), text
                 found += 1
     assert found > 100

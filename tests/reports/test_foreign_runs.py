@@ -17,19 +17,19 @@ from harness.files import append_line, hold_exclusively, open_file, write_text
 from harness.reports.report_json import read_run
 from harness.reports.run_folder import iterate_rows
 from harness.testing import SUITE, Project
-from tests.helpers.late import late
-from tests.helpers.serving import served
-from tests.helpers.suites import ran
+from tests.helpers.late import import_late
+from tests.helpers.serving import serve_runs
+from tests.helpers.suites import run_commands
 
-late("starlette")
-late("uvicorn")
-late("jinja2")
+import_late("starlette")
+import_late("uvicorn")
+import_late("jinja2")
 
 
 @pytest.fixture(scope="module")
 def once(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run's folder."""
-    return next(ran(tmp_path_factory.mktemp("foreign"), "run suite.toml -q", suite=SUITE).glob("reports/*"))
+    return next(run_commands(tmp_path_factory.mktemp("foreign"), "run suite.toml -q", suite=SUITE).glob("reports/*"))
 
 
 @pytest.fixture
@@ -124,7 +124,7 @@ def test_view_shows_nothing_through_a_link(run: Path, tmp_path: Path) -> None:
     (run / "report.html").unlink(missing_ok=True)
     (run / "report.html").symlink_to(tmp_path / "key")
     (run.parent / "other").symlink_to(run)
-    with served(run.parent) as server:
+    with serve_runs(run.parent) as server:
         answer = server.ask(f"/run/{run.name}")
         assert (answer.status, "PRIVATE" in answer.body) == (400, False)
         assert server.ask("/run/other").status == 404
@@ -140,7 +140,7 @@ def test_view_goes_on_with_the_others(run: Path) -> None:
     for name, change in bad.items():
         edit(shutil.copytree(run, run.parent / name), change)
     os.mkfifo(shutil.copytree(run, run.parent / "pipe", ignore=shutil.ignore_patterns("report.json")) / "report.json")
-    with served(run.parent) as server:
+    with serve_runs(run.parent) as server:
         answer = server.ask("/")
         assert answer.status == 200
         for name in ("run", *bad, "pipe"):
@@ -160,6 +160,6 @@ def test_view_prints_an_address_with_a_token(run: Path, project: Project, monkey
         patched.setattr(app, "make_server", lambda _: Stopped())
         printed = project.harness("view", str(run.parent), "--port", "0").out
     assert printed.startswith("http://127.0.0.1:") and len(printed.partition("/?token=")[2].strip()) >= 32
-    with served(run.parent, known=False) as server:
+    with serve_runs(run.parent, known=False) as server:
         assert server.ask("/").status == 401
         assert server.post("/label/run", {"by": "me"}).status == 401

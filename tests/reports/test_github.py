@@ -56,7 +56,7 @@ def job(project: Project, monkeypatch: pytest.MonkeyPatch) -> Project:
     return project.write({"suite.toml": SUITE + GATES, "test.jsonl": ROWS, "train.jsonl": TRAIN})
 
 
-def line_of(folder: Path, gate: str) -> int:
+def find_gate_line(folder: Path, gate: str) -> int:
     """Return the line of a gate's table."""
     lines = (folder / "suite.toml").read_text("utf-8").split("\n")
     return lines.index(f'id = "{gate}"')
@@ -66,13 +66,13 @@ def test_gates_are_annotated_at_their_lines(job: Project) -> None:
     """What blocks is an error at the line of its [[gate]], what warns a warning, and a PASS is neither."""
     outcome = job.run()
     told = [line for line in outcome.out.splitlines() if line.startswith(("::error", "::warning", "::notice"))]
-    where = f"file=suite.toml,line={line_of(job.folder, 'a: 100 %, and more')},"
+    where = f"file=suite.toml,line={find_gate_line(job.folder, 'a: 100 %, and more')},"
     (error,) = [line for line in told if line.startswith("::error")]
     assert error.startswith(
         f"::error {where}title=INCONCLUSIVE a%3A 100 %25%2C and more::merged: "
     ) or error.startswith(f"::error {where}title=FAIL a%3A 100 %25%2C and more::merged: ")
     assert "qa.exact_match at least 0.999: " in error
-    hope = f"line={line_of(job.folder, 'hope')},"
+    hope = f"line={find_gate_line(job.folder, 'hope')},"
     assert any(line.startswith("::warning ") and hope in line for line in told)
     assert not any("floor" in line for line in told)
 
@@ -132,7 +132,7 @@ def test_mistakes_are_annotated_too(job: Project) -> None:
     job.write({"suite.toml": SUITE + '\n[[gate]]\nid = "x"\nmetrik = "qa.exact_match"\nmin = 0.5\n'})
     outcome = job.run()
     assert outcome.code == 4
-    line = line_of(job.folder, "x") + 2
+    line = find_gate_line(job.folder, "x") + 2
     assert any(
         x.startswith(f"::error file=suite.toml,line={line}::") and "metrik" in x for x in outcome.out.splitlines()
     )
@@ -191,13 +191,13 @@ def test_rows_of_private_evals_are_in_no_summary(job: Project) -> None:
     assert "<details>" not in (job.folder / "summary.md").read_text("utf-8")
 
 
-def run_of(verdicts: list[Verdict]) -> Run:
+def make_run(verdicts: list[Verdict]) -> Run:
     """Return a run with one report."""
     report = ItemResult("s::merged::qa", "merged", "qa", "done", {"em": 0.5}, verdicts=tuple(verdicts))
     return Run("s", "s.toml", "d", 17, 0.05, "m", "2026-11-26T00:00:00+00:00", "0.1.0", len(verdicts), results=[report])
 
 
-def failed(gate: str, **other: object) -> Verdict:
+def make_failed_verdict(gate: str, **other: object) -> Verdict:
     """Return a verdict that failed."""
     made = Verdict(gate, "merged", Outcome.FAIL, "0.1 [0.0, 0.2]", "qa.em", "at least 0.5", blocking=True)
     made = replace(made, estimate=0.1, lower=0.0, upper=0.2, threshold=0.5, alpha=0.05, n=60)
@@ -206,9 +206,9 @@ def failed(gate: str, **other: object) -> Verdict:
 
 def test_at_most_ten_annotations_of_a_kind() -> None:
     """GitHub drops the eleventh of a kind without a word, so the tenth says how many more there are."""
-    many = list_annotations(run_of([failed(f"g{i}") for i in range(25)]), {})
+    many = list_annotations(make_run([make_failed_verdict(f"g{i}") for i in range(25)]), {})
     assert len(many) == MAX_ANNOTATIONS and "and 16 more" in many[-1]
-    assert len(list_annotations(run_of([failed(f"g{i}") for i in range(10)]), {})) == MAX_ANNOTATIONS
+    assert len(list_annotations(make_run([make_failed_verdict(f"g{i}") for i in range(10)]), {})) == MAX_ANNOTATIONS
     assert limit_annotations([]) == []
 
 
@@ -225,7 +225,7 @@ def test_an_annotation_is_one_line(text: str) -> None:
 
 def test_a_summary_stays_under_a_mebibyte() -> None:
     """GitHub refuses a summary of more: a long one ends with where the rest is."""
-    text = format_run_markdown(run_of([failed(f"g{i}", why="é" * 3000) for i in range(400)]))
+    text = format_run_markdown(make_run([make_failed_verdict(f"g{i}", why="é" * 3000) for i in range(400)]))
     assert len(text.encode()) <= MAX_SUMMARY_BYTES + 100 < 2**20
     assert text.endswith("in report.json\n")
 
@@ -241,14 +241,14 @@ def test_lines_of_a_suite_that_changed_meanwhile(tmp_path: Path, text: str | Non
     assert read_gate_lines(path) == {}
 
 
-def cases(verdicts: list[Verdict]) -> list[ET.Element]:
+def list_junit_cases(verdicts: list[Verdict]) -> list[ET.Element]:
     """Return the cases of a run's JUnit XML."""
-    return ET.fromstring(format_junit(run_of(verdicts))).findall("testcase")
+    return ET.fromstring(format_junit(make_run(verdicts))).findall("testcase")
 
 
 def test_junit_has_thresholds() -> None:
     """A case says what was claimed and found, and a failure's message names the threshold."""
-    (case,) = cases([failed("floor")])
+    (case,) = list_junit_cases([make_failed_verdict("floor")])
     told = {p.get("name"): p.get("value") for p in case.iter("property")}
     assert (told["claim"], told["threshold"], told["estimate"], told["n"]) == ("at least 0.5", "0.5", "0.1", "60")
     failure = case.find("failure")
@@ -259,14 +259,14 @@ def test_junit_has_thresholds() -> None:
 @pytest.mark.parametrize("other", [{"blocking": False}, {"blocking": False, "group": "any"}, {"decides": False}])
 def test_what_holds_nothing_up_is_never_red(outcome: Outcome, other: dict[str, object]) -> None:
     """A warn gate, a member of any_of and a candidate that does not ship are skipped at worst."""
-    (case,) = cases([failed("g", outcome=outcome, **other)])
+    (case,) = list_junit_cases([make_failed_verdict("g", outcome=outcome, **other)])
     assert case.find("failure") is None and case.find("error") is None
     assert (case.find("skipped") is None) == (outcome is Outcome.PASS)
 
 
 def test_an_item_that_broke_is_red_though_its_gates_warn() -> None:
     """What could not be evaluated ends a run with 6, and no severity hides it."""
-    run = run_of([failed("g", outcome=Outcome.ERROR, blocking=False)])
+    run = make_run([make_failed_verdict("g", outcome=Outcome.ERROR, blocking=False)])
     broken = replace(run, results=[replace(run.results[0], outcome="error", error="boom")])
     suite = ET.fromstring(format_junit(broken))
     assert (suite.get("errors"), suite.get("skipped"), suite.get("tests")) == ("1", "1", "2")
@@ -330,7 +330,7 @@ def test_the_action_gates_rows_and_edits_its_comment(tmp_path: Path) -> None:
     def ended(name: str, **more: str) -> int:
         for file in ("summary", "output") if name == "Run" else ():  # each step has files of its own
             (tmp_path / file).write_text("", "utf-8")
-        given = {**env, **more, **_outputs(tmp_path / "output")}
+        given = {**env, **more, **_read_step_outputs(tmp_path / "output")}
         script = ["bash", "-e", "-c", steps[name]["run"]]
         return subprocess.run(script, cwd=tmp_path, env=given, check=False).returncode
 
@@ -364,7 +364,7 @@ def test_the_action_gates_rows_and_edits_its_comment(tmp_path: Path) -> None:
     assert "before it could say why: https://github.test/me/it/actions/runs/5" in (tmp_path / "body").read_text("utf-8")
 
 
-def _outputs(output: Path) -> dict[str, str]:
+def _read_step_outputs(output: Path) -> dict[str, str]:
     """Return the outputs of a step as the next one gets them."""
     told = dict(line.split("=", 1) for line in output.read_text("utf-8").splitlines()) if output.exists() else {}
     return {"SAID": told.get("said", ""), "CODE": told.get("exit-code", "")}

@@ -14,7 +14,7 @@ from harness.testing import ROWS, SUITE, TRAIN, Project
 AGAINST = SUITE.replace("min = 0.5", 'versus = "base"\nworse_by_at_most = 0.05')
 
 
-def run_of(project: Project, text: str, *words: str) -> Path:
+def make_run(project: Project, text: str, *words: str) -> Path:
     """Run a suite, and return the folder of the run."""
     project.write({"suite.toml": text, "test.jsonl": ROWS, "train.jsonl": TRAIN}).run(*words)
     (folder,) = project.folder.glob("reports/*")
@@ -33,7 +33,7 @@ def run_of(project: Project, text: str, *words: str) -> Path:
 )  # fmt: skip
 def test_its_command_runs(project: Project, text: str, skill: float, what: str, command: str) -> None:
     """The terminal and the Markdown name the step, and each of its commands ends with exit 0."""
-    folder = run_of(project, text, f"--set=train.skill={skill}")
+    folder = make_run(project, text, f"--set=train.skill={skill}")
     step = suggest_next_step(read_run(folder), folder)
     assert step and what in step.what
     assert step.command.startswith(command) and bool(step.command) == bool(command)
@@ -47,5 +47,5 @@ def test_its_command_runs(project: Project, text: str, skill: float, what: str, 
 
 def test_a_part_of_a_suite_has_none(project: Project) -> None:
     """A run that was cut to some rows proves nothing to go on from."""
-    folder = run_of(project, SUITE, "--limit", "40")
+    folder = make_run(project, SUITE, "--limit", "40")
     assert suggest_next_step(read_run(folder), folder) is None

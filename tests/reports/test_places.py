@@ -14,7 +14,7 @@ from harness.reports.report_json import read_run, relative_paths
 from harness.testing import Project
 
 
-def about(folder: str = "/data/project/reports/x-1", path: str = "/data/project/suite.toml") -> Run:
+def make_run(folder: str = "/data/project/reports/x-1", path: str = "/data/project/suite.toml") -> Run:
     return Run("x", path, "d", 0, 0.05, "m", "now", "0", folder=folder)
 
 
@@ -48,11 +48,11 @@ def test_paths_are_what_is_replaced(monkeypatch: pytest.MonkeyPatch, tmp_path: P
     monkeypatch.delenv("HARNESS_CACHE", raising=False)
     monkeypatch.setenv("HOME", "/home/ada")
     text = "/data/project/data/a.jsonl:3: see file:///data/project/x, /data/projects, /srv/data/project and /home/ada"
-    told = relative_paths({"why": text, "won": ["/data/project/1"], "deep": [{"at": "/data/project"}]}, about())
+    told = relative_paths({"why": text, "won": ["/data/project/1"], "deep": [{"at": "/data/project"}]}, make_run())
     assert told["why"] == "data/a.jsonl:3: see file://x, /data/projects, /srv/data/project and ~"
     assert (told["won"], told["deep"]) == (["/data/project/1"], [{"at": "."}])
-    assert relative_paths(f"{tmp_path}/reports/x", about()) == "reports/x"
-    assert relative_paths("/out/x-1/training", about(folder="/out/x-1")) == "x-1/training"
+    assert relative_paths(f"{tmp_path}/reports/x", make_run()) == "reports/x"
+    assert relative_paths("/out/x-1/training", make_run(folder="/out/x-1")) == "x-1/training"
 
 
 def test_run_that_is_returned_names_where_its_folder_is(suite: Project) -> None:

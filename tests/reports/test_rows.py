@@ -20,7 +20,7 @@ CHAT = [{**row, "input": [{"role": "user", "content": row["input"]}]} for row in
 TEXTS = '\n[[eval]]\nname = "fit"\nuse = "perplexity"\ndata = "texts.jsonl"\n'
 
 
-def rows_of(suite: Project, subject: str, evaluation: str = "qa") -> list[dict[str, Any]]:
+def read_newest_rows(suite: Project, subject: str, evaluation: str = "qa") -> list[dict[str, Any]]:
     folder = max(suite.folder.glob("reports/*"), key=lambda p: p.stat().st_mtime_ns)
     return list(read_rows(folder, subject, evaluation).values())
 
@@ -42,8 +42,8 @@ def test_chat_is_kept_as_it_went_to_the_model(renders: Project) -> None:
     once = renders.run().report
     text = CHAT[0]["input"][0]["content"]
     for _ in range(2):
-        assert rows_of(renders, "merged")[0]["rendered"] == f"<user>{text}<assistant>"
-        shot = rows_of(renders, "fewshot")[0]["rendered"]
+        assert read_newest_rows(renders, "merged")[0]["rendered"] == f"<user>{text}<assistant>"
+        shot = read_newest_rows(renders, "fewshot")[0]["rendered"]
         assert shot.endswith(f"<user>{text}<assistant>") and shot.count("<user>") == 4
         again = renders.run().report
     assert [(r.requests, r.cache_hits) for r in once.results] == [(60, 0)] * 4
@@ -56,9 +56,9 @@ def test_no_model_is_loaded_to_tell(renders: Project, monkeypatch: pytest.Monkey
     with monkeypatch.context() as silent:
         silent.delattr(FakeSubject, "render")
         renders.run()
-        assert "rendered" not in rows_of(renders, "merged")[0]
+        assert "rendered" not in read_newest_rows(renders, "merged")[0]
     renders.run()
-    assert "rendered" not in rows_of(renders, "merged")[0]
+    assert "rendered" not in read_newest_rows(renders, "merged")[0]
 
 
 @pytest.mark.slow
@@ -68,15 +68,15 @@ def test_a_template_that_fails_costs_no_run(renders: Project, monkeypatch: pytes
 
     monkeypatch.setattr(FakeSubject, "render", fails)
     assert renders.run().code in (0, 2)
-    assert "rendered" not in rows_of(renders, "merged")[0]
+    assert "rendered" not in read_newest_rows(renders, "merged")[0]
 
 
 @pytest.mark.slow
 def test_text_that_is_sent_as_it_stands_is_kept_once(suite: Project) -> None:
     """And what an evaluator never asked of the model is not claimed."""
     suite.write({"suite.toml": SUITE + FEWSHOT}).run()
-    assert not any("rendered" in r for r in rows_of(suite, "merged"))
-    shot = rows_of(suite, "fewshot")[0]["rendered"]
+    assert not any("rendered" in r for r in read_newest_rows(suite, "merged"))
+    shot = read_newest_rows(suite, "fewshot")[0]["rendered"]
     assert shot.endswith(f"\n\n{ROWS[0]['input']}") and shot.count("question") == 1
     asks = (
         "from harness import Score, hookimpl, metric\n@metric('m', better='higher')\ndef asks(subject, samples):\n"
@@ -86,18 +86,18 @@ def test_text_that_is_sent_as_it_stands_is_kept_once(suite: Project) -> None:
     )
     other = SUITE + FEWSHOT.partition("[[gate]]")[0] + '\n[[eval]]\nname = "other"\nuse = "asks"\ndata = "test.jsonl"\n'
     suite.write({"suite.toml": other, "harnessfile.py": asks}).run()
-    assert not any("rendered" in r for r in rows_of(suite, "fewshot", "other"))
+    assert not any("rendered" in r for r in read_newest_rows(suite, "fewshot", "other"))
 
 
 def test_perplexity_is_one(suite: Project) -> None:
     """A row's perplexity stands under its name, its nats per token beside it; older files are read too."""
     texts = [{"id": f"t{i}", "text": f"line {i} of text"} for i in range(5)]
     suite.write({"suite.toml": SUITE + TEXTS, "texts.jsonl": texts}).run()
-    for row in rows_of(suite, "merged", "fit"):
+    for row in read_newest_rows(suite, "merged", "fit"):
         assert row["perplexity"] == pytest.approx(math.exp(row["nats"]["perplexity"]))
         assert metric_value(row, "perplexity") == row["nats"]["perplexity"]
     [run] = suite.folder.glob("reports/*")
-    weighed = [(metric_value(r, "perplexity"), r["weight"]) for r in rows_of(suite, "merged", "fit")]
+    weighed = [(metric_value(r, "perplexity"), r["weight"]) for r in read_newest_rows(suite, "merged", "fit")]
     whole = math.exp(sum(v * w for v, w in weighed) / sum(w for _, w in weighed))
     metrics = json.loads((run / "report.json").read_text("utf-8"))["results"]
     assert {m["eval"]: m for m in metrics if m["subject"] == "merged"}["fit"]["metrics"]["perplexity"] == pytest.approx(

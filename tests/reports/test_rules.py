@@ -30,14 +30,14 @@ def moved(project: Project) -> Project:
     return project
 
 
-def runs(project: Project) -> list[Path]:
+def list_run_folders(project: Project) -> list[Path]:
     """Return the run folders, the earlier first."""
     return sorted((path.parent for path in project.folder.glob("reports/*/report.json")), key=lambda f: f.name)
 
 
 def test_a_moved_limit_is_on_every_output(moved: Project) -> None:
     """Terminal, show, compare as text, Markdown and JSON, history, the report as page and as Markdown name it."""
-    before, now = runs(moved)
+    before, now = list_run_folders(moved)
     outputs = [
         moved.harness("show", str(now)).out,
         moved.harness("compare", str(now), str(before)).out,
@@ -52,16 +52,16 @@ def test_a_moved_limit_is_on_every_output(moved: Project) -> None:
 
 def test_the_earlier_limit_is_put_to_todays_bounds(moved: Project) -> None:
     """The line says what the verdict would have been at the earlier limit."""
-    before, now = runs(moved)
+    before, now = list_run_folders(moved)
     outcomes = {v.candidate: v.outcome for v in read_run(before).verdicts}
-    (change, *_) = rules.changed_rules(*map(_rules, (now, before)))
+    (change, *_) = rules.changed_rules(*map(_read_known_rules, (now, before)))
     assert change.would_be == tuple(f"with the earlier limit {c} would be {o}" for c, o in outcomes.items())
 
 
 def test_the_page_says_it_under_its_title(moved: Project) -> None:
     """Page, comparison and history say which rule moved; the chart's limit is a line for each limit."""
     pytest.importorskip("jinja2")
-    before, now = runs(moved)
+    before, now = list_run_folders(moved)
     for words in ([], ["--against", str(before)], ["--history", "reports"]):
         made = moved.harness("report", str(now), *words)
         assert made.code == 0, made.err
@@ -70,13 +70,13 @@ def test_the_page_says_it_under_its_title(moved: Project) -> None:
         assert "Nothing differs" not in text, words
 
 
-def _rules(folder: Path) -> rules.Rules:
+def _read_known_rules(folder: Path) -> rules.Rules:
     found = rules.read_rules(folder)
     assert found
     return found
 
 
-def _edited(lock: dict[str, Any], path: tuple[Any, ...], value: Any) -> dict[str, Any]:
+def _replace_value(lock: dict[str, Any], path: tuple[Any, ...], value: Any) -> dict[str, Any]:
     copy = json.loads(json.dumps(lock))
     here = copy
     for key in path[:-1]:
@@ -85,24 +85,24 @@ def _edited(lock: dict[str, Any], path: tuple[Any, ...], value: Any) -> dict[str
     return copy
 
 
-def _places(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+def _list_value_paths(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
     """Return where every value of a lock stands."""
     if isinstance(value, dict) and value:
-        return [place for key, inner in value.items() for place in _places(inner, (*path, key))]
+        return [place for key, inner in value.items() for place in _list_value_paths(inner, (*path, key))]
     if isinstance(value, list) and value and all(isinstance(one, dict) for one in value):
-        return [place for i, one in enumerate(value) for place in _places(one, (*path, i))]
+        return [place for i, one in enumerate(value) for place in _list_value_paths(one, (*path, i))]
     return [path]
 
 
 def test_every_key_of_the_lock_is_seen(moved: Project) -> None:
     """Whatever value of a lock is another, a change names it; but for what names, dates or repeats another key."""
-    now = _rules(runs(moved)[1])
+    now = _read_known_rules(list_run_folders(moved)[1])
     skipped = {*rules.LABELS, "suite.header.alpha"} - {"gates", "suite.header.alpha"}
-    for place in _places(now.lock):
+    for place in _list_value_paths(now.lock):
         dotted = ".".join(map(str, place))
         if any(dotted == name or dotted.startswith(f"{name}.") for name in skipped) or place[-1] in rules.DERIVED_KEYS:
             continue
-        other = dataclasses.replace(now, lock=_edited(now.lock, place, "another"))  # type: ignore[arg-type]
+        other = dataclasses.replace(now, lock=_replace_value(now.lock, place, "another"))  # type: ignore[arg-type]
         assert rules.changed_rules(now, other), dotted
 
 
@@ -111,8 +111,8 @@ def test_every_key_of_the_lock_is_seen(moved: Project) -> None:
 )
 def test_every_key_of_a_gate_is_told_by_its_name(moved: Project, name: str) -> None:
     """A key of a gate that is added, or another, is told with the gate's id."""
-    now = _rules(runs(moved)[1])
-    other = dataclasses.replace(now, lock=_edited(now.lock, ("gates", 0, name), "another"))  # type: ignore[arg-type]
+    now = _read_known_rules(list_run_folders(moved)[1])
+    other = dataclasses.replace(now, lock=_replace_value(now.lock, ("gates", 0, name), "another"))  # type: ignore[arg-type]
     (change,) = rules.changed_rules(now, other)
     assert (change.gate, change.key, change.decides) == ("floor", name, True)
 
@@ -136,15 +136,15 @@ def test_every_key_of_a_gate_is_told_by_its_name(moved: Project, name: str) -> N
 )
 def test_a_change_says_whether_it_is_looser(moved: Project, key: str, now: Any, before: Any, direction: str) -> None:
     """Where a change makes a gate easier or harder to pass, that is said; else nothing is."""
-    own = _rules(runs(moved)[1])
-    one, other = (dataclasses.replace(own, lock=_edited(own.lock, ("gates", 0, key), v)) for v in (now, before))  # type: ignore[arg-type]
+    own = _read_known_rules(list_run_folders(moved)[1])
+    one, other = (dataclasses.replace(own, lock=_replace_value(own.lock, ("gates", 0, key), v)) for v in (now, before))  # type: ignore[arg-type]
     (change,) = rules.changed_rules(one, other)
     assert change.direction == direction
 
 
 def test_a_gate_that_is_gone_is_looser(moved: Project) -> None:
     """A gate that was removed, and one that was added, are changes of the rules."""
-    own = _rules(runs(moved)[1])
+    own = _read_known_rules(list_run_folders(moved)[1])
     without = dataclasses.replace(own, lock={**own.lock, "gates": []})
     assert [c.direction for c in rules.changed_rules(without, own)] == ["looser"]
     assert [c.direction for c in rules.changed_rules(own, without)] == ["stricter"]

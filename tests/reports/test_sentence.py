@@ -34,7 +34,7 @@ WRITTEN = Exported("folder", "merged", "out", True)
 REFUSED = Exported("folder", "merged", "out", False, ("a reason",))
 
 
-def made(*verdicts: Verdict, **fields: Any) -> Run:
+def make_run(*verdicts: Verdict, **fields: Any) -> Run:
     reports = [ItemResult("s::merged::qa", "merged", "qa", "done", better={"acc": "higher", "loss": "lower"})]
     reports[0] = replace(reports[0], verdicts=verdicts)
     codes = [v.outcome for v in verdicts if v.blocks_release]
@@ -43,28 +43,28 @@ def made(*verdicts: Verdict, **fields: Any) -> Run:
 
 
 SAID = {
-    "merged may ship: 2 of 2 gates passed": made(PASSED, CLOSE),
-    "merged may ship: 1 of 1 gate passed": made(PASSED, exports=[WRITTEN]),
-    "nothing ships: one gate failed, one is not proven": made(PASSED, FAILED, OPEN),
-    "nothing ships: two gates are not proven": made(OPEN, OPEN),
-    "nothing ships: one gate could not be decided": made(replace(OPEN, outcome=Outcome.ERROR)),
-    "merged may ship: 1 of 2 gates passed, one is waived": made(PASSED, WAIVED),
-    "merged may ship: 1 of 2 gates passed, one that only warns failed": made(PASSED, WARN),
-    "merged may ship: 1 of 1 gate passed; one more on adapter, of which one gate failed": made(PASSED, ASIDE),
-    "merged may ship: 2 of 2 gates passed; two more on adapter": made(
+    "merged may ship: 2 of 2 gates passed": make_run(PASSED, CLOSE),
+    "merged may ship: 1 of 1 gate passed": make_run(PASSED, exports=[WRITTEN]),
+    "nothing ships: one gate failed, one is not proven": make_run(PASSED, FAILED, OPEN),
+    "nothing ships: two gates are not proven": make_run(OPEN, OPEN),
+    "nothing ships: one gate could not be decided": make_run(replace(OPEN, outcome=Outcome.ERROR)),
+    "merged may ship: 1 of 2 gates passed, one is waived": make_run(PASSED, WAIVED),
+    "merged may ship: 1 of 2 gates passed, one that only warns failed": make_run(PASSED, WARN),
+    "merged may ship: 1 of 1 gate passed; one more on adapter, of which one gate failed": make_run(PASSED, ASIDE),
+    "merged may ship: 2 of 2 gates passed; two more on adapter": make_run(
         PASSED, CLOSE, *(replace(v, candidate="adapter", decides=False) for v in (PASSED, CLOSE))
     ),
-    "nothing ships: a reason": made(PASSED, exports=[REFUSED]),
-    "merged may ship: 1 of 2 gates passed, nf4 may not: one gate failed": made(
+    "nothing ships: a reason": make_run(PASSED, exports=[REFUSED]),
+    "merged may ship: 1 of 2 gates passed, nf4 may not: one gate failed": make_run(
         PASSED, replace(FAILED, candidate="nf4"), exports=[WRITTEN, replace(REFUSED, candidate="nf4")]
     ),
-    "nothing ships: no gate was decided": made(),
-    "nothing ships: the run ended early before a gate was decided": made(problem="interrupted"),
-    "nothing ships: one gate failed, the run ended early": made(FAILED, problem="interrupted"),
-    "nothing ships: one check failed": made(PASSED, findings=[Finding("error", "what")], exit_code=1),
-    "nothing ships: 1 of 2 gates were not decided": made(PASSED, gates=2, exit_code=6),
-    "nothing ships: a run on selection splits confirms nothing": made(PASSED, selecting=True, exit_code=6),
-    "nothing ships: no blocking gate is on the shipping candidate": made(replace(PASSED, blocking=False)),
+    "nothing ships: no gate was decided": make_run(),
+    "nothing ships: the run ended early before a gate was decided": make_run(problem="interrupted"),
+    "nothing ships: one gate failed, the run ended early": make_run(FAILED, problem="interrupted"),
+    "nothing ships: one check failed": make_run(PASSED, findings=[Finding("error", "what")], exit_code=1),
+    "nothing ships: 1 of 2 gates were not decided": make_run(PASSED, gates=2, exit_code=6),
+    "nothing ships: a run on selection splits confirms nothing": make_run(PASSED, selecting=True, exit_code=6),
+    "nothing ships: no blocking gate is on the shipping candidate": make_run(replace(PASSED, blocking=False)),
 }
 
 
@@ -76,11 +76,11 @@ def test_sentence_hides_no_failure(sentence: str) -> None:
 
 def test_worst_gate_comes_first() -> None:
     """What holds something up comes first, worst outcome first, then the bound that is closest to its limit."""
-    run = made(PASSED, CLOSE, OPEN, WAIVED, FAILED, WARN)
+    run = make_run(PASSED, CLOSE, OPEN, WAIVED, FAILED, WARN)
     assert [v.gate for v in sort_worst_first(run)] == ["fails", "open", "fails", "warns", "close", "floor"]
     assert (deciding_verdict(run) or PASSED).gate == "fails"
-    assert deciding_verdict(made(PASSED, CLOSE, WARN)) == CLOSE
-    assert deciding_verdict(made()) is None
+    assert deciding_verdict(make_run(PASSED, CLOSE, WARN)) == CLOSE
+    assert deciding_verdict(make_run()) is None
 
 
 def test_gain_is_what_a_gate_proved_of_what_ships() -> None:
@@ -89,14 +89,14 @@ def test_gain_is_what_a_gate_proved_of_what_ships() -> None:
         PASSED, gate="better", estimate=0.1, claim_spec=ClaimSpec("difference", 1, 0.0, scale="proportion")
     )
     longer = replace(better, gate="longer", estimate=9.0, claim_spec=ClaimSpec("difference", 1, 0.0, scale="mean"))
-    assert largest_gain(made(PASSED, longer, better)) == better and largest_gain(made(PASSED, longer)) == longer
+    assert largest_gain(make_run(PASSED, longer, better)) == better and largest_gain(make_run(PASSED, longer)) == longer
     for v in (
         OPEN,
         PASSED,
         replace(better, claim_spec=ClaimSpec("difference", 1, -0.1)),
         replace(better, decides=False),
     ):
-        assert largest_gain(made(v)) is None
+        assert largest_gain(make_run(v)) is None
 
 
 def test_losses_that_no_gate_says_are_proven() -> None:
@@ -104,25 +104,25 @@ def test_losses_that_no_gate_says_are_proven() -> None:
     lost = Change("qa", "acc", 0.9, 0.8, 60, 1, 7, (), (), -0.1, -0.19, -0.02, "proportion", "adapter", "merged")
     worse = replace(lost, metric="loss", scale="mean", estimate=3.0, lower=2.0, upper=4.0)
     more = replace(PASSED, gate="loss", metric="qa.loss", claim_spec=ClaimSpec("bound", -1, 1.0))
-    assert ungated_losses(made(PASSED, more, changes=(worse, lost))) == [lost, worse]
+    assert ungated_losses(make_run(PASSED, more, changes=(worse, lost))) == [lost, worse]
     assert (
         ungated_losses(
-            made(PASSED, changes=(replace(worse, upper=None), replace(lost, estimate=0.1, lower=0.1, upper=0.2)))
+            make_run(PASSED, changes=(replace(worse, upper=None), replace(lost, estimate=0.1, lower=0.1, upper=0.2)))
         )
         == []
     )
-    assert ungated_losses(made(replace(PASSED, versus="adapter"), changes=(lost,))) == []
+    assert ungated_losses(make_run(replace(PASSED, versus="adapter"), changes=(lost,))) == []
 
 
 BROKEN = replace(OPEN, outcome=Outcome.ERROR)
 CAME = {
-    "PASS": [made(PASSED, WAIVED)],
-    "FAIL": [made(FAILED)],
-    "INCONCLUSIVE": [made(OPEN, exit_code=6), made(exit_code=5)],
+    "PASS": [make_run(PASSED, WAIVED)],
+    "FAIL": [make_run(FAILED)],
+    "INCONCLUSIVE": [make_run(OPEN, exit_code=6), make_run(exit_code=5)],
     "ERROR": [
-        made(PASSED, edited=True),
-        made(BROKEN, OPEN, exit_code=6),
-        made(exit_code=5, problem="disk full"),
+        make_run(PASSED, edited=True),
+        make_run(BROKEN, OPEN, exit_code=6),
+        make_run(exit_code=5, problem="disk full"),
     ],
 }
 

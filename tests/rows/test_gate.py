@@ -15,14 +15,14 @@ import pytest
 
 from harness.artifacts.strict_json import read_json
 from harness.rows.safe_read import describe_tool_error
-from tests.helpers.others import CLAIM, Said, asked
+from tests.helpers.others import CLAIM, Said, make_asked_rows
 
 Gate, Table = Callable[..., Said], Callable[..., Path]
 RIGHT = [1] * 300 + [0] * 100
 TRUST = "rows are taken on trust; no weights were seen"
 
 
-def worse(by: int) -> list[int]:
+def make_worse_scores(by: int) -> list[int]:
     """Return scores of which so many are lost."""
     return [0] * by + RIGHT[by:]
 
@@ -30,7 +30,9 @@ def worse(by: int) -> list[int]:
 @pytest.mark.parametrize(("lost", "code", "outcome"), [(0, 0, "PASS"), (5, 6, "INCONCLUSIVE"), (60, 1, "FAIL")])
 def test_the_exit_code_is_the_verdict(gate: Gate, table: Table, lost: int, code: int, outcome: str) -> None:
     """Proven is 0, refuted 1, neither 6; each is said with the words of trust, on 80 columns."""
-    said = gate(table("base", asked(RIGHT)), table("candidate", asked([*worse(lost)[:-1], 1])))
+    said = gate(
+        table("base", make_asked_rows(RIGHT)), table("candidate", make_asked_rows([*make_worse_scores(lost)[:-1], 1]))
+    )
     assert (said.code, outcome in said.out, f"{TRUST.capitalize()}." in said.out) == (code, True, True), said
     assert max(map(len, said.out.splitlines()[:-1])) <= 80
     assert "400 paired by content · all scored on both sides · 1 attempt" in said.out
@@ -39,7 +41,10 @@ def test_the_exit_code_is_the_verdict(gate: Gate, table: Table, lost: int, code:
 @pytest.mark.usefixtures("pages")
 def test_what_is_written_says_the_same(gate: Gate, table: Table, tmp_path: Path) -> None:
     """Report, page, JUnit XML and --json hold the verdict and the words of trust."""
-    base, candidate = table("base", asked(RIGHT)), table("candidate", asked([*worse(60)[:-1], 1]))
+    base, candidate = (
+        table("base", make_asked_rows(RIGHT)),
+        table("candidate", make_asked_rows([*make_worse_scores(60)[:-1], 1])),
+    )
     said = gate(base, candidate, "--json", "--junit-xml", "out.xml")
     run = read_json(said.out)["run"]
     (verdict,) = run["results"][1]["verdicts"]
@@ -57,14 +62,18 @@ def test_a_verdict_is_that_of_our_own_tests(gate: Gate, table: Table) -> None:
     """The bound is Tango's on the same counts: nothing is computed anew at this door."""
     from harness.stats.hypothesis_tests import tango
 
-    said = gate(table("base", asked(RIGHT)), table("candidate", asked([*worse(5)[:-1], 1])), "--json")
+    said = gate(
+        table("base", make_asked_rows(RIGHT)),
+        table("candidate", make_asked_rows([*make_worse_scores(5)[:-1], 1])),
+        "--json",
+    )
     (verdict,) = read_json(said.out)["run"]["results"][1]["verdicts"]
     assert verdict["lower"] == tango(1, 5, 400, 0.02, 0.05).lower and verdict["method"] == "Tango score"
 
 
 def test_without_a_claim_there_are_some_to_choose_from(gate: Gate, table: Table) -> None:
     """Nothing is claimed by itself, and no two things at once."""
-    base = table("base", asked(RIGHT))
+    base = table("base", make_asked_rows(RIGHT))
     said = gate(base, base, claim=())
     assert said.code == 4 and all(word in said.err for word in ("--worse-by-at-most", "--better-by", "--min"))
     assert gate(base, base, "--min", "0.1").code == 4
@@ -76,7 +85,7 @@ def test_without_a_claim_there_are_some_to_choose_from(gate: Gate, table: Table)
 def test_order_and_sides_change_nothing(gate: Gate, table: Table, seed: int) -> None:
     """Lines and keys in another order give the same verdict; sides that change places swap what was won and lost."""
     rng = random.Random(seed)
-    rows = asked(RIGHT), asked([*worse(9)[:-2], 1, 1])
+    rows = make_asked_rows(RIGHT), make_asked_rows([*make_worse_scores(9)[:-2], 1, 1])
     mixed = [[dict(rng.sample([*row.items()], len(row))) for row in rng.sample(side, len(side))] for side in rows]
     told = []
     for base, candidate in (rows, mixed, rows[::-1]):
@@ -91,25 +100,28 @@ def test_order_and_sides_change_nothing(gate: Gate, table: Table, seed: int) -> 
 @pytest.mark.slow
 def test_attempts_are_counted_across_files(gate: Gate, table: Table) -> None:
     """A second candidate at the same questions is attempt 2, whatever its file; the same rows again are no new one."""
-    base, first = table("base", asked(RIGHT)), table("first", asked([*worse(9)[:-1], 1]))
+    base, first = (
+        table("base", make_asked_rows(RIGHT)),
+        table("first", make_asked_rows([*make_worse_scores(9)[:-1], 1])),
+    )
     assert "1 attempt" in gate(base, first).out and "1 attempt" in gate(base, first).out
-    said = gate(base, table("second", asked([*worse(8)[:-1], 1])))
+    said = gate(base, table("second", make_asked_rows([*make_worse_scores(8)[:-1], 1])))
     assert "2 attempts" in said.out and "may add up to a risk of 0.1" in " ".join(said.out.split())
 
 
 def test_one_file_is_compared_with_no_other(gate: Gate, table: Table, tmp_path: Path) -> None:
     """The same file twice is refused, equal values in two files are told."""
-    base = table("base", asked(RIGHT))
+    base = table("base", make_asked_rows(RIGHT))
     (tmp_path / "copy.jsonl").write_bytes(base.read_bytes())
     assert "base and candidate are the same file (sha256" in gate(base, tmp_path / "copy.jsonl").err
-    said = gate(base, table("candidate", asked(RIGHT, note="other")))
+    said = gate(base, table("candidate", make_asked_rows(RIGHT, note="other")))
     assert said.code == 0 and "rows have equal values; check that the adapter was applied" in " ".join(said.out.split())
 
 
 @pytest.mark.parametrize("missing", ["refuse", "wrong"])
 def test_missing_rows_hide_no_loss(gate: Gate, table: Table, missing: str) -> None:
     """A candidate whose machinery failed on what it lost passes under neither choice, and is refuted under none."""
-    base, lost = asked([1] * 400), asked([None] * 20 + [1] * 380)
+    base, lost = make_asked_rows([1] * 400), make_asked_rows([None] * 20 + [1] * 380)
     said = gate(table("base", base), table("candidate", lost), "--missing", missing)
     assert (said.code, "PASS" in said.out, "FAIL" in said.out) == (6, False, False)
     assert "candidate 380 scored, 20 unscored" in " ".join(said.out.split())
@@ -120,7 +132,11 @@ def test_missing_rows_hide_no_loss(gate: Gate, table: Table, missing: str) -> No
 def test_a_missing_base_row_counts_against_the_claim(gate: Gate, table: Table) -> None:
     """What the base has no score of may be right there, which proves nothing, or wrong, which refutes nothing."""
     said = gate(
-        table("b", asked([None] * 20 + [0] * 380)), table("c", asked([0] * 400)), "--missing", "wrong", "--json"
+        table("b", make_asked_rows([None] * 20 + [0] * 380)),
+        table("c", make_asked_rows([0] * 400)),
+        "--missing",
+        "wrong",
+        "--json",
     )
     (verdict,) = read_json(said.out)["run"]["results"][1]["verdicts"]
     assert (verdict["baseline"], verdict["outcome"], verdict["won_count"]) == (0.0, "INCONCLUSIVE", 0)
@@ -132,7 +148,7 @@ def test_a_missing_base_row_counts_against_the_claim(gate: Gate, table: Table) -
 
 def test_rows_in_common_are_judged_when_asked(gate: Gate, table: Table) -> None:
     """Rows of one side alone are left out by name, but for those that it could not score."""
-    base, candidate = asked(RIGHT), asked(RIGHT, note="x")[:-40]
+    base, candidate = make_asked_rows(RIGHT), make_asked_rows(RIGHT, note="x")[:-40]
     said = gate(table("base", base), table("candidate", candidate), "--only-common")
     assert said.code == 0 and "40 rows only in base and 0 only in candidate are left out" in " ".join(said.out.split())
     base[-1]["score"] = None
@@ -141,15 +157,17 @@ def test_rows_in_common_are_judged_when_asked(gate: Gate, table: Table) -> None:
 
 def test_one_run_alone_is_held_to_a_number(gate: Gate, table: Table) -> None:
     """--min judges a candidate alone, and says that nothing pairs."""
-    said = gate(table("candidate", asked(RIGHT)), claim=("--min", "0.7"))
+    said = gate(table("candidate", make_asked_rows(RIGHT)), claim=("--min", "0.7"))
     assert said.code == 0 and "rows of one run, not paired" in said.out and "risk 5%" in said.out
-    assert gate(table("candidate", asked(RIGHT)), claim=("--min", "0.8")).code == 1
+    assert gate(table("candidate", make_asked_rows(RIGHT)), claim=("--min", "0.8")).code == 1
 
 
 @pytest.mark.slow
 def test_repeats_are_one_row(gate: Gate, table: Table) -> None:
     """Three answers to a question are its mean; another number of them is unfair unless it is allowed."""
-    thrice = [{**row, "run": k, "score": int(i % 3 == k)} for i, row in enumerate(asked(RIGHT)) for k in range(3)]
+    thrice = [
+        {**row, "run": k, "score": int(i % 3 == k)} for i, row in enumerate(make_asked_rows(RIGHT)) for k in range(3)
+    ]
     base = table("base", thrice)
     said = gate(base, table("candidate", [dict(row, x=1) for row in thrice]), "--repeat", "run", "--json")
     (verdict,) = read_json(said.out)["run"]["results"][1]["verdicts"]
@@ -186,7 +204,7 @@ def test_odd_scores_are_refused(
     gate: Gate, table: Table, change: dict[str, Any], words: list[str], said: str | None
 ) -> None:
     """What is no share, no number, or of no known direction is refused in one line that says what to do."""
-    base, candidate = asked(RIGHT), asked([*worse(3)[:-1], 1])
+    base, candidate = make_asked_rows(RIGHT), make_asked_rows([*make_worse_scores(3)[:-1], 1])
     candidate[-1] |= change
     found = gate(table("base", base), table("candidate", candidate), *words)
     assert (found.code == 4 and said in found.err) if said else found.code != 4, found
@@ -194,7 +212,7 @@ def test_odd_scores_are_refused(
 
 def test_a_bad_margin_is_told_by_the_gate(gate: Gate, table: Table) -> None:
     """Points as whole numbers are refused as in a suite."""
-    rows = table("base", asked(RIGHT)), table("candidate", asked(worse(3)))
+    rows = table("base", make_asked_rows(RIGHT)), table("candidate", make_asked_rows(make_worse_scores(3)))
     assert "write 2 points as 0.02" in gate(*rows, claim=("--worse-by-at-most", "2")).err
     assert (
         'a margin is "x%"; give a number in the metric\'s units, or a share such as "2%"'
@@ -204,7 +222,9 @@ def test_a_bad_margin_is_told_by_the_gate(gate: Gate, table: Table) -> None:
 
 def test_slices_and_clusters_are_read(gate: Gate, table: Table) -> None:
     """Rows of one cluster count together, and the worst slice is named."""
-    rows = [{**row, "doc": f"d{i // 4}", "lang": "de" if i % 4 else "en"} for i, row in enumerate(asked(RIGHT))]
+    rows = [
+        {**row, "doc": f"d{i // 4}", "lang": "de" if i % 4 else "en"} for i, row in enumerate(make_asked_rows(RIGHT))
+    ]
     worse_ = [{**row, "score": 0 if i % 4 == 0 and i < 160 else row["score"]} for i, row in enumerate(rows)]
     said = gate(table("base", rows), table("candidate", worse_), "--cluster", "doc", "--slice", "lang", "--json")
     (verdict,) = read_json(said.out)["run"]["results"][1]["verdicts"]
@@ -214,7 +234,7 @@ def test_slices_and_clusters_are_read(gate: Gate, table: Table) -> None:
 @pytest.mark.slow
 def test_the_door_is_light(table: Table, tmp_path: Path) -> None:
     """No gate on rows imports torch, transformers or datasets."""
-    base, candidate = table("base", asked(RIGHT)), table("candidate", asked(worse(3)))
+    base, candidate = table("base", make_asked_rows(RIGHT)), table("candidate", make_asked_rows(make_worse_scores(3)))
     code = (
         "import sys; from harness.cli.main import main\n"
         f"main(['gate', {str(base)!r}, {str(candidate)!r}, *{CLAIM!r}])\n"
@@ -228,7 +248,7 @@ def test_the_door_is_light(table: Table, tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_a_library_that_is_missing_is_named(table: Table, tmp_path: Path) -> None:
     """Without numpy and scipy the door names what brings them, and so does a suite."""
-    base, candidate = table("base", asked(RIGHT)), table("candidate", asked(worse(3)))
+    base, candidate = table("base", make_asked_rows(RIGHT)), table("candidate", make_asked_rows(make_worse_scores(3)))
     suite = tmp_path / "gate.toml"
     eval_ = '[[eval]]\nname = "qa"\nuse = "rows"\n[[gate]]\nid = "x"\nmetric = "qa.score"\nmin = 0.1\n'
     suite.write_text(f'[suite]\nname = "x"\n[rows.candidate]\npath = "{candidate.name}"\n{eval_}', "utf-8")
@@ -242,7 +262,7 @@ def test_a_library_that_is_missing_is_named(table: Table, tmp_path: Path) -> Non
 
 def test_an_option_that_means_nothing_is_refused(gate: Gate, table: Table) -> None:
     """Names of readers, of what is unfair, and of columns are told with those that there are."""
-    rows = table("base", asked(RIGHT)), table("candidate", asked(worse(3)))
+    rows = table("base", make_asked_rows(RIGHT)), table("candidate", make_asked_rows(make_worse_scores(3)))
     assert "did you mean" in gate(*rows, "--as", "lm-eval").err
     assert 'did you mean "template"' in gate(*rows, "--allow", "templat").err
     assert 'did you mean "target"' in gate(*rows, "--score", "targt").err
@@ -252,8 +272,10 @@ def test_an_option_that_means_nothing_is_refused(gate: Gate, table: Table) -> No
 def test_a_secret_in_a_tools_words_is_struck(gate: Gate, table: Table, tmp_path: Path) -> None:
     """What a tool says of an error, and how its run was called, goes nowhere with a token in it."""
     token = "sk-" + "a" * 30
-    base = table("base", asked(RIGHT))
-    said = gate(base, table(token, asked([*worse(3)[:-1], 1])), "--json", "--write-suite", "gate.toml")
+    base = table("base", make_asked_rows(RIGHT))
+    said = gate(
+        base, table(token, make_asked_rows([*make_worse_scores(3)[:-1], 1])), "--json", "--write-suite", "gate.toml"
+    )
     assert said.code in (0, 6) and token not in said.out + said.err
     written = [*(tmp_path / "reports").rglob("*.json*")]
     assert len(written) > 3 and not [path for path in written if token in path.read_text("utf-8")]

@@ -38,12 +38,12 @@ def write_run(folder: Path, scores: Mapping[str, list[int]]) -> Path:
     return folder
 
 
-def _scores(tasks: int, rows: int, seed: int) -> dict[str, list[int]]:
+def _draw_scores(tasks: int, rows: int, seed: int) -> dict[str, list[int]]:
     draw = random.Random(seed)
     return {f"task{t:02d}": [int(draw.random() < 0.7) for _ in range(rows)] for t in range(tasks)}
 
 
-def _changed(scores: Mapping[str, list[int]], seed: int, share: float = 0.1) -> dict[str, list[int]]:
+def _redraw_scores(scores: Mapping[str, list[int]], seed: int, share: float = 0.1) -> dict[str, list[int]]:
     """Return another model that is as good: so many rows are drawn again."""
     draw = random.Random(seed)
     return {t: [int(draw.random() < 0.7) if draw.random() < share else v for v in own] for t, own in scores.items()}
@@ -51,8 +51,8 @@ def _changed(scores: Mapping[str, list[int]], seed: int, share: float = 0.1) -> 
 
 def test_equal_models_pass_a_run_of_57_tasks(gate: Gate, tmp_path: Path) -> None:
     """No task of equal models blocks, though some look worse; one question, one command."""
-    scores = _scores(57, 60, 1)
-    base, candidate = write_run(tmp_path / "base", scores), write_run(tmp_path / "candidate", _changed(scores, 2))
+    scores = _draw_scores(57, 60, 1)
+    base, candidate = write_run(tmp_path / "base", scores), write_run(tmp_path / "candidate", _redraw_scores(scores, 2))
     said = gate(base, candidate)
     assert said.code == 0 and said.out.count("\n  task") == 58, said
     assert "cannot prove" not in said.out  # of no guard
@@ -61,8 +61,8 @@ def test_equal_models_pass_a_run_of_57_tasks(gate: Gate, tmp_path: Path) -> None
 
 def test_a_task_that_is_lost_blocks_whatever_the_mean(gate: Gate, tmp_path: Path) -> None:
     """One of 20 tasks falls from 0.7 to 0: the mean passes, the task fails, and so does the command."""
-    scores = _scores(20, 100, 3)
-    other = _changed(scores, 4, 0.02) | {"task07": [0] * 100}
+    scores = _draw_scores(20, 100, 3)
+    other = _redraw_scores(scores, 4, 0.02) | {"task07": [0] * 100}
     base, candidate = write_run(tmp_path / "base", scores), write_run(tmp_path / "candidate", other)
     said = gate(base, candidate, claim=("--worse-by-at-most", "0.1"))
     table = [line for line in said.out.splitlines() if line.startswith("  task")]
@@ -72,7 +72,7 @@ def test_a_task_that_is_lost_blocks_whatever_the_mean(gate: Gate, tmp_path: Path
 
 def test_a_gain_of_the_mean_is_no_claim_about_a_task(gate: Gate, tmp_path: Path) -> None:
     """With --better-by a task that did not gain is not refuted; one that is worse than the base is."""
-    scores = _scores(4, 200, 5)
+    scores = _draw_scores(4, 200, 5)
     better = {t: [1] * 200 if t != "task01" else own for t, own in scores.items()}
     runs = [write_run(tmp_path / "base", scores), write_run(tmp_path / "candidate", better)]
     assert gate(*runs, claim=("--better-by", "0.1")).code == 0
@@ -83,8 +83,8 @@ def test_a_gain_of_the_mean_is_no_claim_about_a_task(gate: Gate, tmp_path: Path)
 
 def test_evidence_and_suite_come_to_the_same(gate: Gate, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The suite that a command writes has its one gate, and evidence gives the guards again."""
-    scores = _scores(3, 100, 7)
-    runs = [write_run(tmp_path / "base", scores), write_run(tmp_path / "candidate", _changed(scores, 8, 0.02))]
+    scores = _draw_scores(3, 100, 7)
+    runs = [write_run(tmp_path / "base", scores), write_run(tmp_path / "candidate", _redraw_scores(scores, 8, 0.02))]
     said = gate(*runs, "--write-suite", tmp_path / "gate.toml", claim=("--worse-by-at-most", "0.1"))
     assert said.code == 0, said
     assert (tmp_path / "gate.toml").read_text("utf-8").count("[[gate]]") == 1
@@ -97,7 +97,7 @@ def test_evidence_and_suite_come_to_the_same(gate: Gate, tmp_path: Path, capsys:
 
 def test_a_single_task_is_no_group(gate: Gate, tmp_path: Path) -> None:
     """A run of one task, and a task that is named, have no guards."""
-    scores = _scores(2, 300, 9)
+    scores = _draw_scores(2, 300, 9)
     runs = [
         write_run(tmp_path / name, scores | ({"task00": scores["task00"][::-1]} if name == "b" else {}))
         for name in "ab"

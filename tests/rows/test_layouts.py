@@ -30,7 +30,7 @@ ROWS = [
 NESTED = [{"doc": {"q": r["input"], "gold": r["target"]}, "metric": {"acc": r["score"]}, "n": r["id"]} for r in ROWS]
 
 
-def _csv(separator: str) -> str:
+def _encode_csv(separator: str) -> str:
     text = io.StringIO()
     rows = csv.DictWriter(text, [*ROWS[0]], delimiter=separator, lineterminator="\r\n")
     rows.writeheader()
@@ -38,15 +38,15 @@ def _csv(separator: str) -> str:
     return text.getvalue()
 
 
-def _columns(**more: Any) -> dict[str, Any]:
+def _make_column_table(**more: Any) -> dict[str, Any]:
     return {"columns": [*ROWS[0]], "data": [[*row.values()] for row in ROWS], **more}
 
 
-def _lines() -> str:
+def _encode_jsonl() -> str:
     return "".join(json.dumps(row) + "\n" for row in ROWS)
 
 
-def _arrow(kind: str) -> bytes:
+def _encode_arrow(kind: str) -> bytes:
     pyarrow = pytest.importorskip("pyarrow")
     from pyarrow import feather, ipc, parquet
 
@@ -61,7 +61,7 @@ def _arrow(kind: str) -> bytes:
     return out.getvalue()
 
 
-def _workbook() -> bytes:
+def _encode_workbook() -> bytes:
     openpyxl = pytest.importorskip("openpyxl")
     book, out = openpyxl.Workbook(), io.BytesIO()
     for row in ([*ROWS[0]], *([*row.values()] for row in ROWS)):
@@ -70,7 +70,7 @@ def _workbook() -> bytes:
     return out.getvalue()
 
 
-def _database(folder: Path) -> bytes:
+def _encode_database(folder: Path) -> bytes:
     path = folder / "made.db"
     database = sqlite3.connect(path)
     database.execute("create table answers (id text, input text, target text, answer text, score integer)")
@@ -81,37 +81,37 @@ def _database(folder: Path) -> bytes:
 
 
 LAYOUTS: dict[str, Callable[[Path], bytes]] = {
-    "comma": lambda _: _csv(",").encode(),
-    "semicolon": lambda _: _csv(";").encode(),
-    "tab": lambda _: _csv("\t").encode(),
-    "pipe": lambda _: _csv("|").encode(),
-    "Excel's mark": lambda _: ("sep=;\r\n" + _csv(";")).encode(),
-    "UTF-16": lambda _: _csv("\t").encode("utf-16"),
-    "UTF-16 without a mark": lambda _: _csv(",").encode("utf-16-le"),
-    "UTF-8 with a mark": lambda _: b"\xef\xbb\xbf" + _csv(",").encode(),
-    "JSON lines": lambda _: _lines().encode(),
+    "comma": lambda _: _encode_csv(",").encode(),
+    "semicolon": lambda _: _encode_csv(";").encode(),
+    "tab": lambda _: _encode_csv("\t").encode(),
+    "pipe": lambda _: _encode_csv("|").encode(),
+    "Excel's mark": lambda _: ("sep=;\r\n" + _encode_csv(";")).encode(),
+    "UTF-16": lambda _: _encode_csv("\t").encode("utf-16"),
+    "UTF-16 without a mark": lambda _: _encode_csv(",").encode("utf-16-le"),
+    "UTF-8 with a mark": lambda _: b"\xef\xbb\xbf" + _encode_csv(",").encode(),
+    "JSON lines": lambda _: _encode_jsonl().encode(),
     "a list": lambda _: json.dumps(ROWS).encode(),
     "a list with indent": lambda _: json.dumps(ROWS, indent=2).encode(),
-    "split": lambda _: json.dumps(_columns()).encode(),
-    "W&B": lambda _: json.dumps(_columns(ncols=5, nrows=6)).encode(),
-    "split with indent": lambda _: json.dumps(_columns(), indent=1).encode(),
+    "split": lambda _: json.dumps(_make_column_table()).encode(),
+    "W&B": lambda _: json.dumps(_make_column_table(ncols=5, nrows=6)).encode(),
+    "split with indent": lambda _: json.dumps(_make_column_table(), indent=1).encode(),
     "pandas by columns": lambda _: json.dumps(
         {c: {str(i): r[c] for i, r in enumerate(ROWS)} for c in ROWS[0]}
     ).encode(),
     "a list in an object": lambda _: json.dumps({"model": "m", "samples": ROWS}, indent=1).encode(),
     "the Hub's viewer": lambda _: json.dumps([{"row_idx": i, "row": r} for i, r in enumerate(ROWS)]).encode(),
-    "Parquet": lambda _: _arrow("parquet"),
-    "Arrow": lambda _: _arrow("file"),
-    "a stream of Arrow": lambda _: _arrow("stream"),
-    "feather": lambda _: _arrow("feather"),
-    "a workbook": lambda _: _workbook(),
-    "SQLite": _database,
-    "gzip": lambda _: gzip.compress(_csv(",").encode(), mtime=0),
-    "gzip of lines": lambda _: gzip.compress(_lines().encode(), mtime=0),
+    "Parquet": lambda _: _encode_arrow("parquet"),
+    "Arrow": lambda _: _encode_arrow("file"),
+    "a stream of Arrow": lambda _: _encode_arrow("stream"),
+    "feather": lambda _: _encode_arrow("feather"),
+    "a workbook": lambda _: _encode_workbook(),
+    "SQLite": _encode_database,
+    "gzip": lambda _: gzip.compress(_encode_csv(",").encode(), mtime=0),
+    "gzip of lines": lambda _: gzip.compress(_encode_jsonl().encode(), mtime=0),
     "bzip2": lambda _: bz2.compress(json.dumps(ROWS).encode()),
-    "xz": lambda _: lzma.compress(_csv(";").encode()),
-    "zstd": lambda _: pytest.importorskip("zstandard").compress(_lines().encode()),
-    "zstd of UTF-16": lambda _: pytest.importorskip("zstandard").compress(_csv(";").encode("utf-16")),
+    "xz": lambda _: lzma.compress(_encode_csv(";").encode()),
+    "zstd": lambda _: pytest.importorskip("zstandard").compress(_encode_jsonl().encode()),
+    "zstd of UTF-16": lambda _: pytest.importorskip("zstandard").compress(_encode_csv(";").encode("utf-16")),
 }
 
 
@@ -119,7 +119,7 @@ LAYOUTS: dict[str, Callable[[Path], bytes]] = {
 def test_every_layout_is_the_same_rows(tmp_path: Path, layout: str) -> None:
     """Whatever a table is written as, under a name without a suffix, its rows are the same, texts and all."""
     (tmp_path / "rows").write_bytes(LAYOUTS[layout](tmp_path))
-    (tmp_path / "plain").write_text(_lines(), "utf-8")
+    (tmp_path / "plain").write_text(_encode_jsonl(), "utf-8")
     found, plain = (read_run_rows(str(tmp_path / name), Wanted()).rows for name in ("rows", "plain"))
     assert [*found] == [*plain]
     first = found[1]
@@ -177,13 +177,13 @@ def _write(path: Path, rows: list[dict[str, Any]]) -> Path:
     return path
 
 
-def _many(n: int = 400) -> list[dict[str, Any]]:
+def _make_many_rows(n: int = 400) -> list[dict[str, Any]]:
     return [{"id": f"q-{i}", "input": f"What is {i}?", "score": int(i % 5 > 0)} for i in range(n)]
 
 
 def test_a_wide_table_has_a_column_for_each_side(gate: Gate, tmp_path: Path) -> None:
     """`--base-score` and `--candidate-score` gate one table as two would be gated."""
-    rows = _many()
+    rows = _make_many_rows()
     wide = [{"id": r["id"], "input": r["input"], "a": r["score"], "b": r["score"] if i != 6 else 0}
             for i, r in enumerate(rows)]  # fmt: skip
     path = _write(tmp_path / "wide.jsonl", wide)
@@ -195,7 +195,7 @@ def test_a_wide_table_has_a_column_for_each_side(gate: Gate, tmp_path: Path) -> 
 
 def test_a_long_table_has_a_column_of_models(gate: Gate, tmp_path: Path) -> None:
     """`FILE#model=NAME` names the rows of one model; without it rows of two models are not mixed."""
-    rows = [{**r, "model": m} for r in _many() for m in ("old", "new")]
+    rows = [{**r, "model": m} for r in _make_many_rows() for m in ("old", "new")]
     path = _write(tmp_path / "long.jsonl", rows)
     said = gate(f"{path}#model=old", f"{path}#model=new")
     assert said.code == 0 and "400 pairs, 0 lost, 0 won" in said.out and "candidate  table · new" in said.out, said
@@ -208,7 +208,7 @@ def test_a_long_table_has_a_column_of_models(gate: Gate, tmp_path: Path) -> None
 
 def test_an_error_beside_a_score_of_0_is_no_answer(gate: Gate, tmp_path: Path) -> None:
     """A row with an error has no score; a column of numbers that is called so is a metric."""
-    rows = _many()
+    rows = _make_many_rows()
     broken = [{**r, "score": 0, "error": "HTTP 503"} if i == 7 else {**r, "error": None} for i, r in enumerate(rows)]
     said = gate(_write(tmp_path / "base", rows), _write(tmp_path / "candidate", broken))
     assert said.code == 6 and "1 row ended in an error (1 HTTP 503)" in " ".join(said.out.split()), said
@@ -233,7 +233,7 @@ def test_ids_that_are_floats_are_whole_numbers(gate: Gate, tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("name", "content", "said"),
     [
-        ("cut.csv.gz", gzip.compress(_csv(",").encode(), mtime=0)[:-9], "is not complete gzip"),
+        ("cut.csv.gz", gzip.compress(_encode_csv(",").encode(), mtime=0)[:-9], "is not complete gzip"),
         ("one.csv", b"score\n1\n0\n", "rows have neither input nor id"),
         ("none.json", b'{"results": {"t": {"acc,none": 0.5}}, "configs": {}}', "run it with --log_samples"),
         ("cut.json", json.dumps(ROWS)[:-20].encode(), "rows are never skipped"),
@@ -248,7 +248,7 @@ def test_ids_that_are_floats_are_whole_numbers(gate: Gate, tmp_path: Path) -> No
 def test_what_is_no_table_is_said(gate: Gate, tmp_path: Path, name: str, content: bytes, said: str) -> None:
     """One line says what a file looks like, and which is it."""
     (tmp_path / name).write_bytes(content)
-    (tmp_path / "other.jsonl").write_text(_lines(), "utf-8")
+    (tmp_path / "other.jsonl").write_text(_encode_jsonl(), "utf-8")
     ended = gate(tmp_path / name, tmp_path / "other.jsonl")
     assert (ended.code, ended.out, ended.err.count("\n")) == (4, "", 1) and said in ended.err, ended
 
@@ -271,7 +271,7 @@ def test_a_first_line_longer_than_what_is_looked_at(tmp_path: Path) -> None:
     for name, data in (("a", lines), ("b", gzip.compress(lines)), ("c", lines.decode().encode("utf-16"))):
         (tmp_path / name).write_bytes(data)
         assert len(read_run_rows(str(tmp_path / name), Wanted()).rows) == 6, name
-    (tmp_path / "d").write_bytes(json.dumps(_columns(note=noise)).encode())
+    (tmp_path / "d").write_bytes(json.dumps(_make_column_table(note=noise)).encode())
     assert len(read_run_rows(str(tmp_path / "d"), Wanted()).rows) == 6
 
 
@@ -310,7 +310,7 @@ def test_formulas_are_results_or_refused(tmp_path: Path) -> None:
 
 def test_the_same_file_by_two_names_is_one(gate: Gate, tmp_path: Path) -> None:
     """A link, or a copy, gated against its original is refused."""
-    path = _write(tmp_path / "a.jsonl", _many())
+    path = _write(tmp_path / "a.jsonl", _make_many_rows())
     (tmp_path / "link.jsonl").symlink_to(path)
     (tmp_path / "copy.jsonl").write_bytes(path.read_bytes())
     (tmp_path / "packed.jsonl").write_bytes(gzip.compress(path.read_bytes()))
@@ -320,7 +320,7 @@ def test_the_same_file_by_two_names_is_one(gate: Gate, tmp_path: Path) -> None:
 
 def test_a_column_of_one_side_is_named(gate: Gate, tmp_path: Path) -> None:
     """A target that only one side has makes no question another one: the column is named, and can be left out."""
-    rows = _many()
+    rows = _make_many_rows()
     base = _write(tmp_path / "base", [{**r, "target": str(i)} for i, r in enumerate(rows)])
     candidate = _write(tmp_path / "candidate", rows)
     said = gate(base, candidate)
@@ -330,7 +330,7 @@ def test_a_column_of_one_side_is_named(gate: Gate, tmp_path: Path) -> None:
 
 def test_rendered_prompts_pair_by_id(gate: Gate, tmp_path: Path) -> None:
     """A table that logged prompts as they were sent pairs by id where templates differ, and the line says how."""
-    rows = _many()
+    rows = _make_many_rows()
     base = _write(tmp_path / "base", rows)
     candidate = _write(tmp_path / "candidate", [{**r, "input": f"<user>{r['input']}"} for r in rows])
     assert "pair by id: --input none --id COLUMN" in gate(base, candidate).err

@@ -43,7 +43,7 @@ def change(folder: Path, task: str, lines: Callable[[list[dict[str, Any]]], None
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
 
 
-def results(folder: Path, told: Callable[[dict[str, Any]], None]) -> None:
+def edit_results(folder: Path, told: Callable[[dict[str, Any]], None]) -> None:
     """Change the results file in place."""
     (path,) = folder.glob("results_*.json")
     found = json.loads(path.read_text("utf-8"))
@@ -130,7 +130,7 @@ def test_what_a_run_lost_is_found(runs: tuple[Path, Path], gate: Gate) -> None:
     """A cut file, one of another run, and rows in which a metric was changed do not sum to lm_eval's number."""
     change(runs[1], "cap_mc", lambda rows: rows.pop())
     assert "has 19 rows, but its results file has 20; it is truncated, or of two runs" in gate(*runs, *MC).err
-    results(runs[1], lambda told: told["n-samples"]["cap_mc"].update(effective=19))
+    edit_results(runs[1], lambda told: told["n-samples"]["cap_mc"].update(effective=19))
     assert "the rows give 0.894737, but its results file says 0.9; the file is truncated" in gate(*runs, *MC).err
 
 
@@ -153,7 +153,7 @@ def test_a_limit_is_told_with_the_rows(runs: tuple[Path, Path], gate: Gate) -> N
         del told["results"]["cap_mc"]["acc,none"]
 
     change(runs[1], "cap_mc", lambda rows: rows.__delitem__(slice(10, None)))
-    results(runs[1], cut)
+    edit_results(runs[1], cut)
     said = gate(*runs, *MC)
     assert "base: 20 rows, candidate: 10 rows (limit 10); only in base 10" in said.err
 
@@ -172,7 +172,7 @@ def test_a_metric_that_overwrote_a_key_is_refused(runs: tuple[Path, Path], gate:
 )
 def test_numbers_that_are_none_are_refused(runs: tuple[Path, Path], task: str, metric: str, values: list[Any]) -> None:
     """What is as large as no float, a text, or of no length, is no score, whatever stands in the other rows."""
-    results(runs[0], lambda told: told.update(results={}))
+    edit_results(runs[0], lambda told: told.update(results={}))
     for value in values:
         change(runs[0], task, lambda rows, v=value: rows[0].update({metric: v}))  # type: ignore[misc]
         want = Wanted(task, metric)
@@ -197,7 +197,7 @@ UNFAIR_RUNS: dict[str, Callable[[dict[str, Any]], None]] = {
 @pytest.mark.parametrize("kind", UNFAIR_RUNS)
 def test_what_is_unfair_is_refused_by_name(runs: tuple[Path, Path], gate: Gate, kind: str) -> None:
     """Each planted difference is refused with the name that allows it, and allowed it stands in the verdict."""
-    results(runs[1], UNFAIR_RUNS[kind])
+    edit_results(runs[1], UNFAIR_RUNS[kind])
     name = next((n for n in UNFAIR_FACTS if kind.startswith(n)), kind)
     said = gate(*runs, *MC)
     assert said.code == 4 and f"--allow {name.replace(' ', '-')}" in said.err, said
@@ -227,7 +227,7 @@ def test_other_prompts_are_unfair(runs: tuple[Path, Path], gate: Gate) -> None:
     """Another text for the same question is found row by row, and told with what explains it."""
     change(runs[1], "cap_mc", lambda rows: rows[3].update(prompt_hash="0" * 64))
     assert "prompts differ on 1 of 20 rows; rerun one of the runs, or --allow prompt" in gate(*runs, *MC).err
-    results(runs[1], UNFAIR_RUNS["shots"])
+    edit_results(runs[1], UNFAIR_RUNS["shots"])
     assert "prompts differ on 1 of 20 rows, few-shot examples differ: 0 shots and 3 shots" in gate(*runs, *MC).err
 
 
@@ -245,7 +245,7 @@ FAIR: dict[str, Callable[[dict[str, Any]], None]] = {
 @pytest.mark.parametrize("kind", FAIR)
 def test_what_is_fair_is_no_alarm(runs: tuple[Path, Path], kind: str) -> None:
     """The machine, versions, paths and the model itself stand in no verdict's way."""
-    results(runs[1], FAIR[kind])
+    edit_results(runs[1], FAIR[kind])
     base, candidate = (read_run_rows(str(folder), Wanted("cap_mc", "acc")) for folder in runs)
     assert not compare_facts(base, candidate, pair_rows(base, candidate, only_common=False), ()).allowed
 

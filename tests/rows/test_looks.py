@@ -11,7 +11,7 @@ import pytest
 from harness.artifacts.strict_json import read_json
 from harness.cli.main import main
 from harness.stats.multiple_testing import interim_levels
-from tests.helpers.others import Said, asked
+from tests.helpers.others import Said, make_asked_rows
 
 Gate, Table = Callable[..., Said], Callable[..., Path]
 BASE, CANDIDATE = [1, 1, 1, 0] * 100, [1, 0, 1, 1] + [1, 1, 1, 0] * 99
@@ -44,8 +44,8 @@ def look(gate: Gate, table: Table, tmp_path: Path, capsys: pytest.CaptureFixture
     """Return a function that judges the first of so many rows, and gives its verdict, or what was refused."""
 
     def called(rows: int, text: str = SUITE, scores: list[int] = CANDIDATE) -> Any:
-        table("base", asked(BASE[:rows]))
-        table("candidate", asked(scores[:rows]))
+        table("base", make_asked_rows(BASE[:rows]))
+        table("candidate", make_asked_rows(scores[:rows]))
         (tmp_path / "suite.toml").write_text(text, "utf-8")
         code = main(["run", "suite.toml", "--json"])
         said = Said(code, *capsys.readouterr())

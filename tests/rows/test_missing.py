@@ -15,7 +15,7 @@ TIMES, ROWS = 60, 400
 NONE: dict[str, float] = {}
 
 
-def runs(seed: int, lost: float, hidden: float) -> dict[str, RawRows]:
+def draw_runs(seed: int, lost: float, hidden: float) -> dict[str, RawRows]:
     """Return a base, and a candidate that loses a share of its rows, and has no score of a share of these."""
     rng, sides = random.Random(seed), {"base": list[RawRow](), "candidate": list[RawRow]()}
     for i in range(ROWS):
@@ -36,7 +36,7 @@ def test_a_worse_candidate_does_not_pass(missing: str, hidden: float, passes: in
     """A candidate 5 points worse passes a limit of 2 points as seldom as the risk says, with hidden losses never."""
     gate = Gate("no-worse", versus="base", worse_by_at_most=0.02)
     suite = make_rows_suite(gate, {"base": "", "candidate": ""}, {"missing": missing}, 0.05)
-    plugins, drawn = load_plugins(None), ({"rows": runs(seed, 0.07, hidden)} for seed in range(TIMES))
+    plugins, drawn = load_plugins(None), ({"rows": draw_runs(seed, 0.07, hidden)} for seed in range(TIMES))
     found = [judge_rows(suite, plugins, runs=rows, attempts={}).verdicts[0] for rows in drawn]
     assert sum(v.outcome is Outcome.PASS for v in found) <= passes
     assert all(

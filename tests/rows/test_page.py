@@ -30,10 +30,10 @@ def page(project: Project) -> str:
     project.write({"base.csv": table(0), "cand.csv": table(10)})
     outcome = project.harness("gate", "base.csv", "cand.csv", "--worse-by-at-most", "0.02")
     assert outcome.code == 0, outcome.err
-    return page_of_run(project)
+    return read_run_page(project)
 
 
-def page_of_run(project: Project) -> str:
+def read_run_page(project: Project) -> str:
     """Return the page of the one run, without the entities of HTML."""
     (folder,) = project.folder.glob("reports/*")
     made = project.harness("report", str(folder))
@@ -63,7 +63,7 @@ def test_an_empty_column_of_slices_is_left_out(project: Project) -> None:
     rows = {side: [f"q{i},{int(i >= lost)},answer {i % (3 + lost)}" for i in range(60)] for side, lost in SIDES.items()}
     project.write({f"{side}.csv": "\n".join(["id,score,answer", *lines]) for side, lines in rows.items()})
     project.harness("gate", "base.csv", "cand.csv", "--worse-by-at-most", "0.02")
-    changed = page_of_run(project).partition('<section id="sec-changed">')[2].partition("</section>")[0]
+    changed = read_run_page(project).partition('<section id="sec-changed">')[2].partition("</section>")[0]
     assert "base to candidate: 9 lost, 0 won" in changed
     assert "Prompt, last turn" in changed and "Slice" not in changed
 
@@ -83,7 +83,7 @@ def test_a_refuted_claim_ships_nothing_either(project: Project) -> None:
     project.write({"base.csv": table(40), "cand.csv": table(0)})
     outcome = project.harness("gate", "base.csv", "cand.csv", "--worse-by-at-most", "0.02")
     assert outcome.code == 1
-    text = page_of_run(project)
+    text = read_run_page(project)
     assert "The claim does not hold on these rows: one gate failed" in text
     assert "Nothing ships" not in text
 
@@ -91,7 +91,7 @@ def test_a_refuted_claim_ships_nothing_either(project: Project) -> None:
 SLICES = make_rows_suite("slices", "qa", 'slices = ["kind"]')
 
 
-def sliced(lost: int) -> str:
+def make_sliced_csv(lost: int) -> str:
     """Return 300 rows of three kinds, of which the kind b loses some; each answered in words."""
     lines = ["id,input,target,answer,score,kind"]
     for i in range(300):
@@ -100,21 +100,21 @@ def sliced(lost: int) -> str:
     return "\n".join(lines) + "\n"
 
 
-def sliced_page(project: Project, gates: dict[str, str]) -> str:
+def read_sliced_page(project: Project, gates: dict[str, str]) -> str:
     """Return the page of a suite with some gates on those rows."""
     claims = "".join(
         f'[[gate]]\nid = "{name}"\nmetric = "qa.score"\nversus = "base"\nmin_n = 20\n{claim}\n'
         for name, claim in gates.items()
     )
-    project.write({"base.csv": sliced(0), "cand.csv": sliced(90), "slices.toml": SLICES + claims})
+    project.write({"base.csv": make_sliced_csv(0), "cand.csv": make_sliced_csv(90), "slices.toml": SLICES + claims})
     project.harness("run", "slices.toml")
-    return page_of_run(project)
+    return read_run_page(project)
 
 
 def test_gates_on_slices_are_a_heat_map(project: Project) -> None:
     """From four on: slices down, the worst first, claims across, and each cell has a glyph beside its number."""
     margins = {f"m{i}": f'slice = "kind=*"\nworse_by_at_most = {i / 10}' for i in range(1, 5)}
-    page = sliced_page(project, margins)
+    page = read_sliced_page(project, margins)
     (table,) = re.findall(r'<table class="heat">(.*?)</table>', page, re.DOTALL)
     assert "score on qa by kind" in table
     assert re.findall(r'scope="row"[^>]*>(\w+)<', table) == ["b", "a", "c"]
@@ -123,20 +123,20 @@ def test_gates_on_slices_are_a_heat_map(project: Project) -> None:
 
 def test_fewer_gates_on_slices_are_a_list_alone(project: Project) -> None:
     """Three gates need no table of their own."""
-    page = sliced_page(project, {f"m{i}": f'slice = "kind=*"\nworse_by_at_most = {i / 10}' for i in range(1, 4)})
+    page = read_sliced_page(project, {f"m{i}": f'slice = "kind=*"\nworse_by_at_most = {i / 10}' for i in range(1, 4)})
     assert '<table class="heat">' not in page
 
 
 def test_rows_of_a_gate_on_all_rows_are_linked(project: Project) -> None:
     """Also where the gate names its worst slice, which is not what it counts."""
-    page = sliced_page(project, {"all": "worse_by_at_most = 0.01"})
+    page = read_sliced_page(project, {"all": "worse_by_at_most = 0.01"})
     (lost,) = set(re.findall(r'href="(#qa:lost[^"]*)">[\d,]+ lost', page))
     assert lost == "#qa:lost"
 
 
 def test_remarks_on_the_rows_stand_once(project: Project) -> None:
     """Under the reasons, and not at the end of each of them."""
-    page = sliced_page(project, {f"m{i}": f"worse_by_at_most = 0.0{i}" for i in range(1, 4)})
+    page = read_sliced_page(project, {f"m{i}": f"worse_by_at_most = 0.0{i}" for i in range(1, 4)})
     head = page[page.index("<h1") : page.index('id="sec-gates"')]
     assert head.count('class="reason"') == 3
     assert head.count("nknown on both sides") == 1
@@ -148,7 +148,7 @@ def test_a_share_of_rows_that_lose_compares_no_values(project: Project) -> None:
     suite = make_rows_suite("few", "qa") + f"[[gate]]\n{gate}\n"
     project.write({"base.csv": table(0), "cand.csv": table(10), "suite.toml": suite})
     assert project.harness("run", "suite.toml").code == 0
-    page = page_of_run(project)
+    page = read_run_page(project)
     assert "worse than base by more than 0.5 on at most 10% of rows" in page
     assert "share of rows that lose more" in page
     assert "against –" not in page

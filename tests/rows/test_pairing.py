@@ -11,12 +11,12 @@ from harness import Sample, UsageError
 from harness.data.identity import add_question_keys, question_key
 from harness.rows.pairing import PairedRows, pair_rows
 from harness.rows.records import RawRow, RawRows
-from tests.helpers.others import Said, asked
+from tests.helpers.others import Said, make_asked_rows
 
 Gate, Table = Callable[..., Said], Callable[..., Path]
 
 
-def rows(*given: RawRow) -> RawRows:
+def make_run_rows(*given: RawRow) -> RawRows:
     """Return a run of these rows."""
     return RawRows("tool", "model", "task", {}, given)
 
@@ -26,7 +26,7 @@ def row(key: str, content: str, value: float = 1.0, *, repeat: int = 0, numbered
     return RawRow(key, numbered, content, "", {"m": value}, repeat=repeat)
 
 
-def values(pairs: PairedRows) -> list[tuple[list[float], list[float]]]:
+def list_paired_values(pairs: PairedRows) -> list[tuple[list[float], list[float]]]:
     """Return what was paired with what."""
     sides = zip(pairs.base, pairs.candidate, strict=True)
     return [([r.values["m"] for r in one], [r.values["m"] for r in other]) for one, other in sides]
@@ -34,26 +34,26 @@ def values(pairs: PairedRows) -> list[tuple[list[float], list[float]]]:
 
 def test_content_wins_over_names() -> None:
     """Names that mean another question on the other side are counted, and not followed."""
-    base = rows(row("1", "france", 0.1), row("2", "japan", 0.2))
-    candidate = rows(row("1", "japan", 0.3), row("2", "france", 0.4))
+    base = make_run_rows(row("1", "france", 0.1), row("2", "japan", 0.2))
+    candidate = make_run_rows(row("1", "japan", 0.3), row("2", "france", 0.4))
     pairs = pair_rows(base, candidate, only_common=False)
-    assert (pairs.how, pairs.renamed, values(pairs)) == ("content", 2, [([0.1], [0.4]), ([0.2], [0.3])])
+    assert (pairs.how, pairs.renamed, list_paired_values(pairs)) == ("content", 2, [([0.1], [0.4]), ([0.2], [0.3])])
 
 
 def test_names_tell_copies_apart() -> None:
     """Several rows that ask the same are paired by their names."""
-    base = rows(row("a", "x", 0.0), row("b", "x", 1.0))
-    candidate = rows(row("b", "x", 0.9), row("a", "x", 0.1))
-    assert sorted(values(pair_rows(base, candidate, only_common=False))) == [([0.0], [0.1]), ([1.0], [0.9])]
+    base = make_run_rows(row("a", "x", 0.0), row("b", "x", 1.0))
+    candidate = make_run_rows(row("b", "x", 0.9), row("a", "x", 0.1))
+    assert sorted(list_paired_values(pair_rows(base, candidate, only_common=False))) == [([0.0], [0.1]), ([1.0], [0.9])]
 
 
 def test_copies_without_names_need_the_same_number() -> None:
     """Copies that nothing tells apart are paired in an order that no file has, or refused where one lacks some."""
-    base = rows(row("1", "x", 1.0, numbered=True), row("2", "x", 0.0, numbered=True))
-    candidate = rows(row("7", "x", 0.0, numbered=True), row("8", "x", 1.0, numbered=True))
-    assert values(pair_rows(base, candidate, only_common=False)) == [([0.0], [0.0]), ([1.0], [1.0])]
+    base = make_run_rows(row("1", "x", 1.0, numbered=True), row("2", "x", 0.0, numbered=True))
+    candidate = make_run_rows(row("7", "x", 0.0, numbered=True), row("8", "x", 1.0, numbered=True))
+    assert list_paired_values(pair_rows(base, candidate, only_common=False)) == [([0.0], [0.0]), ([1.0], [1.0])]
     with pytest.raises(UsageError, match=", which cannot be paired without names; give --id COLUMN"):
-        pair_rows(base, rows(row("7", "x", 0.0, numbered=True)), only_common=False)
+        pair_rows(base, make_run_rows(row("7", "x", 0.0, numbered=True)), only_common=False)
 
 
 def test_running_numbers_pair_nothing() -> None:
@@ -64,15 +64,17 @@ def test_running_numbers_pair_nothing() -> None:
             "ids of rows are running numbers, and positions do not identify rows; give --id COLUMN, or --input COLUMN"
         ),
     ):
-        pair_rows(rows(row("1", "", numbered=True)), rows(row("1", "", numbered=True)), only_common=False)
+        pair_rows(
+            make_run_rows(row("1", "", numbered=True)), make_run_rows(row("1", "", numbered=True)), only_common=False
+        )
     with pytest.raises(UsageError, match="rows have neither input nor id"):
-        pair_rows(rows(row("", "")), rows(row("", "")), only_common=False)
-    assert pair_rows(rows(row("1", "")), rows(row("1", "")), only_common=False).how == "id"
+        pair_rows(make_run_rows(row("", "")), make_run_rows(row("", "")), only_common=False)
+    assert pair_rows(make_run_rows(row("1", "")), make_run_rows(row("1", "")), only_common=False).how == "id"
 
 
 def test_a_row_that_stands_twice_is_refused(gate: Gate, table: Table) -> None:
     """A name that comes twice is no repeat unless a column says so."""
-    base, candidate = asked([1] * 20), asked([1] * 19 + [0])
+    base, candidate = make_asked_rows([1] * 20), make_asked_rows([1] * 19 + [0])
     said = gate(table("base", [*base, dict(base[3], score=0)]), table("candidate", candidate))
     assert 'id "q-3" occurs twice in base with scores 1 and 0; name the repeat\'s column with --repeat' in said.err
 
@@ -87,10 +89,10 @@ def test_numbers_as_names_are_said_aloud(gate: Gate, table: Table) -> None:
 
 def test_other_rows_are_refused_with_examples(gate: Gate, table: Table) -> None:
     """Rows of one side alone are told with both counts; the same names for other questions are told as that."""
-    said = gate(table("base", asked([1] * 20)), table("candidate", asked([1] * 10)))
+    said = gate(table("base", make_asked_rows([1] * 20)), table("candidate", make_asked_rows([1] * 10)))
     assert "base: 20 rows, candidate: 10 rows; only in base 10, only in candidate 0, for instance " in said.err
-    other = [dict(row, input=row["input"] + " Really?") for row in asked([1] * 20)]
-    said = gate(table("base", asked([1] * 20)), table("candidate", other))
+    other = [dict(row, input=row["input"] + " Really?") for row in make_asked_rows([1] * 20)]
+    said = gate(table("base", make_asked_rows([1] * 20)), table("candidate", other))
     assert "is another question than base's" in said.err and "on 20 of 20 rows" in said.err
 
 

@@ -14,7 +14,7 @@ import pytest
 import harness
 from harness import Outcome, UsageError
 from harness.rows import wording
-from tests.helpers.others import asked
+from tests.helpers.others import make_asked_rows
 
 Table = Callable[..., Path]
 BASE, WORSE = [1] * 300 + [0] * 100, [0] * 8 + [1] * 292 + [0] * 99 + [1]
@@ -28,7 +28,7 @@ def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HARNESS_CACHE", str(tmp_path / "cache"))
 
 
-def _frames(rows: list[dict[str, Any]]) -> dict[str, Any]:
+def _make_frames(rows: list[dict[str, Any]]) -> dict[str, Any]:
     import numpy as np
     import pandas as pd
     import pyarrow as pa
@@ -44,10 +44,12 @@ def _frames(rows: list[dict[str, Any]]) -> dict[str, Any]:
 @pytest.mark.slow
 def test_whatever_holds_the_rows_comes_to_one_verdict(table: Table) -> None:
     """A file, dicts and frames are read alike, on either side, and count as one attempt."""
-    path, others = table("base", asked(BASE)), _frames(asked(WORSE))
+    path, others = table("base", make_asked_rows(BASE)), _make_frames(make_asked_rows(WORSE))
     bounds = {name: harness.gate(path, rows, worse_by_at_most=0.05).verdict for name, rows in others.items()}
     assert {(v.outcome, v.lower, v.attempt) for v in bounds.values()} == {(Outcome.PASS, bounds["dicts"].lower, 1)}
-    assert harness.gate(_frames(asked(BASE))["pandas"], path, worse_by_at_most=0.05).outcome is Outcome.PASS
+    assert (
+        harness.gate(_make_frames(make_asked_rows(BASE))["pandas"], path, worse_by_at_most=0.05).outcome is Outcome.PASS
+    )
 
 
 def test_names_with_scores_pair_by_name() -> None:
@@ -62,7 +64,7 @@ def test_names_with_scores_pair_by_name() -> None:
 
 def test_what_came_of_it_is_no_truth_value(tmp_path: Path) -> None:
     """INCONCLUSIVE is no False; text, HTML and report say the same."""
-    gated = harness.gate(asked(BASE), asked(WORSE), worse_by_at_most=0.02)
+    gated = harness.gate(make_asked_rows(BASE), make_asked_rows(WORSE), worse_by_at_most=0.02)
     with pytest.raises(TypeError, match="not true or false"):
         bool(gated)
     assert "INCONCLUSIVE  no-worse" in str(gated) and "taken on trust" in str(gated) and "report:" not in str(gated)
@@ -74,9 +76,13 @@ def test_what_came_of_it_is_no_truth_value(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("rows", "said", "why"),
     [
-        (asked(BASE), {}, r"give one claim:\n  worse_by_at_most=0.02 .*\n  better_by=0 .*\n  min=0.8 "),
-        (asked(BASE), {"min": 0.1, "alpha": 2}, "^alpha is 2"),
-        (asked(BASE), {"worse_by_at_most": 0.1}, "name BASE and CANDIDATE, or only CANDIDATE with min or max"),
+        (make_asked_rows(BASE), {}, r"give one claim:\n  worse_by_at_most=0.02 .*\n  better_by=0 .*\n  min=0.8 "),
+        (make_asked_rows(BASE), {"min": 0.1, "alpha": 2}, "^alpha is 2"),
+        (
+            make_asked_rows(BASE),
+            {"worse_by_at_most": 0.1},
+            "name BASE and CANDIDATE, or only CANDIDATE with min or max",
+        ),
         (
             [{"id": "a", "score": 7.5}],
             {"min": 0.1},
@@ -88,18 +94,22 @@ def test_what_came_of_it_is_no_truth_value(tmp_path: Path) -> None:
             {"min": 0.1},
             '"x" is not a number; an empty score is a missing row, which missing decides about',
         ),
-        (asked(BASE), {"min": 0.1, "alpha": "x"}, "^alpha is 'x'; give a number$"),
-        (asked(BASE), {"min": "0.8"}, "^min is '0.8'; give a number$"),
-        (asked(BASE), {"min": 0.1, "range": 5}, "^range is 5; give the lowest and the highest score"),
-        (asked(BASE), {"min": 0.1, "repeats": "2"}, "^repeats is '2'; give the number of answers per row"),
-        (asked(BASE), {"min": 0.1, "better": "up"}, '^better is \'up\'; give one of "higher", "lower"'),
-        (asked(BASE), {"min": 0.1, "score": 3}, "^score is 3; give a name"),
-        (asked(BASE), {"better_by": "much"}, "^better_by is 'much'; give a number, or a share such as \"2%\""),
+        (make_asked_rows(BASE), {"min": 0.1, "alpha": "x"}, "^alpha is 'x'; give a number$"),
+        (make_asked_rows(BASE), {"min": "0.8"}, "^min is '0.8'; give a number$"),
+        (make_asked_rows(BASE), {"min": 0.1, "range": 5}, "^range is 5; give the lowest and the highest score"),
+        (make_asked_rows(BASE), {"min": 0.1, "repeats": "2"}, "^repeats is '2'; give the number of answers per row"),
+        (make_asked_rows(BASE), {"min": 0.1, "better": "up"}, '^better is \'up\'; give one of "higher", "lower"'),
+        (make_asked_rows(BASE), {"min": 0.1, "score": 3}, "^score is 3; give a name"),
+        (
+            make_asked_rows(BASE),
+            {"better_by": "much"},
+            "^better_by is 'much'; give a number, or a share such as \"2%\"",
+        ),
         (3, {"min": 0.1}, "is of type int; give a path"),
         ([1, 2], {"min": 0.1}, "is of type list; give a path"),
         ({"a": "x"}, {"min": 0.1}, '"x" is not a number'),
         ([], {"min": 0.1}, "has no rows"),
-        (asked(BASE), {"min": 0.1, "allow": ["shots", "x"]}, 'allow: "x" is unknown'),
+        (make_asked_rows(BASE), {"min": 0.1, "allow": ["shots", "x"]}, 'allow: "x" is unknown'),
     ],
 )
 def test_what_cannot_be_gated_is_told(rows: Any, said: dict[str, Any], why: str) -> None:
@@ -124,7 +134,7 @@ def test_values_of_pandas_and_decimals_are_numbers() -> None:
 
 def test_one_table_has_both_sides() -> None:
     """`base_score` and `candidate_score` name columns of one frame or list."""
-    rows = [{**row, "other": row["score"]} for row in asked(BASE)]
+    rows = [{**row, "other": row["score"]} for row in make_asked_rows(BASE)]
     gated = harness.gate(rows, base_score="score", candidate_score="other", worse_by_at_most=0.1)
     assert gated.verdict.n == len(rows) and gated.verdict.estimate == 0
     with pytest.raises(UsageError, match=r"^gate: base_score and candidate_score belong together, and replace score$"):
@@ -134,7 +144,7 @@ def test_one_table_has_both_sides() -> None:
 def test_a_misspelt_argument_is_a_type_error() -> None:
     """Python names the function and the argument; nothing is read."""
     with pytest.raises(TypeError, match=r"^gate\(\) got an unexpected keyword argument 'worse_by_at_mst'"):
-        harness.gate(asked(BASE), asked(WORSE), worse_by_at_mst=0.1)  # type: ignore[call-arg]
+        harness.gate(make_asked_rows(BASE), make_asked_rows(WORSE), worse_by_at_mst=0.1)  # type: ignore[call-arg]
     with pytest.raises(TypeError, match=r"^run\(\) got an unexpected keyword argument 'limt'"):
         harness.run("suite.toml", limt=3)  # type: ignore[call-arg]
 

@@ -37,7 +37,7 @@ def fit(won: int, lost: int, n: int, limit: float) -> float:
     return max((math.sqrt(max(b * b - 8 * n * c, 0.0)) - b) / (4 * n), -limit, 0.0)
 
 
-def score(won: int, lost: int, n: int, limit: float) -> float:
+def compute_tango_score(won: int, lost: int, n: int, limit: float) -> float:
     """Return Tango's score."""
     variance = n * (2 * fit(won, lost, n, limit) + limit * (1 - limit))
     distance = won - lost - n * limit
@@ -47,17 +47,17 @@ def score(won: int, lost: int, n: int, limit: float) -> float:
 def tango_p(won: int, lost: int, n: int, limit: float) -> tuple[float, float]:
     """Return how probable a score as high, and one as low, is at the limit, over every table that there could be."""
     loss = fit(won, lost, n, limit)
-    win, seen, high, low = loss + limit, score(won, lost, n, limit), 0.0, 0.0
+    win, seen, high, low = loss + limit, compute_tango_score(won, lost, n, limit), 0.0, 0.0
     for ups in range(n + 1):
         for downs in range(n + 1 - ups):
             ways = math.comb(n, ups) * math.comb(n - ups, downs)
             chance = ways * win**ups * loss**downs * (1 - win - loss) ** (n - ups - downs)
-            high += chance if score(ups, downs, n, limit) >= seen - 1e-9 else 0.0
-            low += chance if score(ups, downs, n, limit) <= seen + 1e-9 else 0.0
+            high += chance if compute_tango_score(ups, downs, n, limit) >= seen - 1e-9 else 0.0
+            low += chance if compute_tango_score(ups, downs, n, limit) <= seen + 1e-9 else 0.0
     return high, low
 
 
-def changes(base: Scores, candidate: Scores) -> tuple[int, int, int]:
+def count_changes(base: Scores, candidate: Scores) -> tuple[int, int, int]:
     """Return the rows that were won and lost, and how many there are."""
     assert base.keys() == candidate.keys()
     ups = [candidate[i] - base[i] for i in base]
@@ -66,7 +66,7 @@ def changes(base: Scores, candidate: Scores) -> tuple[int, int, int]:
 
 def agree(gated: GateResult, base: Scores, candidate: Scores, limit: float) -> None:
     """Assert that a verdict on 0/1 rows is what Tango's score test of these makes it."""
-    won, lost, n = changes(base, candidate)
+    won, lost, n = count_changes(base, candidate)
     v = gated.verdict
     assert (v.n, v.won_count, v.lost_count) == (n, won, lost)
     assert v.baseline == pytest.approx(statistics.fmean(base.values()))
@@ -77,7 +77,7 @@ def agree(gated: GateResult, base: Scores, candidate: Scores, limit: float) -> N
     assert gated.outcome == outcome
 
 
-def of_lm_eval(side: str, metric: str) -> dict[str, Scores]:
+def read_lm_eval_scores(side: str, metric: str) -> dict[str, Scores]:
     """Return the scores of each task."""
     found = {}
     for path in sorted((GROUP / side).glob("samples_*")):
@@ -86,7 +86,7 @@ def of_lm_eval(side: str, metric: str) -> dict[str, Scores]:
     return found
 
 
-def group_number(side: str, metric: str) -> float:
+def read_group_metric(side: str, metric: str) -> float:
     (path,) = (GROUP / side).glob("results_*")
     number: float = json.loads(path.read_text("utf-8"))["groups"]["capitals"][f"{metric},none"]
     return number
@@ -103,13 +103,13 @@ def holm(p_values: Mapping[str, float]) -> dict[str, float]:
 def test_a_whole_run_of_lm_eval_is_gated_by_its_mean() -> None:
     """The mean of the group by size decides; a task fails where Holm refutes its claim."""
     gated = gate(GROUP / "base", GROUP / "candidate", worse_by_at_most=0.05, metric="acc")
-    base, candidate = (of_lm_eval(side, "acc") for side in ("base", "candidate"))
+    base, candidate = (read_lm_eval_scores(side, "acc") for side in ("base", "candidate"))
     flat = [{f"{task}/{i}": v for task, own in side.items() for i, v in own.items()} for side in (base, candidate)]
     agree(gated, *flat, -0.05)
-    assert gated.verdict.value == pytest.approx(group_number("candidate", "acc"), abs=1e-12)
+    assert gated.verdict.value == pytest.approx(read_group_metric("candidate", "acc"), abs=1e-12)
     refuted = {}
     for task, own in base.items():
-        won, lost, n = changes(own, candidate[task])
+        won, lost, n = count_changes(own, candidate[task])
         refuted[task] = tango_p(won, lost, n, -0.05)[1]
     adjusted, guards = holm(refuted), gated.run.verdicts[1:]
     assert {v.gate.removeprefix("no-worse on ") for v in guards} == base.keys()
@@ -124,11 +124,12 @@ def test_a_group_that_weights_its_tasks_alike_keeps_their_weights() -> None:
     """`weight_by_size: false` is a mean of the tasks' means, which a large task does not decide."""
     gated = gate(GROUP / "base", GROUP / "candidate", worse_by_at_most=0.05, metric="capitals:acc_norm")
     each = [
-        [statistics.fmean(own.values()) for own in of_lm_eval(s, "acc_norm").values()] for s in ("base", "candidate")
+        [statistics.fmean(own.values()) for own in read_lm_eval_scores(s, "acc_norm").values()]
+        for s in ("base", "candidate")
     ]
     v = gated.verdict
     assert (v.baseline, v.value) == tuple(pytest.approx(statistics.fmean(means)) for means in each)
-    assert v.value == pytest.approx(group_number("candidate", "acc_norm"), abs=1e-12)
+    assert v.value == pytest.approx(read_group_metric("candidate", "acc_norm"), abs=1e-12)
     assert v.outcome == "FAIL" and v.estimate == pytest.approx(statistics.fmean(each[1]) - statistics.fmean(each[0]))
 
 
@@ -145,10 +146,15 @@ def test_a_group_needs_the_same_tasks_and_one_metric(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match='group "capitals" has no rows of its task "capitals_asia"'):
         gate(GROUP / "base", tmp_path, worse_by_at_most=0.05, metric="capitals:acc")
     one = gate(GROUP / "base", tmp_path, worse_by_at_most=0.05, metric="capitals_africa:acc")
-    agree(one, of_lm_eval("base", "acc")["capitals_africa"], of_lm_eval("candidate", "acc")["capitals_africa"], -0.05)
+    agree(
+        one,
+        read_lm_eval_scores("base", "acc")["capitals_africa"],
+        read_lm_eval_scores("candidate", "acc")["capitals_africa"],
+        -0.05,
+    )
 
 
-def of_inspect(side: str, scorer: str) -> dict[str, list[float]]:
+def read_inspect_scores(side: str, scorer: str) -> dict[str, list[float]]:
     """Return what each sample got in each epoch; members are compressed by zstd."""
     zstandard = pytest.importorskip("zstandard")
     found: dict[str, list[float]] = {}
@@ -167,10 +173,10 @@ def test_each_scorer_of_inspect_is_a_metric_over_means_of_epochs(scorer: str) ->
     """A sample counts as the mean of its epochs, in a paired t test."""
     paths = [INSPECT / f"two_scorers_{side}.eval" for side in ("base", "candidate")]
     base, candidate = (
-        {i: statistics.fmean(v) for i, v in of_inspect(s, scorer).items()} for s in ("base", "candidate")
+        {i: statistics.fmean(v) for i, v in read_inspect_scores(s, scorer).items()} for s in ("base", "candidate")
     )
     gated = gate(*paths, worse_by_at_most=0.1, metric=scorer)
-    won, lost, n = changes(base, candidate)
+    won, lost, n = count_changes(base, candidate)
     v = gated.verdict
     assert (v.n, v.won_count, v.lost_count) == (n, won, lost) == (16, 0, lost) and lost
     ups = [candidate[i] - base[i] for i in base]

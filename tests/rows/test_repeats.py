@@ -10,51 +10,53 @@ from typing import Any
 import pytest
 
 from harness.artifacts.strict_json import read_json
-from tests.helpers.others import Said, asked
+from tests.helpers.others import Said, make_asked_rows
 
 Gate, Table = Callable[..., Said], Callable[..., Path]
 
 
-def verdict(said: Said) -> dict[str, Any]:
+def read_verdict(said: Said) -> dict[str, Any]:
     """Return the verdict of a comparison printed as JSON."""
     (found,) = read_json(said.out)["run"]["results"][1]["verdicts"]
     assert isinstance(found, dict)
     return found
 
 
-def sampled(right: float, rows: int, times: int, seed: int) -> list[dict[str, Any]]:
+def draw_repeated_rows(right: float, rows: int, times: int, seed: int) -> list[dict[str, Any]]:
     """Return rows asked so many times, each answer right with this chance."""
     luck = random.Random(seed)
-    return [dict(row, run=k, score=int(luck.random() < right)) for row in asked([0] * rows) for k in range(times)]
+    return [
+        dict(row, run=k, score=int(luck.random() < right)) for row in make_asked_rows([0] * rows) for k in range(times)
+    ]
 
 
 def test_failures_that_are_not_in_the_log_prove_nothing(gate: Gate, table: Table) -> None:
     """300 rows x 5 repeats, of a candidate that is 20 points worse and logs what it got right: no PASS either way."""
-    base, ours = sampled(0.8, 300, 5, 1), sampled(0.6, 300, 5, 2)
+    base, ours = draw_repeated_rows(0.8, 300, 5, 1), draw_repeated_rows(0.6, 300, 5, 2)
     luck = random.Random(3)
     there = [row for row in ours if row["score"] or row["run"] == 0 or luck.random() < 0.3]
     files = table("base", base), table("candidate", there), "--repeat", "run"
     said = gate(*files)
     assert said.code == 6 and "have too few repeats" in " ".join(said.out.split())
-    counted = verdict(gate(*files, "--missing", "wrong", "--json"))
+    counted = read_verdict(gate(*files, "--missing", "wrong", "--json"))
     assert counted["outcome"] != "PASS" and counted["lower"] < -0.2
     assert counted["estimate"] == pytest.approx(counted["value"] - counted["baseline"])
 
 
 def test_one_missing_repeat_is_bounded_by_what_it_may_be(gate: Gate, table: Table) -> None:
     """A repeat that one side lacks moves a bound by its share of a row, and no row out of the mean."""
-    base = sampled(0.8, 200, 4, 1)
+    base = draw_repeated_rows(0.8, 200, 4, 1)
     lacking = [row for row in base if (row["id"], row["run"]) != ("q-7", 3)]
     files = table("base", base), table("candidate", [dict(row, x=1) for row in lacking]), "--repeat", "run"
-    found = verdict(gate(*files, "--missing", "wrong", "--json"))
-    whole = verdict(gate(files[0], table("same", [dict(row, x=1) for row in base]), "--repeat", "run", "--json"))
+    found = read_verdict(gate(*files, "--missing", "wrong", "--json"))
+    whole = read_verdict(gate(files[0], table("same", [dict(row, x=1) for row in base]), "--repeat", "run", "--json"))
     assert (found["n"], whole["n"]) == (200, 200)
     assert whole["lower"] - 0.01 < found["lower"] < whole["lower"]
 
 
 def test_fewer_repeats_on_both_sides_are_told(gate: Gate, table: Table) -> None:
     """Rows with fewer repeats than most on both sides are judged as they are, and told, unless a number is demanded."""
-    base = [row for row in sampled(0.8, 100, 4, 1) if row["id"] not in ("q-3", "q-4") or row["run"] < 2]
+    base = [row for row in draw_repeated_rows(0.8, 100, 4, 1) if row["id"] not in ("q-3", "q-4") or row["run"] < 2]
     files = table("base", base), table("candidate", [dict(row, x=1) for row in base]), "--repeat", "run"
     assert "2 rows with fewer repeats than the 4 of most" in " ".join(gate(*files).out.split())
     assert gate(*files, "--repeats", "4").code == 6
@@ -63,8 +65,8 @@ def test_fewer_repeats_on_both_sides_are_told(gate: Gate, table: Table) -> None:
 
 def test_missing_rows_are_worst_to_prove_and_best_to_refute(gate: Gate, table: Table) -> None:
     """150 rows, 18 without a score and none of the others lost: neither proven nor refuted, none told as lost."""
-    base, ours = asked([1] * 150), asked([None] * 18 + [1] * 132)
-    found = verdict(gate(table("base", base), table("candidate", ours), "--missing", "wrong", "--json"))
+    base, ours = make_asked_rows([1] * 150), make_asked_rows([None] * 18 + [1] * 132)
+    found = read_verdict(gate(table("base", base), table("candidate", ours), "--missing", "wrong", "--json"))
     assert (found["outcome"], found["lost_count"], found["n"]) == ("INCONCLUSIVE", 0, 150)
     assert (found["value"], found["baseline"], found["estimate"]) == (1.0, 1.0, 0.0)
     assert found["lower"] < -0.12 and found["upper"] >= 0.0
@@ -72,7 +74,7 @@ def test_missing_rows_are_worst_to_prove_and_best_to_refute(gate: Gate, table: T
 
 def test_equal_files_need_a_word(gate: Gate, table: Table, tmp_path: Path) -> None:
     """The same bytes twice are refused with the way out, and judged with it."""
-    base = table("base", asked([1] * 300 + [0] * 100))
+    base = table("base", make_asked_rows([1] * 300 + [0] * 100))
     (tmp_path / "copy.jsonl").write_bytes(base.read_bytes())
     said = gate(base, tmp_path / "copy.jsonl")
     assert (
@@ -86,12 +88,12 @@ def test_equal_files_need_a_word(gate: Gate, table: Table, tmp_path: Path) -> No
 
 def test_a_share_of_the_baseline_is_told_as_a_difference(gate: Gate, table: Table) -> None:
     """--worse-by-at-most 5% of 0.8: a model two points worse is -2.0 points, and its limit is -5 %."""
-    base = table("base", asked([1] * 640 + [0] * 160))
-    ours = table("candidate", asked([0] * 16 + [1] * 624 + [0] * 160))
+    base = table("base", make_asked_rows([1] * 640 + [0] * 160))
+    ours = table("candidate", make_asked_rows([0] * 16 + [1] * 624 + [0] * 160))
     claim = ("--worse-by-at-most", "5%")
     out = " ".join(gate(base, ours, claim=claim).out.split())
     assert "0.8000 → 0.7800 −2.00 points (−2.5%), at least −" in out and "% (limit −5%)" in out
-    found = verdict(gate(base, ours, "--json", claim=claim))
+    found = read_verdict(gate(base, ours, "--json", claim=claim))
     assert (found["estimate"], found["threshold"]) == pytest.approx((-0.02, -0.04))
     assert found["estimate"] == pytest.approx(found["value"] - found["baseline"])
 
@@ -101,17 +103,19 @@ def test_two_columns_of_clusters_are_crossed(gate: Gate, table: Table) -> None:
     luck = random.Random(1)
     hard = [luck.random() < 0.2 for _ in range(20)]
     base = [
-        dict(row, doc=f"d{i // 20}", form=f"f{i % 20}", part=f"p{i // 10}") for i, row in enumerate(asked([1] * 400))
+        dict(row, doc=f"d{i // 20}", form=f"f{i % 20}", part=f"p{i // 10}")
+        for i, row in enumerate(make_asked_rows([1] * 400))
     ]
     ours = [dict(row, score=int(not (hard[i % 20] and luck.random() < 0.5))) for i, row in enumerate(base)]
     files = table("base", base), table("candidate", ours), "--json"
     both, other = (
-        verdict(gate(*files, "--cluster", one, "--cluster", two)) for one, two in (("doc", "form"), ("form", "doc"))
+        read_verdict(gate(*files, "--cluster", one, "--cluster", two))
+        for one, two in (("doc", "form"), ("form", "doc"))
     )
     assert both["crossed"] == [20, 20] and both["lower"] == pytest.approx(other["lower"])
     nested, alone = (
-        verdict(gate(*files, "--cluster", "part", "--cluster", "doc")),
-        verdict(gate(*files, "--cluster", "doc")),
+        read_verdict(gate(*files, "--cluster", "part", "--cluster", "doc")),
+        read_verdict(gate(*files, "--cluster", "doc")),
     )
     assert (nested["crossed"], nested["lower"]) == ([], alone["lower"])
     assert "columns; name one, or two different ones" in gate(*files, "--cluster", "doc", "--cluster", "doc").out
@@ -119,7 +123,7 @@ def test_two_columns_of_clusters_are_crossed(gate: Gate, table: Table) -> None:
 
 def test_columns_may_be_left_unread(gate: Gate, table: Table) -> None:
     """Rows with one instruction as their input all ask the same; without an input, ids pair them."""
-    base = [dict(row, input="Classify.", target="") for row in asked([1] * 300 + [0] * 100)]
+    base = [dict(row, input="Classify.", target="") for row in make_asked_rows([1] * 300 + [0] * 100)]
     ours = [dict(row, x=1) for row in base]
     files = table("base", base), table("candidate", ours)
     assert "all 400 rows ask the same question" in " ".join(gate(*files).out.split())
@@ -132,5 +136,5 @@ def test_pairs_stay_in_the_order_of_the_file(gate: Gate, table: Table) -> None:
     """Neighbours that score alike are noticed in rows that are paired by what they ask."""
     luck = random.Random(2)
     blocks = [score for score in luck.choices([0, 1], k=40) for _ in range(10)]
-    said = gate(table("base", asked([1] * 400)), table("candidate", asked(blocks)))
+    said = gate(table("base", make_asked_rows([1] * 400)), table("candidate", make_asked_rows(blocks)))
     assert "neighbouring rows are correlated (" in " ".join(said.out.split())

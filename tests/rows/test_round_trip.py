@@ -20,13 +20,13 @@ from harness.rows.records import Wanted
 from harness.rows.to_every_eval_ever import write_every_eval_ever
 from harness.testing import SUITE, Project
 from tests.helpers.others import Said
-from tests.helpers.suites import ran
+from tests.helpers.suites import run_commands
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the folder of a run that passed, which nobody changes."""
-    folder = ran(tmp_path_factory.mktemp("ran"), "run suite.toml", suite=SUITE)
+    folder = run_commands(tmp_path_factory.mktemp("ran"), "run suite.toml", suite=SUITE)
     return next((folder / "reports").glob("*/"))
 
 

@@ -31,7 +31,7 @@ WANTED = Wanted(task="cap_mc", metric="acc")
 # -- B7: a results file that is left out -----------------------------------------------------------
 
 
-def bare_run(folder: Path) -> RawRows:
+def read_bare_run(folder: Path) -> RawRows:
     """Return a run without its results file, as people copy samples alone, of a task whose rows tell what they ask."""
     return replace(read_run_rows(str(folder), WANTED), facts={})
 
@@ -42,7 +42,7 @@ def test_facts_of_one_side_alone_are_unfair(bare: str) -> None:
     runs = {"base": read_run_rows(str(BASE), WANTED), "candidate": read_run_rows(str(CANDIDATE), WANTED)}
     known = {name for name in ANSWERS if name in runs["base"].facts}
     assert known >= {"shots", "template", "system", "generation", "dtype", "scorer"}
-    runs[bare] = bare_run(BASE if bare == "base" else CANDIDATE)
+    runs[bare] = read_bare_run(BASE if bare == "base" else CANDIDATE)
     pairs = pair_rows(runs["base"], runs["candidate"], only_common=False)
     with pytest.raises(UsageError) as refused:
         compare_facts(runs["base"], runs["candidate"], pairs, ())
@@ -86,7 +86,7 @@ def test_six_candidates_in_six_files_are_six_attempts(gate: Gate, table: Callabl
 # -- B8: a model that grades itself ----------------------------------------------------------------
 
 
-def inspect_log(folder: Path, name: str, **changes: Any) -> Path:
+def write_inspect_log(folder: Path, name: str, **changes: Any) -> Path:
     """Write a log of Inspect whose eval is changed."""
     log = json.loads((FIXTURES / "inspect-0.3.285/json_two_rows.json").read_text("utf-8"))
     log["eval"] |= {"model": f"lab/{name}", **changes}
@@ -115,11 +115,11 @@ def test_a_model_that_grades_itself_is_refused(
     log = json.loads((FIXTURES / "inspect-0.3.285/json_two_rows.json").read_text("utf-8"))
     kept = log["eval"]["scorers"][0]
     given = {"scorers": [{**kept, "name": scorer, "options": options}], "model_roles": roles}
-    candidate = inspect_log(tmp_path, "candidate", **given)
+    candidate = write_inspect_log(tmp_path, "candidate", **given)
     match = ("--metric", "match")
     alone = gate(candidate, *match, claim=("--min", "0.001"))
     assert (alone.code == 4, "judged by the model itself" in alone.err) == (own, own), alone.err
-    both = gate(inspect_log(tmp_path, "base", **given), candidate, *match)
+    both = gate(write_inspect_log(tmp_path, "base", **given), candidate, *match)
     assert (both.code == 4, "judged by the model itself" in both.err) == (own, own), both.err
     if own:
         assert gate(candidate, *match, "--allow", "judge", claim=("--min", "0.001")).code in (0, 1, 6)
@@ -206,14 +206,14 @@ def test_a_ledger_without_a_suffix_has_a_folder_of_its_own(
     assert [*(tmp_path / "attempts.rows").iterdir()] and digest_value([]) not in said.out
 
 
-def _with_settings(**told: Any) -> RawRows:
+def _read_with_settings(**told: Any) -> RawRows:
     return replace(read_run_rows(str(BASE), WANTED), facts=collect_facts(generation=told))
 
 
 def test_one_setting_is_allowed_at_a_time() -> None:
     """`--allow temperature` leaves top_p refused; settings of who asks, such as a timeout, are only printed."""
-    base = _with_settings(temperature=0, top_p=1, timeout=10, max_connections=4)
-    other = _with_settings(temperature=1, top_p=0.9, timeout=20, max_retries=3, max_connections=4)
+    base = _read_with_settings(temperature=0, top_p=1, timeout=10, max_connections=4)
+    other = _read_with_settings(temperature=1, top_p=0.9, timeout=20, max_retries=3, max_connections=4)
     pairs = pair_rows(base, other, only_common=False)
     with pytest.raises(UsageError) as refused:
         compare_facts(base, other, pairs, ())

@@ -30,11 +30,11 @@ GATES = {
 }
 
 
-def number(text: str) -> Decimal:
+def parse_number(text: str) -> Decimal:
     return Decimal(text.replace("−", "-").replace(",", ""))
 
 
-def table(lost: int, score: str = "int") -> str:
+def make_csv(lost: int, score: str = "int") -> str:
     """Return 240 rows of three kinds and 80 clusters, of which the kind b loses some."""
     lines = ["id,kind,doc,score"]
     for i in range(240):
@@ -56,7 +56,7 @@ def outputs(project: Project, request: pytest.FixtureRequest) -> tuple[Run, dict
     for name, claim in gates.items():
         text += f'[[gate]]\nid = "{name}"\nmetric = "qa.score"\nversus = "base"\n{claim}\n'
     kind = "int" if share else "float"
-    project.write({"base.csv": table(0, kind), "cand.csv": table(4, kind), "kinds.toml": text})
+    project.write({"base.csv": make_csv(0, kind), "cand.csv": make_csv(4, kind), "kinds.toml": text})
     made = project.harness("run", "kinds.toml")
     assert made.code in (0, 1, 2), made.err
     (folder,) = project.folder.glob("reports/*")
@@ -80,11 +80,16 @@ def test_every_output_agrees(outputs: tuple[Run, dict[str, str]]) -> None:
     found = 0
     for name, text in texts.items():
         for value, baseline, estimate in AGAINST.findall(text):
-            assert number(value) - number(baseline) == number(estimate), (name, value, baseline, estimate)
+            assert parse_number(value) - parse_number(baseline) == parse_number(estimate), (
+                name,
+                value,
+                baseline,
+                estimate,
+            )
             found += 1
         for baseline, value, estimate, points in ARROW.findall(text):
-            change = number(value) - number(baseline)
-            assert (100 * change if points else change) == number(estimate), (name, baseline, value, estimate)
+            change = parse_number(value) - parse_number(baseline)
+            assert (100 * change if points else change) == parse_number(estimate), (name, baseline, value, estimate)
             found += 1
     named = {"capped mean difference", "capped relative change"}
     if any(v.claim_spec and v.claim_spec.cap is not None for v in run.verdicts):

@@ -10,7 +10,7 @@ import pytest
 
 from harness.artifacts.strict_json import read_json
 from harness.cli.main import main
-from tests.helpers.others import CLAIM, Said, asked
+from tests.helpers.others import CLAIM, Said, make_asked_rows
 
 Gate, Table = Callable[..., Said], Callable[..., Path]
 BASE, WORSE = [1] * 300 + [0] * 100, [0] * 8 + [1] * 292 + [0] * 99 + [1]
@@ -46,8 +46,8 @@ requires = ["no-worse"]
 @pytest.fixture
 def run(gate: Gate, table: Table, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., Said]:
     """Return `harness run` of a suite on two tables."""
-    table("base", asked(BASE))
-    table("candidate", asked(WORSE))
+    table("base", make_asked_rows(BASE))
+    table("candidate", make_asked_rows(WORSE))
 
     def called(text: str = SUITE, *words: str, command: str = "run") -> Said:
         (tmp_path / "suite.toml").write_text(text, "utf-8")
@@ -60,7 +60,7 @@ def run(gate: Gate, table: Table, tmp_path: Path, capsys: pytest.CaptureFixture[
 @pytest.mark.slow
 def test_what_gate_writes_is_the_same_gate(gate: Gate, table: Table, run: Callable[..., Said], tmp_path: Path) -> None:
     """The suite of --write-suite comes to the same verdict, to the last bit, and counts as the same attempt."""
-    rows = [{**row, "lang": "de" if i % 2 else "en"} for i, row in enumerate(asked(BASE))]
+    rows = [{**row, "lang": "de" if i % 2 else "en"} for i, row in enumerate(make_asked_rows(BASE))]
     worse = [{**row, "score": score} for row, score in zip(rows, WORSE, strict=True)]
     said = gate(table("b", rows), table("c", worse), "--slice", "lang", "--write-suite", "kept/mine.toml", "--json")
     again = run((tmp_path / "kept" / "mine.toml").read_text("utf-8").replace("../", ""), "--json")
@@ -81,7 +81,7 @@ def test_several_gates_stand_with_each_other(run: Callable[..., Said]) -> None:
 def test_an_attempt_is_spent(run: Callable[..., Said], table: Table) -> None:
     """With attempts = "spend" the second candidate is tested at less."""
     first = read_json(run(SUITE, "--json").out)["run"]["results"][1]["verdicts"][0]
-    table("candidate", asked([0, 1, *WORSE[2:]]))
+    table("candidate", make_asked_rows([0, 1, *WORSE[2:]]))
     second = read_json(run(SUITE, "--json").out)["run"]["results"][1]["verdicts"][0]
     assert (first["attempt"], second["attempt"]) == (1, 2) and second["alpha"] < first["alpha"] <= 0.05
 
@@ -141,7 +141,7 @@ def test_weights_that_rows_are_said_to_be_of_are_told(run: Callable[..., Said]) 
 @pytest.fixture
 def bundle(gate: Gate, table: Table, tmp_path: Path) -> Path:
     """Return the evidence that a gate left."""
-    gate(table("base", asked(BASE)), table("candidate", asked(WORSE)), "--missing", "wrong")
+    gate(table("base", make_asked_rows(BASE)), table("candidate", make_asked_rows(WORSE)), "--missing", "wrong")
     (found,) = tmp_path.glob("reports/*/gate")
     return found
 
@@ -156,7 +156,7 @@ def test_the_evidence_comes_to_the_same(bundle: Path, tmp_path: Path, capsys: py
     """The verdict comes out of the rows again, and the rows out of the files."""
     said = verify(capsys, bundle, "--recompute", "--sources", "base.jsonl", "candidate.jsonl")
     assert said.code == 0 and "recomputed 1 of 1 gates" in said.out and "800 rows read again, identical" in said.out
-    (tmp_path / "candidate.jsonl").write_text("".join(json.dumps(row) + "\n" for row in asked(BASE)), "utf-8")
+    (tmp_path / "candidate.jsonl").write_text("".join(json.dumps(row) + "\n" for row in make_asked_rows(BASE)), "utf-8")
     said = verify(capsys, bundle, "--sources", "base.jsonl", "candidate.jsonl")
     assert said.code == 7 and ": the original files have other rows than the bundle" in said.err
 
@@ -212,7 +212,7 @@ def test_a_policy_takes_rows_where_it_says_so(
     gate: Gate, table: Table, tmp_path: Path, capsys: pytest.CaptureFixture[str], policy: str, refused: str
 ) -> None:
     """What is bound to no bytes is taken by the key `binding` alone, and each other demand is met or refuses it."""
-    base, candidate = table("base", asked(BASE)), table("candidate", asked(WORSE))
+    base, candidate = table("base", make_asked_rows(BASE)), table("candidate", make_asked_rows(WORSE))
     gate(base, candidate, claim=("--worse-by-at-most", "0.05"))
     (bundle,) = tmp_path.glob("reports/*/gate")
     (tmp_path / "policy.toml").write_text(f'suites = ["*"]\n{policy}\n', "utf-8")

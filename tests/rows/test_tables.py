@@ -10,7 +10,7 @@ import pytest
 from harness import UsageError
 from harness.rows.readers import read_run_rows
 from harness.rows.records import Wanted
-from tests.helpers.others import Said, asked
+from tests.helpers.others import Said, make_asked_rows
 
 Gate, Table = Callable[..., Said], Callable[..., Path]
 TEXT = "id,input,score\n0001,What?,1\n0002,Who?,0\n"
@@ -84,7 +84,7 @@ def test_a_file_that_is_being_written_is_refused(tmp_path: Path, table: Table) -
     """A file that changes while it is read holds nobody's rows."""
     from harness.rows.safe_read import SafeFiles
 
-    path = table("rows", asked([1] * 5000))
+    path = table("rows", make_asked_rows([1] * 5000))
     lines = SafeFiles(tmp_path).read_json_lines(path)
     next(lines)
     with path.open("a") as f:
@@ -95,7 +95,7 @@ def test_a_file_that_is_being_written_is_refused(tmp_path: Path, table: Table) -
 
 def test_links_and_folders_are_told(gate: Gate, tmp_path: Path, table: Table) -> None:
     """A folder of nothing, a path that is not there and a link out of a folder end in one line."""
-    rows = table("rows", asked([1] * 5))
+    rows = table("rows", make_asked_rows([1] * 5))
     (tmp_path / "runs").mkdir()
     assert (
         ": is an empty folder, which contains no rows in a known format; rows are" in gate(tmp_path / "runs", rows).err

@@ -36,7 +36,7 @@ TOOLS: dict[str, tuple[str, Wanted, tuple[str, str, str]]] = {
 }  # fmt: skip
 
 
-def _rows(n: int = 400) -> list[dict[str, Any]]:
+def _make_rows(n: int = 400) -> list[dict[str, Any]]:
     return [
         {"id": f"q-{i}", "input": f"What is {i}?", "target": str(i), "answer": f"it is {i}", "score": int(i % 5 > 0)}
         for i in range(n)
@@ -48,7 +48,7 @@ def _write(path: Path, rows: list[dict[str, Any]]) -> Path:
     return path
 
 
-def _pair(folder: Path, rows: list[dict[str, Any]]) -> list[Path]:
+def _write_pair(folder: Path, rows: list[dict[str, Any]]) -> list[Path]:
     other = [{**r, "answer": "no idea", "score": 0} if i in (6, 7) else r for i, r in enumerate(rows)]
     other[5] = {**other[5], "answer": "now 5", "score": 1}
     return [_write(folder / "base.jsonl", rows), _write(folder / "candidate.jsonl", other)]
@@ -66,7 +66,7 @@ def test_lost_rows_are_shown_with_their_texts(
     gate: Gate, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The written samples, `show`, the comment and the page have the question, what is expected, and both answers."""
-    said = gate(*_pair(tmp_path, _rows()))
+    said = gate(*_write_pair(tmp_path, _make_rows()))
     assert said.code == 0, said
     folder = next(tmp_path.glob("reports/gate-*Z"))
     lines = [json.loads(line) for line in next(folder.glob("candidate/samples_*")).read_text("utf-8").splitlines()]
@@ -80,7 +80,7 @@ def test_lost_rows_are_shown_with_their_texts(
     assert "no idea" in (folder / "report.html").read_text("utf-8")
     summary = tmp_path / "summary.md"
     monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(summary))
-    gate(*_pair(tmp_path, _rows()), "--github")
+    gate(*_write_pair(tmp_path, _make_rows()), "--github")
     assert all(text in summary.read_text("utf-8") for text in ("What is 6?", "it is 6", "no idea"))
     invocation = json.loads((folder / "report.json").read_text("utf-8"))["invocation"]
     assert invocation["command"] == "harness gate base.jsonl candidate.jsonl --worse-by-at-most 0.02"
@@ -94,7 +94,7 @@ def test_of_many_rows_the_changed_ones_and_a_sample_are_written(
     monkeypatch.setattr(row_texts, "MAX_ROWS", 300)
     monkeypatch.setattr(row_texts, "MAX_UNCHANGED_ROWS", 20)
     monkeypatch.setattr(fields, "MAX_TEXT_CHARS", 1000)
-    paths = _pair(tmp_path, _rows())
+    paths = _write_pair(tmp_path, _make_rows())
     assert not any(row.input or row.answer for row in read_run_rows(str(paths[0]), Wanted()).rows)
     said = gate(*paths)
     assert said.code == 0 and "of 400 rows 23 are written: those lost or won" in " ".join(said.out.split()), said
@@ -110,7 +110,7 @@ def test_of_many_rows_the_changed_ones_and_a_sample_are_written(
 
 def test_repeats_show_all_their_answers(gate: Gate, tmp_path: Path) -> None:
     """Of several answers to a row all are written."""
-    rows = [{**r, "t": t, "answer": f"{t}: {i}"} for i, r in enumerate(_rows(100)) for t in (1, 2)]
+    rows = [{**r, "t": t, "answer": f"{t}: {i}"} for i, r in enumerate(_make_rows(100)) for t in (1, 2)]
     other = [{**row, "score": 0} if row["id"] == "q-6" and row["t"] == 2 else row for row in rows]
     said = gate(_write(tmp_path / "a", rows), _write(tmp_path / "b", other), "--repeat", "t")
     assert said.code in (0, 6), said
@@ -121,8 +121,8 @@ def test_repeats_show_all_their_answers(gate: Gate, tmp_path: Path) -> None:
 
 def test_slices_have_their_values(gate: Gate, tmp_path: Path) -> None:
     """A report has every metric of every slice that was named."""
-    rows = [{**row, "kind": "ab"[i % 2]} for i, row in enumerate(_rows())]
-    assert gate(*_pair(tmp_path, rows), "--slice", "kind").code == 0
+    rows = [{**row, "kind": "ab"[i % 2]} for i, row in enumerate(_make_rows())]
+    assert gate(*_write_pair(tmp_path, rows), "--slice", "kind").code == 0
     report = json.loads(next(tmp_path.glob("reports/gate-*Z/report.json")).read_text("utf-8"))
     found = {item["subject"]: item["slices"]["kind"] for item in report["results"]}
     assert found["base"]["a"] == {"n": 200.0, "score": 0.8} and found["candidate"]["a"]["score"] == 0.795
@@ -130,7 +130,7 @@ def test_slices_have_their_values(gate: Gate, tmp_path: Path) -> None:
 
 def test_a_base_that_is_never_right_cannot_get_worse(gate: Gate, tmp_path: Path) -> None:
     """0.000 -> 0.000 says that no loss could be seen."""
-    rows = [{**row, "score": 0} for row in _rows()]
+    rows = [{**row, "score": 0} for row in _make_rows()]
     other = [{**row, "answer": "x"} for row in rows]
     said = gate(_write(tmp_path / "a", rows), _write(tmp_path / "b", other))
     assert "base has the worst value on every row, so no loss can be seen in score" in " ".join(said.out.split()), said

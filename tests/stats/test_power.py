@@ -118,7 +118,7 @@ def test_what_is_searched_for_has_the_power_asked_for(where: str) -> None:
 
 def test_all_cells_of_the_page_are_found_by_their_names() -> None:
     """There are more than 24, of every kind of test; what is more than 3 points off is bold."""
-    names = [cell.where for cell in plan_rates.cells()]
+    names = [cell.where for cell in plan_rates.list_cells()]
     assert len(set(names)) == len(names) > 24
     assert plan_rates.mark(50.0, 54.0) == "**50.0**"
     assert plan_rates.mark(50.0, 52.0) == "50.0"
@@ -128,7 +128,7 @@ def test_correlation_within_clusters_is_found_in_an_earlier_run() -> None:
     """Of 2,000 clusters of 1 to 8 rows, Dirichlet-multinomial with 0.3, the analysis of variance finds 0.3."""
     rng = np.random.default_rng(1)
     clusters = np.repeat(np.arange(2000), rng.integers(1, 9, 2000))
-    ours, theirs, ones = plan_rates.zeros_and_ones(0.7, 0.1, 0.3, 0.3)(rng, clusters)
+    ours, theirs, ones = plan_rates.make_binary_draw(0.7, 0.1, 0.3, 0.3)(rng, clusters)
     labels = tuple(str(c) for c in clusters)
     for values in (ours, ours - theirs):
         found = EmpiricalRows(tuple(values.tolist()), tuple(ones.tolist()), labels, None).icc

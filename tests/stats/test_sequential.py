@@ -14,7 +14,7 @@ ALPHA = 0.05
 RANGE = (-1.0, 1.0)
 
 
-def wealth_by_hand(x: list[float], m: float) -> list[float]:
+def compute_log_wealth(x: list[float], m: float) -> list[float]:
     """The martingale of arXiv:2010.09686, a row at a time: the mean wealth of six gamblers who bet constant shares."""
     gamblers = [1.0] * 6
     logs = []
@@ -28,8 +28,10 @@ def wealth_by_hand(x: list[float], m: float) -> list[float]:
 def test_the_wealth_is_that_of_gamblers() -> None:
     """Every row multiplies each gambler's wealth by 1 + bet·(x - m), which is a fair game if the mean is m."""
     x = np.random.default_rng(0).beta(2, 1, 60)
-    assert eprocess.log_wealth(x, 0.55) == pytest.approx(wealth_by_hand(x.tolist(), 0.55))
-    assert eprocess.log_wealth(np.stack([x, 1 - x]), 0.55)[1] == pytest.approx(wealth_by_hand((1 - x).tolist(), 0.55))
+    assert eprocess.log_wealth(x, 0.55) == pytest.approx(compute_log_wealth(x.tolist(), 0.55))
+    assert eprocess.log_wealth(np.stack([x, 1 - x]), 0.55)[1] == pytest.approx(
+        compute_log_wealth((1 - x).tolist(), 0.55)
+    )
     worst = [eprocess.log_wealth(np.array([row]), 0.3)[0] for row in (0.0, 1.0)]
     assert 0.7 * math.exp(worst[0]) + 0.3 * math.exp(worst[1]) == pytest.approx(1.0)
 

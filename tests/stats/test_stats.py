@@ -20,16 +20,16 @@ from statsmodels.stats.proportion import binom_test, proportion_confint
 from bench import dependence_rates
 from harness.stats import cluster_means, hypothesis_tests, mean_tests, power, ratio, shares, tango, unconditional
 from harness.stats.hypothesis_tests import Test
-from tests.helpers.speed import rounds
+from tests.helpers.speed import count_loop_rounds
 
 ALPHA = 0.05
 
 
-def passes(test: Test) -> bool:
+def does_pass(test: Test) -> bool:
     return test.p_pass <= ALPHA
 
 
-def fails(test: Test) -> bool:
+def does_fail(test: Test) -> bool:
     return test.p_fail <= ALPHA
 
 
@@ -46,16 +46,16 @@ def test_binomial_is_statsmodels_exact_test(successes: int, n: int, threshold: f
     # at 0 and n the two-sided interval of statsmodels is one-sided already, as ours are
     assert test.lower == pytest.approx(low)
     assert test.upper == pytest.approx(high)
-    assert (test.lower > threshold) == passes(test)
+    assert (test.lower > threshold) == does_pass(test)
 
 
 def test_a_perfect_score_does_not_prove_perfection() -> None:
     """50 of 50 proves more than 0.94, not 0.95, and never 1.0."""
-    assert passes(hypothesis_tests.binomial(50, 50, 0.94, ALPHA))
-    assert not passes(hypothesis_tests.binomial(50, 50, 0.95, ALPHA))
+    assert does_pass(hypothesis_tests.binomial(50, 50, 0.94, ALPHA))
+    assert not does_pass(hypothesis_tests.binomial(50, 50, 0.95, ALPHA))
     perfect = hypothesis_tests.binomial(50, 50, 1.0, ALPHA)
     assert (perfect.p_pass, perfect.p_fail) == (1.0, 1.0)
-    assert fails(hypothesis_tests.binomial(49, 50, 1.0, ALPHA))
+    assert does_fail(hypothesis_tests.binomial(49, 50, 1.0, ALPHA))
 
 
 def test_wilson_is_statsmodels() -> None:
@@ -130,8 +130,8 @@ def test_mcnemar_bounds_agree_with_its_verdict() -> None:
     for wins in range(0, 14):
         for losses in range(0, 14):
             test = hypothesis_tests.mcnemar(wins, losses, 40, ALPHA)
-            assert (test.lower > 0) == passes(test)
-            assert (test.upper < 0) == fails(test)
+            assert (test.lower > 0) == does_pass(test)
+            assert (test.upper < 0) == does_fail(test)
 
 
 @pytest.mark.parametrize(
@@ -153,7 +153,7 @@ def test_tango_gives_the_published_intervals(
     assert (test.lower, test.upper) == pytest.approx((low, high), abs=0.6 / n)
 
 
-def score_by_optimisation(wins: int, losses: int, n: int, d0: float) -> float:
+def optimise_score(wins: int, losses: int, n: int, d0: float) -> float:
     """The score statistic from its definition: maximise the multinomial likelihood under H0 numerically."""
 
     def nll(q: float) -> float:
@@ -170,7 +170,7 @@ def score_by_optimisation(wins: int, losses: int, n: int, d0: float) -> float:
 @pytest.mark.parametrize("margin", [-0.03, 0.01, 0.05, 0.2])
 def test_tango_is_the_score_test_of_the_constrained_likelihood(wins: int, losses: int, n: int, margin: float) -> None:
     """The closed form agrees with maximising the likelihood under the hypothesis by brute force."""
-    z = score_by_optimisation(wins, losses, n, -margin)
+    z = optimise_score(wins, losses, n, -margin)
     assert float(tango.score_statistic(wins, losses, n, -margin)) == pytest.approx(z, rel=1e-4)
 
 
@@ -201,14 +201,14 @@ def test_models_that_nearly_always_agree_are_judged_exactly(n: int, discordance:
             chance *= binom.pmf(wins, changed, (discordance - margin) / 2 / discordance)
             if chance > 1e-9:
                 test = hypothesis_tests.tango(wins, changed - wins, n, margin, ALPHA)
-                rates[0] += chance * passes(test)
+                rates[0] += chance * does_pass(test)
                 rates[1] += chance * (test.p_fail <= ALPHA)
     assert max(rates) < 0.051
 
 
 def test_a_verdict_on_2000_rows_of_which_a_tenth_differ_is_quick() -> None:
     """With its bounds it takes no longer than some ten million additions."""
-    assert rounds(lambda: hypothesis_tests.tango(100, 100, 2000, 0.02, ALPHA)) < 10
+    assert count_loop_rounds(lambda: hypothesis_tests.tango(100, 100, 2000, 0.02, ALPHA)) < 10
 
 
 @pytest.mark.slow
@@ -218,8 +218,8 @@ def test_tango_bounds_agree_with_its_verdict() -> None:
         for losses in range(25 - wins):
             test = hypothesis_tests.tango(wins, losses, 24, 0.1, ALPHA)
             assert -1 <= test.lower <= test.estimate <= test.upper <= 1
-            assert (test.lower > -0.1) == passes(test)
-            assert (test.upper < -0.1) == fails(test)
+            assert (test.lower > -0.1) == does_pass(test)
+            assert (test.upper < -0.1) == does_fail(test)
 
 
 def test_two_models_that_never_differ_on_50_rows_prove_little() -> None:
@@ -227,10 +227,10 @@ def test_two_models_that_never_differ_on_50_rows_prove_little() -> None:
     test = hypothesis_tests.tango(0, 0, 50, 0.02, ALPHA)
     assert float(tango.score_statistic(0, 0, 50, -0.02)) == pytest.approx(1.01, abs=0.005)
     assert test.p_pass == pytest.approx(0.98**50)  # none of 50 rows lost, if 2 % are
-    assert not passes(test)
-    assert not fails(test)
+    assert not does_pass(test)
+    assert not does_fail(test)
     assert test.lower < -0.02 < 0 < test.upper
-    assert passes(hypothesis_tests.tango(0, 0, 200, 0.02, ALPHA))
+    assert does_pass(hypothesis_tests.tango(0, 0, 200, 0.02, ALPHA))
     assert hypothesis_tests.tango(0, 0, 50, 0.0, ALPHA).p_pass == 1.0
     assert (hypothesis_tests.mcnemar(0, 0, 50, ALPHA).p_pass, hypothesis_tests.mcnemar(0, 0, 50, ALPHA).p_fail) == (
         1.0,
@@ -238,7 +238,7 @@ def test_two_models_that_never_differ_on_50_rows_prove_little() -> None:
     )
 
 
-def error_rates(n: int, discordance: float, margin: float) -> tuple[float, float]:
+def compute_error_rates(n: int, discordance: float, margin: float) -> tuple[float, float]:
     """P(pass) and P(fail) at the boundary, difference = -margin, summed over all tables that matter."""
     rates = [0.0, 0.0]
     for changed in range(n + 1):
@@ -261,13 +261,13 @@ def test_tango_is_wrong_as_often_as_it_may(
     n: int, discordance: float, margin: float, passed: float, failed: float
 ) -> None:
     """Exact error rates at the boundary; the normal score falsely blocks 8.2 % of the time in the second one."""
-    assert error_rates(n, discordance, margin) == pytest.approx((passed, failed), abs=1e-4)
+    assert compute_error_rates(n, discordance, margin) == pytest.approx((passed, failed), abs=1e-4)
 
 
 # ------------------------------------------------------------------ means, ratios, clusters
 
 
-def clustered(seed: int, groups: int = 30) -> tuple[list[float], list[float], list[str]]:
+def draw_clustered_values(seed: int, groups: int = 30) -> tuple[list[float], list[float], list[str]]:
     rng = np.random.default_rng(seed)
     sizes = rng.integers(1, 7, groups)
     labels = [f"c{g}" for g, size in enumerate(sizes) for _ in range(size)]
@@ -277,7 +277,7 @@ def clustered(seed: int, groups: int = 30) -> tuple[list[float], list[float], li
     return values, weights, labels
 
 
-def totals(values: list[float], weights: list[float], labels: list[str]) -> ratio.Ratio:
+def estimate_cluster_ratio(values: list[float], weights: list[float], labels: list[str]) -> ratio.Ratio:
     codes = np.unique(labels, return_inverse=True)[1]
     return ratio.estimate_ratio(np.bincount(codes, np.multiply(values, weights)), np.bincount(codes, weights))
 
@@ -288,7 +288,7 @@ def test_the_error_of_equal_clusters_is_statsmodels_cluster_robust_one() -> None
     labels = [f"c{i // 3}" for i in range(90)]
     codes = np.repeat(np.arange(30), 3)
     fit = OLS(values, np.ones(90)).fit(cov_type="cluster", cov_kwds={"groups": codes}, use_t=True)
-    of = totals(values.tolist(), [1.0] * 90, labels)
+    of = estimate_cluster_ratio(values.tolist(), [1.0] * 90, labels)
     assert (of.estimate, of.error) == pytest.approx((fit.params[0], fit.bse[0]))
     assert hypothesis_tests.cluster_t(values.tolist(), [1.0] * 90, labels, 0.8, ALPHA).estimate == pytest.approx(
         fit.params[0]
@@ -297,14 +297,14 @@ def test_the_error_of_equal_clusters_is_statsmodels_cluster_robust_one() -> None
 
 def test_the_error_of_uneven_clusters_is_the_jackknife_of_statsmodels_fits() -> None:
     """Leaving each cluster out of a weighted regression gives the error; it is larger than the robust one."""
-    values, weights, labels = clustered(0)
+    values, weights, labels = draw_clustered_values(0)
     codes = np.unique(labels, return_inverse=True)[1]
 
     def fit(keep: np.ndarray) -> float:
         return float(WLS(np.array(values)[keep], np.ones(keep.sum()), weights=np.array(weights)[keep]).fit().params[0])
 
     without = np.array([fit(codes != c) for c in range(30)])
-    of = totals(values, weights, labels)
+    of = estimate_cluster_ratio(values, weights, labels)
     assert of.estimate == pytest.approx(fit(codes >= 0))
     assert of.error == pytest.approx(math.sqrt(29 / 30 * ((without - of.estimate) ** 2).sum()))
     robust = WLS(values, np.ones(len(values)), weights=weights).fit(cov_type="cluster", cov_kwds={"groups": codes})
@@ -369,10 +369,10 @@ def test_bounds_agree_with_the_verdict(
         shares = rng.dirichlet([1, 1, 6])
         values = rng.choice([-1.0, 1.0, 0.0], 80, p=shares) * (1.0 if whole else rng.uniform(0.2, 1, 80))
         test = hypothesis_tests.cluster_t(values.tolist(), [1.0] * 80, labels, -0.02, ALPHA, support=support)
-        assert (test.lower > -0.02) == passes(test)
-        assert (test.upper < -0.02) == fails(test)
+        assert (test.lower > -0.02) == does_pass(test)
+        assert (test.upper < -0.02) == does_fail(test)
         assert test.lower <= test.estimate <= test.upper
-        seen.add((passes(test), fails(test)))
+        seen.add((does_pass(test), does_fail(test)))
     assert len(seen) == 3  # proven, refuted, and neither came up
 
 
@@ -430,8 +430,8 @@ def test_pairs_in_clusters_of_one_are_tangos_score() -> None:
 
 def test_the_bootstrap_t_resamples_whole_clusters() -> None:
     """Its quantiles are those of clusters drawn one by one and studentised by hand."""
-    values, weights, labels = clustered(9, groups=14)
-    of = totals(values, weights, labels)
+    values, weights, labels = draw_clustered_values(9, groups=14)
+    of = estimate_cluster_ratio(values, weights, labels)
     rng, by_hand = np.random.default_rng(1), []
     for _ in range(4000):
         rows = rng.integers(0, 14, 14)
@@ -454,12 +454,14 @@ def test_a_rare_disaster_that_no_row_showed_is_allowed_for() -> None:
     """50 scores near 0.95 do not prove more than 0.9: if 5 % were 0, none of 50 would show it 8 % of the time."""
     values = [0.93 + 0.04 * (i % 5) / 4 for i in range(50)]
     known = hypothesis_tests.cluster_t(values, [1.0] * 50, None, 0.9, ALPHA, support=(0.0, 1.0))
-    assert not passes(known)
+    assert not does_pass(known)
     assert np.mean(values) * ALPHA ** (1 / 50) < known.lower < 0.9  # the rule of three at the estimate, and the claim
-    assert passes(hypothesis_tests.cluster_t(values, [1.0] * 50, None, 0.9, ALPHA))  # it cannot know without the range
+    assert does_pass(
+        hypothesis_tests.cluster_t(values, [1.0] * 50, None, 0.9, ALPHA)
+    )  # it cannot know without the range
 
 
-def drawn_rates(draw: Callable[[int], np.ndarray], threshold: float, runs: int = 2000) -> float:
+def estimate_pass_rate(draw: Callable[[int], np.ndarray], threshold: float, runs: int = 2000) -> float:
     """Return how often a gate passes scores from -1 to 1 that are drawn, (runs, rows)."""
     rows = draw(runs)
     of = ratio.estimate_ratio(rows, np.ones_like(rows))
@@ -472,7 +474,7 @@ def test_scores_on_few_rows_prove_what_disasters_leave_them(n: int, power_of_t: 
     """Differences N(d, 0.15) against 0: 80 % of what any test could have, from 50 rows on; much more than before."""
     rng, d = np.random.default_rng(1), 2.5 * 0.15 / math.sqrt(n)
     most = min(power_of_t, ALPHA / (1 - d / (1 + d)) ** n)
-    found = drawn_rates(lambda runs: np.clip(rng.normal(d, 0.15, (runs, n)), -1, 1), 0.0)
+    found = estimate_pass_rate(lambda runs: np.clip(rng.normal(d, 0.15, (runs, n)), -1, 1), 0.0)
     assert found > was + 0.02
     assert n < 50 or found >= 0.8 * most - 0.01
 
@@ -486,7 +488,7 @@ def test_scores_on_few_rows_keep_the_risk_where_disasters_are_rare(n: int, mean:
         bulk = np.clip(rng.normal(mean, 0.15, (runs, n)), -1, 1)
         return np.where(rng.random((runs, n)) < share, -1.0, bulk)
 
-    assert drawn_rates(draw, 0.0) <= 0.06
+    assert estimate_pass_rate(draw, 0.0) <= 0.06
 
 
 def test_pairs_in_mixed_clusters_prove_more_where_rows_of_a_cluster_differ() -> None:
@@ -506,7 +508,7 @@ def test_pairs_in_mixed_clusters_prove_more_where_rows_of_a_cluster_differ() -> 
 
 def test_duplicating_every_row_in_its_cluster_changes_nothing() -> None:
     """Copies of a row are no evidence: estimate, bounds and p-values stay, by t and by bootstrap."""
-    values, weights, labels = clustered(3, groups=12)
+    values, weights, labels = draw_clustered_values(3, groups=12)
     once = hypothesis_tests.cluster_t(values, weights, labels, 0.8, ALPHA)
     twice = hypothesis_tests.cluster_t(values * 2, weights * 2, labels * 2, 0.8, ALPHA)
     assert (twice.estimate, twice.lower, twice.p_pass) == pytest.approx((once.estimate, once.lower, once.p_pass))
@@ -552,13 +554,13 @@ def test_rows_that_are_all_equal_prove_what_the_rule_of_three_allows() -> None:
     ones = hypothesis_tests.cluster_t([1.0] * 60, [1.0] * 60, list(range(60)), 0.95, ALPHA, support=(0.0, 1.0))
     exact = hypothesis_tests.binomial(60, 60, 0.95, ALPHA)
     assert (ones.p_pass, ones.lower, ones.upper) == pytest.approx((exact.p_pass, exact.lower, exact.upper))
-    assert passes(ones)
+    assert does_pass(ones)
     same = hypothesis_tests.paired_ratio([0.4] * 50, [0.4] * 50, [1.0] * 50, None, -0.02, ALPHA, support=(-1.0, 1.0))
-    assert not passes(same)
-    assert not fails(same)
+    assert not does_pass(same)
+    assert not does_fail(same)
     assert same.lower < -0.02 < same.upper
     zeros = hypothesis_tests.cluster_t([0.0] * 60, [1.0] * 60, None, 0.1, ALPHA, support=(0.0, 1.0))
-    assert fails(zeros)
+    assert does_fail(zeros)
     assert zeros.p_fail > 0
 
 
@@ -567,7 +569,7 @@ def test_rows_that_are_all_equal_prove_what_the_rule_of_three_allows() -> None:
 
 def test_bootstrap_of_a_mean_is_close_to_cluster_t() -> None:
     """With many clusters and a smooth statistic the two methods say nearly the same."""
-    values, _, labels = clustered(4, groups=60)
+    values, _, labels = draw_clustered_values(4, groups=60)
     t = hypothesis_tests.cluster_t(values, [1.0] * len(values), labels, 0.8, ALPHA)
     b = hypothesis_tests.cluster_bootstrap(lambda rows: float(np.mean([values[i] for i in rows])), labels, 0.8, ALPHA)
     assert b.estimate == pytest.approx(t.estimate)
@@ -578,7 +580,7 @@ def test_bootstrap_of_a_mean_is_close_to_cluster_t() -> None:
 
 def test_bootstrap_is_the_same_every_time() -> None:
     """A verdict does not change when nothing changed."""
-    values, _, labels = clustered(6)
+    values, _, labels = draw_clustered_values(6)
     one, two = (
         hypothesis_tests.cluster_bootstrap(lambda rows: float(np.median([values[i] for i in rows])), labels, 0.8, ALPHA)
         for _ in range(2)
@@ -618,7 +620,7 @@ def test_what_is_clear_passes_at_any_attempt(kind: str, attempt: int) -> None:
         return hypothesis_tests.cluster_t(values.tolist(), ones, labels, threshold, alpha)
 
     assert test(0.5).p_pass <= alpha
-    assert not passes(test(float(values.mean()) + 0.02))
+    assert not does_pass(test(float(values.mean()) + 0.02))
 
 
 def test_a_median_whose_middle_rows_tie_is_judged() -> None:
@@ -632,14 +634,14 @@ def test_a_median_whose_middle_rows_tie_is_judged() -> None:
     close = hypothesis_tests.cluster_bootstrap(
         lambda rows: float(np.median(values[list(rows)])), list(range(60)), 1.08, ALPHA
     )
-    assert not passes(close)
+    assert not does_pass(close)
 
 
 def test_a_plan_asks_at_a_small_alpha_what_a_gate_asks() -> None:
     """Below the level that resamples can tell of, many data sets at once get the test that one gets."""
-    values, _, labels = clustered(5, groups=40)
+    values, _, labels = draw_clustered_values(5, groups=40)
     right, ones = [float(v > 0.75) for v in values], [1.0] * len(values)
-    of, alpha = totals(right, ones, labels), hypothesis_tests.attempt_alpha(ALPHA, 6)
+    of, alpha = estimate_cluster_ratio(right, ones, labels), hypothesis_tests.attempt_alpha(ALPHA, 6)
     one = hypothesis_tests.cluster_t(right, ones, labels, 0.5, alpha, support=(0.0, 1.0))
     many = mean_tests.make_p_function(of, "share", alpha)(0.5)
     assert (one.p_pass, one.p_fail) == pytest.approx((float(many[0]), float(many[1])))
@@ -683,7 +685,7 @@ def test_false_passes_at_the_boundary_with_few_clusters(monkeypatch: pytest.Monk
         def mean(rows: list[int], values: np.ndarray = values) -> float:
             return float(values[rows].mean())
 
-        passed += passes(hypothesis_tests.cluster_bootstrap(mean, labels.tolist(), -0.02, ALPHA))
+        passed += does_pass(hypothesis_tests.cluster_bootstrap(mean, labels.tolist(), -0.02, ALPHA))
         draws = rng.integers(0, 8, (300, 8))
         plain += np.mean(sums[draws].sum(1) / sizes[draws].sum(1) <= -0.02) <= ALPHA
     assert passed / runs < 1.5 * ALPHA
@@ -758,7 +760,7 @@ def test_false_passes_of_cluster_t_at_the_boundary() -> None:
         sizes = rng.integers(1, 9, 40)
         labels = np.repeat(np.arange(40), sizes)
         values = -0.02 + rng.normal(0, 0.2, 40)[labels] + rng.choice([-0.3, 0.3], len(labels))
-        passed += passes(hypothesis_tests.cluster_t(values, np.ones(len(labels)), labels.tolist(), -0.02, ALPHA))
+        passed += does_pass(hypothesis_tests.cluster_t(values, np.ones(len(labels)), labels.tolist(), -0.02, ALPHA))
     assert 0.5 * ALPHA < passed / runs < 1.3 * ALPHA
 
 
@@ -775,7 +777,7 @@ def test_sign_flips_are_scipys_permutation_test() -> None:
     assert cluster_means._compute_sign_flip_p(cand - base, ALPHA) == pytest.approx(want.pvalue)
     test = hypothesis_tests.sign_flip(cand.tolist(), base.tolist(), None, ALPHA)
     assert test.p_pass >= want.pvalue
-    assert (test.lower > 0) == passes(test)
+    assert (test.lower > 0) == does_pass(test)
 
 
 def test_sign_flips_of_zeros_and_ones_are_mcnemar() -> None:
@@ -926,5 +928,5 @@ def test_few_clusters_of_drawn_size_are_known() -> None:
 @pytest.mark.slow
 def test_losses_in_proportion_to_drawn_sizes_pass_as_seldom_as_they_should() -> None:
     """80 clusters of lognormal size that lose in proportion to it: at most 6.5 % of 2,000 runs, where it was 10."""
-    draw = dependence_rates.drawn_sizes(np.random.default_rng(4), 80, 0.8, 0.2, 0.02, pairs=False)
-    assert dependence_rates.cell("", draw, 2000).passed <= 6.5
+    draw = dependence_rates.make_sizes_draw(np.random.default_rng(4), 80, 0.8, 0.2, 0.02, pairs=False)
+    assert dependence_rates.simulate_cell("", draw, 2000).passed <= 6.5

@@ -19,7 +19,7 @@ SIZES = {
 }
 
 
-def worst(weights: np.ndarray, share: float) -> float:
+def maximise_unseen_chance(weights: np.ndarray, share: float) -> float:
     """Return the largest chance that no cluster is lost, by numerical optimisation over the clusters' chances."""
     total = weights.sum()
 
@@ -37,7 +37,7 @@ def worst(weights: np.ndarray, share: float) -> float:
 def test_none_lost_is_the_largest_chance_of_all(weights: list[float], share: float) -> None:
     """The closed form is what an optimiser finds over every way of losing a share of the weight."""
     assert float(rule_of_three.unseen_chance(weights, 0.0, share)) == pytest.approx(
-        worst(np.array(weights), share), rel=1e-4
+        maximise_unseen_chance(np.array(weights), share), rel=1e-4
     )
 
 
@@ -90,7 +90,7 @@ def test_clusters_that_did_not_change_count_by_what_they_can_prove(sizes: str, m
     weights = SIZES[sizes]
     values, clusters = [0.0] * sum(weights), np.repeat(np.arange(len(weights)), weights).tolist()
     test = hypothesis_tests.cluster_t(values, [1.0] * len(values), clusters, -margin, ALPHA, support=(-1.0, 1.0))
-    assert test.p_pass == pytest.approx(worst(np.array(weights, dtype=float), margin), rel=1e-3)
+    assert test.p_pass == pytest.approx(maximise_unseen_chance(np.array(weights, dtype=float), margin), rel=1e-3)
     assert test.p_pass > ALPHA > (1 - margin) ** len(weights)
     assert (test.lower < -margin) is (test.p_pass > ALPHA)
 
@@ -121,6 +121,6 @@ def test_rows_of_unequal_weight_count_by_what_they_can_prove() -> None:
     heavy = hypothesis_tests.cluster_t([1.0] * 59, [1.0] * 58 + [6.0], None, 0.95, ALPHA, support=(0.0, 1.0))
     assert (even.p_pass <= ALPHA, heavy.p_pass) == (
         True,
-        pytest.approx(worst(np.array([1.0] * 58 + [6]), 0.05), rel=1e-3),
+        pytest.approx(maximise_unseen_chance(np.array([1.0] * 58 + [6]), 0.05), rel=1e-3),
     )
     assert heavy.p_pass > 0.3

@@ -15,7 +15,7 @@ from harness.release.verify import verify_export
 from harness.suite.waivers import read_waivers
 from harness.testing import ROWS, SUITE, TRAIN, Project
 from tests.helpers.exports import reseal
-from tests.helpers.suites import ran, waiver_of
+from tests.helpers.suites import make_waive_command, run_commands
 
 TODAY = datetime.now(UTC).date()
 LEAKING = [*TRAIN, *({"input": r["input"], "target": r["target"]} for r in ROWS)]
@@ -33,11 +33,13 @@ def suite(project: Project) -> Project:
 def leaked(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder in which it has shipped, with a waiver, and with code that did not come with the harness."""
     files = {**FILES, "harnessfile.py": '"""Nothing."""\n'}
-    return ran(tmp_path_factory.mktemp("leaks"), waiver_of("D10-exact"), "run suite.toml -q", suite=SUITE, files=files)
+    return run_commands(
+        tmp_path_factory.mktemp("leaks"), make_waive_command("D10-exact"), "run suite.toml -q", suite=SUITE, files=files
+    )
 
 
 def waive(suite: Project, code: str = "D10-exact", until: str = "2999-12-31") -> int:
-    return suite.harness(*waiver_of(code, until).split()).code
+    return suite.harness(*make_waive_command(code, until).split()).code
 
 
 def test_an_ignored_leak_ships_nothing(suite: Project) -> None:
@@ -87,7 +89,7 @@ def test_a_waived_finding_is_in_every_output(leaked: Path) -> None:
     assert f"- **D10-exact** (ignored): {SAYS}" in (export / "README.md").read_text("utf-8")
     told = [{"check": "D10-exact", "by": "ada", "reason": "known", "until": "2999-12-31"}]
     assert json.loads((export / "evidence/manifest.json").read_text("utf-8"))["ignored"] == told
-    assert release_of(export)["ignored"] == told
+    assert read_release_predicate(export)["ignored"] == told
     found = verify_export(export)
     assert found.ok
     assert f'check "D10-exact" failed and was ignored, {SAYS}' in found.notes
@@ -109,13 +111,13 @@ def test_manifest_says_that_nothing_was_ignored(passed: Project) -> None:
     """An empty list is said, so that a policy can ask for it."""
     export = passed.folder / "exports/fake"
     assert json.loads((export / "evidence/manifest.json").read_text("utf-8"))["ignored"] == []
-    assert release_of(export)["ignored"] == []
+    assert read_release_predicate(export)["ignored"] == []
 
 
 def test_code_of_others_is_named(leaked: Path) -> None:
     """Card and claims name what ran and did not come with the harness."""
     export = leaked / "exports/fake"
-    named = {p["name"]: p["distribution"] for p in release_of(export)["plugins"]}
+    named = {p["name"]: p["distribution"] for p in read_release_predicate(export)["plugins"]}
     assert named["harnessfile.py"] is None
     assert not {"harness", "checks", "hf"} & named.keys()
     assert "Code from outside the harness took part in it:" in (export / "README.md").read_text("utf-8")
@@ -223,7 +225,7 @@ def test_codes_that_no_check_has(suite: Project, code: str) -> None:
     assert not list(suite.folder.glob("*.waivers.jsonl"))
 
 
-def release_of(export: Path) -> dict[str, Any]:
+def read_release_predicate(export: Path) -> dict[str, Any]:
     """Return what the release statement of an export says."""
     lines = (export / "evidence/claims.intoto.jsonl").read_text("utf-8").splitlines()
     statements = [json.loads(base64.b64decode(json.loads(line)["payload"])) for line in lines]

@@ -34,7 +34,7 @@ def test_shipped_suites_are_valid(validator: Draft4Validator, path: Path) -> Non
     assert [e.message for e in validator.iter_errors(raw)] == []
 
 
-def broken(**changes: Any) -> dict[str, Any]:
+def make_broken_suite(**changes: Any) -> dict[str, Any]:
     """Return the smoke suite with a table replaced, or its keys."""
     raw: dict[str, Any] = tomllib.loads((ROOT / "suites/smoke.toml").read_text("utf-8"))
     for table, change in changes.items():
@@ -48,25 +48,26 @@ def broken(**changes: Any) -> dict[str, Any]:
 
 
 BROKEN = {
-    "unknown table": broken(evals=[]),
-    "no eval": broken(eval=[]),
-    "unknown key of [suite]": broken(suite={"sede": 17}),
-    "seed that is a text": broken(suite={"seed": "17"}),
-    "unknown loader": broken(model={"use": "hff"}),
-    "option of another type": broken(model={"dtype": 32}),
-    "option with another word": broken(model={"dtype": "float99"}),
-    "unknown option of an evaluator": broken(eval={"max_new_token": 8}),
-    "columns that are no table": broken(eval={"columns": "input"}),
-    "true for a number": broken(eval={"limit": True}),
-    "gate without a claim": broken(gate=[{"id": "x", "metric": "a.b"}]),
-    "gate with two claims": broken(gate=[{"id": "x", "metric": "a.b", "min": 0.5, "max": 0.6}]),
-    "unknown severity": broken(gate={"severity": "warning"}),
-    "merge onto something else": broken(merge={"base": "nf4"}),
-    "export without a place": broken(export=[{"use": "safetensors"}]),
-    "two candidates in one": broken(candidate={"adapter": "a", "merged": "b"}),
-    "key of a baseline that is the base": broken(subject={"fewshot": {"shotz": 3}}),
-    "sweep without by": broken(sweep={"adapter.r": [8, 16]}),
-    "one table for many": broken(export={"use": "safetensors", "to": "x"}) | {"export": {"use": "safetensors"}},
+    "unknown table": make_broken_suite(evals=[]),
+    "no eval": make_broken_suite(eval=[]),
+    "unknown key of [suite]": make_broken_suite(suite={"sede": 17}),
+    "seed that is a text": make_broken_suite(suite={"seed": "17"}),
+    "unknown loader": make_broken_suite(model={"use": "hff"}),
+    "option of another type": make_broken_suite(model={"dtype": 32}),
+    "option with another word": make_broken_suite(model={"dtype": "float99"}),
+    "unknown option of an evaluator": make_broken_suite(eval={"max_new_token": 8}),
+    "columns that are no table": make_broken_suite(eval={"columns": "input"}),
+    "true for a number": make_broken_suite(eval={"limit": True}),
+    "gate without a claim": make_broken_suite(gate=[{"id": "x", "metric": "a.b"}]),
+    "gate with two claims": make_broken_suite(gate=[{"id": "x", "metric": "a.b", "min": 0.5, "max": 0.6}]),
+    "unknown severity": make_broken_suite(gate={"severity": "warning"}),
+    "merge onto something else": make_broken_suite(merge={"base": "nf4"}),
+    "export without a place": make_broken_suite(export=[{"use": "safetensors"}]),
+    "two candidates in one": make_broken_suite(candidate={"adapter": "a", "merged": "b"}),
+    "key of a baseline that is the base": make_broken_suite(subject={"fewshot": {"shotz": 3}}),
+    "sweep without by": make_broken_suite(sweep={"adapter.r": [8, 16]}),
+    "one table for many": make_broken_suite(export={"use": "safetensors", "to": "x"})
+    | {"export": {"use": "safetensors"}},
 }
 
 
@@ -77,13 +78,15 @@ def test_broken_suites_are_told(validator: Draft4Validator, what: str) -> None:
 
 
 GOOD = {
-    "a sweep": broken(sweep={"by": "answer.exact_match", "adapter.r": [8, 16]}),
-    "a sweep without quotes": broken(sweep={"by": "answer.exact_match", "adapter": {"r": [8, 16]}}),
-    "a relative margin": broken(gate=[{"id": "x", "metric": "a.b", "versus": "base", "worse_by_at_most": "2%"}]),
-    "an option of TRL's": broken(train={"neftune_noise_alpha": 5.0}),
-    "a whole number for a fraction": broken(suite={"alpha": 0.05, "seed": 3}),
-    "several sources": broken(train={"data": ["a.jsonl", "b.jsonl"]}),
-    "a default loader": {**broken(), "model": {"path": "tiny:llama"}},
+    "a sweep": make_broken_suite(sweep={"by": "answer.exact_match", "adapter.r": [8, 16]}),
+    "a sweep without quotes": make_broken_suite(sweep={"by": "answer.exact_match", "adapter": {"r": [8, 16]}}),
+    "a relative margin": make_broken_suite(
+        gate=[{"id": "x", "metric": "a.b", "versus": "base", "worse_by_at_most": "2%"}]
+    ),
+    "an option of TRL's": make_broken_suite(train={"neftune_noise_alpha": 5.0}),
+    "a whole number for a fraction": make_broken_suite(suite={"alpha": 0.05, "seed": 3}),
+    "several sources": make_broken_suite(train={"data": ["a.jsonl", "b.jsonl"]}),
+    "a default loader": {**make_broken_suite(), "model": {"path": "tiny:llama"}},
 }
 
 

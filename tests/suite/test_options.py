@@ -29,7 +29,7 @@ class Own(Base):
     kind: Literal["a", "b"]
 
 
-def plain(
+def return_keywords(
     ref: str, *, progress: Any, rate: float = 0.5, steps: int = 3, kind: Literal["a", "b"], **options: Any
 ) -> Any:
     """Give back what was given."""
@@ -37,19 +37,19 @@ def plain(
 
 
 @schema.accepts_options(Own)
-def taking(ref: str, options: Own, *, progress: Any) -> Any:
+def return_options(ref: str, options: Own, *, progress: Any) -> Any:
     """Give back what was given."""
     return ref, options
 
 
 @schema.accepts_options(Own)
 @contextmanager
-def loading(ref: str, options: Own, *, progress: Any) -> Iterator[Any]:
+def yield_options(ref: str, options: Own, *, progress: Any) -> Iterator[Any]:
     """Give back what was given, for a while."""
     yield ref, options
 
 
-def told(function: Any, options: Mapping[str, Any]) -> list[str]:
+def check_and_list_errors(function: Any, options: Mapping[str, Any]) -> list[str]:
     found: list[str] = []
     schema.check_options(function, options, lambda _, what: found.append(what))
     return found
@@ -57,8 +57,8 @@ def told(function: Any, options: Mapping[str, Any]) -> list[str]:
 
 def test_a_dataclass_is_told_as_a_signature() -> None:
     """Names, types, defaults and mistakes of both are the same, and what is left goes to a library."""
-    for function in (taking, loading):
-        (ours, more), (theirs, _) = schema.list_options(function), schema.list_options(plain)
+    for function in (return_options, yield_options):
+        (ours, more), (theirs, _) = schema.list_options(function), schema.list_options(return_keywords)
         assert {n: p.default for n, p in ours.items()} == {n: p.default for n, p in theirs.items()} and more
         assert {n: schema.type_name(schema.parameter_types(function)[n]) for n in ours} == {
             "rate": "a number", "steps": "an integer", "kind": '"a" or "b"',
@@ -66,15 +66,19 @@ def test_a_dataclass_is_told_as_a_signature() -> None:
         assert schema.with_defaults(function, {"far": 1}) == {"rate": 0.5, "steps": 3, "far": 1}
         assert schema.has_parameter(function, "steps") and schema.has_parameter(function, "progress")
         for given in ({"kind": "c"}, {"rate": "x", "kind": "a"}, {}):
-            assert told(function, given) == told(plain, given) != []
+            assert check_and_list_errors(function, given) == check_and_list_errors(return_keywords, given) != []
 
 
 def test_it_is_called_with_keywords_and_gets_one_object() -> None:
     """What is no field is in `options`; what the callable asks for by itself stays a keyword."""
     given: dict[str, Any] = {"progress": None, "kind": "b", "steps": 7, "far": 1}
-    assert taking("x", **given) == plain("x", **given) == ("x", Own(kind="b", steps=7, options={"far": 1}))
-    with loading("x", **given) as found:
-        assert found == taking("x", **given)
+    assert (
+        return_options("x", **given)
+        == return_keywords("x", **given)
+        == ("x", Own(kind="b", steps=7, options={"far": 1}))
+    )
+    with yield_options("x", **given) as found:
+        assert found == return_options("x", **given)
 
 
 def test_a_keyword_that_nobody_takes_is_an_error() -> None:

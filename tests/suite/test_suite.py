@@ -7,7 +7,7 @@ from contextlib import suppress
 import pytest
 
 from harness.testing import SUITE, TRAIN, Project
-from tests.helpers.speed import seconds
+from tests.helpers.speed import time_call
 
 
 def test_healthy_suite_ships(suite: Project) -> None:
@@ -446,7 +446,7 @@ def test_ten_thousand_gates_are_collected_in_linear_time(suite: Project, kind: s
             with suppress(UsageError):
                 prepare_collection(suite.folder / "suite.toml", Options(plugins=("harness.testing",)))
 
-        return seconds(collect, tries=2)
+        return time_call(collect, tries=2)
 
     took(10)  # imports
     assert took(10_000) < 10 * took(2500)

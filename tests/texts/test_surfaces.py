@@ -65,13 +65,13 @@ def harness_evaluators():
 SECRETS = f'api_key = "{KEY}"\nheaders = {{ X-Corp = "{HEADER}" }}\naddress = "http://me:{PASSWORD}@host/v1"'
 
 
-def modules_of(text: str) -> set[str]:
+def parse_module_paths(text: str) -> set[str]:
     """Return the paths of modules that are listed by their folders."""
     lines = [line.split(": ") for line in text.strip().splitlines()]
     return {f"{folder}/{name}.py" for folder, names in lines for name in names.split()}
 
 
-def surfaces() -> Iterator[str]:
+def iterate_text_writers() -> Iterator[str]:
     """Yield the modules that call what writes text."""
     for path in (*(ROOT / "harness").rglob("*.py"), *(ROOT / "plugins").rglob("*.py")):
         calls = [node.func for node in ast.walk(ast.parse(path.read_text("utf-8"))) if isinstance(node, ast.Call)]
@@ -83,7 +83,7 @@ def surfaces() -> Iterator[str]:
 @pytest.mark.slow
 def test_every_module_that_writes_text_is_known() -> None:
     """A new one is a new surface: try it below, or say why nothing of others gets there."""
-    assert sorted(surfaces()) == sorted(modules_of(TRIED) | modules_of(NO_TEXT_OF_OTHERS))
+    assert sorted(iterate_text_writers()) == sorted(parse_module_paths(TRIED) | parse_module_paths(NO_TEXT_OF_OTHERS))
 
 
 @pytest.mark.slow

@@ -28,7 +28,7 @@ def suite(tiny_model: Path, tmp_path: Path) -> Path:
     return write_loop_suite(tmp_path / "suite", tiny_model)
 
 
-def looks(trainer: Any, name: str = "harness/old.likely") -> dict[int, float]:
+def read_looks(trainer: Any, name: str = "harness/old.likely") -> dict[int, float]:
     """Return a logged number of each look, by step."""
     return {entry["step"]: entry[name] for entry in trainer.state.log_history if name in entry}
 
@@ -62,7 +62,7 @@ def test_losses_are_the_same(kind: str, options: dict[str, Any], suite: Path, ti
     assert len(losses(plain)) == 6
     pairs = zip(plain.model.state_dict().items(), looked.model.state_dict().items(), strict=True)
     assert all(one == other and torch.equal(a, b) for (one, a), (other, b) in pairs)
-    assert list(looks(looked)) == [2, 4, 6]
+    assert list(read_looks(looked)) == [2, 4, 6]
 
 
 def test_plain_trainer(suite: Path, tiny_model: Path, tmp_path: Path) -> None:
@@ -74,7 +74,7 @@ def test_plain_trainer(suite: Path, tiny_model: Path, tmp_path: Path) -> None:
     ids = [{"input_ids": torch.arange(9), "labels": torch.arange(9)} for _ in range(8)]
     trainer = Trainer(model, args, train_dataset=ids, callbacks=[GateCallback(suite, every_steps=2)])
     trainer.train()
-    assert list(looks(trainer)) == [2, 3]
+    assert list(read_looks(trainer)) == [2, 3]
 
 
 def test_model_is_given_back(suite: Path, tiny_model: Path, tmp_path: Path) -> None:
@@ -159,7 +159,7 @@ def test_refuted_guard_stops(collapsing: Path, tiny_model: Path, tmp_path: Path,
     assert stopped.state.global_step < 30
     assert stopped.state.global_step % 3 == 0
     assert re.search(r"no-forgetting FAIL .*; stopped, since no-forgetting is refuted", text)
-    assert max(looks(stopped, "harness/old.same")) == stopped.state.global_step
+    assert max(read_looks(stopped, "harness/old.same")) == stopped.state.global_step
     whole = make_trainer(
         "sft", tiny_model, tmp_path / "b", callbacks=[GateCallback(collapsing, every_steps=3, stop="")], **COLLAPSE
     )
@@ -176,7 +176,7 @@ def test_best_is_loaded_at_the_end(suite: Path, tiny_model: Path, tmp_path: Path
     callback = GateCallback(suite, every_steps=2, stop="")
     trainer = make_trainer("sft", tiny_model, tmp_path / "out", callbacks=[callback], **options)
     trainer.train()
-    scores = looks(trainer, "harness/new.nats")
+    scores = read_looks(trainer, "harness/new.nats")
     best = min(scores, key=scores.__getitem__)
     assert trainer.state.best_global_step == best
     assert trainer.state.best_metric == scores[best]
@@ -214,7 +214,7 @@ def test_look_at_the_end(suite: Path, tiny_model: Path, tmp_path: Path, capsys: 
 
     trainer = make_trainer("sft", tiny_model, tmp_path, callbacks=[GateCallback(suite, every_steps=4)])
     trainer.train()
-    assert list(looks(trainer)) == [4, 6]
+    assert list(read_looks(trainer)) == [4, 6]
     assert "2 looks, every 4 of 6 steps; no-forgetting: 40 rows see a loss of 0.100" in capsys.readouterr().err
 
     class Stop(TrainerCallback):  # type: ignore[misc]
@@ -223,7 +223,7 @@ def test_look_at_the_end(suite: Path, tiny_model: Path, tmp_path: Path, capsys: 
 
     trainer = make_trainer("sft", tiny_model, tmp_path, callbacks=[GateCallback(suite, every_steps=4), Stop()])
     trainer.train()
-    assert list(looks(trainer)) == [3]
+    assert list(read_looks(trainer)) == [3]
 
 
 def test_numbers_reach_the_trackers(suite: Path, tiny_model: Path, tmp_path: Path) -> None:
@@ -242,7 +242,7 @@ def test_numbers_reach_the_trackers(suite: Path, tiny_model: Path, tmp_path: Pat
     callbacks = [first, GateCallback(suite, every_steps=3), last]
     trainer = make_trainer("sft", tiny_model, tmp_path, callbacks=callbacks, report_to=["tensorboard"])
     trainer.train()
-    assert first.seen == last.seen == [*looks(trainer, "harness/no-forgetting: lower").items()]
+    assert first.seen == last.seen == [*read_looks(trainer, "harness/no-forgetting: lower").items()]
     assert len(first.seen) == 2
     assert len(losses(trainer)) == 6  # what the step itself logs is logged all the same
 
@@ -260,7 +260,7 @@ def test_error_in_a_look(suite: Path, tiny_model: Path, tmp_path: Path, capsys: 
     trainer = make_trainer("sft", tiny_model, tmp_path / "out", callbacks=[GateCallback(suite, every_steps=2)])
     trainer.train()
     assert losses(plain) == losses(trainer)
-    assert list(looks(trainer)) == [6]
+    assert list(read_looks(trainer)) == [6]
     told = capsys.readouterr().err
     assert told.count("the look failed") == 1
     assert "step 2: the look failed: " in told
@@ -271,7 +271,10 @@ def test_error_on_the_base(suite: Path, tiny_model: Path, tmp_path: Path) -> Non
     """An evaluator that cannot evaluate the base is a mistake before the first step."""
     path = suite.parent / "harnessfile.py"
     path.write_text(path.read_text().replace('    """Does it say anything?"""', '    raise ValueError("broken")'))
-    assert refused(tiny_model, tmp_path / "out", suite) == f"{suite}: the base was not evaluated: ValueError: broken"
+    assert (
+        read_usage_error(tiny_model, tmp_path / "out", suite)
+        == f"{suite}: the base was not evaluated: ValueError: broken"
+    )
 
 
 def test_suite_that_trains(tiny_model: Path, tmp_path: Path, capsys: Any) -> None:
@@ -304,7 +307,7 @@ to = "release"
     (path.parent / "release" / "note").write_text("something that is not ours")
     trainer = make_trainer("sft", tiny_model, tmp_path / "out", callbacks=[GateCallback(path, every_steps=6)])
     trainer.train()
-    assert list(looks(trainer)) == [6]
+    assert list(read_looks(trainer)) == [6]
     assert 'gate "recipe" is about the recipe, and not about one training of it' in capsys.readouterr().err
 
 
@@ -353,8 +356,8 @@ def test_resumed_training(suite: Path, tiny_model: Path, tmp_path: Path, capsys:
         again.train(resume_from_checkpoint=str(out / "checkpoint-4"))
         lines = [line for line in capsys.readouterr().err.splitlines() if "look 1 of 3" in line]
         assert len(lines) == 1
-        expected = looks(whole, "harness/no-forgetting: estimate")[6]
-        assert looks(again, "harness/no-forgetting: estimate")[6] == expected
+        expected = read_looks(whole, "harness/no-forgetting: estimate")[6]
+        assert read_looks(again, "harness/no-forgetting: estimate")[6] == expected
         assert again.state.best_global_step == whole.state.best_global_step
 
 
@@ -365,7 +368,7 @@ def test_evaluate_by_hand(suite: Path, tiny_model: Path, tmp_path: Path) -> None
     assert "eval_loss" in trainer.evaluate(rows)
     trainer.train()
     assert "eval_loss" in trainer.evaluate(rows)
-    assert list(looks(trainer)) == [6]
+    assert list(read_looks(trainer)) == [6]
 
 
 def test_two_trainings(suite: Path, tiny_model: Path, tmp_path: Path) -> None:
@@ -374,7 +377,7 @@ def test_two_trainings(suite: Path, tiny_model: Path, tmp_path: Path) -> None:
     for name in ("a", "b"):
         trainer = make_trainer("sft", tiny_model, tmp_path / name, callbacks=[callback])
         trainer.train()
-        assert list(looks(trainer)) == [6]
+        assert list(read_looks(trainer)) == [6]
 
 
 @pytest.mark.parametrize(
@@ -392,7 +395,7 @@ def test_wrong_options(given: dict[str, Any], message: str) -> None:
         GateCallback("suite.toml", **given)
 
 
-def refused(model: Path, out: Path, suite: Path, **options: Any) -> str:
+def read_usage_error(model: Path, out: Path, suite: Path, **options: Any) -> str:
     """Return the one line with which a training is refused before its first step."""
     callbacks = options.pop("callbacks", None) or [GateCallback(suite)]
     trainer = make_trainer("sft", model, out, callbacks=callbacks, **options)
@@ -406,22 +409,24 @@ def refused(model: Path, out: Path, suite: Path, **options: Any) -> str:
 def test_refused_suites(suite: Path, tiny_model: Path, tmp_path: Path) -> None:
     """What a suite lacks is one line before the first step."""
     text = suite.read_text()
-    assert "no eval has select rows" in refused_with(suite, re.sub("select = .*\n", "", text), tiny_model, tmp_path)
+    assert "no eval has select rows" in read_error_of_suite(
+        suite, re.sub("select = .*\n", "", text), tiny_model, tmp_path
+    )
     no_gates = text[: text.index("[[gate]]")]
-    assert "no gate can be looked at in training: there is no gate" in refused_with(
+    assert "no gate can be looked at in training: there is no gate" in read_error_of_suite(
         suite, no_gates, tiny_model, tmp_path
     )
     other = text.replace('use = "hf"', 'use = "api"\nurl = "http://127.0.0.1:9"').replace('dtype = "float32"\n', "")
     other = other.replace('device = "cpu"\n', "")
-    assert 'the loader "api" cannot evaluate a model in training; use = "hf"' in refused_with(
+    assert 'the loader "api" cannot evaluate a model in training; use = "hf"' in read_error_of_suite(
         suite, other, tiny_model, tmp_path
     )
-    assert "nowhere.toml" in refused(tiny_model, tmp_path / "out", suite.parent / "nowhere.toml")
+    assert "nowhere.toml" in read_usage_error(tiny_model, tmp_path / "out", suite.parent / "nowhere.toml")
 
 
-def refused_with(suite: Path, text: str, model: Path, folder: Path) -> str:
+def read_error_of_suite(suite: Path, text: str, model: Path, folder: Path) -> str:
     suite.write_text(text)
-    return refused(model, folder / "out", suite)
+    return read_usage_error(model, folder / "out", suite)
 
 
 def test_refused_models(suite: Path, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -431,14 +436,14 @@ def test_refused_models(suite: Path, tiny_model: Path, tmp_path: Path, monkeypat
     from tests.helpers.loops import make_trainer as make
 
     two = [GateCallback(suite), GateCallback(suite)]
-    assert "the trainer has 2 of them" in refused(tiny_model, tmp_path / "out", suite, callbacks=two)
-    assert 'save_strategy is "best"' in refused(
+    assert "the trainer has 2 of them" in read_usage_error(tiny_model, tmp_path / "out", suite, callbacks=two)
+    assert 'save_strategy is "best"' in read_usage_error(
         tiny_model, tmp_path / "out", suite, save_strategy="best", metric_for_best_model="loss", eval_strategy="no"
     )
     for both in ([GateCallback(suite), EarlyStoppingCallback()], [EarlyStoppingCallback(), GateCallback(suite)]):
         options = {"metric_for_best_model": "loss", "eval_strategy": "steps", "load_best_model_at_end": True}
         options |= {"save_strategy": "steps", "callbacks": both}
-        assert "EarlyStoppingCallback stops by" in refused(tiny_model, tmp_path / "out", suite, **options)
+        assert "EarlyStoppingCallback stops by" in read_usage_error(tiny_model, tmp_path / "out", suite, **options)
     trainer = make("sft", tiny_model, tmp_path / "out", callbacks=[GateCallback(suite)])
     config = trainer.model.get_base_model().config
     monkeypatch.setattr(config, "num_hidden_layers", 3)

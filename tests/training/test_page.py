@@ -12,21 +12,21 @@ from typing import Any
 
 import pytest
 
-from tests.docs.blocks import blocks_of
-from tests.helpers.loops import training_rows, write_loop_suite
+from tests.docs.blocks import parse_blocks
+from tests.helpers.loops import make_training_rows, write_loop_suite
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "docs/examples/gate_while_training.py"
 PAGE = ROOT / "docs/how-to/gate-while-training.md"
 
 
-def python_blocks() -> list[str]:
-    return [block.text for block in blocks_of(PAGE, ROOT) if block.language == "python"]
+def list_python_blocks() -> list[str]:
+    return [block.text for block in parse_blocks(PAGE, ROOT) if block.language == "python"]
 
 
 def test_page_shows_the_script() -> None:
     """The page shows the example as it is."""
-    assert python_blocks()[0].strip() == SCRIPT.read_text("utf-8").strip()
+    assert list_python_blocks()[0].strip() == SCRIPT.read_text("utf-8").strip()
 
 
 @pytest.mark.slow
@@ -36,7 +36,7 @@ def test_script(tiny_model: Path, tmp_path: Path) -> None:
 
     suite = write_loop_suite(tmp_path / "suite", tiny_model)
     rows = tmp_path / "rows.jsonl"
-    wanted = [{name: row[name] for name in ("prompt", "completion")} for row in training_rows()]
+    wanted = [{name: row[name] for name in ("prompt", "completion")} for row in make_training_rows()]
     rows.write_text("\n".join(map(json.dumps, wanted)))
     env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "plugins")]), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-W", "ignore", str(SCRIPT), str(tiny_model), str(suite), str(rows)]
@@ -50,7 +50,7 @@ def test_script(tiny_model: Path, tmp_path: Path) -> None:
 def test_plugin_of_axolotl(monkeypatch: pytest.MonkeyPatch) -> None:
     """The plugin of the page is one of axolotl's `BasePlugin`, and returns the callback for its trainer."""
     pytest.importorskip("transformers")
-    text = python_blocks()[1]
+    text = list_python_blocks()[1]
     base = types.ModuleType("axolotl.integrations.base")
 
     class BasePlugin:  # the method that it overrides, as axolotl 0.19.0 calls it

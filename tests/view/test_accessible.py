@@ -13,14 +13,14 @@ import pytest
 from bench import gallery
 from harness.testing import SUITE, TRAIN, Project
 from harness.testing.judge import StubJudge
-from tests.helpers.browser import CHROMIUM, Browser, browser
-from tests.helpers.late import late
-from tests.helpers.serving import Served, served
+from tests.helpers.browser import CHROMIUM, Browser, open_browser
+from tests.helpers.late import import_late
+from tests.helpers.serving import Served, serve_runs
 
-late("starlette")
-late("uvicorn")
-late("jinja2")
-late("openai")
+import_late("starlette")
+import_late("uvicorn")
+import_late("jinja2")
+import_late("openai")
 EXAMPLES = Path(__file__).parents[2] / "docs/examples/reports"
 FOUND = find_spec("axe_playwright_python")
 pytestmark = [
@@ -83,7 +83,7 @@ severity = "warn"
 @pytest.fixture(scope="module")
 def tab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
     """Yield a tab of Chromium that knows axe."""
-    with browser(tmp_path_factory.mktemp("profile")) as found:
+    with open_browser(tmp_path_factory.mktemp("profile")) as found:
         yield found
 
 
@@ -104,11 +104,11 @@ def run(project: Project, pages: None) -> Path:
 
 @pytest.fixture
 def server(run: Path) -> Iterator[Served]:
-    with served(run.parent) as found:
+    with serve_runs(run.parent) as found:
         yield found
 
 
-def mistakes(tab: Browser) -> list[str]:
+def find_axe_mistakes(tab: Browser) -> list[str]:
     """Return what axe finds on the page as it stands, unfolded, light and dark, at every width."""
     assert FOUND and FOUND.origin
     tab.value(Path(FOUND.origin).with_name("axe.min.js").read_text("utf-8") + "; 0")
@@ -132,7 +132,7 @@ def test_axe_finds_nothing_on_any_page(run: Path, server: Served, tab: Browser) 
     tab.visit(f"http://{server.host}/?token={server.token}")  # from here on a cookie has it
     for page in (*(f"http://{server.host}{path}" for path in paths), (run / "history.html").as_uri()):
         tab.visit(page)
-        found[page] = (tab.value("document.title") or "no title", mistakes(tab))
+        found[page] = (tab.value("document.title") or "no title", find_axe_mistakes(tab))
         print(page, found[page])
     assert {page: odd for page, (_, odd) in found.items() if odd} == {}
 
@@ -140,24 +140,24 @@ def test_axe_finds_nothing_on_any_page(run: Path, server: Served, tab: Browser) 
 @pytest.mark.parametrize("kind", ["train", "error", "sixty", "live", "compare", "notebook"])
 def test_axe_finds_nothing_on_pages_of_every_kind(tab: Browser, tmp_path: Path, kind: str) -> None:
     """Those of the gallery that the pages above are not: rows of others, many gates, a live run, a notebook's cell."""
-    with gallery.working_in(tmp_path):
+    with gallery.work_in_folder(tmp_path):
         page = gallery.KINDS[kind](tmp_path)
     tab.look(360)
     tab.visit(page.resolve().as_uri())
     assert tab.value("document.documentElement.scrollWidth <= document.documentElement.clientWidth")
-    assert mistakes(tab) == []
+    assert find_axe_mistakes(tab) == []
 
 
 @pytest.mark.parametrize("name", ["domain", "lm-eval"])
 def test_axe_finds_nothing_on_the_pages_of_the_docs(tab: Browser, name: str) -> None:
     """The reports that the documentation opens: a training of the demo, and rows of lm_eval."""
     tab.visit((EXAMPLES / f"{name}.html").as_uri())
-    assert mistakes(tab) == []
+    assert find_axe_mistakes(tab) == []
 
 
 def test_a_hundred_thousand_rows(tab: Browser, tmp_path: Path) -> None:
     """Two megabytes at most, and a filter takes less than 50 ms, the median of nine."""
-    with gallery.working_in(tmp_path):
+    with gallery.work_in_folder(tmp_path):
         page = gallery.KINDS["many"](tmp_path).resolve()
     assert page.stat().st_size <= 2_000_000
     tab.look(1300)

@@ -18,12 +18,12 @@ import pytest
 
 from harness.release.releases import Promotion
 from harness.testing import Project
-from tests.helpers.late import late
-from tests.helpers.serving import Served, served
+from tests.helpers.late import import_late
+from tests.helpers.serving import Served, serve_runs
 
-late("starlette")
-late("uvicorn")
-late("jinja2")
+import_late("starlette")
+import_late("uvicorn")
+import_late("jinja2")
 
 
 @pytest.fixture
@@ -35,11 +35,11 @@ def run(passed: Project) -> Path:
 @pytest.fixture
 def server(run: Path) -> Iterator[Served]:
     """A server of that run's folder."""
-    with served(run.parent) as found:
+    with serve_runs(run.parent) as found:
         yield found
 
 
-def again(run: Path, name: str) -> Path:
+def copy_run(run: Path, name: str) -> Path:
     """Copy a run under another name."""
     return shutil.copytree(run, run.with_name(name))
 
@@ -50,7 +50,7 @@ def edit(path: Path, **keys: object) -> None:
 
 def test_runs_are_listed(run: Path, server: Served) -> None:
     """The last first: what each came to, what decided, what changed since the one before, and when it was released."""
-    later = again(run, "later")
+    later = copy_run(run, "later")
     edit(later / "report.json", started="2030-01-01T00:00:00+00:00")
     lock = json.loads((later / "suite.lock.json").read_text("utf-8"))
     lock["suite"]["model"]["path"] = "other <b>"
@@ -86,7 +86,7 @@ def test_a_run_is_its_static_report(run: Path, server: Served) -> None:
     (run / "report.html").write_text("<p>as it lies there", "utf-8")
     shown = server.ask(f"/run/{run.name}")
     assert (shown.body, shown.headers["content-security-policy"][:8]) == ("<p>as it lies there", "sandbox ")
-    again(run, "other")
+    copy_run(run, "other")
     shown = server.ask(f"/compare?run=other&run={run.name}")
     assert "Between the runs" in shown.body and shown.headers["content-security-policy"].startswith("sandbox ")
     assert server.ask("/compare?run=other&run=other").status == 400
@@ -114,7 +114,7 @@ BROKEN = {
 def test_what_cannot_be_read_is_a_line_of_the_list(run: Path, server: Served, case: str) -> None:
     """The others are listed all the same, and its own page is a line too, or what can be shown."""
     change, told = BROKEN[case]
-    change(again(run, "broken"))
+    change(copy_run(run, "broken"))
     rows = re.findall(r"<tr><td>.*?</tr>", server.ask("/").body, re.DOTALL)
     assert len(rows) == 2 and any("/run/broken" in row and told in row for row in rows)
     shown = server.ask("/run/broken")
@@ -201,7 +201,7 @@ def test_no_path_leads_out(run: Path, server: Served) -> None:
 
 def test_token_lets_in(run: Path) -> None:
     """Only who has it, once in the address and then in a cookie that no script reads."""
-    with served(run.parent, "s3cret-token", known=False) as server:
+    with serve_runs(run.parent, "s3cret-token", known=False) as server:
         for path in ("/", "/?token=", "/?token=other", f"/run/{run.name}?token=%C3%A9"):
             assert server.ask(path).status == 401
         entered = server.ask("/?token=s3cret-token")

@@ -20,7 +20,7 @@ from harness.workers.pool import LoadRequest, Pool
 OPTIONS = {"dtype": "bfloat16", "device": "cpu", "threads": 1}
 
 
-def asked(subject: Any, other: Any) -> list[Any]:
+def ask_everything(subject: Any, other: Any) -> list[Any]:
     """Ask all that can be asked, in bfloat16, where a row's company shows in its last bits."""
     rng = random.Random(1)
     words = ["the", "red", "sky", "over", "a", "green", "house", "was", "never", "so", "blue", "as", "grass"]
@@ -51,7 +51,7 @@ def test_one_process_and_one_two_and_five_workers_give_the_same_bits(monkeypatch
     refs = [ModelRef(name, path, options=OPTIONS) for name in ("one", "other")]
     signs: list[Any] = []
     with load_in_process(harness_hf.load, refs, signs.append) as [one, other]:
-        here = asked(one, other)
+        here = ask_everything(one, other)
         with pytest.raises(UsageError) as mistake:
             one.logprobs([("a", "")])
     assert len(signs) > 20  # pieces
@@ -64,7 +64,7 @@ def test_one_process_and_one_two_and_five_workers_give_the_same_bits(monkeypatch
                 stream = one.stream_generate(["say a", "say b"], max_new_tokens=2)  # type: ignore[attr-defined]
                 os.kill(pool.alive[0]._process.pid, signal.SIGKILL)  # type: ignore[attr-defined]
                 assert len(dict(stream)) == 2
-            assert asked(one, other) == here, count
+            assert ask_everything(one, other) == here, count
             with pytest.raises(UsageError) as there:
                 one.logprobs([("a", "")])
             assert str(there.value) == str(mistake.value)

@@ -64,10 +64,10 @@ def child() -> Iterator[ChildWorker]:
     made = ChildWorker(sys.executable, "worker 1", worker_environment(None, ours=True))
     yield made
     made.close()
-    assert gone(made._process.pid)
+    assert wait_until_gone(made._process.pid)
 
 
-def gone(pid: int) -> bool:
+def wait_until_gone(pid: int) -> bool:
     """Return whether a process ends within some seconds, or is no more than a zombie."""
     until = time.monotonic() + 20
     while time.monotonic() < until:
@@ -80,12 +80,12 @@ def gone(pid: int) -> bool:
     return False
 
 
-def said(child: ChildWorker, message: dict[str, Any] | str) -> dict[str, Any]:
+def send_and_unpack(child: ChildWorker, message: dict[str, Any] | str) -> dict[str, Any]:
     """Return what a worker replies."""
     return unpack_message(child.send(message if isinstance(message, str) else pack_message(message)).result(60))
 
 
-def opening(folder: Path, loader: str = "fake") -> str:
+def make_load_message(folder: Path, loader: str = "fake") -> str:
     """Return the message that opens the fake model in a folder."""
     ref = ModelRef("base", str(write_fake(folder / "base", 0.3)))
     return LoadRequest(loader, [ref], "", ["harness.testing"]).message()
@@ -97,19 +97,23 @@ def test_a_worker_answers_as_the_model_does_here(child: ChildWorker, tmp_path: P
     from harness.testing import FakeSubject
 
     here = FakeSubject("base", 0.3)
-    assert len(said(child, opening(tmp_path))["identity"]) == 1
-    assert len(said(child, {"do": "load"})["digests"]) == 1
+    assert len(send_and_unpack(child, make_load_message(tmp_path))["identity"]) == 1
+    assert len(send_and_unpack(child, {"do": "load"})["digests"]) == 1
     prompts: list[Any] = ["say one", [{"role": "user", "content": "say « two"}]]
-    assert said(child, {**ASK, "method": "generate", "requests": prompts})["rows"] == numbered(here.generate(prompts))
-    scores = said(child, {**ASK, "method": "logprobs", "requests": [["say one", " one"]]})["rows"]
-    assert scores == numbered([s.total, s.tokens, s.bytes, s.greedy] for s in here.logprobs([("say one", " one")]))
-    divergent = said(child, {**ASK, "method": "token_kl", "requests": ["a b"], "options": {"against": 0}})
+    assert send_and_unpack(child, {**ASK, "method": "generate", "requests": prompts})["rows"] == number_answers(
+        here.generate(prompts)
+    )
+    scores = send_and_unpack(child, {**ASK, "method": "logprobs", "requests": [["say one", " one"]]})["rows"]
+    assert scores == number_answers(
+        [s.total, s.tokens, s.bytes, s.greedy] for s in here.logprobs([("say one", " one")])
+    )
+    divergent = send_and_unpack(child, {**ASK, "method": "token_kl", "requests": ["a b"], "options": {"against": 0}})
     assert divergent["rows"] == [[0, [0.0, 2]]]
-    assert said(child, {**ASK, "method": "fact", "requests": ["nbytes"]})["rows"] == [[0, 1000]]
-    assert said(child, {**ASK, "method": "fact", "requests": ["lore"]})["error"]["kind"] == "AttributeError"
+    assert send_and_unpack(child, {**ASK, "method": "fact", "requests": ["nbytes"]})["rows"] == [[0, 1000]]
+    assert send_and_unpack(child, {**ASK, "method": "fact", "requests": ["lore"]})["error"]["kind"] == "AttributeError"
 
 
-def numbered(answers: Iterable[Any]) -> list[list[Any]]:
+def number_answers(answers: Iterable[Any]) -> list[list[Any]]:
     return [[i, answer] for i, answer in enumerate(answers)]
 
 
@@ -120,8 +124,8 @@ def numbered(answers: Iterable[Any]) -> list[list[Any]]:
 )
 def test_what_is_no_message_is_an_error_and_no_end(message: str, child: ChildWorker, tmp_path: Path) -> None:
     """An unknown message, method or model is told, and the next one is answered."""
-    assert said(child, message)["error"]["messages"]
-    assert "identity" in said(child, opening(tmp_path))
+    assert send_and_unpack(child, message)["error"]["messages"]
+    assert "identity" in send_and_unpack(child, make_load_message(tmp_path))
 
 
 def test_a_killed_worker_is_lost_with_how_it_ended(child: ChildWorker) -> None:
@@ -141,19 +145,21 @@ def test_garbage_ends_a_worker(data: bytes, child: ChildWorker) -> None:
     assert child._process.stdin
     child._process.stdin.write(data)
     child._process.stdin.close()
-    assert gone(child._process.pid)
+    assert wait_until_gone(child._process.pid)
 
 
 @pytest.mark.parametrize("data", [b"Welcome to Python!", LENGTH.pack(1 << 40), LENGTH.pack(10) + b"{}", b""], ids=repr)
 def test_garbage_from_a_worker_is_a_loss(data: bytes, tmp_path: Path) -> None:
     """Whatever a program says that is no worker, its message is refused and it is ended."""
     made = ChildWorker(
-        program(tmp_path, f"import sys; sys.stdout.buffer.write({data!r}); print('oh no', file=sys.stderr)"), "w", {}
+        write_interpreter(tmp_path, f"import sys; sys.stdout.buffer.write({data!r}); print('oh no', file=sys.stderr)"),
+        "w",
+        {},
     )
     with pytest.raises(WorkerLostError, match="oh no"):
         made.send("{}").result(60)
     made.close()
-    assert gone(made._process.pid)
+    assert wait_until_gone(made._process.pid)
 
 
 @pytest.mark.slow
@@ -170,7 +176,7 @@ def test_garbage_from_a_worker_is_a_loss(data: bytes, tmp_path: Path) -> None:
 )
 def test_who_ended_a_worker_is_told(code: str, says: str, tmp_path: Path) -> None:
     """What we ended says why, and not that a signal came; what ended by itself says how; three tries are made."""
-    ref, crew = ModelRef("base", "x"), LocalWorkers("1", program(tmp_path, code))
+    ref, crew = ModelRef("base", "x"), LocalWorkers("1", write_interpreter(tmp_path, code))
     with pytest.raises(WorkersGoneError) as caught:
         Pool(
             crew, LoadRequest("fake", [ref], "", []), lambda _: None, patience=0.5 if "heartbeat" in says else 60
@@ -180,7 +186,7 @@ def test_who_ended_a_worker_is_told(code: str, says: str, tmp_path: Path) -> Non
     assert crew.started == 3
 
 
-def program(folder: Path, code: str) -> str:
+def write_interpreter(folder: Path, code: str) -> str:
     """Write an interpreter that runs this code, whatever module it is asked for."""
     path = folder / f"python-{abs(hash(code))}"
     path.write_text(f"#!{sys.executable}\n{code}\n", "utf-8")
@@ -207,7 +213,7 @@ def test_a_worker_ends_with_its_driver(tmp_path: Path) -> None:
     pid = int(driver.stdout.readline())
     driver.kill()
     driver.communicate()
-    assert gone(pid)
+    assert wait_until_gone(pid)
 
 
 def test_no_key_reaches_a_worker(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -323,7 +329,7 @@ def test_a_worker_alone_sees_every_gpu(
 )
 def test_an_environment_that_is_no_good_is_one_line(code: str, says: str, suite: Project) -> None:
     """Without the harness, with another version, without the plugin: told before anything is asked; nothing is left."""
-    path = json.dumps(program(suite.folder, f"import sys; sys.path[:0] = {sys.path!r}\n{code}"))
+    path = json.dumps(write_interpreter(suite.folder, f"import sys; sys.path[:0] = {sys.path!r}\n{code}"))
     text = SUITE.replace('use = "fake"\npath = "base"', f'use = "apart"\npath = "base"\npython = {path}')
     outcome = suite.write({"suite.toml": text, "harnessfile.py": LOADER}).run()
     assert (outcome.code, says in outcome.out) == (4, True), outcome.out + outcome.err
@@ -334,7 +340,7 @@ def test_an_environment_that_is_no_good_is_one_line(code: str, says: str, suite:
 def test_a_model_answers_in_an_environment_of_its_own(suite: Project) -> None:
     """An interpreter in [model] is a worker of it, whose identity is its own and whose prints disturb nobody."""
     path = json.dumps(
-        program(
+        write_interpreter(
             suite.folder, f"import sys; sys.path[:0] = {sys.path!r}\nfrom harness.workers.child import main\nmain()"
         )
     )
@@ -376,6 +382,6 @@ def test_a_pool_of_children_survives_a_kill(tmp_path: Path, monkeypatch: pytest.
 
     assert [found[i] for i in range(300)] == FakeSubject("base", 0.3).generate(prompts)
     assert len(notes) == 1 and "was lost (was killed by SIGKILL)" in notes[0]
-    assert len(pids) == 3 and all(map(gone, pids))
+    assert len(pids) == 3 and all(map(wait_until_gone, pids))
     with pytest.raises(WorkersGoneError):
         Pool(LocalWorkers("1"), LoadRequest("fakes", [ref], "", ["harness.testing"]), lambda _: None).start()

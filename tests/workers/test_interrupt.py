@@ -56,19 +56,19 @@ def test_no_worker_outlives_a_stopped_run(project: Project, stop: signal.Signals
     while not (busy := list(folder.glob("busy-*"))):
         assert driver.poll() is None and time.monotonic() < until, driver.communicate()[0]
         time.sleep(0.05)
-    workers = [int(p.parent.name) for p in Path("/proc").glob("[0-9]*/stat") if parent(p) == driver.pid]
+    workers = [int(p.parent.name) for p in Path("/proc").glob("[0-9]*/stat") if read_parent_pid(p) == driver.pid]
     assert len(workers) == 2 and int(busy[0].name.partition("-")[2]) in workers
     driver.send_signal(stop)
     said = driver.communicate(timeout=60)[0]
     assert driver.returncode == code, said
     assert "Traceback" not in said
     assert len(list(folder.glob("reports/*/report.json"))) == (code == 2)
-    while any(Path(f"/proc/{pid}").exists() and parent(Path(f"/proc/{pid}/stat")) for pid in workers):
+    while any(Path(f"/proc/{pid}").exists() and read_parent_pid(Path(f"/proc/{pid}/stat")) for pid in workers):
         assert time.monotonic() < until + 60
         time.sleep(0.05)
 
 
-def parent(stat: Path) -> int:
+def read_parent_pid(stat: Path) -> int:
     """Return the parent of a process; 0 where it has ended."""
     try:
         state, of = stat.read_text("ascii", "replace").rsplit(")", 1)[1].split()[:2]

@@ -9,7 +9,7 @@ import pytest
 from harness.workers.chunks import CHUNK_CHARS, ChunkedSubject, common_prefix_length, cut_chunks
 
 
-def asked(rng: random.Random) -> list[tuple[str, str]]:
+def make_pairs(rng: random.Random) -> list[tuple[str, str]]:
     """Return pairs of several choices a prompt, behind examples that all share, and whole texts."""
     examples = "word " * rng.choice((0, 50, 2000))
     prompts = [examples + "".join(rng.choices("ab c", k=rng.randrange(1, 900))) for _ in range(rng.randrange(1, 150))]
@@ -23,7 +23,7 @@ def asked(rng: random.Random) -> list[tuple[str, str]]:
 def test_every_request_is_in_one_piece_and_a_prompt_in_one_too(seed: int) -> None:
     """Pieces hold all requests once; choices of one prompt stay together; whole texts need not; order changes none."""
     rng = random.Random(seed)
-    pairs = asked(rng)
+    pairs = make_pairs(rng)
     pieces = cut_chunks("logprobs", pairs, {})
     assert sorted(i for piece in pieces for i in piece) == list(range(len(pairs)))
     where: dict[str, set[int]] = {}

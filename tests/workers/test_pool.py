@@ -140,7 +140,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     return made
 
 
-def running(crew: Crew, clock: Clock, monkeypatch: pytest.MonkeyPatch, tell: Any = lambda _: None) -> Pool:
+def make_pool(crew: Crew, clock: Clock, monkeypatch: pytest.MonkeyPatch, tell: Any = lambda _: None) -> Pool:
     """Return a pool of a crew, one of which ends something whenever it is waited for."""
 
     def wait(futures: Any, timeout: float, return_when: str) -> tuple[set[Any], set[Any]]:
@@ -167,7 +167,7 @@ def test_nothing_is_lost_or_doubled(seeds: range, clock: Clock, monkeypatch: pyt
             crew = Crew(seed, deaths=deaths, lies=lies, signs=0.5 if deaths else 0.0)
             monkeypatch.setattr(chunks, "MAX_TRIES", 1000)
             monkeypatch.setattr(pool, "MAX_WORKER_DEATHS", 1000)
-            made = running(crew, clock, monkeypatch, told.append)
+            made = make_pool(crew, clock, monkeypatch, told.append)
             with made.load_models() as [one, two]:
                 answers = one.generate(prompts, **options)  # type: ignore[arg-type]
                 scores = two.logprobs([(p, " end") for p in prompts])
@@ -192,7 +192,7 @@ def test_a_row_on_which_workers_die_stops_the_run(
     monkeypatch.setattr(chunks, "CHUNK_CHARS", size)
     prompts = [f"{i:03} " + "x" * 150 for i in range(40)]
     crew = Crew(0, poison="017", signs=signs)
-    with running(crew, clock, monkeypatch).load_models() as [one, _], pytest.raises(WorkersGoneError) as caught:
+    with make_pool(crew, clock, monkeypatch).load_models() as [one, _], pytest.raises(WorkersGoneError) as caught:
         one.generate(prompts, max_new_tokens=1)
     assert '--on "fake:3": row "017 xxx' in str(caught.value)
     assert "always fails: ended by SIGKILL" in str(caught.value)
@@ -208,7 +208,7 @@ def test_a_row_that_gets_no_answer_costs_no_worker(clock: Clock, monkeypatch: py
     rows = crew.rows
     odd = lambda asked: [(i, 7 if "017" in asked["requests"][i] else answer) for i, answer in rows(asked)]  # noqa: E731
     monkeypatch.setattr(crew, "rows", odd)
-    made = running(crew, clock, monkeypatch)
+    made = make_pool(crew, clock, monkeypatch)
     with made.load_models() as [one, _], pytest.raises(WorkersGoneError) as caught:
         one.generate(prompts, max_new_tokens=1)
     assert '"017 xxx' in str(caught.value)
@@ -229,7 +229,7 @@ def test_rows_that_kill_together_are_told_so(clock: Clock, monkeypatch: pytest.M
 
     monkeypatch.setattr(crew, "reply", many)
     with (
-        running(crew, clock, monkeypatch).load_models() as [one, _],
+        make_pool(crew, clock, monkeypatch).load_models() as [one, _],
         pytest.raises(WorkersGoneError, match="times together, but not in halves; the first is"),
     ):
         one.generate(prompts, max_new_tokens=1)
@@ -239,7 +239,7 @@ def test_without_successors_it_goes_on_with_fewer(clock: Clock, monkeypatch: pyt
     """A crew that has no more workers ends with those it has, and the run stops when none is left."""
     prompts = [f"{i:03} " + "x" * 150 for i in range(20)]
     crew = Crew(3, most=3)
-    with running(crew, clock, monkeypatch).load_models() as [one, _]:
+    with make_pool(crew, clock, monkeypatch).load_models() as [one, _]:
         crew.deaths = 1.0
         with pytest.raises(WorkersGoneError, match="no worker is left"):
             one.generate(prompts, max_new_tokens=1)
@@ -250,7 +250,7 @@ def test_a_successor_that_cannot_start_costs_no_run(clock: Clock, monkeypatch: p
     prompts = [f"{i:03} " + "x" * 150 for i in range(20)]
     for broken in (1, 3):
         crew = Crew(0)
-        made = running(crew, clock, monkeypatch)
+        made = make_pool(crew, clock, monkeypatch)
         sent, left = Fake.send, [broken]
 
         def send(worker: Fake, message: str, hear: Any, sent: Any = sent, left: list[int] = left) -> Future[str]:
@@ -282,7 +282,7 @@ def test_a_worker_that_hangs_is_ended(sign: str, clock: Clock, monkeypatch: pyte
     """Ten minutes of silence are enough, an hour without a row where it lives; its piece goes to another."""
     prompts = [f"{i:03} " + "x" * 150 for i in range(20)]
     crew = Crew(0)
-    made = running(crew, clock, monkeypatch)
+    made = make_pool(crew, clock, monkeypatch)
     with made.load_models() as [one, _]:
         one.generate(prompts[:3], max_new_tokens=1)
         step, stuck = crew.step, list[Fake]()
@@ -321,7 +321,7 @@ def test_a_worker_that_hangs_is_ended(sign: str, clock: Clock, monkeypatch: pyte
 def test_a_slow_worker_that_lives_is_left_alone(rows: bool, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
     """Quick pieces before say nothing of slow ones: 640 s a piece with signs of life, and a day with rows."""
     crew = Crew(0)
-    made = running(crew, clock, monkeypatch)
+    made = make_pool(crew, clock, monkeypatch)
     prompts = [f"{i:03} " + "x" * 150 for i in range(20)]
     with made.load_models() as [one, two]:
         two.logprobs([(p, " end") for p in prompts])
@@ -356,7 +356,7 @@ def test_the_models_own_errors_arrive_as_they_are(
     """No worker is lost by one, and the next evaluation is answered, also by those that were busy."""
     prompts = [f"{i:03} " + "x" * 150 for i in range(20)]
     crew = Crew(0)
-    made = running(crew, clock, monkeypatch)
+    made = make_pool(crew, clock, monkeypatch)
     reply = crew.reply
 
     def fails(worker: Fake, asked: dict[str, Any]) -> str | Exception:
@@ -376,7 +376,7 @@ def test_the_models_own_errors_arrive_as_they_are(
 def test_an_abandoned_stream_leaves_the_workers_to_others(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever stops listening, or asks something else in between, gets no one else's answers."""
     prompts = [f"{i:03} " + "x" * 150 for i in range(20)]
-    made = running(Crew(5), clock, monkeypatch)
+    made = make_pool(Crew(5), clock, monkeypatch)
     with made.load_models() as [one, two]:
         stream = one.stream_generate(prompts, max_new_tokens=1)  # type: ignore[attr-defined]
         first = next(stream)
@@ -410,7 +410,7 @@ def test_a_worker_unlike_the_others_is_refused(
     crew = Crew(0)
     same = crew.opened
     monkeypatch.setattr(crew, "opened", lambda w: {**same(w), **(opened if w.name == "worker 2" else {})})
-    with pytest.raises(WorkersGoneError) as caught, running(crew, clock, monkeypatch).load_models():
+    with pytest.raises(WorkersGoneError) as caught, make_pool(crew, clock, monkeypatch).load_models():
         pass
     assert says in str(caught.value)
     assert "\n" not in str(caught.value)
@@ -423,7 +423,7 @@ def test_workers_that_die_while_they_load_stop_the_run(clock: Clock, monkeypatch
     monkeypatch.setattr(crew, "reply", lambda *_: WorkerLostError("ended by SIGKILL"))
     with (
         pytest.raises(WorkersGoneError, match="3 workers died while loading the model, the last:"),
-        running(crew, clock, monkeypatch).load_models(),
+        make_pool(crew, clock, monkeypatch).load_models(),
     ):
         pass
     assert all(worker.closed for worker in crew.all)

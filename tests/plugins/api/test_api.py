@@ -38,12 +38,12 @@ from harness_api.options import ApiOptions
 from harness_api.replies import read_answer
 from harness_domain.tools import tool_calls
 from harness_hf.tiny import build_tiny_model
-from tests.helpers.late import late
+from tests.helpers.late import import_late
 from tests.helpers.local_http import LocalHandler, serve_locally
 
 LONG = 60  # seconds in which what should not be waited for would end
 
-late("openai")
+import_late("openai")
 KEY = "sk-Not-A-Real-Key-0123456789"
 AWAY = "http://models.invalid/v1"
 CHAT, TEXT = "/v1/chat/completions", "/v1/completions"
@@ -66,7 +66,7 @@ class Fake:
     models: list[Body] = field(default_factory=lambda: [{"id": "small", "owned_by": "fake"}])
     troubles: list[Callable[[Any], Reply | None]] = field(default_factory=list)
     refuses: Callable[[str, Body], Reply | None] = lambda path, body: None
-    answer: Callable[[Body], Any] = lambda body: f"to {prompt_of(body)}"
+    answer: Callable[[Body], Any] = lambda body: f"to {read_prompt(body)}"
     finish: str | None = "stop"
     signs: Callable[[Body], Body] = lambda body: {}  # who a reply says wrote it
     scores: tuple[str, ...] = ()  # of "prompt_logprobs", "echo", "tokenize", "detokenize"
@@ -142,10 +142,10 @@ WELL: Any = (0, None)  # a trouble that was none
 
 
 def is_probe(body: Body) -> bool:
-    return prompt_of(body) == "The capital of France is"
+    return read_prompt(body) == "The capital of France is"
 
 
-def prompt_of(body: Body) -> str:
+def read_prompt(body: Body) -> str:
     return str(body["messages"][-1]["content"] if "messages" in body else body.get("prompt", ""))
 
 
@@ -159,7 +159,7 @@ def status(code: int, body: Any = None, **headers: str) -> Callable[[Any], Reply
     return trouble
 
 
-def garbage(handler: Any) -> Reply:
+def reply_with_garbage(handler: Any) -> Reply:
     return 200, b"<html>Bad gateway</html>"
 
 
@@ -176,7 +176,7 @@ def stall(handler: Any) -> Reply:
     return WELL
 
 
-def half(handler: Any) -> None:
+def send_half_body(handler: Any) -> None:
     """Announce more bytes than come."""
     handler.send_response(200)
     handler.send_header("Content-Length", "1000")
@@ -209,7 +209,7 @@ def drip(handler: Any) -> None:
     drop(handler)
 
 
-def zeros(handler: Any) -> None:
+def send_gzip_bomb(handler: Any) -> None:
     """Send more than anybody wants, in few bytes."""
     pack = zlib.compressobj(wbits=31)
     data = b"".join(pack.compress(bytes(1 << 20)) for _ in range(65)) + pack.flush()
@@ -224,10 +224,10 @@ def zeros(handler: Any) -> None:
 @pytest.fixture
 def fake() -> Iterator[Fake]:
     """Run a fake server for one test."""
-    yield from serving(Fake())
+    yield from serve_fake(Fake())
 
 
-def serving(fake: Fake) -> Iterator[Fake]:
+def serve_fake(fake: Fake) -> Iterator[Fake]:
     class Handler(LocalHandler):
         extra: dict[str, str] = {}  # noqa: RUF012 -- replaced, never changed
 
@@ -287,11 +287,11 @@ def test_the_shipped_suite_holds_a_candidate_against_a_reference(fake: Fake, pro
     outcome = project.write({"suite.toml": text, "harnessfile.py": plugin}).run(*told, "--candidate", str(merged))
     gates = {v.gate: v.outcome for v in outcome.report.verdicts}
     assert gates.keys() == {"near the reference", "better than the base"}
-    prompts = [prompt_of(body) for body in fake.asked(TEXT)]
+    prompts = [read_prompt(body) for body in fake.asked(TEXT)]
     assert (len(prompts), {p.count("Diagnosis: ") for p in prompts}) == (20, {11})
 
 
-def refused(call: Callable[[], Any]) -> str:
+def read_usage_error(call: Callable[[], Any]) -> str:
     """Return the one line of a UsageError, and see that it shows no key."""
     with pytest.raises(UsageError) as caught:
         call()
@@ -322,7 +322,7 @@ def test_options_are_those_of_the_loader() -> None:
 def test_without_the_sdk_the_command_that_installs_it_is_named(monkeypatch: pytest.MonkeyPatch, fake: Fake) -> None:
     """A missing extra is one line, not a traceback."""
     monkeypatch.setitem(sys.modules, "openai", None)
-    assert "pip install openai" in refused(lambda: open_(fake))
+    assert "pip install openai" in read_usage_error(lambda: open_(fake))
 
 
 @pytest.mark.parametrize(
@@ -359,7 +359,7 @@ def test_without_the_sdk_the_command_that_installs_it_is_named(monkeypatch: pyte
 )
 def test_a_wrong_option_is_one_clear_line(options: dict[str, Any], says: str) -> None:
     """Each names the option and what is wanted, and shows nothing that may be secret."""
-    assert says in refused(lambda: harness_api.load.open("small", **options))
+    assert says in read_usage_error(lambda: harness_api.load.open("small", **options))
 
 
 def test_opening_tells_what_the_server_offers(fake: Fake) -> None:
@@ -393,7 +393,7 @@ def test_a_server_that_is_not_there_is_told_soon() -> None:
     with closing(socket.socket()) as free:
         free.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{free.getsockname()[1]}/v1"
-    said = refused(lambda: harness_api.load.open("small", base_url=url))
+    said = read_usage_error(lambda: harness_api.load.open("small", base_url=url))
     assert re.fullmatch(
         rf'server "{url}": the connection failed \(.*refused.*\), after 2 tries; start it, or correct base_url', said
     )
@@ -403,28 +403,30 @@ def test_a_server_that_stalls_at_the_start_is_told(fake: Fake) -> None:
     """A list of models that does not come is given up after the timeout."""
     fake.models = []
     fake.refuses = lambda path, body: stall(None)
-    assert "did not answer within 0.1 s (timeout), after 2 tries" in refused(lambda: open_(fake, timeout=0.1))
+    assert "did not answer within 0.1 s (timeout), after 2 tries" in read_usage_error(lambda: open_(fake, timeout=0.1))
 
 
 def test_a_url_without_its_end_is_told(fake: Fake) -> None:
     """Where neither models nor endpoints are, the missing /v1 is suggested."""
     fake.url = fake.url.removesuffix("/v1")
-    assert "; check whether base_url lacks /v1" in refused(lambda: open_(fake))
+    assert "; check whether base_url lacks /v1" in read_usage_error(lambda: open_(fake))
 
 
 def test_a_page_in_place_of_an_api_is_told(fake: Fake) -> None:
     """A web server that answers everything with a page is no API."""
     fake.models = "page"  # type: ignore[assignment]
-    assert "replied to /models without a list of models, after 2 tries" in refused(lambda: open_(fake))
+    assert "replied to /models without a list of models, after 2 tries" in read_usage_error(lambda: open_(fake))
 
 
 def test_an_unknown_model_is_told_with_those_that_are_served(fake: Fake) -> None:
     """A name that is nearly right is corrected, else the names there are are listed."""
     fake.models = [{"id": "llama-3-8b"}, {"id": "qwen"}]
-    assert refused(lambda: open_(fake, "llama-3-8B")).endswith(
+    assert read_usage_error(lambda: open_(fake, "llama-3-8B")).endswith(
         ': does not serve a model "llama-3-8B"; did you mean "llama-3-8b"?'
     )
-    assert refused(lambda: open_(fake, "gpt")).endswith(': does not serve a model "gpt"; known: "llama-3-8b", "qwen"')
+    assert read_usage_error(lambda: open_(fake, "gpt")).endswith(
+        ': does not serve a model "gpt"; known: "llama-3-8b", "qwen"'
+    )
 
 
 def test_a_server_without_a_list_of_models_is_taken_by_its_answers(fake: Fake) -> None:
@@ -437,7 +439,7 @@ def test_a_server_without_a_list_of_models_is_taken_by_its_answers(fake: Fake) -
 def test_an_adapter_is_refused(fake: Fake) -> None:
     """Nothing can be put on a model that is served."""
     ref = ModelRef("adapter", "small", adapter=Path("adapter"))
-    said = refused(lambda: harness_api.load([ref], base_url=fake.url).__enter__())
+    said = read_usage_error(lambda: harness_api.load([ref], base_url=fake.url).__enter__())
     assert 'model "adapter": the loader "api" cannot load an adapter into a served model' in said
 
 
@@ -469,11 +471,11 @@ def test_a_key_is_for_the_server_it_was_made_for(fake: Fake, monkeypatch: pytest
 def test_a_missing_key_is_told_before_anything_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
     """OpenAI's own server wants OPENAI_API_KEY, and a variable that was named must be there."""
     wants = "the environment variable OPENAI_API_KEY, which should hold its API key, is not set; set it"
-    assert wants in refused(lambda: harness_api.load.open("gpt-4.1"))
+    assert wants in read_usage_error(lambda: harness_api.load.open("gpt-4.1"))
     monkeypatch.setenv("OTHER", "  ")
-    assert "the environment variable OTHER" in refused(lambda: harness_api.load.open("x", api_key_env="OTHER"))
+    assert "the environment variable OTHER" in read_usage_error(lambda: harness_api.load.open("x", api_key_env="OTHER"))
     monkeypatch.setenv("OTHER", f"{KEY}\nX: y")
-    assert "holds characters that no key contains; correct its value" in refused(
+    assert "holds characters that no key contains; correct its value" in read_usage_error(
         lambda: harness_api.load.open("x", api_key_env="OTHER")
     )
 
@@ -481,11 +483,12 @@ def test_a_missing_key_is_told_before_anything_is_asked(monkeypatch: pytest.Monk
 def test_a_refused_key_is_told_without_showing_it(fake: Fake, monkeypatch: pytest.MonkeyPatch) -> None:
     """The server's own words, which repeat what it was sent, are not passed on."""
     fake.key = "another"
-    assert "requires an API key (HTTP 401); name the environment variable that holds it with api_key_env" in refused(
-        lambda: open_(fake)
+    assert (
+        "requires an API key (HTTP 401); name the environment variable that holds it with api_key_env"
+        in read_usage_error(lambda: open_(fake))
     )
     monkeypatch.setenv("MY_KEY", KEY)
-    said = refused(lambda: open_(fake, api_key_env="MY_KEY"))
+    said = read_usage_error(lambda: open_(fake, api_key_env="MY_KEY"))
     assert "rejects the key in MY_KEY (HTTP 401); set the variable to the right key" in said
 
 
@@ -495,9 +498,11 @@ def test_a_server_that_repeats_the_key_is_not_repeated(fake: Fake, monkeypatch: 
     monkeypatch.setenv("MY_KEY", KEY)
     with load(fake, api_key_env="MY_KEY", retries=0) as [subject]:
         fake.troubles = [status(code, {"error": {"message": f"you sent Bearer {KEY}\n\nto me"}})]
-        assert "you sent Bearer *** to me" in refused(lambda: subject.generate(["a"]))
+        assert "you sent Bearer *** to me" in read_usage_error(lambda: subject.generate(["a"]))
         fake.answer = lambda body: f"my key is {KEY}"
-        assert "repeats its API key in an answer (the prompt ending 'a')" in refused(lambda: subject.generate(["a"]))
+        assert "repeats its API key in an answer (the prompt ending 'a')" in read_usage_error(
+            lambda: subject.generate(["a"])
+        )
 
 
 # -- a server that misbehaves -----------------------------------------------------------------------------------------
@@ -508,15 +513,15 @@ def test_a_server_that_repeats_the_key_is_not_repeated(fake: Fake, monkeypatch: 
 def test_nothing_goes_to_another_host(fake: Fake, monkeypatch: pytest.MonkeyPatch, code: int, probing: bool) -> None:
     """A redirect is one line that says where to; the other host gets no row and no key."""
     monkeypatch.setenv("MY_KEY", KEY)
-    for other in serving(Fake()):
+    for other in serve_fake(Fake()):
         moved = status(code, Location=f"{other.url.replace('//', '//me:pw@')}/x?token={KEY}")
         if probing:
             fake.reply = lambda *request, moved=moved: moved(request[-1])  # type: ignore[method-assign]
-            said = refused(lambda: open_(fake, api_key_env="MY_KEY"))
+            said = read_usage_error(lambda: open_(fake, api_key_env="MY_KEY"))
         else:
             with load(fake, api_key_env="MY_KEY") as [subject]:
                 fake.troubles = [moved]
-                said = refused(lambda: subject.generate(["a"]))
+                said = read_usage_error(lambda: subject.generate(["a"]))
         assert f'server "{fake.url}": redirects to "{other.url}/x"; correct base_url' in said
         assert "pw" not in said
         assert not other.seen
@@ -530,7 +535,7 @@ def test_a_reply_is_whole_in_time(fake: Fake, slow: Callable[[Any], None]) -> No
         fake.troubles = [slow]
         assert subject.generate(["a"]) == ["to a"]
         fake.troubles = [slow, slow]
-        assert "did not complete its answer within 0.4 s" in refused(lambda: subject.generate(["a"]))
+        assert "did not complete its answer within 0.4 s" in read_usage_error(lambda: subject.generate(["a"]))
         assert fake.troubles == []
 
 
@@ -538,8 +543,8 @@ def test_a_reply_is_whole_in_time(fake: Fake, slow: Callable[[Any], None]) -> No
 def test_a_reply_has_a_bounded_size(fake: Fake) -> None:
     """A body larger than any answer is not read to its end, however small it is on the wire; nor asked for again."""
     with load(fake) as [subject]:
-        fake.troubles = [zeros]
-        assert "sent a reply of more than 64 MiB; check that base_url is a model server" in refused(
+        fake.troubles = [send_gzip_bomb]
+        assert "sent a reply of more than 64 MiB; check that base_url is a model server" in read_usage_error(
             lambda: subject.generate(["a"])
         )
 
@@ -548,7 +553,7 @@ def test_a_reply_nested_without_end_is_no_json(fake: Fake) -> None:
     """What a parser cannot descend into is told as garbage is."""
     with load(fake, retries=0) as [subject]:
         fake.troubles = [lambda handler: (200, b"[" * 100_000)]
-        assert "sent a reply that is not JSON" in refused(lambda: subject.generate(["a"]))
+        assert "sent a reply that is not JSON" in read_usage_error(lambda: subject.generate(["a"]))
 
 
 # -- generation ------------------------------------------------------------------------------------------------------
@@ -570,7 +575,7 @@ def test_template_arguments_are_fields_of_the_request(fake: Fake) -> None:
     with load(fake, body={ARGUMENTS: {"enable_thinking": True, "effort": "low"}}) as [subject]:
         subject.generate([prompt, ask("c")])
         subject.count_tokens([(prompt, "d")])
-    first, second = sorted(fake.asked(CHAT), key=prompt_of)
+    first, second = sorted(fake.asked(CHAT), key=read_prompt)
     assert (first["messages"], first["tools"]) == (ask("b"), [tool])
     assert first[ARGUMENTS] == {"enable_thinking": False, "effort": "low"}
     assert (second[ARGUMENTS], "tools" in second) == ({"enable_thinking": True, "effort": "low"}, False)
@@ -594,9 +599,9 @@ def test_the_endpoint_can_be_chosen(fake: Fake) -> None:
         subject.generate(["a"])
     assert (len(fake.asked(CHAT)), len(fake.asked(TEXT))) == (1, 0)
     fake.refuses = lambda path, body: (404, {"detail": "Not Found"}) if path == CHAT else None
-    assert ': does not answer at "chat", HTTP 404: Not Found' in refused(lambda: open_(fake, endpoint="chat"))
+    assert ': does not answer at "chat", HTTP 404: Not Found' in read_usage_error(lambda: open_(fake, endpoint="chat"))
     with load(fake) as [subject]:
-        assert ": does not accept messages (" in refused(lambda: subject.generate([ask("a")]))
+        assert ": does not accept messages (" in read_usage_error(lambda: subject.generate([ask("a")]))
 
 
 def test_fields_that_a_model_refuses_are_left_out(fake: Fake) -> None:
@@ -639,7 +644,7 @@ def test_sampling_is_sent_with_a_seed_per_prompt(fake: Fake) -> None:
         drawn = subject.generate(["a", "b"], sampling=Sampling(0.7, 0.9, 5, (11, 12)))
         subject.generate(["c"], sampling=Sampling(0.0, seeds=(1,)))
         few = Sampling(1.0, seeds=(1,))
-        assert "has 1 seeds for 2 prompts" in refused(lambda: subject.generate(["a", "b"], sampling=few))
+        assert "has 1 seeds for 2 prompts" in read_usage_error(lambda: subject.generate(["a", "b"], sampling=few))
     assert drawn == ["drawn 11", "drawn 12"]
     by_prompt = {b["prompt"]: b for b in fake.asked(TEXT)}
     assert {k: by_prompt["b"][k] for k in ("temperature", "top_p", "top_k", "seed")} == {
@@ -655,7 +660,7 @@ def test_sampling_is_sent_with_a_seed_per_prompt(fake: Fake) -> None:
 def test_a_server_that_ignores_temperature_cannot_sample(fake: Fake) -> None:
     """Draws that are all the same greedy answer would pass for samples."""
     with load(fake) as [subject]:
-        said = refused(lambda: subject.generate(["a"], sampling=Sampling(1.0, seeds=(1,))))
+        said = read_usage_error(lambda: subject.generate(["a"], sampling=Sampling(1.0, seeds=(1,))))
     assert "ignores temperature" in said
 
 
@@ -685,7 +690,7 @@ def test_so_many_requests_are_under_way_and_no_more(fake: Fake) -> None:
             full.set()
         full.wait(5)
         time.sleep(0.05)
-        return f"to {prompt_of(body)}"
+        return f"to {read_prompt(body)}"
 
     with load(fake, concurrency=3) as [subject]:
         fake.answer, fake.most = slow, 0
@@ -698,9 +703,9 @@ def test_answers_come_out_as_they_come_in(fake: Fake) -> None:
     hold = threading.Event()
 
     def answer(body: Body) -> str:
-        if prompt_of(body) == "0":
+        if read_prompt(body) == "0":
             hold.wait(5)
-        return prompt_of(body)
+        return read_prompt(body)
 
     fake.answer = answer
     with load(fake, concurrency=2) as [subject]:
@@ -717,7 +722,7 @@ def test_answers_come_out_as_they_come_in(fake: Fake) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "trouble",
-    [drop, half, garbage, cut, stall, status(429), status(500), status(503), status(408)],
+    [drop, send_half_body, reply_with_garbage, cut, stall, status(429), status(500), status(503), status(408)],
     ids=["drop", "half", "garbage", "cut", "stall", "429", "500", "503", "408"],
 )
 def test_what_passes_is_asked_again_and_nothing_is_lost(fake: Fake, trouble: Any) -> None:
@@ -733,7 +738,7 @@ def test_what_passes_is_asked_again_and_nothing_is_lost(fake: Fake, trouble: Any
     ("trouble", "says"),
     [
         (drop, r"the connection failed \(.+\)"),
-        (garbage, "sent a reply that is not JSON"),
+        (reply_with_garbage, "sent a reply that is not JSON"),
         (cut, "sent a reply that is not JSON"),
         (stall, r"did not answer within 0.2 s \(timeout\)"),
         (status(429), "HTTP 429: status 429"),
@@ -748,7 +753,7 @@ def test_giving_up_is_one_line(fake: Fake, trouble: Any, says: str) -> None:
     """It names the server, what happened, the row, how many tries, and what to do."""
     with load(fake, retries=2, version="1") as [subject]:
         fake.troubles, subject.server.timeout = [trouble] * 3, 0.2
-        said = refused(lambda: subject.generate([ask("Why?")]))
+        said = read_usage_error(lambda: subject.generate([ask("Why?")]))
     row, advice = r"\(the prompt ending 'Why\?'\)", "run again, its answers are cached"
     assert re.fullmatch(rf'server "{fake.url}": {says}.* {row}, after 3 tries; {advice}', said), said
 
@@ -757,7 +762,7 @@ def test_without_a_version_nobody_says_that_answers_are_kept(fake: Fake) -> None
     """The line tells how they would be."""
     with load(fake, retries=0) as [subject]:
         fake.troubles = [status(500)]
-        said = refused(lambda: subject.generate(["a"]))
+        said = read_usage_error(lambda: subject.generate(["a"]))
     assert said.endswith('after 1 try; run again; with version = "…" its answers would have been cached')
 
 
@@ -766,7 +771,7 @@ def test_what_was_answered_comes_before_the_error(fake: Fake) -> None:
     began, failed = threading.Event(), threading.Event()
 
     def answer(body: Body) -> str:
-        if prompt_of(body) == "1":
+        if read_prompt(body) == "1":
             began.set()
             failed.wait(5)
             time.sleep(0.1)
@@ -798,10 +803,10 @@ def test_a_refusal_is_not_asked_again(fake: Fake) -> None:
     """What the server will never answer costs one request."""
     with load(fake) as [subject]:
         fake.troubles = [status(400, {"detail": "context length exceeded"})]
-        assert "HTTP 400: context length exceeded" in refused(lambda: subject.generate(["a"]))
+        assert "HTTP 400: context length exceeded" in read_usage_error(lambda: subject.generate(["a"]))
         spent = {"error": {"message": "You exceeded your current quota", "code": "insufficient_quota"}}
         fake.troubles = [status(429, spent)]
-        assert "HTTP 429: You exceeded your current quota" in refused(lambda: subject.generate(["a"]))
+        assert "HTTP 429: You exceeded your current quota" in read_usage_error(lambda: subject.generate(["a"]))
     assert len(fake.asked(TEXT)) == 2
 
 
@@ -816,7 +821,7 @@ def test_a_server_that_says_when_is_asked_then(fake: Fake) -> None:
         fake.troubles = [status(503, **{"Retry-After": "Wed, 21 Oct 2015 07:28:00 GMT"})]
         assert subject.generate(["a"]) == ["to a"]
         fake.troubles = [status(429, **{"Retry-After": "3600"})]
-        said = refused(lambda: subject.generate(["a"]))
+        said = read_usage_error(lambda: subject.generate(["a"]))
     assert "HTTP 429: status 429 and asks to wait 3600 s (the prompt ending 'a'), after 1 try" in said
 
 
@@ -837,7 +842,7 @@ def test_what_is_no_answer_is_never_an_empty_one(fake: Fake, message: Any, finis
     fake.answer = lambda body: message
     with load(fake) as [subject]:
         fake.finish = finish
-        assert says in refused(lambda: subject.generate([ask("a")]))
+        assert says in read_usage_error(lambda: subject.generate([ask("a")]))
     assert len(fake.asked(CHAT)) == 1
 
 
@@ -964,7 +969,7 @@ def test_a_continuation_gets_its_own_tokens(fake: Fake, scores: tuple[str, ...],
             (apart,) = subject.logprobs(pairs[1:2])
             assert (apart.total, apart.tokens, apart.bytes) == (-5 / 8, 1, 5)
         else:
-            assert "no token begins exactly where" in refused(lambda: subject.logprobs(pairs[1:2]))
+            assert "no token begins exactly where" in read_usage_error(lambda: subject.logprobs(pairs[1:2]))
     assert [(p.total, p.tokens, p.bytes, p.greedy) for p in found] == [
         (-(6 + 5) / 8, 2, 11, False),
         (-6 / 8, 1, 5, False),
@@ -995,7 +1000,7 @@ def test_a_token_across_the_boundary_is_refused(fake: Fake, scores: tuple[str, .
     """Where no token begins with the continuation no number would be exact."""
     fake.scores = scores
     with load(fake) as [subject]:
-        assert "no token begins exactly where the continuation does" in refused(
+        assert "no token begins exactly where the continuation does" in read_usage_error(
             lambda: subject.logprobs([("unbeliev", "able")])
         )
 
@@ -1034,7 +1039,9 @@ def test_messages_are_scored_where_tokens_are_told(fake: Fake) -> None:
     assert (found.tokens, found.bytes, found.total) == (2, 10, -(5 + 5) / 8)
     fake.scores = ("prompt_logprobs",)
     with load(fake) as [subject]:
-        assert "continuations of messages cannot be scored" in refused(lambda: subject.logprobs([(ask("a"), "b")]))
+        assert "continuations of messages cannot be scored" in read_usage_error(
+            lambda: subject.logprobs([(ask("a"), "b")])
+        )
 
 
 @dataclass
@@ -1061,7 +1068,7 @@ def test_answers_after_messages_are_cut_where_generation_begins() -> None:
         (told, False, False),
         ((*told, "detokenize"), True, False),
     ):
-        with contextmanager(serving)(Prefixing(scores=scores, loses=loses)) as fake, load(fake) as [subject]:
+        with contextmanager(serve_fake)(Prefixing(scores=scores, loses=loses)) as fake, load(fake) as [subject]:
             (found,) = subject.logprobs([(ask("one two"), "green")])
             assert (found.tokens, found.total) == (1, -5 / 8 if joined else -6 / 8)
             assert [
@@ -1081,7 +1088,7 @@ def test_long_rows_are_refused_cut_or_windowed(fake: Fake) -> None:
     fake.scores = ("prompt_logprobs", "tokenize")
     words = " ".join("abcdefghijkl")
     with load(fake) as [subject]:
-        said = refused(lambda: subject.logprobs([(words, " yes")]))
+        said = read_usage_error(lambda: subject.logprobs([(words, " yes")]))
         assert ": a row has 13 tokens, but there is room for 5; shorten the row ending ' yes'" in said
         assert [(p.tokens, p.total) for p in subject.logprobs([(words, " yes")], truncate=True)] == [(1, -4 / 8)]
         fake.seen = []
@@ -1102,10 +1109,12 @@ def test_a_server_without_log_probs_says_so_when_asked(fake: Fake) -> None:
         fake.refuses = lambda path, body, choice=choice: (200, {"choices": [choice]}) if path == TEXT else None
         assert open_(fake).facts["log-probs of prompts"] == "not supported"
         with load(fake) as [subject]:
-            assert "provides no log-probs of prompts, which this evaluation needs" in refused(
+            assert "provides no log-probs of prompts, which this evaluation needs" in read_usage_error(
                 lambda: subject.logprobs([("a", " b")])
             )
-        assert ': does not provide log-probs of prompts by "echo"' in refused(lambda: open_(fake, logprobs="echo"))
+        assert ': does not provide log-probs of prompts by "echo"' in read_usage_error(
+            lambda: open_(fake, logprobs="echo")
+        )
 
 
 @pytest.mark.parametrize("scores", WAYS, ids="+".join)
@@ -1138,7 +1147,7 @@ def test_malformed_log_probs_are_refused(fake: Fake, told: Body) -> None:
     fake.scores = ("prompt_logprobs", "tokenize")
     with load(fake) as [subject]:
         fake.refuses = lambda path, body: (200, {"choices": [{"text": "!", **told}]}) if path == TEXT else None
-        said = refused(lambda: subject.logprobs([("a", " b")]))
+        said = read_usage_error(lambda: subject.logprobs([("a", " b")]))
     assert "sent log-probs" in said
 
 
@@ -1148,14 +1157,14 @@ def test_an_empty_continuation_is_refused(fake: Fake) -> None:
     with load(fake) as [subject]:
         assert (
             "an empty continuation has no log-probability; correct the choices of the row with the prompt ending 'a'"
-            in refused(lambda: subject.logprobs([("a", "")]))
+            in read_usage_error(lambda: subject.logprobs([("a", "")]))
         )
 
 
 # -- everything a server can do -------------------------------------------------------------------------------------
 
 
-def raw(*parts: bytes, reset: bool = False) -> Callable[[Any], None]:
+def send_raw_bytes(*parts: bytes, reset: bool = False) -> Callable[[Any], None]:
     """Send bytes, and end the connection."""
 
     def trouble(handler: Any) -> None:
@@ -1170,7 +1179,7 @@ def raw(*parts: bytes, reset: bool = False) -> Callable[[Any], None]:
     return trouble
 
 
-def packed(data: bytes, encoding: str = "gzip") -> Callable[[Any], Reply]:
+def reply_with_encoding(data: bytes, encoding: str = "gzip") -> Callable[[Any], Reply]:
     """Answer with a body of an encoding."""
     return lambda handler: status(200, data, **{"Content-Encoding": encoding})(handler)
 
@@ -1208,7 +1217,7 @@ class Mode:
     env: dict[str, str] = field(default_factory=dict)
 
 
-def well(trouble: Any = None, **more: Any) -> Mode:
+def make_mode(trouble: Any = None, **more: Any) -> Mode:
     return Mode(trouble, "", **more)
 
 
@@ -1218,32 +1227,32 @@ SPENT = {"error": {"message": "You exceeded your quota", "code": "insufficient_q
 FAILED, NO_JSON, NO_CHOICES = "the connection failed", "sent a reply that is not JSON", "sent a reply without choices"
 SHAPE, NO_LOGPROB = 'sent log-probs in another format than that of "echo"', "not a log-probability"
 MODES = {
-    "HTTP/1.0 without a length": well(raw(b"HTTP/1.0 200 OK\r\n\r\n", GOOD)),
-    "HTTP/1.0, cut": Mode(raw(b"HTTP/1.0 200 OK\r\n\r\n", GOOD[:30]), NO_JSON),
-    "no HTTP": Mode(raw(b"HELLO\r\n\r\n"), FAILED),
-    "100 before 200": well(raw(b"HTTP/1.1 100 Continue\r\n\r\n", OK, LENGTH % len(GOOD), GOOD)),
-    "a header without end": Mode(raw(OK, b"X: ", b"x" * 200_000), FAILED),
-    "one drop": well([drop]),
+    "HTTP/1.0 without a length": make_mode(send_raw_bytes(b"HTTP/1.0 200 OK\r\n\r\n", GOOD)),
+    "HTTP/1.0, cut": Mode(send_raw_bytes(b"HTTP/1.0 200 OK\r\n\r\n", GOOD[:30]), NO_JSON),
+    "no HTTP": Mode(send_raw_bytes(b"HELLO\r\n\r\n"), FAILED),
+    "100 before 200": make_mode(send_raw_bytes(b"HTTP/1.1 100 Continue\r\n\r\n", OK, LENGTH % len(GOOD), GOOD)),
+    "a header without end": Mode(send_raw_bytes(OK, b"X: ", b"x" * 200_000), FAILED),
+    "one drop": make_mode([drop]),
     "drops": Mode(drop, FAILED),
-    "one reset": well([raw(reset=True)]),
-    "resets": Mode(raw(OK, reset=True), FAILED),
-    "a length too long": Mode(half, FAILED),
-    "a length too short": Mode(raw(OK, LENGTH % 20, GOOD), NO_JSON),
-    "a length that is none": Mode(raw(OK, b"Content-Length: many\r\n\r\n", GOOD), FAILED),
-    "chunked": well(raw(OK, CHUNKED, b"%x\r\n" % len(GOOD), GOOD, b"\r\n0\r\n\r\n")),
-    "chunked, cut": Mode(raw(OK, CHUNKED, b"%x\r\n" % len(GOOD), GOOD), FAILED),
-    "a chunk without a size": Mode(raw(OK, CHUNKED, b"xyz\r\n", GOOD), FAILED),
-    "gzip": well(packed(zlib.compress(GOOD, wbits=31))),
-    "gzip, cut": Mode(packed(zlib.compress(GOOD, wbits=31)[:30]), f"{FAILED}|{NO_JSON}"),
-    "gzip that is none": Mode(packed(GOOD), FAILED),
-    "gzip of 65 MiB": Mode(zeros, "sent a reply of more than 64 MiB; check that base_url is a model server"),
-    "an encoding nobody knows": well(packed(GOOD, "zz")),
-    "one stall": well([stall], timeout=0.6),
+    "one reset": make_mode([send_raw_bytes(reset=True)]),
+    "resets": Mode(send_raw_bytes(OK, reset=True), FAILED),
+    "a length too long": Mode(send_half_body, FAILED),
+    "a length too short": Mode(send_raw_bytes(OK, LENGTH % 20, GOOD), NO_JSON),
+    "a length that is none": Mode(send_raw_bytes(OK, b"Content-Length: many\r\n\r\n", GOOD), FAILED),
+    "chunked": make_mode(send_raw_bytes(OK, CHUNKED, b"%x\r\n" % len(GOOD), GOOD, b"\r\n0\r\n\r\n")),
+    "chunked, cut": Mode(send_raw_bytes(OK, CHUNKED, b"%x\r\n" % len(GOOD), GOOD), FAILED),
+    "a chunk without a size": Mode(send_raw_bytes(OK, CHUNKED, b"xyz\r\n", GOOD), FAILED),
+    "gzip": make_mode(reply_with_encoding(zlib.compress(GOOD, wbits=31))),
+    "gzip, cut": Mode(reply_with_encoding(zlib.compress(GOOD, wbits=31)[:30]), f"{FAILED}|{NO_JSON}"),
+    "gzip that is none": Mode(reply_with_encoding(GOOD), FAILED),
+    "gzip of 65 MiB": Mode(send_gzip_bomb, "sent a reply of more than 64 MiB; check that base_url is a model server"),
+    "an encoding nobody knows": make_mode(reply_with_encoding(GOOD, "zz")),
+    "one stall": make_mode([stall], timeout=0.6),
     "stalls": Mode(stall, r"did not answer within 0.2 s \(timeout\)", timeout=0.2),
     "a slow body": Mode(trickle, "did not complete its answer within 0.4 s", timeout=0.2),
     "slow headers": Mode(trickle_headers, "did not complete its answer within 0.4 s", timeout=0.2),
     "server-sent events": Mode(says(b"data: " + GOOD + b"\n\n"), NO_JSON),
-    "HTML": Mode(garbage, NO_JSON),
+    "HTML": Mode(reply_with_garbage, NO_JSON),
     "half a JSON": Mode(cut, NO_JSON),
     "nothing": Mode(says(b""), NO_JSON),
     "JSON nested without end": Mode(says(b"[" * 100_000), NO_JSON),
@@ -1252,9 +1261,9 @@ MODES = {
     "a number": Mode(says(3), NO_CHOICES),
     "no choices": Mode(says({"choices": []}), NO_CHOICES),
     "choices that are no list": Mode(says({"choices": {"text": "to a"}}), NO_CHOICES),
-    "two choices": well(says({"choices": [json.loads(GOOD)["choices"][0], {"text": "no"}]})),
+    "two choices": make_mode(says({"choices": [json.loads(GOOD)["choices"][0], {"text": "no"}]})),
     "an error with status 200": Mode(says({"error": {"message": f"no {KEY[:20]}"}}), r"replied with an error: .*no \*\*\*"),  # noqa: E501
-    "HTTP 204": Mode(raw(b"HTTP/1.1 204 No Content\r\n\r\n"), f"{NO_JSON}|{NO_CHOICES}"),
+    "HTTP 204": Mode(send_raw_bytes(b"HTTP/1.1 204 No Content\r\n\r\n"), f"{NO_JSON}|{NO_CHOICES}"),
     "HTTP 300": Mode(status(300), "HTTP 300"),
     "HTTP 307": Mode(status(307, Location="http://other/v1"), 'redirects to "http://other/v1"; correct base_url'),
     "HTTP 400, nested without end": Mode(status(400, b'{"error":' * 900 + b"1" + b"}" * 900), "HTTP 400: "),
@@ -1262,32 +1271,32 @@ MODES = {
     "HTTP 403": Mode(status(403, {"error": f"Bearer {KEY} may not"}), r"HTTP 403: Bearer \*\*\* may not"),
     "HTTP 404": Mode(status(404), "HTTP 404: status 404"),
     "HTTP 405": Mode(status(405), "HTTP 405"),
-    "HTTP 408": well([status(408)]),
-    "HTTP 409": well([status(409)]),
+    "HTTP 408": make_mode([status(408)]),
+    "HTTP 409": make_mode([status(409)]),
     "HTTP 413": Mode(status(413, b"<html>too large</html>"), "HTTP 413: <html>too large"),
     "HTTP 422": Mode(status(422, {"detail": [{"msg": "no such field"}]}), "HTTP 422: .*no such field"),
-    "HTTP 429": well([status(429)]),
+    "HTTP 429": make_mode([status(429)]),
     "HTTP 429 that stays": Mode(status(429), "HTTP 429: status 429 .*after 2 tries"),
-    "HTTP 429, in no time": well([status(429, **{"Retry-After": "0"})]),
-    "HTTP 429, in the past": well([status(429, **{"Retry-After": "Wed, 21 Oct 2015 07:28:00 GMT"})]),
-    "HTTP 429, whenever": well([status(429, **{"Retry-After": "soon"})]),
+    "HTTP 429, in no time": make_mode([status(429, **{"Retry-After": "0"})]),
+    "HTTP 429, in the past": make_mode([status(429, **{"Retry-After": "Wed, 21 Oct 2015 07:28:00 GMT"})]),
+    "HTTP 429, whenever": make_mode([status(429, **{"Retry-After": "soon"})]),
     "HTTP 429, in hours": Mode(status(429, **{"Retry-After": "9999"}), "asks to wait 9999 s .*after 1 try"),
-    "HTTP 429, never": well([status(429, **{"Retry-After": "inf"})]),
+    "HTTP 429, never": make_mode([status(429, **{"Retry-After": "inf"})]),
     "a quota that is used up": Mode([status(429, SPENT)], "HTTP 429: You exceeded"),
     "HTTP 500": Mode(status(500, {"error": b64encode(KEY.encode()).decode()}), r"HTTP 500: \*\*\*.{0,3} \("),
     "HTTP 501": Mode([status(501)], "HTTP 501"),
-    "HTTP 503": well([status(503, b"busy")]),
-    "HTTP 529": well([status(529)]),
+    "HTTP 503": make_mode([status(503, b"busy")]),
+    "HTTP 529": make_mode([status(529)]),
     "a number as text": Mode(line=r"sent a int as text \(finish_reason", change=set_(answer=lambda body: 3)),
     "null as text": Mode(line=r"sent a NoneType as text \(finish_reason", change=set_(answer=lambda body: None)),
     "a list as text": Mode(line=r"sent a list as text \(finish_reason", change=set_(answer=lambda body: ["to a"])),
     "an answer withheld": Mode(line="content filter withheld", change=set_(finish="content_filter")),
     "an end of another kind": Mode(line='sent the finish_reason "abort x" instead of "stop" or "length"', change=set_(finish="abort\nx")),  # noqa: E501
-    "another model's name": well(change=set_(signs=lambda body: {"model": "quite-another"})),
-    "a name that changes": well(change=set_(signs=lambda body: {"model": str(time.monotonic_ns())})),
-    "a name that is none": well(change=set_(signs=lambda body: {"model": ["a"], "system_fingerprint": 3})),
-    "a fingerprint that changes": well(change=set_(signs=lambda body: {"system_fingerprint": str(time.time())})),
-    "log-probs": well(scores=True),
+    "another model's name": make_mode(change=set_(signs=lambda body: {"model": "quite-another"})),
+    "a name that changes": make_mode(change=set_(signs=lambda body: {"model": str(time.monotonic_ns())})),
+    "a name that is none": make_mode(change=set_(signs=lambda body: {"model": ["a"], "system_fingerprint": 3})),
+    "a fingerprint that changes": make_mode(change=set_(signs=lambda body: {"system_fingerprint": str(time.time())})),
+    "log-probs": make_mode(scores=True),
     "NaN": Mode(line=rf"{NO_LOGPROB}.*\[nan\]", change=set_(value=lambda token: math.nan), scores=True),
     "-inf": Mode(line=NO_LOGPROB, change=set_(value=lambda token: -math.inf), scores=True),
     "1e999": Mode(line=NO_LOGPROB, change=set_(value=lambda token: math.inf), scores=True),
@@ -1299,8 +1308,8 @@ MODES = {
     "lists of other lengths": Mode(line=SHAPE, change=echo(lambda told: {"tokens": ["a", " b"]}), scores=True),
     "tokens of another text": Mode(line="do not", change=echo(lambda told: {"tokens": ["a", "c", "!"]}), scores=True),
     "TLS to plain HTTP": Mode(line=FAILED, options={"base_url": "https://127.0.0.1:{port}/v1"}),
-    "a proxy for loopback": well(env={"HTTP_PROXY": "http://127.0.0.1:9"}),
-    "a proxy": well(options={"base_url": AWAY}, env={"HTTP_PROXY": "http://me:hunter22@127.0.0.1:{port}"}),
+    "a proxy for loopback": make_mode(env={"HTTP_PROXY": "http://127.0.0.1:9"}),
+    "a proxy": make_mode(options={"base_url": AWAY}, env={"HTTP_PROXY": "http://me:hunter22@127.0.0.1:{port}"}),
     "a proxy that is down": Mode(
         line=rf'server "{AWAY}" through the proxy 127.0.0.1:9 \(HTTP_PROXY\): {FAILED} \(.*refused.*\)',
         options={"base_url": AWAY},
@@ -1461,7 +1470,7 @@ better_by = 0.0
 def test_a_candidate_is_gated_where_it_is_served(fake: Fake, project: Project) -> None:
     """Base and tuned model under two names of one server: the better one passes, without weights here."""
     fake.models = [{"id": "small"}, {"id": "tuned"}]
-    fake.answer = lambda body: f"to {prompt_of(body)}" if body["model"] == "tuned" else "what?"
+    fake.answer = lambda body: f"to {read_prompt(body)}" if body["model"] == "tuned" else "what?"
     rows = [{"id": str(i), "input": f"question {i}", "target": f"to question {i}"} for i in range(20)]
     project.write({"suite.toml": TUNED.format(url=fake.url), "rows.jsonl": rows})
     done = project.run()
@@ -1474,7 +1483,7 @@ def test_a_candidate_is_gated_where_it_is_served(fake: Fake, project: Project) -
 def test_who_replied_stands_among_the_facts(fake: Fake, project: Project) -> None:
     """Names and fingerprints of replies, of every served subject; a gateway that routes is a warning, told once."""
     fake.models = [{"id": "small"}, {"id": "tuned"}]
-    fake.answer = lambda body: f"to {prompt_of(body)}" if body["model"] == "tuned" else "what?"
+    fake.answer = lambda body: f"to {read_prompt(body)}" if body["model"] == "tuned" else "what?"
     fake.signs = lambda body: {"model": f"{body['model']}-1", "system_fingerprint": "fp_1"}
     rows = [{"id": str(i), "input": f"question {i}", "target": f"to question {i}"} for i in range(20)]
     again = '\n[subject.again]\nuse = "api"\npath = "small"\nbase_url = "{url}"\nbody = {{ top_k = 1 }}\n'
@@ -1504,7 +1513,7 @@ def test_who_replied_stands_among_the_facts(fake: Fake, project: Project) -> Non
 def test_name_of_a_served_model_comes_with_the_command(fake: Fake, project: Project) -> None:
     """--candidate takes what a server serves, as [candidate] does; of several the best on the select rows."""
     fake.models = [{"id": "small"}, {"id": "tuned"}, {"id": "other"}]
-    fake.answer = lambda body: f"to {prompt_of(body)}" if body["model"] == "tuned" else "what?"
+    fake.answer = lambda body: f"to {read_prompt(body)}" if body["model"] == "tuned" else "what?"
     rows = [{"id": str(i), "input": f"question {i}", "target": f"to question {i}"} for i in range(40)]
     suite = TUNED.replace('[candidate]\nmerged = "tuned"\n', "").replace(
         'data = "rows.jsonl"', 'data = "rows.jsonl[:20]"\nselect = "rows.jsonl[20:]"'
@@ -1576,9 +1585,11 @@ def test_transformers_serve_answers_as_the_model_does_here(
             expected = here.generate(prompts, max_new_tokens=12, stop=stop)
             assert there.generate(prompts, max_new_tokens=12, stop=stop) == expected
         assert any(expected)
-        assert "provides no log-probs" in refused(lambda: there.logprobs([("a", " b")]))
-        assert "ignores temperature" in refused(lambda: there.generate(["a"], sampling=Sampling(1.0, seeds=(1,))))
-    assert "does not serve a model" in refused(lambda: harness_api.load.open("other", base_url=url))
+        assert "provides no log-probs" in read_usage_error(lambda: there.logprobs([("a", " b")]))
+        assert "ignores temperature" in read_usage_error(
+            lambda: there.generate(["a"], sampling=Sampling(1.0, seeds=(1,)))
+        )
+    assert "does not serve a model" in read_usage_error(lambda: harness_api.load.open("other", base_url=url))
 
 
 REAL = """

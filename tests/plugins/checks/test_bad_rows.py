@@ -243,7 +243,7 @@ TRAINED: dict[str, tuple[str, dict[str, Any], list[tuple[dict[str, Any], str]]]]
 }
 
 
-def changed(row: dict[str, Any], change: dict[str, Any]) -> dict[str, Any]:
+def edit_columns(row: dict[str, Any], change: dict[str, Any]) -> dict[str, Any]:
     """Return a row with other columns; what is `...` is not there."""
     return {key: value for key, value in {**row, **change}.items() if value is not ...}
 
@@ -254,7 +254,7 @@ def changed(row: dict[str, Any], change: dict[str, Any]) -> dict[str, Any]:
 def test_a_wrong_row_of_an_evaluation(project: Project, use: str, change: dict[str, Any], told: str) -> None:
     """It is told at collection, by one line with its number."""
     good, _ = EVALUATED[use]
-    project.write({"suite.toml": SUITE.replace("USE", use), "rows.jsonl": [good, changed(good, change)]})
+    project.write({"suite.toml": SUITE.replace("USE", use), "rows.jsonl": [good, edit_columns(good, change)]})
     done = project.run("--collect-only")
     assert (done.code, done.err.count("\n")) == (4, 1)
     assert told in done.err and ('row "1"' in done.err or "row 1" in done.err)
@@ -276,8 +276,8 @@ def test_a_wrong_row_of_a_training(
     flip = [{"label": i % 2 == 0} if "label" in good else {} for i in range(8)]
     for change, told in [*bad, ({}, "")]:
         alone = use == "kto" and change == {"label": True}  # all rows of one kind
-        rows = [spelt({**good, **({"label": True} if alone else flip[i])}, i) for i in range(8)]
-        rows[2] = changed(rows[2], change)
+        rows = [number_texts({**good, **({"label": True} if alone else flip[i])}, i) for i in range(8)]
+        rows[2] = edit_columns(rows[2], change)
         lab._write(rows, [{"input": "what is it?", "target": "that"}], "", ())
         code = main(["check", str(lab.folder / "suite.toml"), "--set", f"train.use={json.dumps(use)}"])
         printed = capsys.readouterr()
@@ -287,7 +287,7 @@ def test_a_wrong_row_of_a_training(
         assert "Traceback" not in printed.out + printed.err
 
 
-def spelt(row: dict[str, Any], number: int) -> dict[str, Any]:
+def number_texts(row: dict[str, Any], number: int) -> dict[str, Any]:
     """Return a row whose texts are its own, so that no two are alike."""
     return {
         key: json.loads(json.dumps(value).replace('q"', f'q{number}"').replace('?"', f'{number}?"'))

@@ -32,7 +32,7 @@ from harness_checks.leaks import leaks
 from harness_checks.pairs import sorted_labels
 from harness_checks.trained import another_base
 from harness_domain import contains, exact_match, token_f1
-from tests.helpers.speed import rounds
+from tests.helpers.speed import count_loop_rounds
 from tests.mutations.catalogue import MUTATIONS
 from tests.mutations.lab import CHAT, EVAL, ROWS, Lab
 
@@ -234,12 +234,12 @@ def test_finding_ignored_by_title() -> None:
 )
 def test_targets_that_punctuation_tells_apart(target: str, told: bool) -> None:
     """What another answer is equal to without its point or sign is told, and not what means the same without."""
-    task = matched([target], ignore_punctuation=True)
+    task = make_match_task([target], ignore_punctuation=True)
     assert bool(list(lint._check_targets_equal_normalized({"qa": task}))) == told
-    assert not list(lint._check_targets_equal_normalized({"qa": matched([target])}))
+    assert not list(lint._check_targets_equal_normalized({"qa": make_match_task([target])}))
 
 
-def matched(targets: list[str], use: Any = exact_match, **options: Any) -> Any:
+def make_match_task(targets: list[str], use: Any = exact_match, **options: Any) -> Any:
     """Return an evaluation of rows with these targets, as checks see it."""
     samples = [Sample(str(i), "q", target) for i, target in enumerate(targets)]
     return SimpleNamespace(spec=SimpleNamespace(use=use.__name__, options=options), samples=samples, function=use)
@@ -250,23 +250,23 @@ def test_targets_that_become_equal_are_found_as_the_evaluator_compares_them(use:
     """Cron lines that differ in punctuation are an error from 5 %, other spellings of one text are no finding."""
     loose = {"ignore_case": True, "ignore_punctuation": True}
     cron = [f"{'*/' * (i % 2)}{i // 2} 23 * * 1" for i in range(40)]
-    [flag] = lint._check_targets_equal_normalized({"qa": matched(cron, use, **loose)})
+    [flag] = lint._check_targets_equal_normalized({"qa": make_match_task(cron, use, **loose)})
     assert (flag.severity, flag.kind, len(flag.rows["qa"])) == ("error", "punctuation", 40)
     assert '"*/0 23 * * 1" equals the target "0 23 * * 1" without punctuation' in flag.what
     few = [f"word {i}" for i in range(200)] + ["a-b", "ab"]
-    [flag] = lint._check_targets_equal_normalized({"qa": matched(few, use, **loose)})
+    [flag] = lint._check_targets_equal_normalized({"qa": make_match_task(few, use, **loose)})
     assert (flag.severity, flag.rows) == ("warning", {"qa": ["200", "201"]})
     assert not list(
         lint._check_targets_equal_normalized(
-            {"qa": matched(["Paris", "Paris.", "paris!", '"Paris"'] * 9, use, **loose)}
+            {"qa": make_match_task(["Paris", "Paris.", "paris!", '"Paris"'] * 9, use, **loose)}
         )
     )
-    assert not list(lint._check_targets_equal_normalized({"qa": matched(cron, use, ignore_punctuation=False)}))
+    assert not list(lint._check_targets_equal_normalized({"qa": make_match_task(cron, use, ignore_punctuation=False)}))
 
 
 def test_gains_in_form_alone_are_told_with_numbers() -> None:
     """A candidate that only leaves out a full stop gains nothing once the base's answers count without it."""
-    task = matched([f"w{i}" for i in range(100)])
+    task = make_match_task([f"w{i}" for i in range(100)])
 
     def result(name: str, right: int, formed: int) -> Any:
         said = [f"w{i}" if i < right else f"W{i}." if i < right + formed else "no" for i in range(100)]
@@ -379,7 +379,7 @@ def test_unknown_parameter() -> None:
         Checks(plugins, {})
 
 
-def rows_of(texts: Lines) -> list[TrainingRow]:
+def make_training_rows(texts: Lines) -> list[TrainingRow]:
     rows = [{"prompt": text, "completion": " yes"} for text in texts]
     return [TrainingRow(i, "train", row, row) for i, row in enumerate(rows, 1)]
 
@@ -391,7 +391,7 @@ def found(texts: Lines, test: Lines, data: str | None = "d") -> dict[str, Findin
     samples = tuple(Sample(str(i), text, "yes") for i, text in enumerate(test))
     task: Any = SimpleNamespace(spec=spec, samples=samples, shots=(), select=None, brings_rows=data is None)
     suite: Any = SimpleNamespace(subjects={})
-    return {flag.kind: flag for flag in leaks(rows_of(texts), {"qa": task}, suite)}
+    return {flag.kind: flag for flag in leaks(make_training_rows(texts), {"qa": task}, suite)}
 
 
 WORDS = [f"w{i}" for i in range(5000)]
@@ -400,14 +400,14 @@ TEMPLATE = (
 )
 
 
-def texts_of(random_: random.Random, count: int, words: int) -> Lines:
+def make_random_texts(random_: random.Random, count: int, words: int) -> Lines:
     return [TEMPLATE + " ".join(random_.choices(WORDS, k=words)) + "\nAnswer:" for _ in range(count)]
 
 
 def test_leaks_by_degree() -> None:
     """Equal but for case, mostly covered, and nearly equal are told apart; a shared template is none of them."""
     luck = random.Random(1)
-    train, test = texts_of(luck, 300, 40), texts_of(luck, 60, 40)
+    train, test = make_random_texts(luck, 300, 40), make_random_texts(luck, 60, 40)
     assert found(train, test) == {}
     exact, covered = train[3].upper(), train[4].replace(train[4].split()[30], "changed")
     short = " ".join(WORDS[:24])
@@ -504,10 +504,10 @@ def test_frames(text: str, frame: tuple[str, str]) -> None:
 def test_leaks_are_found_fast() -> None:
     """Twenty thousand rows against five hundred take no time that comparing each with each would take."""
     luck = random.Random(2)
-    train, test = texts_of(luck, 20_000, 85), texts_of(luck, 500, 85)
+    train, test = make_random_texts(luck, 20_000, 85), make_random_texts(luck, 500, 85)
     flags: dict[str, Any] = {}
     # 90 on a quiet machine; ten million pairs of texts would take thousands
-    assert rounds(lambda: flags.update(found(train, [*test[:-1], train[77]])), tries=1) < 500
+    assert count_loop_rounds(lambda: flags.update(found(train, [*test[:-1], train[77]])), tries=1) < 500
     assert list(flags) == ["exact"]
 
 
@@ -524,7 +524,7 @@ def test_seen_by_a_reader(suite: Project) -> None:
 # -- M4: what lies beside the weights --------------------------------------------------------------------------------
 
 
-def edited(name: str, change: Callable[[Any], Any]) -> Callable[[Path], None]:
+def make_json_edit(name: str, change: Callable[[Any], Any]) -> Callable[[Path], None]:
     def edit(folder: Path) -> None:
         path = folder / name
         about = json.loads(path.read_text("utf-8"))
@@ -539,7 +539,7 @@ def swap(about: Any) -> None:
     vocabulary["x"], vocabulary["y"] = vocabulary["y"], vocabulary["x"]
 
 
-def templated(old: str, new: str) -> Callable[[Path], None]:
+def make_template_edit(old: str, new: str) -> Callable[[Path], None]:
     def edit(folder: Path) -> None:
         path = folder / "chat_template.jinja"
         text = path.read_text("utf-8")
@@ -552,63 +552,63 @@ def templated(old: str, new: str) -> Callable[[Path], None]:
 MESSAGE = "{{ message['content'] }}"
 SILENT = "{{ '' if message['role'] == 'system' else message['content'] }}"
 BESIDE: dict[str, tuple[str, str, Callable[[Path], None]]] = {
-    "two ids are swapped": ("M4-tokenizer", 'vocab: 2 differ: "x" 92 → 93', edited("tokenizer.json", swap)),
+    "two ids are swapped": ("M4-tokenizer", 'vocab: 2 differ: "x" 92 → 93', make_json_edit("tokenizer.json", swap)),
     "merges are dropped": (
         "M4-tokenizer",
         'merges: 1 differ: "a b" 0 → None',
-        edited("tokenizer.json", lambda about: about["model"].update(merges=[])),
+        make_json_edit("tokenizer.json", lambda about: about["model"].update(merges=[])),
     ),
     "a normaliser": (
         "M4-tokenizer",
         'normalizer: null before, {"type": "NFKC"} after',
-        edited("tokenizer.json", lambda about: about.update(normalizer={"type": "NFKC"})),
+        make_json_edit("tokenizer.json", lambda about: about.update(normalizer={"type": "NFKC"})),
     ),
-    "the template drops the system's message": ("M4-template", "role", templated(MESSAGE, SILENT)),
-    "the template drops the tools": ("M4-template", "tools", templated("{{ tools or '' }}", "")),
+    "the template drops the system's message": ("M4-template", "role", make_template_edit(MESSAGE, SILENT)),
+    "the template drops the tools": ("M4-template", "tools", make_template_edit("{{ tools or '' }}", "")),
     "a line break of the generation prompt": (
         "M4-template",
         "<|assistant|>",
-        templated("<|assistant|>\n", "<|assistant|>"),
+        make_template_edit("<|assistant|>\n", "<|assistant|>"),
     ),
     "rms_norm_eps": (
         "M4-config",
         "rms_norm_eps: 1e-06 before, 0.01 after",
-        edited("config.json", lambda about: about.update(rms_norm_eps=0.01)),
+        make_json_edit("config.json", lambda about: about.update(rms_norm_eps=0.01)),
     ),
     "max_position_embeddings": (
         "M4-config",
         "max_position_embeddings: 512 before, 64 after",
-        edited("config.json", lambda about: about.update(max_position_embeddings=64)),
+        make_json_edit("config.json", lambda about: about.update(max_position_embeddings=64)),
     ),
     "repetition_penalty": (
         "M4-generation",
         "repetition_penalty: 1.0 before, 1.3 after",
-        edited("generation_config.json", lambda about: about.update(repetition_penalty=1.3)),
+        make_json_edit("generation_config.json", lambda about: about.update(repetition_penalty=1.3)),
     ),
     "do_sample": (
         "M4-generation",
         "do_sample: false before, true after",
-        edited("generation_config.json", lambda about: about.update(do_sample=True)),
+        make_json_edit("generation_config.json", lambda about: about.update(do_sample=True)),
     ),
     "split_special_tokens": (
         "M4-ids",
         "<|end|>",
-        edited("tokenizer_config.json", lambda about: about.update(split_special_tokens=True)),
+        make_json_edit("tokenizer_config.json", lambda about: about.update(split_special_tokens=True)),
     ),
     "an option that no library knows": (
         "M4-options",
         "odd: null before, 3 after",
-        edited("tokenizer_config.json", lambda about: about.update(odd=3)),
+        make_json_edit("tokenizer_config.json", lambda about: about.update(odd=3)),
     ),
     "model_max_length": (
         "M4-length",
         "model_max_length: 512 before, 16 after",
-        edited("tokenizer_config.json", lambda about: about.update(model_max_length=16)),
+        make_json_edit("tokenizer_config.json", lambda about: about.update(model_max_length=16)),
     ),
 }
 
 
-def beside(base: Path, merged: Path) -> dict[str, str]:
+def find_tokenizer_changes(base: Path, merged: Path) -> dict[str, str]:
     """Return what M4 says, by code."""
     from harness_checks.merged import tokenizer_changed
 
@@ -620,7 +620,7 @@ def beside(base: Path, merged: Path) -> dict[str, str]:
 def twins(tiny_model: Path, tmp_path: Path) -> tuple[Path, Path]:
     """Return a base with a merge and a branch for tools, and a copy of it that another program saved."""
     base = shutil.copytree(tiny_model, tmp_path / "base")
-    templated("{% for message", "{{ tools or '' }}{% for message")(base)
+    make_template_edit("{% for message", "{{ tools or '' }}{% for message")(base)
     about = json.loads((base / "tokenizer.json").read_text("utf-8"))
     about["model"]["vocab"]["ab"] = about["model"]["vocab"].popitem()[1]  # no embedding is left over
     about["model"]["merges"] = [["a", "b"]]
@@ -629,8 +629,10 @@ def twins(tiny_model: Path, tmp_path: Path) -> tuple[Path, Path]:
     about["model"].pop("ignore_merges")
     about["model"]["merges"] = ["a b"]  # as older versions wrote them
     (merged / "tokenizer.json").write_text(json.dumps({**about, "truncation": None}, indent=3), "utf-8")
-    edited("config.json", lambda c: (c.pop("head_dim"), c.update(use_cache=False, transformers_version="4.9")))(merged)
-    edited("generation_config.json", lambda c: c.update(do_sample=False, temperature=1.0))(merged)
+    make_json_edit("config.json", lambda c: (c.pop("head_dim"), c.update(use_cache=False, transformers_version="4.9")))(
+        merged
+    )
+    make_json_edit("generation_config.json", lambda c: c.update(do_sample=False, temperature=1.0))(merged)
     return base, merged
 
 
@@ -639,9 +641,9 @@ def test_what_lies_beside_the_weights_is_the_bases(case: str, twins: tuple[Path,
     """Tokenizer, template and both configurations that say something else are told, and how they differ."""
     code, words, change = BESIDE[case]
     base, merged = twins
-    assert beside(base, merged) == {}
+    assert find_tokenizer_changes(base, merged) == {}
     change(merged)
-    told = beside(base, merged)
+    told = find_tokenizer_changes(base, merged)
     assert words in told[code]
     assert told[code].startswith("warning" if code in ("M4-generation", "M4-length") else "error")
 
@@ -650,8 +652,8 @@ def test_tokenizers_that_say_the_same_otherwise(twins: tuple[Path, Path]) -> Non
     """A limit beyond the context, padding, a name and an option that is off change nothing."""
     base, merged = twins
     about = {"model_max_length": 10**30, "padding_side": "left", "name_or_path": "me", "split_special_tokens": False}
-    edited("tokenizer_config.json", lambda c: c.update(about))(merged)
-    assert beside(base, merged) == {}
+    make_json_edit("tokenizer_config.json", lambda c: c.update(about))(merged)
+    assert find_tokenizer_changes(base, merged) == {}
 
 
 def test_embeddings_are_found_under_any_name(tmp_path: Path) -> None:
@@ -663,15 +665,18 @@ def test_embeddings_are_found_under_any_name(tmp_path: Path) -> None:
     tokenizer = harness_hf.load_tokenizer(merged)
     tokenizer.add_tokens(["<step>"])
     tokenizer.save_pretrained(merged)
-    assert beside(tmp_path / "base", merged)["M4-embeddings"] == "error: there are 261 embeddings for 262 tokens: "
-    assert beside(merged, merged) == {}
+    assert (
+        find_tokenizer_changes(tmp_path / "base", merged)["M4-embeddings"]
+        == "error: there are 261 embeddings for 262 tokens: "
+    )
+    assert find_tokenizer_changes(merged, merged) == {}
 
 
 def test_what_servers_obey_is_told(twins: tuple[Path, Path]) -> None:
     """Settings that the base has too are no error, but no evaluation read them."""
     for folder in twins:
-        edited("generation_config.json", lambda c: c.update(do_sample=True, temperature=0.6))(folder)
-    (told,) = beside(*twins).values()
+        make_json_edit("generation_config.json", lambda c: c.update(do_sample=True, temperature=0.6))(folder)
+    (told,) = find_tokenizer_changes(*twins).values()
     assert told.startswith("note: servers apply generation_config.json (do_sample = true, temperature = 0.6)")
 
 

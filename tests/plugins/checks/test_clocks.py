@@ -34,7 +34,7 @@ def test_a_clock_is_stopped(template: Any, stopped: Any) -> None:
     assert stop_clock(template, MOMENT) == stopped
 
 
-def clock(template: str, rows: list[dict[str, Any]], inputs: list[Any]) -> list[str]:
+def find_clock_messages(template: str, rows: list[dict[str, Any]], inputs: list[Any]) -> list[str]:
     from transformers.utils.chat_template_utils import _compile_jinja_template
 
     def render(messages: Any, template: str, given: Any) -> str:
@@ -50,15 +50,15 @@ def test_the_time_and_the_date() -> None:
     chat = [{"role": "user", "content": "?"}]
     date = "{{ date_string if date_string else strftime_now('%d %b %Y') }}{{ messages[0]['content'] }}"
     timed = date.replace("%d %b %Y", "%H:%M")
-    [found] = clock(timed, [ROW], [chat])
+    [found] = find_clock_messages(timed, [ROW], [chat])
     assert found.startswith('error: the chat template writes the current time into training rows, "qa"')
-    [found] = clock(date, [ROW], ["text"])
+    [found] = find_clock_messages(date, [ROW], ["text"])
     assert found.startswith("warning: the chat template writes the current date into training rows: ")
     assert "midnight" in found
-    [found] = clock(date, [DATED], [chat])
+    [found] = find_clock_messages(date, [DATED], [chat])
     assert 'into "qa"' in found
-    assert clock(date, [DATED], ["text"]) == []
-    assert clock("{{ messages }}", [ROW], [chat]) == []
+    assert find_clock_messages(date, [DATED], ["text"]) == []
+    assert find_clock_messages("{{ messages }}", [ROW], [chat]) == []
 
 
 def test_a_base_that_cannot_be_packed_here() -> None:

@@ -14,7 +14,9 @@ from harness.records.samples import Sample
 from harness_checks.damage import compare_endings, find_damage
 
 
-def kinds(pairs: list[tuple[str, str]], asked: tuple[str, str] = ("Where is it?\n", "in room 9")) -> set[str]:
+def find_damage_kinds(
+    pairs: list[tuple[str, str]], asked: tuple[str, str] = ("Where is it?\n", "in room 9")
+) -> set[str]:
     """Return the kinds that are found in training rows, beside an evaluation of eight such rows."""
     rows = [TrainingRow(i, "x", {"prompt": p, "completion": a}, {}) for i, (p, a) in enumerate(pairs, 1)]
     samples = [Sample(str(i), *asked) for i in range(8)]
@@ -48,9 +50,9 @@ PLAIN = ("Where is it?\n", "in room 9")
 )
 def test_line_breaks_and_columns(pair: tuple[str, str], asked: tuple[str, str], found: set[str]) -> None:
     """What differs between training and evaluation is found; what both have, LaTeX and programs are not."""
-    assert kinds([pair] * 12, asked) == found
+    assert find_damage_kinds([pair] * 12, asked) == found
 
 
 def test_a_few_rows_are_no_finding() -> None:
     """One row of a hundred with a carriage return, or an escape in it, says nothing."""
-    assert kinds([PLAIN] * 99 + [("Where is it?\r\n", r"a\n b")]) == set()
+    assert find_damage_kinds([PLAIN] * 99 + [("Where is it?\r\n", r"a\n b")]) == set()

@@ -15,16 +15,16 @@ import jinja2
 
 from harness.records.findings import Finding, TrainingRow
 from harness_checks.batches import find_unread
-from tests.helpers.late import late
+from tests.helpers.late import import_late
 
-late("trl")
+import_late("trl")
 
 CALL = {"type": "function", "function": {"name": "find", "arguments": {"thing": "anvil"}}}
 TOOL = {"type": "function", "function": {"name": "find", "description": "Find.", "parameters": {}}}
 Turns = list[dict[str, Any]]
 
 
-def turns(*answers: dict[str, Any]) -> Turns:
+def make_turns(*answers: dict[str, Any]) -> Turns:
     """Return a conversation with these answers."""
     found: Turns = []
     for i, answer in enumerate(answers):
@@ -35,7 +35,7 @@ def turns(*answers: dict[str, Any]) -> Turns:
     return found
 
 
-def told(name: str, row: Mapping[str, Any], raw: Mapping[str, Any] | None = None) -> dict[str, Finding]:
+def find_unread_keys(name: str, row: Mapping[str, Any], raw: Mapping[str, Any] | None = None) -> dict[str, Finding]:
     """Return what is told of sixteen such rows under a template that TRL has, by the beginning of the line."""
     (folder,) = find_spec("trl").submodule_search_locations  # type: ignore[union-attr, misc]
     text = (Path(folder) / "chat_templates" / f"{name}.jinja").read_text("utf-8")
@@ -58,16 +58,20 @@ def told(name: str, row: Mapping[str, Any], raw: Mapping[str, Any] | None = None
 THOUGHT = {"reasoning_content": "It is big."}
 INSIDE = {"content": "<think>\nIt is big.\n</think>\n\nRoom 1."}
 HEALTHY: dict[str, tuple[str, dict[str, Any]]] = {
-    "no keys": ("qwen3", {"messages": turns({}, {})}),
-    "a thought in the last turn": ("qwen3", {"messages": turns({}, THOUGHT)}),
-    "a thought in the content of the last turn": ("qwen3", {"messages": turns({}, INSIDE)}),
-    "calls and tools": ("qwen2_5", {"messages": turns({"tool_calls": [CALL]}), "tools": [TOOL]}),
+    "no keys": ("qwen3", {"messages": make_turns({}, {})}),
+    "a thought in the last turn": ("qwen3", {"messages": make_turns({}, THOUGHT)}),
+    "a thought in the content of the last turn": ("qwen3", {"messages": make_turns({}, INSIDE)}),
+    "calls and tools": ("qwen2_5", {"messages": make_turns({"tool_calls": [CALL]}), "tools": [TOOL]}),
     "no thinking": (
         "qwen3",
-        {"prompt": turns({})[:1], "completion": turns({})[1:], "chat_template_kwargs": {"enable_thinking": False}},
+        {
+            "prompt": make_turns({})[:1],
+            "completion": make_turns({})[1:],
+            "chat_template_kwargs": {"enable_thinking": False},
+        },
     ),
-    "marks of turns": ("qwen2_5", {"messages": turns({"weight": 0}, {"train": True})}),
-    "keys that hold nothing": ("phi3", {"messages": turns({"tool_calls": None, "name": ""})}),
+    "marks of turns": ("qwen2_5", {"messages": make_turns({"weight": 0}, {"train": True})}),
+    "keys that hold nothing": ("phi3", {"messages": make_turns({"tool_calls": None, "name": ""})}),
 }
 
 
@@ -75,12 +79,12 @@ HEALTHY: dict[str, tuple[str, dict[str, Any]]] = {
 def test_what_is_written_is_no_finding(case: str) -> None:
     """Thoughts, calls, tools and arguments that the template writes are not told of."""
     name, row = HEALTHY[case]
-    assert told(name, row) == {}
+    assert find_unread_keys(name, row) == {}
 
 
 def test_a_key_with_another_name_is_told_with_the_template_s_own() -> None:
     """`thinking` is what Qwen3's template calls reasoning_content."""
-    (found,) = told("qwen3", {"messages": turns({"thinking": "It is big."})}).values()
+    (found,) = find_unread_keys("qwen3", {"messages": make_turns({"thinking": "It is big."})}).values()
     assert found.what == '16 of 16 rows: the chat template does not render "thinking"'
     assert (found.severity, found.fix) == ("warning", 'rename it "reasoning_content", which the template renders')
     assert found.evidence[0] == "row 1, message 2"
@@ -89,30 +93,34 @@ def test_a_key_with_another_name_is_told_with_the_template_s_own() -> None:
 
 def test_keys_that_no_template_name_saves() -> None:
     """Thoughts under a template without them, calls and tools under Phi-3's; names and ids are a note."""
-    (found,) = told("qwen2_5", {"messages": turns(THOUGHT)}).values()
+    (found,) = find_unread_keys("qwen2_5", {"messages": make_turns(THOUGHT)}).values()
     assert found.what == '16 of 16 rows: the chat template does not render "reasoning_content"'
-    row = {"messages": turns({"tool_calls": [CALL], "name": "x"}), "tools": [TOOL]}
-    kinds = {f.what.rpartition(" ")[2]: f.severity for f in told("phi3", row).values()}
+    row = {"messages": make_turns({"tool_calls": [CALL], "name": "x"}), "tools": [TOOL]}
+    kinds = {f.what.rpartition(" ")[2]: f.severity for f in find_unread_keys("phi3", row).values()}
     assert kinds == {'"tool_calls"': "error", '"tools"': "warning", '"name"': "note"}
 
 
 @pytest.mark.parametrize(("thought", "key"), [(THOUGHT, "reasoning_content"), (INSIDE, "content")])
 def test_thoughts_of_earlier_turns(thought: dict[str, str], key: str) -> None:
     """Where they are learnt it is a warning with the first place; in a prompt they are left out as in use."""
-    both = turns(thought, {name: value.replace("big", "small") for name, value in thought.items()})
-    (found,) = told("qwen3", {"messages": both}).values()
+    both = make_turns(thought, {name: value.replace("big", "small") for name, value in thought.items()})
+    (found,) = find_unread_keys("qwen3", {"messages": both}).values()
     assert found.what == f'the chat template omits "{key}", or a part of it, in 16 of 32 messages'
     assert (found.severity, found.evidence[0]) == ("warning", "row 1, message 2")
     row = {"prompt": both[:-1], "completion": both[-1:]}
-    assert [f.severity for f in told("qwen3", row).values()] == ["note"] * (key != "content")
+    assert [f.severity for f in find_unread_keys("qwen3", row).values()] == ["note"] * (key != "content")
 
 
 def test_a_system_column() -> None:
     """What stands beside the messages and is in none of them is not trained on; the same text in one of them is."""
-    row = {"messages": turns({})}
-    (found,) = told("qwen2_5", row, {**row, "system": "Be brief."}).values()
+    row = {"messages": make_turns({})}
+    (found,) = find_unread_keys("qwen2_5", row, {**row, "system": "Be brief."}).values()
     assert "with the role" in found.fix
     assert (
-        told("qwen2_5", {"messages": [{"role": "system", "content": "Be brief."}, *turns({})]}, {"system": "Be brief."})
+        find_unread_keys(
+            "qwen2_5",
+            {"messages": [{"role": "system", "content": "Be brief."}, *make_turns({})]},
+            {"system": "Be brief."},
+        )
         == {}
     )

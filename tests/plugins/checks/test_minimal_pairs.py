@@ -30,7 +30,7 @@ def find(train: Pairs, test: Pairs, chosen: Pairs | None = None) -> dict[str, Fi
     return {flag.kind: flag for flag in found}
 
 
-def cron(number: int, day: int) -> tuple[str, str]:
+def make_cron_pair(number: int, day: int) -> tuple[str, str]:
     luck = random.Random(number)
     words = " ".join(f"w{luck.randrange(5000)}" for _ in range(20))
     return f"run the backup {words} at {number % 24} o'clock, but only on {DAYS[day]}", f"0 {number % 24} * * {day + 1}"
@@ -38,7 +38,7 @@ def cron(number: int, day: int) -> tuple[str, str]:
 
 def test_minimal_pairs_are_a_note() -> None:
     """Rows of text to cron that differ in a word and in their target are no leaks; equal prompts stay an error."""
-    train, test = ([cron(number, day) for number in range(100)] for day in (1, 3))
+    train, test = ([make_cron_pair(number, day) for number in range(100)] for day in (1, 3))
     flags = find(train, test)
     assert {kind: (flag.severity, len(flag.rows["qa"])) for kind, flag in flags.items()} == {"pair": ("note", 100)}
     flags = find(train, [*test, train[3], (train[4][0], "another")])

@@ -20,7 +20,7 @@ from harness_checks.leaks import texts_of_samples
 Rows = list[dict[str, Any]]
 
 
-def told(rows: Rows, *, cluster: str | None = None) -> list[Finding]:
+def find_near_copies(rows: Rows, *, cluster: str | None = None) -> list[Finding]:
     """Look at the rows of one evaluation."""
     samples = tuple(Sample(str(i), row["input"], row.get("label", ""), row) for i, row in enumerate(rows))
     spec = Eval("e", "exact_match", "suite.toml:1", data="test.jsonl", cluster=cluster, columns={"target": "label"})
@@ -29,7 +29,7 @@ def told(rows: Rows, *, cluster: str | None = None) -> list[Finding]:
     return list(near_copies({"e": task}, suite))
 
 
-def orders() -> Rows:
+def make_order_rows() -> Rows:
     """Nine complaints about products, each by many customers with an order number of their own."""
     luck, said = (
         random.Random(1),
@@ -44,7 +44,7 @@ def orders() -> Rows:
     ]  # fmt: skip
 
 
-def paraphrases() -> Rows:
+def make_paraphrase_rows() -> Rows:
     """Thirty questions, each asked in four ways."""
     when = ("before a holiday", "after moving abroad", "without a fee", "by post", "in person")
     asked = [
@@ -58,7 +58,7 @@ def paraphrases() -> Rows:
     ]
 
 
-def chinese() -> Rows:
+def make_chinese_rows() -> Rows:
     """Twelve complaints in Chinese, without a space in them, each with eight endings."""
     things = ("包裹破损", "发票丢失", "密码忘记", "鞋码不对", "快递延误", "优惠券失效", "账户锁定", "地址写错")
     things += ("退款太慢", "拉链坏了", "重复扣款", "验证码收不到")
@@ -77,9 +77,9 @@ def chinese() -> Rows:
 
 
 TABLES = {
-    "orders": (orders, "complaint", 9),
-    "paraphrases": (paraphrases, "question_id", 30),
-    "chinese": (chinese, "kind", 12),
+    "orders": (make_order_rows, "complaint", 9),
+    "paraphrases": (make_paraphrase_rows, "question_id", 30),
+    "chinese": (make_chinese_rows, "kind", 12),
 }
 
 
@@ -87,36 +87,36 @@ TABLES = {
 def test_the_column_that_makes_rows_alike_is_named(table: str) -> None:
     """Of several columns the one whose value near-copies share, with the rate if they depend on each other."""
     make, column, groups = TABLES[table]
-    (found,) = told(make())
+    (found,) = find_near_copies(make())
     assert f', which share "{column}" ({groups} values)' in found.what
     assert found.severity == "warning"
     assert (found.fix or "").startswith(f'write cluster = "{column}"')
     assert "of models at a gate's limit pass instead of 5%" in found.what
-    assert told(make(), cluster=column) == []
+    assert find_near_copies(make(), cluster=column) == []
 
 
 def test_without_a_column_that_is_what_is_said() -> None:
     """Where no column tells what near-copies share, one has to be added."""
-    (found,) = told([{"input": row["input"], "label": row["label"]} for row in orders()])
+    (found,) = find_near_copies([{"input": row["input"], "label": row["label"]} for row in make_order_rows()])
     assert ", and no column identifies their groups" in found.what
     assert "add one to the data, and name it with cluster" in (found.fix or "")
 
 
 def test_what_is_no_copy_is_no_finding() -> None:
     """One instruction for all rows, a frame around different questions, and short different rows are none."""
-    assert told([{"input": "Summarise:", "label": f"text {i}", "part": i % 4} for i in range(80)]) == []
+    assert find_near_copies([{"input": "Summarise:", "label": f"text {i}", "part": i % 4} for i in range(80)]) == []
     luck = random.Random(2)
     words = ["".join(luck.choices("abcdefghijklmnop", k=6)) for _ in range(4000)]
     free = [{"input": f"What is meant by {' '.join(luck.sample(words, 6))}?", "part": i % 4} for i in range(200)]
-    assert told(free) == []
-    assert told([{"input": f"question {i} say w{i}", "kind": "ab"[i % 2]} for i in range(60)]) == []
+    assert find_near_copies(free) == []
+    assert find_near_copies([{"input": f"question {i} say w{i}", "kind": "ab"[i % 2]} for i in range(60)]) == []
 
 
 def test_check_warns_and_clusters_nothing(project: Project) -> None:
     """`harness check` names the column before anything is trained, and the rows are judged as they were declared."""
     rows = [
         {"id": f"o{i}", **{k: v for k, v in row.items() if k != "label"}, "target": f"w{i}"}
-        for i, row in enumerate(orders())
+        for i, row in enumerate(make_order_rows())
     ]
     project.write({"suite.toml": SUITE.replace('slices = ["kind"]', ""), "test.jsonl": rows, "train.jsonl": TRAIN})  # type: ignore[dict-item]
     outcome = project.harness("check", "suite.toml")

@@ -16,12 +16,12 @@ from harness_checks.pairs import trivial_rejections, unbalanced_labels
 PAIRS = [{"prompt": f"Where is {i}?", "chosen": f"in room {i}", "rejected": f"in room {i + 50}"} for i in range(20)]
 
 
-def training_rows(rows: Sequence[Mapping[str, Any]]) -> list[TrainingRow]:
+def make_training_rows(rows: Sequence[Mapping[str, Any]]) -> list[TrainingRow]:
     return [TrainingRow(i, "x", row, row) for i, row in enumerate(rows, 1)]
 
 
-def kinds(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    return [finding.kind for finding in trivial_rejections(training_rows(rows))]
+def list_rejection_kinds(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    return [finding.kind for finding in trivial_rejections(make_training_rows(rows))]
 
 
 @pytest.mark.parametrize(
@@ -39,21 +39,21 @@ def kinds(rows: Sequence[Mapping[str, Any]]) -> list[str]:
 )
 def test_rejected_answers_that_are_trivial(change: Any, kind: list[str]) -> None:
     """One text for all, or the question again, teaches nothing of what is better; two labels in turn are healthy."""
-    assert kinds([{**row, **change(i, row)} for i, row in enumerate(PAIRS)]) == kind
+    assert list_rejection_kinds([{**row, **change(i, row)} for i, row in enumerate(PAIRS)]) == kind
 
 
 def test_rejected_answers_in_chats_and_labels() -> None:
     """The forms of a row are alike: messages, and answers that a label calls unwanted."""
     asked = [{**row, "prompt": [{"role": "user", "content": row["prompt"]}]} for row in PAIRS]
-    assert kinds([{**r, "rejected": [{"role": "assistant", "content": r["prompt"][0]["content"]}]} for r in asked]) == [
-        "echo"
-    ]
+    assert list_rejection_kinds(
+        [{**r, "rejected": [{"role": "assistant", "content": r["prompt"][0]["content"]}]} for r in asked]
+    ) == ["echo"]
     labelled = [{"prompt": r["prompt"], "completion": r["chosen"], "label": True} for r in PAIRS]
-    assert kinds(labelled) == []
-    assert kinds([{**r, "label": False} for r in labelled]) == []
+    assert list_rejection_kinds(labelled) == []
+    assert list_rejection_kinds([{**r, "label": False} for r in labelled]) == []
     for completion in ("no", ""):
         unwanted = [{"prompt": r["prompt"], "completion": completion or r["prompt"], "label": False} for r in PAIRS]
-        assert kinds([*labelled, *unwanted]) == [("constant" if completion else "echo")]
+        assert list_rejection_kinds([*labelled, *unwanted]) == [("constant" if completion else "echo")]
 
 
 def test_labels_out_of_balance() -> None:
@@ -63,7 +63,7 @@ def test_labels_out_of_balance() -> None:
         labels = [True] * wanted + [False] * unwanted
         rows = [{"prompt": "?", "completion": str(i), "label": label} for i, label in enumerate(labels)]
         suite: Any = SimpleNamespace(train=SimpleNamespace(options=options))
-        return [f"{f.what}; {f.fix}" for f in unbalanced_labels(training_rows(rows), suite)]
+        return [f"{f.what}; {f.fix}" for f in unbalanced_labels(make_training_rows(rows), suite)]
 
     what = "15 wanted answers and 1 unwanted ones weigh 15 to 1; "
     assert found(15, 1) == [f"{what}set undesirable_weight = 15, or add rows of the rarer label"]

@@ -51,7 +51,7 @@ def test_labels_that_are_mistakes_are_found() -> None:
     assert not list(_check_label_spelling("x", Counter({"good": 5, "bad": 5, "none of these": 3})))
 
 
-def recipe(use: str, adapter: str = "lora", path: str = "model", **options: Any) -> list[str]:
+def find_recipe_warnings(use: str, adapter: str = "lora", path: str = "model", **options: Any) -> list[str]:
     suite: Any = SimpleNamespace(
         trains=True, train=SimpleNamespace(use=use, options=options), model=SimpleNamespace(path=path),
         adapter=SimpleNamespace(use=adapter, options={}),
@@ -61,12 +61,18 @@ def recipe(use: str, adapter: str = "lora", path: str = "model", **options: Any)
 
 def test_rates_and_epochs_are_judged_by_the_trainer() -> None:
     """DPO's limit is a tenth of SFT's, and thirty epochs memorise unless steps end them."""
-    assert recipe("sft", learning_rate=2e-4) == recipe("dpo", learning_rate=2e-5) == []
-    assert recipe("dpo", learning_rate=5e-4) == ["learning_rate is 0.0005, at which LoRA diverges or forgets"]
-    assert recipe("sft", num_train_epochs=30) == [
+    assert find_recipe_warnings("sft", learning_rate=2e-4) == find_recipe_warnings("dpo", learning_rate=2e-5) == []
+    assert find_recipe_warnings("dpo", learning_rate=5e-4) == [
+        "learning_rate is 0.0005, at which LoRA diverges or forgets"
+    ]
+    assert find_recipe_warnings("sft", num_train_epochs=30) == [
         "num_train_epochs is 30: a model memorises rows that it sees so often"
     ]
-    assert recipe("sft", num_train_epochs=30, max_steps=9) == recipe("sft", num_train_epochs=3) == []
+    assert (
+        find_recipe_warnings("sft", num_train_epochs=30, max_steps=9)
+        == find_recipe_warnings("sft", num_train_epochs=3)
+        == []
+    )
 
 
 @pytest.mark.slow

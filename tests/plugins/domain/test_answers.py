@@ -11,7 +11,7 @@ import pytest
 import harness_domain
 from harness import Sample
 from harness.internals import chat
-from tests.helpers.answers import scored
+from tests.helpers.answers import score_answer
 
 ROWS = [json.loads(line) for line in (Path(__file__).parent / "answers.jsonl").read_text("utf-8").splitlines()]
 TOOLS: list[dict[str, Any]] = [
@@ -21,15 +21,15 @@ TOOLS: list[dict[str, Any]] = [
 ]
 
 
-def _case(number: int, row: dict[str, Any]) -> Any:
+def _make_case_param(number: int, row: dict[str, Any]) -> Any:
     marks = [pytest.mark.xfail(reason=row["fails"])] if "fails" in row else []
     return pytest.param(row, id=f"{number}-{row['evaluator']}", marks=marks)
 
 
-@pytest.mark.parametrize("row", [_case(number, row) for number, row in enumerate(ROWS, 1)])
+@pytest.mark.parametrize("row", [_make_case_param(number, row) for number, row in enumerate(ROWS, 1)])
 def test_as_a_careful_person_scores_it(row: dict[str, Any]) -> None:
     """Each answer has the score that a person gives it who knows the options; those that have not are marked."""
-    assert _told(row) == row["want"]
+    assert _score_case(row) == row["want"]
 
 
 def test_there_are_enough() -> None:
@@ -38,7 +38,7 @@ def test_there_are_enough() -> None:
     assert sum("fails" in row for row in ROWS) <= 5
 
 
-def _told(row: dict[str, Any]) -> dict[str, float]:
+def _score_case(row: dict[str, Any]) -> dict[str, float]:
     """Score a row as collection would make it: targets of some evaluators are JSON, and numbers are texts."""
     use, target = row["evaluator"], row["target"]
     if use in ("json", "tool_calls"):
@@ -50,5 +50,5 @@ def _told(row: dict[str, Any]) -> dict[str, float]:
         asked = chat.join_arguments([{"role": "user", "content": "?"}], {"tools": TOOLS})
     options = row["options"] | ({"folder": Path()} if use == "json" else {})
     sample = Sample("x", asked, target, {"target": row["target"]})
-    values = scored(getattr(harness_domain, use), row["answer"], sample, **options).values
+    values = score_answer(getattr(harness_domain, use), row["answer"], sample, **options).values
     return {name: values[name] for name in row["want"]}

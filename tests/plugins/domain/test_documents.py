@@ -13,7 +13,7 @@ from harness import Sample, UsageError
 from harness.testing import Project
 from harness_domain import json, values
 from harness_domain.documents import compile_schema
-from tests.helpers.answers import scored
+from tests.helpers.answers import score_answer
 
 PERSON = {
     "type": "object",
@@ -57,7 +57,7 @@ PERSON = {
 )
 def test_parses(answer: str, find: str, parses: int) -> None:
     """An answer parses where it is JSON in the place that is asked for, and strictly so."""
-    score = scored(json, answer, Sample("1", "q"), folder=Path(), find=find, compare=False)
+    score = score_answer(json, answer, Sample("1", "q"), folder=Path(), find=find, compare=False)
     assert score.values == {"parses": parses}
     assert bool(score.note) == (not parses)
 
@@ -85,7 +85,7 @@ def test_parses(answer: str, find: str, parses: int) -> None:
 )
 def test_compares_values(answer: str, target: Any, fields: float, equal: int) -> None:
     """Fields are compared as JSON values: the order of keys says nothing, 1 is 1.0, and true is no number."""
-    found = scored(json, answer, Sample("1", "q", text_of.dumps(target)), folder=Path()).values
+    found = score_answer(json, answer, Sample("1", "q", text_of.dumps(target)), folder=Path()).values
     assert (found["fields"], found["equal"]) == (pytest.approx(fields), equal)
 
 
@@ -102,23 +102,23 @@ def test_compares_values(answer: str, target: Any, fields: float, equal: int) ->
 def test_the_first_that_is_wanted(answer: str, target: Any, schema: Any, equal: int) -> None:
     """The mark of a source is not the answer: an object is, or a list where one is wanted."""
     row, options = Sample("1", "q", text_of.dumps(target)), {"schema": schema} if schema else {}
-    assert scored(json, answer, row, folder=Path(), find="first", **options).values["equal"] == equal
+    assert score_answer(json, answer, row, folder=Path(), find="first", **options).values["equal"] == equal
 
 
 def test_ignored_fields() -> None:
     """What is ignored counts neither where it differs nor where it is missing."""
     sample = Sample("1", "q", '{"id": 7, "who": {"at": "noon", "name": "Ann"}}')
     answer = '{"who": {"at": "night", "name": "Ann"}}'
-    assert scored(json, answer, sample, folder=Path(), ignore=("id", "who.at")).values["equal"] == 1
-    assert scored(json, answer, sample, folder=Path(), ignore=("id",)).values["equal"] == 0
+    assert score_answer(json, answer, sample, folder=Path(), ignore=("id", "who.at")).values["equal"] == 1
+    assert score_answer(json, answer, sample, folder=Path(), ignore=("id",)).values["equal"] == 0
 
 
 def test_valid() -> None:
     """A schema decides what is valid, and the note says where an answer is not."""
     row = Sample("1", "q", '{"name": "Ann"}')
-    good = scored(json, '{"name": "Bo", "age": 3.0}', row, folder=Path(), schema=PERSON)
-    bad = scored(json, '{"name": "Bo", "age": -1}', row, folder=Path(), schema=PERSON)
-    none = scored(json, "Bo", row, folder=Path(), schema=PERSON)
+    good = score_answer(json, '{"name": "Bo", "age": 3.0}', row, folder=Path(), schema=PERSON)
+    bad = score_answer(json, '{"name": "Bo", "age": -1}', row, folder=Path(), schema=PERSON)
+    none = score_answer(json, "Bo", row, folder=Path(), schema=PERSON)
     assert (good.values["valid"], bad.values["valid"], none.values["valid"]) == (1, 0, 0)
     assert bad.note == "$.age: -1 is less than the minimum of 0"
     assert none.values == dict.fromkeys(("parses", "valid", "fields", "equal"), 0.0)

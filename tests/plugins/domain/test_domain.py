@@ -152,14 +152,14 @@ def test_an_empty_target_is_a_mistake_and_matches_nothing(evaluator: Callable[..
 # ------------------------------------------------------------------ multiple choice
 
 
-def choice(gold: Any, choices: Any = ("north", "south-east"), **more: Any) -> Sample:
+def make_choice_sample(gold: Any, choices: Any = ("north", "south-east"), **more: Any) -> Sample:
     return Sample("r7", "which way?", row={"choices": list(choices), "gold": gold}, **more)
 
 
 def test_the_likeliest_choice_is_chosen_with_and_without_length() -> None:
     """acc compares summed log-probabilities, acc_norm divides by characters without the delimiter."""
     model = Canned(logprobs={" north": -6.0, " south-east": -7.0})  # -1.2 and -0.7 per character
-    (score,) = multiple_choice(model, [choice("north")])
+    (score,) = multiple_choice(model, [make_choice_sample("north")])
     assert score.values == {"acc": 1.0, "acc_norm": 0.0}
     assert (score.answer, score.note) == ("north", None)
 
@@ -167,7 +167,7 @@ def test_the_likeliest_choice_is_chosen_with_and_without_length() -> None:
 def test_length_is_characters_not_bytes() -> None:
     """Umlauts are one character each: by bytes the second choice would win."""
     model = Canned(logprobs={" ab": -3.0, " öö": -5.0})
-    (score,) = multiple_choice(model, [choice("ab", ["ab", "öö"])])
+    (score,) = multiple_choice(model, [make_choice_sample("ab", ["ab", "öö"])])
     assert score.values == {"acc": 1.0, "acc_norm": 1.0}
 
 
@@ -198,7 +198,7 @@ def test_all_rows_are_one_call() -> None:
 def test_gold_is_a_number_a_letter_or_a_text(gold: Any, choices: list[str], expected: int) -> None:
     """Each of the three ways to name the right choice finds it."""
     model = Canned(logprobs={f" {c}": -float(i != expected) for i, c in enumerate(choices)})
-    (score,) = multiple_choice(model, [choice(gold, choices)])
+    (score,) = multiple_choice(model, [make_choice_sample(gold, choices)])
     assert score.values["acc"] == 1.0
 
 
@@ -214,7 +214,7 @@ def test_choices_with_labels_are_found_by_them() -> None:
 def test_a_log_probability_that_is_not_finite_is_no_answer(bad: float) -> None:
     """The row is NaN, where argmax would have picked choice 0 and looked like accuracy."""
     model = Canned(logprobs={" north": bad, " south-east": -1.0})
-    (score,) = multiple_choice(model, [choice(0)])
+    (score,) = multiple_choice(model, [make_choice_sample(0)])
     assert all(math.isnan(v) for v in score.values.values())
     assert score.answer is None
 
@@ -222,7 +222,7 @@ def test_a_log_probability_that_is_not_finite_is_no_answer(bad: float) -> None:
 def test_ties_are_told() -> None:
     """A model that cannot tell the choices apart is seen, though the first choice is counted as lm_eval does."""
     model = Canned(logprobs={" north": -1.0, " south-east": -1.0})
-    (score,) = multiple_choice(model, [choice(0)])
+    (score,) = multiple_choice(model, [make_choice_sample(0)])
     assert (score.values["acc"], score.note) == (1.0, "uniform")
 
 
@@ -230,16 +230,16 @@ def test_ties_are_told() -> None:
     ("sample", "words"),
     [
         (Sample("r7", "q", row={"gold": 0}), 'column "choices" is missing'),
-        (choice(0, ["only"]), "two or more"),
-        (choice(0, ["a", "a"]), "all different"),
-        (choice(0, ["a", ""]), "not empty"),
-        (choice(0, ["a", 3]), "list of texts"),
+        (make_choice_sample(0, ["only"]), "two or more"),
+        (make_choice_sample(0, ["a", "a"]), "all different"),
+        (make_choice_sample(0, ["a", ""]), "not empty"),
+        (make_choice_sample(0, ["a", 3]), "list of texts"),
         (Sample("r7", "q", row={"gold": 0, "choices": "a,b"}), "list of texts"),
-        (choice(2), "number from 0 to 1"),
-        (choice(-1), "number from 0 to 1"),
-        (choice(True), "number from 0 to 1"),
-        (choice("C"), "its letter"),
-        (choice("west"), "a choice"),
+        (make_choice_sample(2), "number from 0 to 1"),
+        (make_choice_sample(-1), "number from 0 to 1"),
+        (make_choice_sample(True), "number from 0 to 1"),
+        (make_choice_sample("C"), "its letter"),
+        (make_choice_sample("west"), "a choice"),
         (Sample("r7", "q", row={"choices": ["a", "b"]}), "as the target"),
     ],
 )
@@ -300,7 +300,7 @@ def test_multiple_choice_is_lm_evals(tmp_path: Path) -> None:
 # ------------------------------------------------------------------ library metrics
 
 
-def library(answers: Sequence[str], targets: Sequence[Any], **options: Any) -> float:
+def score_with_library(answers: Sequence[str], targets: Sequence[Any], **options: Any) -> float:
     """Run hf_metric as the harness does: collect the metric, score the rows, combine them."""
     model = Canned({str(i): a for i, a in enumerate(answers)})
     samples = [Sample(str(i), str(i), t) for i, t in enumerate(targets)]
@@ -308,7 +308,7 @@ def library(answers: Sequence[str], targets: Sequence[Any], **options: Any) -> f
     return float(metric.value(list(hf_metric(model, samples, **options))))
 
 
-def script(folder: Path, kind: str, body: str) -> str:
+def write_metric_script(folder: Path, kind: str, body: str) -> str:
     """Write a metric script of the library's kind and return its path."""
     path = folder / "homemade.py"
     path.write_text(f"""
@@ -330,12 +330,12 @@ class Homemade(evaluate.Metric):
 @pytest.fixture
 def modules_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Keep the copies that the library makes of metric scripts in a temporary folder."""
-    monkeypatch.setattr("evaluate.loading.init_dynamic_modules", _dynamic_modules(tmp_path))
+    monkeypatch.setattr("evaluate.loading.init_dynamic_modules", _make_modules_initializer(tmp_path))
     monkeypatch.syspath_prepend(str(tmp_path / "copies"))
     return tmp_path
 
 
-def _dynamic_modules(folder: Path) -> Callable[[], str]:
+def _make_modules_initializer(folder: Path) -> Callable[[], str]:
     from evaluate.loading import init_dynamic_modules
 
     (folder / "copies").mkdir()
@@ -355,10 +355,10 @@ def test_the_local_metric_is_sacrebleus_chrf() -> None:
         ["ganz", "vö"],
         ["z", "q"],
     ]
-    ours = library(answers, targets, metric="local:chrf")
+    ours = score_with_library(answers, targets, metric="local:chrf")
     assert ours == pytest.approx(CHRF().corpus_score(answers, [list(t) for t in zip(*targets, strict=True)]).score)
-    assert library(["same"], ["same"], metric="local:chrf") == pytest.approx(100.0)
-    assert library(["abc"], ["xyz"], metric="local:chrf") == 0.0
+    assert score_with_library(["same"], ["same"], metric="local:chrf") == pytest.approx(100.0)
+    assert score_with_library(["abc"], ["xyz"], metric="local:chrf") == 0.0
 
 
 LABELS = ["refund", "billing", "other"]
@@ -375,10 +375,10 @@ def test_local_metrics_of_labels_are_scikit_learns(metric: str) -> None:
     told = [a.strip() for a in answers]
     score = f1_score if metric == "macro_f1" else recall_score
     theirs = score(targets, told, labels=sorted({*targets}), average="macro", zero_division=0)
-    assert library(answers, targets, metric=f"local:{metric}") == pytest.approx(float(theirs))
-    assert library(LABELS, LABELS, metric=f"local:{metric}") == 1
+    assert score_with_library(answers, targets, metric=f"local:{metric}") == pytest.approx(float(theirs))
+    assert score_with_library(LABELS, LABELS, metric=f"local:{metric}") == 1
     with pytest.raises(UsageError, match="needs exactly one target per row"):
-        library(["a"], [["a", "b"]], metric=f"local:{metric}")
+        score_with_library(["a"], [["a", "b"]], metric=f"local:{metric}")
 
 
 def test_a_local_metric_of_labels_scores_choices() -> None:
@@ -402,14 +402,21 @@ def test_a_library_metric_is_named_by_key_or_name() -> None:
 def test_a_metric_script_is_given_all_rows_and_the_options(modules_in: Path) -> None:
     """A script beside the suite is loaded by its path; what the table has besides goes to its compute()."""
     body = 'return {"homemade": times * sum(p == r for p, r in zip(predictions, references))}'
-    assert library(["a", "b", "c"], ["a", "x", "c"], metric=script(modules_in, "string", body), times=3) == 6.0
+    assert (
+        score_with_library(
+            ["a", "b", "c"], ["a", "x", "c"], metric=write_metric_script(modules_in, "string", body), times=3
+        )
+        == 6.0
+    )
 
 
 def test_a_metric_of_classes_gets_numbers(modules_in: Path) -> None:
     """Words become the numbers of the sorted targets; an answer that is no class is a class of its own."""
-    path = script(modules_in, "int32", 'return {"homemade": sum(10**i * p for i, p in enumerate(predictions))}')
-    assert library(["yes", "no", "perhaps"], ["no", "yes", "no"], metric=path) == 1 + 0 + 200
-    assert library(["7", "5", "x"], ["5", "7", "5"], metric=path) == 7 + 50 + 800
+    path = write_metric_script(
+        modules_in, "int32", 'return {"homemade": sum(10**i * p for i, p in enumerate(predictions))}'
+    )
+    assert score_with_library(["yes", "no", "perhaps"], ["no", "yes", "no"], metric=path) == 1 + 0 + 200
+    assert score_with_library(["7", "5", "x"], ["5", "7", "5"], metric=path) == 7 + 50 + 800
 
 
 @pytest.mark.parametrize(
@@ -428,12 +435,14 @@ def test_macro_f1_is_over_the_classes_that_are_there(
     pytest.importorskip("sklearn")
     body = """from sklearn.metrics import f1_score
         return {"homemade": f1_score(references, predictions, average="macro", zero_division=0)}"""
-    assert library(answers, targets, metric=script(modules_in, "int32", body)) == pytest.approx(macro)
+    assert score_with_library(answers, targets, metric=write_metric_script(modules_in, "int32", body)) == pytest.approx(
+        macro
+    )
 
 
 def test_a_part_of_the_rows_numbers_classes_as_all_do(modules_in: Path) -> None:
     """A resample without one class gives the others the numbers that they have, or another class would be counted."""
-    metric = script(
+    metric = write_metric_script(
         modules_in, "int32", 'return {"homemade": sum(p == r == 1 for p, r in zip(predictions, references))}'
     )
     model, samples = Canned({"q": "b"}), [Sample(str(i), "q", t) for i, t in enumerate("ab")]
@@ -443,26 +452,26 @@ def test_a_part_of_the_rows_numbers_classes_as_all_do(modules_in: Path) -> None:
 
 def test_a_metric_that_refuses_the_answers_is_not_a_number(modules_in: Path) -> None:
     """Words where numbers are wanted make the metric NaN, an error at the gate, and not a crash after training."""
-    path = script(modules_in, "float32", 'return {"homemade": sum(predictions)}')
-    assert library(["1.5", " 2"], ["1", "2"], metric=path) == 3.5
-    assert math.isnan(library(["1.5", "two"], ["1", "2"], metric=path))
+    path = write_metric_script(modules_in, "float32", 'return {"homemade": sum(predictions)}')
+    assert score_with_library(["1.5", " 2"], ["1", "2"], metric=path) == 3.5
+    assert math.isnan(score_with_library(["1.5", "two"], ["1", "2"], metric=path))
 
 
 def test_mistakes_with_library_metrics_are_one_line(modules_in: Path) -> None:
     """A wrong key, a second target, a missing script, an unknown metric of ours: each says what to do."""
-    path = script(modules_in, "string", 'return {"homemade": 1.0, "other": 2.0}')
-    assert library(["a"], ["a"], metric=path, key="other") == 2.0
+    path = write_metric_script(modules_in, "string", 'return {"homemade": 1.0, "other": 2.0}')
+    assert score_with_library(["a"], ["a"], metric=path, key="other") == 2.0
     with pytest.raises(UsageError, match='": has no result "nope"; set key to one of "homemade", "other"'):
-        library(["a"], ["a"], metric=path, key="nope")
+        score_with_library(["a"], ["a"], metric=path, key="nope")
     with pytest.raises(UsageError, match='": needs exactly one target per row; use another metric, or one target'):
-        library(["a"], [["a", "b"]], metric=path)
+        score_with_library(["a"], [["a", "b"]], metric=path)
     with pytest.raises(UsageError, match="cannot be loaded"):
-        library(["a"], ["a"], metric=str(modules_in / "absent.py"))
+        score_with_library(["a"], ["a"], metric=str(modules_in / "absent.py"))
     for metric in (path, "local:chrf"):
         with pytest.raises(UsageError, match=r"failed: .*'bta'"):
-            library(["a"], ["a"], metric=metric, bta=2)
+            score_with_library(["a"], ["a"], metric=metric, bta=2)
     with pytest.raises(UsageError, match='": is unknown; known: "local:chrf"'):
-        library(["a"], ["a"], metric="local:bleu")
+        score_with_library(["a"], ["a"], metric="local:bleu")
 
 
 @pytest.mark.slow
@@ -475,7 +484,7 @@ def test_a_metric_on_the_hub_says_so_without_a_network(modules_in: Path, monkeyp
 
     monkeypatch.setattr("requests.Session.request", refuse)
     with pytest.raises(UsageError, match=r'metric "rouge": cannot be loaded.*"local:chrf"'):
-        library(["a"], ["a"], metric="rouge")
+        score_with_library(["a"], ["a"], metric="rouge")
 
 
 def test_answers_and_targets_are_kept_with_the_row() -> None:

@@ -10,8 +10,8 @@ from harness import Sample, UsageError
 from harness.testing import Project
 from harness_domain import numeric
 from harness_domain.numbers import NumberParser
-from tests.helpers.answers import scored
-from tests.helpers.speed import rounds
+from tests.helpers.answers import score_answer
+from tests.helpers.speed import count_loop_rounds
 
 
 @pytest.mark.parametrize(
@@ -69,13 +69,13 @@ def test_fractions_can_be_off() -> None:
 def test_units(answer: str, correct: int) -> None:
     """A number counts in one of the units alone, multiplied by what the unit is; "" is none at all."""
     units = {"km": 1, "m": 0.001, "": 1}
-    assert scored(numeric, answer, Sample("1", "q", "5"), units=units).values["correct"] == correct
+    assert score_answer(numeric, answer, Sample("1", "q", "5"), units=units).values["correct"] == correct
 
 
 @pytest.mark.parametrize(("answer", "correct"), [("$5", 1), ("5 $", 1), ("€4", 0), ("5", 0), ("-$5", 0)])
 def test_a_unit_that_is_required(answer: str, correct: int) -> None:
     """Without the unit a number is none."""
-    assert scored(numeric, answer, Sample("1", "q", "$5"), units={"$": 1}).values["correct"] == correct
+    assert score_answer(numeric, answer, Sample("1", "q", "$5"), units={"$": 1}).values["correct"] == correct
 
 
 @pytest.mark.parametrize(
@@ -102,7 +102,7 @@ def test_a_unit_that_is_required(answer: str, correct: int) -> None:
 )
 def test_numeric(answer: str, target: Any, options: dict[str, Any], correct: int, error: float) -> None:
     """An answer is right within the tolerances and wrong beyond them, and never right without a finite number."""
-    values = scored(numeric, answer, Sample("1", "q", target), **options).values
+    values = score_answer(numeric, answer, Sample("1", "q", target), **options).values
     assert values["correct"] == correct
     assert values["error"] == pytest.approx(error, abs=1e-6)
 
@@ -111,19 +111,21 @@ def test_numeric(answer: str, target: Any, options: dict[str, Any], correct: int
 def test_a_number_of_json_has_no_decimal_comma(target: float, answer: str) -> None:
     """A target that is a number in the data is that number, whatever answers are written with."""
     row = Sample("1", "q", [str(target), "7"], {"answer": [target, 7]})
-    assert scored(numeric, answer, row, decimal=",").values["correct"] == 1
+    assert score_answer(numeric, answer, row, decimal=",").values["correct"] == 1
 
 
 def test_a_unit_comes_before_a_magnitude() -> None:
     """What the suite calls a unit is one."""
-    assert scored(numeric, "5 million", Sample("1", "q", "5 million"), units={"million": 1}).values["correct"] == 1
-    assert scored(numeric, "5 million km", Sample("1", "q", "5000000 km"), units={"km": 1}).values["correct"] == 1
+    assert (
+        score_answer(numeric, "5 million", Sample("1", "q", "5 million"), units={"million": 1}).values["correct"] == 1
+    )
+    assert score_answer(numeric, "5 million km", Sample("1", "q", "5000000 km"), units={"km": 1}).values["correct"] == 1
 
 
 def test_the_note_says_why_there_is_no_number() -> None:
     """A row without a number that counts says how many there were."""
-    assert scored(numeric, "who knows", Sample("1", "q", "1")).note == "no numbers"
-    assert scored(numeric, "1 or 2", Sample("1", "q", "1"), take="only").note == "2 numbers"
+    assert score_answer(numeric, "who knows", Sample("1", "q", "1")).note == "no numbers"
+    assert score_answer(numeric, "1 or 2", Sample("1", "q", "1"), take="only").note == "2 numbers"
 
 
 @pytest.mark.parametrize(
@@ -143,7 +145,7 @@ def test_the_note_says_why_there_is_no_number() -> None:
 def test_targets_are_one_number(target: Any, options: dict[str, Any], what: str) -> None:
     """A target that is not exactly one number is refused, with its row."""
     with pytest.raises(UsageError, match='row "x": ') as error:
-        scored(numeric, "1", Sample("x", "q", target), **options)
+        score_answer(numeric, "1", Sample("x", "q", target), **options)
     assert what in str(error.value)
 
 
@@ -191,4 +193,4 @@ def test_long_answers_cost_nothing() -> None:
         for piece in ("1,111", "1/", "1 ", "-", "1e", "10^", "$", "1.1", "1 111 ", "\n- ", "1:"):
             NumberParser({"km": 1}, ".", True).parse(piece * 20_000)
 
-    assert rounds(read) < 60
+    assert count_loop_rounds(read) < 60

@@ -13,7 +13,7 @@ from harness.internals import chat
 from harness.testing import Project, write_fake
 from harness_domain import tool_calls
 from harness_domain.calls import Call, parse_calls
-from tests.helpers.answers import Says, scored
+from tests.helpers.answers import Says, score_answer
 
 OSLO = Call("weather", {"city": "Oslo", "days": 2})
 NOW = Call("now", {})
@@ -142,7 +142,7 @@ def test_what_begins_a_call_and_is_none(answer: str) -> None:
     with pytest.raises(ValueError):
         parse_calls(answer, "auto", ("weather",))
     for wanted in ([], [{"name": "weather"}]):
-        score = scored(tool_calls, answer, sample(wanted))
+        score = score_answer(tool_calls, answer, make_sample(wanted))
         assert set(score.values.values()) == {0.0}
         assert (score.note or "").startswith("cannot be read: ")
 
@@ -159,7 +159,7 @@ TOOLS = [
 ]
 
 
-def sample(target: Any, tools: Any = TOOLS) -> Sample:
+def make_sample(target: Any, tools: Any = TOOLS) -> Sample:
     """Return a row as collection would make it."""
     messages = chat.join_arguments([{"role": "user", "content": "?"}], {"tools": tools} if tools else {})
     return Sample("x", messages, json.dumps(target) if not isinstance(target, str) else target)
@@ -177,7 +177,7 @@ def test_xml_arguments_have_the_types_of_the_schema() -> None:
     written = "".join(f"<parameter={key}>\n{value}\n</parameter>\n" for key, value in given.items())
     wanted = {"zip": "0150", "unit": "2", "days": 3, "wet": True, "note": "a {", "at": {"x": [1]}}
     answer = f"<tool_call>\n<function=at>\n{written}</function>\n</tool_call>"
-    score = scored(tool_calls, answer, sample([{"name": "at", "arguments": wanted}], tools))
+    score = score_answer(tool_calls, answer, make_sample([{"name": "at", "arguments": wanted}], tools))
     assert score.values["call"] == 1.0
 
 
@@ -202,11 +202,11 @@ def test_what_templates_write_is_read(template: str, turn: str, texts: bool) -> 
     said = {"role": "assistant", "content": None if texts else "", "tool_calls": []}
     said["tool_calls"] = [{"type": "function", "function": one} for one in made]
     tools = [{"type": "function", "function": {"name": "now", "description": "the time", "parameters": {}}}]
-    written = compiled(source).render(messages=[{"role": "user", "content": "?"}, said], tools=tools)
+    written = compile_template(source).render(messages=[{"role": "user", "content": "?"}, said], tools=tools)
     assert parse_calls(written.rpartition(turn)[2] if texts else written.split(turn)[-1], "auto") == calls
 
 
-def compiled(template: str) -> Any:
+def compile_template(template: str) -> Any:
     """Compile a chat template as transformers does."""
     from transformers.utils.chat_template_utils import _compile_jinja_template
 
@@ -239,7 +239,7 @@ PARIS = Call("weather", {"city": "Paris"})
 def test_tool_calls(made: list[Call], wanted: list[Call], options: dict[str, Any], values: tuple[Any, ...]) -> None:
     """Calls count as a whole, names and arguments apart; where none is wanted only these two say something."""
     target = [{"name": c.name, "arguments": c.arguments} for c in wanted]
-    score = scored(tool_calls, said(*made), sample(target), **options)
+    score = score_answer(tool_calls, said(*made), make_sample(target), **options)
     found = [score.values[m] if score.weight_of(m) else None for m in ("call", "name", "arguments", "refusal")]
     assert tuple(found) == values
 
@@ -268,7 +268,7 @@ def test_tool_calls(made: list[Call], wanted: list[Call], options: dict[str, Any
 def test_rows_that_are_none(target: Any, tools: Any, what: str) -> None:
     """A target that is no call, and tools that are none, are refused with their row."""
     with pytest.raises(UsageError, match='row "x": ') as error:
-        scored(tool_calls, "", sample(target, tools))
+        score_answer(tool_calls, "", make_sample(target, tools))
     assert what in str(error.value)
 
 
@@ -288,10 +288,10 @@ def test_a_template_that_leaves_tools_out(writes: bool) -> None:
     model = Renders(said(NOW))
     model.writes = writes
     if writes:
-        assert next(tool_calls(model, [sample([{"name": "now"}])])).values["call"] == 1
+        assert next(tool_calls(model, [make_sample([{"name": "now"}])])).values["call"] == 1
         return
     with pytest.raises(UsageError, match="the chat template renders the same text with and without the tools"):
-        next(tool_calls(model, [sample([{"name": "now"}])]))
+        next(tool_calls(model, [make_sample([{"name": "now"}])]))
 
 
 @pytest.mark.parametrize(
@@ -299,7 +299,7 @@ def test_a_template_that_leaves_tools_out(writes: bool) -> None:
 )
 def test_a_tools_name_in_words_is_no_call(answer: str) -> None:
     """A refusal may speak of a tool."""
-    assert scored(tool_calls, answer, sample([])).values["refusal"] == 1
+    assert score_answer(tool_calls, answer, make_sample([])).values["refusal"] == 1
 
 
 EVAL = """

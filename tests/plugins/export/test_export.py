@@ -96,7 +96,7 @@ to = "exports/strict"
 """
 
 
-def tuned(base: Path, to: Path) -> Path:
+def write_tuned_model(base: Path, to: Path) -> Path:
     """Write a model that differs from the base by a little noise."""
     shutil.copytree(base, to)
     torch.manual_seed(1)
@@ -109,7 +109,7 @@ def test_copies_are_gated_and_shipped(project: Project, tiny_model: Path) -> Non
     """The NF4 copy passes against its parent and ships; a stricter one fails; the merged model ships all the same."""
     shutil.rmtree(project.folder / "base")
     shutil.copytree(tiny_model, project.folder / "base")
-    tuned(tiny_model, project.folder / "merged")
+    write_tuned_model(tiny_model, project.folder / "merged")
     outcome = project.write({"suite.toml": SUITE, "text.jsonl": TEXTS}).run()
     assert outcome.code == 1, outcome.out + outcome.err
     run = outcome.report
@@ -157,7 +157,7 @@ with torch.no_grad():
         torch.testing.assert_close(there, quantised(torch.arange(5, 40)[None]).logits, rtol=1e-5, atol=1e-5)
 
 
-def variant(name: str, folder: Path, wide: int = 128) -> Path:
+def write_model_variant(name: str, folder: Path, wide: int = 128) -> Path:
     """Write a small random model: tied and in bfloat16, with biases in float16, or with GPT-2's kind of layers."""
     from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
@@ -180,7 +180,7 @@ def test_what_is_written_is_its_parent_rounded(
     name: str, settings: dict[str, Any], tiny_model: Path, tmp_path: Path
 ) -> None:
     """Read back, every quantised number is its parent's, rounded; the rest is equal; no parameter is lost."""
-    parent = variant(name, tmp_path / "parent")
+    parent = write_model_variant(name, tmp_path / "parent")
     for file in tiny_model.glob("token*"):
         shutil.copy(file, parent)
     write_quantized(parent, tmp_path / "copy", settings)
@@ -223,7 +223,7 @@ def test_what_cannot_be_quantised(tiny_model: Path, tmp_path: Path) -> None:
 
 def test_width_that_a_cpu_reads_wrongly(tmp_path: Path) -> None:
     """Where bitsandbytes decodes a layer wrongly on the CPU, what is evaluated here is not what a GPU would serve."""
-    parent = variant("tied", tmp_path / "parent", wide=96)
+    parent = write_model_variant("tied", tmp_path / "parent", wide=96)
     with pytest.raises(UsageError, match=r'mlp.down_proj" has 96 inputs, not a multiple of 64.*use = "int8"'):
         write_quantized(parent, tmp_path / "copy", NF4)
     with pytest.raises(UsageError, match=r'has 96 inputs, not a multiple of 64.*use = "lora", or a GPU'):

@@ -45,7 +45,7 @@ def edit(folder: Path, change: Callable[[Tensors], Any]) -> Path:
     return folder
 
 
-def fine_grained(parent: Path, to: Path, block: int = 32) -> Path:
+def write_fine_grained_fp8(parent: Path, to: Path, block: int = 32) -> Path:
     """Write a copy as transformers' fine-grained FP8 lies on the disk: a scale of each block, under another name."""
     shutil.copytree(parent, to)
 
@@ -109,7 +109,7 @@ def test_shards_stay_shards(tiny_model: Path, tmp_path: Path) -> None:
     check_files(sources.resolve_folder(str(copy)))
 
 
-@pytest.mark.parametrize("made", [fine_grained, lambda parent, to: export(parent, to)])
+@pytest.mark.parametrize("made", [write_fine_grained_fp8, lambda parent, to: export(parent, to)])
 def test_copy_made_elsewhere_is_taken_as_it_is(
     tiny_model: Path, tmp_path: Path, made: Callable[[Path, Path], Path]
 ) -> None:
@@ -122,14 +122,14 @@ def test_copy_made_elsewhere_is_taken_as_it_is(
     assert 0.01 < facts["relative_error"] < 0.04
 
 
-def swapped(tensors: Tensors) -> None:
+def swap_layers(tensors: Tensors) -> None:
     other = UP.replace("layers.0", "layers.1")
     for end in ("", "_scale"):
         tensors[UP + end], tensors[other + end] = tensors[other + end].clone(), tensors[UP + end].clone()
 
 
 OTHER: dict[str, tuple[Callable[[Tensors], Any], str]] = {
-    "a swapped layer": (swapped, r'up_proj\.weight" differs from its parent\'s rounded value'),
+    "a swapped layer": (swap_layers, r'up_proj\.weight" differs from its parent\'s rounded value'),
     "a changed scale": (lambda t: t[f"{UP}_scale"][3].mul_(1.1), f'"{UP}" differs from its parent\'s rounded value'),
     "another norm": (lambda t: t["model.norm.weight"][3].add_(0.01), '"model.norm.weight" differs from its parent'),
     "a missing tensor": (lambda t: t.pop("lm_head.weight"), '"lm_head.weight" is only in the parent model'),

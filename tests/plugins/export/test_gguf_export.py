@@ -50,7 +50,7 @@ def export(model: Path, to: Path, quantization: str = "F32") -> Path:
     return harness_export.gguf(ModelRef("merged", str(model)), to, quantization=quantization)  # type: ignore[arg-type]
 
 
-def logits(folder: Path) -> Any:
+def compute_logits(folder: Path) -> Any:
     with harness_hf.load([ModelRef("m", str(folder))], dtype="float32") as [subject]:
         ids = subject.tokens.encode_prompts(TEXTS)[0]  # type: ignore[attr-defined]
         with torch.inference_mode():
@@ -74,7 +74,7 @@ def test_every_type_is_written_and_read_back(llama: Path, tmp_path: Path, quanti
 def test_exact_types_answer_alike(llama: Path, tmp_path: Path) -> None:
     """In F32 the folder of the GGUF file is loaded as the very model, under its own digest and size; twice the same."""
     to = export(llama, tmp_path / "to")
-    assert torch.equal(logits(llama), logits(to))
+    assert torch.equal(compute_logits(llama), compute_logits(to))
     source = harness_hf.load.open(str(to))  # type: ignore[attr-defined]
     assert source.facts["gguf_sha256"] == weights_digest(to)
     assert source.facts["bytes"] == (to / "model.gguf").stat().st_size
@@ -109,7 +109,7 @@ def test_scaled_positions_and_every_split(tmp_path: Path, split: str) -> None:
     assert {"rope_freqs.weight", "output.weight"} <= found.tensors.keys()
     told = model_card.usage_markdown(ModelRef("gguf", str(to)), "base")
     assert "scaled rotary positions (`rope_freqs.weight`), which plain transformers does not read" in told
-    assert torch.allclose(logits(model), logits(to), atol=1e-4)
+    assert torch.allclose(compute_logits(model), compute_logits(to), atol=1e-4)
 
 
 def edit(name: str, **changes: Any) -> Callable[[Path], None]:

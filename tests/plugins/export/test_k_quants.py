@@ -53,15 +53,17 @@ def plain(parent: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return to / "model.gguf"
 
 
-def kinds(type_: str) -> Callable[[str], str]:
+def choose_matrix_types(type_: str) -> Callable[[str], str]:
     """Return the type of each matrix: what llama.cpp takes where rows are no whole blocks, and a finer head."""
     other = {"output.weight": "Q6_K"}
     return lambda name: "Q8_0" if "ffn_down" in name else other.get(name, type_)
 
 
-def made(plain: Path, to: Path, type_: str = "Q4_K", values: Damage = lambda tensors: None, **said: Any) -> Path:
+def write_quantized_gguf(
+    plain: Path, to: Path, type_: str = "Q4_K", values: Damage = lambda tensors: None, **said: Any
+) -> Path:
     told = {"general.file_type": FILE_TYPES[type_], **{name.replace("__", "."): value for name, value in said.items()}}
-    return rewrite(plain, to, kinds(type_), values, told)
+    return rewrite(plain, to, choose_matrix_types(type_), values, told)
 
 
 def take(parent: Path, file: Path, to: Path) -> Path:
@@ -73,7 +75,7 @@ def take(parent: Path, file: Path, to: Path) -> Path:
 @pytest.mark.parametrize("type_", FILE_TYPES)
 def test_file_made_elsewhere_is_taken_as_it_is(parent: Path, plain: Path, tmp_path: Path, type_: str) -> None:
     """It is copied byte by byte, and its notes say which types it holds and how far off they are."""
-    file = made(plain, tmp_path / "own.gguf", type_)
+    file = write_quantized_gguf(plain, tmp_path / "own.gguf", type_)
     to = take(parent, file, tmp_path / "to")
     assert (to / "model.gguf").read_bytes() == file.read_bytes()
     facts = json.loads((to / NOTE).read_text("utf-8"))["facts"]
@@ -82,16 +84,16 @@ def test_file_made_elsewhere_is_taken_as_it_is(parent: Path, plain: Path, tmp_pa
     assert 0.001 < facts["relative_error"] < {"Q4_K": 0.1, "Q5_K": 0.05, "Q6_K": 0.03}[type_]
 
 
-def swapped(tensors: dict[str, Any]) -> None:
+def swap_query_weights(tensors: dict[str, Any]) -> None:
     one, two = "blk.0.attn_q.weight", "blk.1.attn_q.weight"
     tensors[one], tensors[two] = tensors[two], tensors[one]
 
 
-def scaled(tensors: dict[str, Any]) -> None:
+def scale_weight_row(tensors: dict[str, Any]) -> None:
     tensors["blk.1.ffn_up.weight"][7] *= 1.2
 
 
-def normed(tensors: dict[str, Any]) -> None:
+def scale_norm_weight(tensors: dict[str, Any]) -> None:
     tensors["output_norm.weight"][3] *= 1.001
 
 
@@ -100,9 +102,9 @@ def cut(tensors: dict[str, Any]) -> None:
 
 
 OTHER: dict[str, tuple[Damage, str]] = {
-    "a swapped layer": (swapped, r'"blk\.0\.attn_q\.weight" differs from its parent\'s rounded value'),
-    "a changed scale": (scaled, r'"blk\.1\.ffn_up\.weight" differs from its parent\'s rounded value'),
-    "another norm": (normed, r'"output_norm\.weight" differs from its parent\'s in F32'),
+    "a swapped layer": (swap_query_weights, r'"blk\.0\.attn_q\.weight" differs from its parent\'s rounded value'),
+    "a changed scale": (scale_weight_row, r'"blk\.1\.ffn_up\.weight" differs from its parent\'s rounded value'),
+    "another norm": (scale_norm_weight, r'"output_norm\.weight" differs from its parent\'s in F32'),
     "a missing tensor": (
         lambda t: t.pop("output.weight"),
         r'"output\.weight" is not both in the model and in the file',
@@ -114,7 +116,7 @@ OTHER: dict[str, tuple[Damage, str]] = {
 def test_another_models_tensor_is_named(parent: Path, plain: Path, tmp_path: Path, values: Damage, why: str) -> None:
     """What is not the parent, rounded, is told by the name of its tensor."""
     with pytest.raises(CheckFailedError, match=why):
-        take(parent, made(plain, tmp_path / "own.gguf", values=values), tmp_path / "to")
+        take(parent, write_quantized_gguf(plain, tmp_path / "own.gguf", values=values), tmp_path / "to")
 
 
 SAID = {
@@ -135,12 +137,12 @@ def test_metadata_of_another_model_is_told(
 ) -> None:
     """A file says the parent's configuration, tokenizer and template, and a type that it holds."""
     with pytest.raises((CheckFailedError, UsageError), match=why):
-        take(parent, made(plain, tmp_path / "own.gguf", **said), tmp_path / "to")
+        take(parent, write_quantized_gguf(plain, tmp_path / "own.gguf", **said), tmp_path / "to")
 
 
 def test_what_is_no_such_file_is_told_before_training(parent: Path, plain: Path, tmp_path: Path) -> None:
     """A path without a file, a file that is cut, two settings for one thing, a coarser type: one line each."""
-    whole = made(plain, tmp_path / "own.gguf")
+    whole = write_quantized_gguf(plain, tmp_path / "own.gguf")
     (tmp_path / "cut.gguf").write_bytes(whole.read_bytes()[:-5])
     coarse = bytearray(whole.read_bytes())
     at = coarse.index(b"blk.0.ffn_up.weight") + len("blk.0.ffn_up.weight") + 4 + 16
@@ -162,7 +164,7 @@ def test_what_is_no_such_file_is_told_before_training(parent: Path, plain: Path,
 
 def test_coarser_than_it_says_is_told(parent: Path, plain: Path, tmp_path: Path) -> None:
     """A file that calls itself Q6_K and holds Q4_K, or Q4_K_M with a type that is not compared, says so."""
-    mixed = rewrite(plain, tmp_path / "mixed.gguf", kinds("Q4_K"), said={"general.file_type": 18})
+    mixed = rewrite(plain, tmp_path / "mixed.gguf", choose_matrix_types("Q4_K"), said={"general.file_type": 18})
     with pytest.raises(UsageError, match=r'is labelled Q6_K, but "[\w.]+" is Q4_K, which is coarser$'):
         harness_export.gguf.check(parent, {"path": str(mixed)})  # type: ignore[attr-defined]
 
@@ -170,9 +172,13 @@ def test_coarser_than_it_says_is_told(parent: Path, plain: Path, tmp_path: Path)
 def test_importance_matrix_is_allowed_for(parent: Path, plain: Path, tmp_path: Path) -> None:
     """A file that says so is compared more widely at the ends of its grids, and not at all in types without a K."""
     said = {"general.file_type": 15, "quantize.imatrix.file": "own.dat"}
-    take(parent, rewrite(plain, tmp_path / "k.gguf", kinds("Q4_K"), said=said), tmp_path / "to")
+    take(parent, rewrite(plain, tmp_path / "k.gguf", choose_matrix_types("Q4_K"), said=said), tmp_path / "to")
     with pytest.raises(CheckFailedError, match="differs from its parent's rounded value by up to"):
-        take(parent, rewrite(plain, tmp_path / "s.gguf", kinds("Q4_K"), swapped, said), tmp_path / "swapped")
+        take(
+            parent,
+            rewrite(plain, tmp_path / "s.gguf", choose_matrix_types("Q4_K"), swap_query_weights, said),
+            tmp_path / "swapped",
+        )
     other = rewrite(plain, tmp_path / "other.gguf", lambda name: "Q5_0", said=said)
     with pytest.raises(UsageError, match="in Q5_0, quantised with an importance matrix, which cannot be compared"):
         take(parent, other, tmp_path / "other")
@@ -220,7 +226,7 @@ def test_it_is_gated_and_shipped(parent: Path, plain: Path, project: Project) ->
     base = project.folder / "base/model.safetensors"
     save_file({name: tensor * 1.001 for name, tensor in load_file(base).items()}, base, {"format": "pt"})
     (project.folder / "own").mkdir()
-    file = made(plain, project.folder / "own/model.gguf")
+    file = write_quantized_gguf(plain, project.folder / "own/model.gguf")
     texts = [{"id": f"t{i}", "text": f"the quick brown fox {i} jumps over {i * 7} lazy dogs"} for i in range(40)]
     outcome = project.write({"suite.toml": SUITE, "text.jsonl": texts}).run()
     assert outcome.code == 0, outcome.out + outcome.err
@@ -232,7 +238,7 @@ def test_it_is_gated_and_shipped(parent: Path, plain: Path, project: Project) ->
     card = (export / "README.md").read_text("utf-8")
     assert "made elsewhere" in card
     assert str(project.folder) not in card
-    made(plain, file, values=swapped)  # another file in its place is another copy
+    write_quantized_gguf(plain, file, values=swap_query_weights)  # another file in its place is another copy
     again = project.run()
     assert again.code == 6
     assert "blk.0.attn_q.weight" in again.report.exports[0].reasons[0]

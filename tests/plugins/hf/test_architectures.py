@@ -106,11 +106,11 @@ def test_longrope_depends_on_the_row_alone(tmp_path: Path) -> None:
 
 def test_every_class_is_checked() -> None:
     """The page's list is that of all auto classes; most are refused by what they are, each in a few words."""
-    names = architectures.every_class()
+    names = architectures.list_classes()
     assert len(names) > 1000
     assert set(SAMPLE) <= set(names)
     assert all(inspect.isclass(getattr(transformers, name)) for name in SAMPLE)
-    refused = {name: architectures.refusal(name) for name in names}
+    refused = {name: architectures.find_refusal(name) for name in names}
     assert not [why for why in refused.values() if why is not None and not 10 < len(why) < 100]
     assert all(refused[name] is None for name in SAMPLE)
     assert {"BertForMaskedLM", "T5ForConditionalGeneration", "CLIPModel"} <= {n for n, why in refused.items() if why}

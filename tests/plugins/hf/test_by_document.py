@@ -35,7 +35,7 @@ def used(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return found
 
 
-def mask_of(lengths: Lengths) -> torch.Tensor:
+def make_document_mask(lengths: Lengths) -> torch.Tensor:
     """Return the mask (B, 1, T, T) of rows of documents."""
     each = [torch.block_diag(*(torch.ones(n, n).tril() for n in row)).bool() for row in lengths]
     return torch.stack(each)[:, None]
@@ -48,7 +48,7 @@ def test_results_and_gradients_are_pytorch_s(lengths: Lengths, heads: int, group
     torch.manual_seed(3)
     shapes = (heads, 8), (groups, 8), (groups, wide)
     given = [torch.randn(len(lengths), h, 18, w, requires_grad=True) for h, w in shapes]
-    mask, weights = mask_of(lengths), torch.randn(len(lengths), 18, heads, wide)
+    mask, weights = make_document_mask(lengths), torch.randn(len(lengths), 18, heads, wide)
     found = attention._find_document_batches_in_mask(mask)
     assert [int(n) for each in found for n in each.asks.flatten(1).sum(1)] == [n for row in lengths for n in row]
     assert torch.equal(torch.cat([each.tokens[each.own] for each in found]), torch.arange(18 * len(lengths)))
@@ -64,10 +64,10 @@ def test_results_and_gradients_are_pytorch_s(lengths: Lengths, heads: int, group
     [
         torch.ones(1, 1, 12, 12, dtype=torch.bool).tril().triu(-3),  # a sliding window
         torch.ones(1, 1, 12, 12, dtype=torch.bool),  # all see all
-        mask_of([[12]]) & (torch.arange(12) >= 4),  # padding on the left, which sees nothing
-        mask_of([[12]]) & (torch.arange(12) < 8),  # and on the right
-        mask_of([[6, 6]]) | (torch.arange(12) < 2),  # a beginning that all share
-        mask_of([[2 * attention.MAX_SHORT_TOKENS, 4]]),  # long documents
+        make_document_mask([[12]]) & (torch.arange(12) >= 4),  # padding on the left, which sees nothing
+        make_document_mask([[12]]) & (torch.arange(12) < 8),  # and on the right
+        make_document_mask([[6, 6]]) | (torch.arange(12) < 2),  # a beginning that all share
+        make_document_mask([[2 * attention.MAX_SHORT_TOKENS, 4]]),  # long documents
     ],
 )
 def test_other_masks_are_left_to_pytorch(mask: torch.Tensor) -> None:
@@ -81,11 +81,11 @@ def test_masks_of_another_shape_are_pytorch_s(case: str) -> None:
     torch.manual_seed(5)
     rows, before = (2 if case == "one mask for two rows" else 1), (4 if case == "keys before" else 0)
     query, key, value = (torch.randn(rows, 4, 9 + more, 8) for more in (0, before, before))
-    mask = torch.nn.functional.pad(mask_of([[4, 5]]), (before, 0), value=True)
+    mask = torch.nn.functional.pad(make_document_mask([[4, 5]]), (before, 0), value=True)
     if case == "a mask a head":
-        mask = torch.cat([mask_of([lengths]) for lengths in ([4, 5], [9], [2, 7], [3, 3, 3])], 1)
+        mask = torch.cat([make_document_mask([lengths]) for lengths in ([4, 5], [9], [2, 7], [3, 3, 3])], 1)
     if case == "what is added":
-        mask = torch.zeros(mask.shape).masked_fill(~mask, float("-inf")) + 0.5 * mask_of([[4, 5]])
+        mask = torch.zeros(mask.shape).masked_fill(~mask, float("-inf")) + 0.5 * make_document_mask([[4, 5]])
     with use_document_attention():
         found, _ = ALL_ATTENTION_FUNCTIONS["sdpa"](torch.nn.Module(), query, key, value, mask, is_causal=False)
     assert torch.allclose(found, scaled_dot_product_attention(query, key, value, attn_mask=mask).transpose(1, 2))

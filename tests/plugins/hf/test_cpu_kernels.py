@@ -15,10 +15,10 @@ import harness_hf
 from harness import ModelRef, UsageError
 from harness.reports.run_folder import read_steps
 from harness_hf.cpu import VARIABLE
-from tests.helpers.late import late
+from tests.helpers.late import import_late
 
 torch = pytest.importorskip("torch")
-late("transformers")
+import_late("transformers")
 EXAMPLES = "".join(f"Question {i}: what is {i} plus {i}? Answer: {i + i}.\n" for i in range(6))
 PROMPTS = [f"{EXAMPLES}Question {i}: what is {i} plus 1? Answer:" for i in range(20, 24)]
 PAIRS = [*((prompt, f" {i}") for prompt in PROMPTS for i in (1, 22)), ("", EXAMPLES)]
@@ -27,7 +27,7 @@ SPIN = "import os, sys, {}; {}; print(os.environ.get('GOMP_SPINCOUNT'), 'torch' 
 SWITCHES = ("option", "environment")
 
 
-def child(code: str, **env: str) -> str:
+def run_python(code: str, **env: str) -> str:
     """Return what Python prints in a process whose environment says nothing of threads and kernels but `env`."""
     rest = {k: v for k, v in os.environ.items() if k not in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY", VARIABLE)}
     done = subprocess.run([sys.executable, "-c", code], env=rest | env, capture_output=True, text=True, check=True)
@@ -41,7 +41,7 @@ def turn_off(how: str, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     return {"cpu_kernels": False} if how == "option" else {}
 
 
-def answers(model: Path, dtype: str, **options: Any) -> tuple[list[float], list[str], set[str]]:
+def score_and_generate(model: Path, dtype: str, **options: Any) -> tuple[list[float], list[str], set[str]]:
     """Return scores, answers, and the modules that the classes of a model's layers are from."""
     with harness_hf.load([ModelRef("base", str(model))], dtype=dtype, device="cpu", **options) as [subject]:
         scores = [found.total for found in subject.logprobs(PAIRS)]
@@ -78,12 +78,12 @@ def test_scores_and_answers_are_the_same_without(
     """In float32, of which rounding leaves four decimals; without, no layer and no attention is ours."""
     from harness_hf.cpu import linear
 
-    scores, texts, modules = answers(tiny_model, "float32")
+    scores, texts, modules = score_and_generate(tiny_model, "float32")
     tiled = {"_attend_by_tiles"} if linear.is_onednn_available() else set()
     assert used == {"_attend_with_shared_prefix"} | tiled
     assert ("harness_hf.cpu.linear" in modules) == linear.is_onednn_available()
     used.clear()
-    plain, plain_texts, plain_modules = answers(tiny_model, "float32", **turn_off(how, monkeypatch))
+    plain, plain_texts, plain_modules = score_and_generate(tiny_model, "float32", **turn_off(how, monkeypatch))
     assert not used and "harness_hf.cpu.linear" not in plain_modules
     assert scores == pytest.approx(plain, abs=1e-3) and texts == plain_texts
 
@@ -151,16 +151,16 @@ def test_another_value_of_the_variable_is_refused(tiny_model: Path, monkeypatch:
 )
 def test_threads_spin_for_a_bounded_time(env: dict[str, str], spins: str) -> None:
     """The plugin bounds it before torch is there; beside one busy process answers took 21 times as long else."""
-    assert child(SPIN.format("harness_hf", "pass"), **env) == f"{spins} False"
+    assert run_python(SPIN.format("harness_hf", "pass"), **env) == f"{spins} False"
 
 
 def test_loading_plugins_bounds_the_spinning_before_torch() -> None:
     """Whichever plugins there are, none imports torch before the count is set."""
     code = "from harness.plugins import load_plugins; load_plugins(None)"
-    assert child(SPIN.format("harness", code)) == "3000 False"
+    assert run_python(SPIN.format("harness", code)) == "3000 False"
 
 
 def test_answers_are_kept_apart(tmp_path: Path) -> None:
     """What was computed without the kernels is no answer of a model with them, and the other way round."""
     code = "from harness.answers import keys; print(sorted(keys.environment_switches().items()))"
-    assert VARIABLE in child(code, **{VARIABLE: "0"}) and VARIABLE not in child(code)
+    assert VARIABLE in run_python(code, **{VARIABLE: "0"}) and VARIABLE not in run_python(code)

@@ -19,10 +19,10 @@ from harness.data.rows import target_as_continuation
 from harness.records.models import ModelRef
 from harness.testing import Project
 from tests.helpers import tokenizers_made
-from tests.helpers.late import late
+from tests.helpers.late import import_late
 
 pytestmark = pytest.mark.slow
-torch = late("torch")
+torch = import_late("torch")
 
 START = "{% if bos_token %}{{ bos_token }}{% endif %}{% for m in messages %}"
 CHATML = (
@@ -56,7 +56,7 @@ KINDS += [(kind, True) for kind in tokenizers_made.REAL]
 EXAMPLES = st.lists(st.builds(lambda p, a: Sample("e", p, a), PROMPTS, ANSWERS), max_size=2)
 
 
-def encoder_of(kind: str, bos: bool, template: str = CHATML) -> Any:
+def make_encoder(kind: str, bos: bool, template: str = CHATML) -> Any:
     if kind in tokenizers_made.REAL and tokenizers_made.find_vocabulary(kind) is None:
         pytest.skip("mistral-common is not installed")
     tokenizer = tokenizers_made.make_tokenizer(kind, bos)
@@ -64,11 +64,11 @@ def encoder_of(kind: str, bos: bool, template: str = CHATML) -> Any:
     return harness_hf.RowEncoder(harness_hf.ModelTokenizer(tokenizer))
 
 
-def user(text: str) -> dict[str, str]:
+def make_user_message(text: str) -> dict[str, str]:
     return {"role": "user", "content": text}
 
 
-def assistant(text: str) -> dict[str, str]:
+def make_assistant_message(text: str) -> dict[str, str]:
     return {"role": "assistant", "content": text}
 
 
@@ -101,7 +101,7 @@ def test_texts_are_scored_on_what_is_trained(
     kind: str, bos: bool, prompt: str, answer: str, examples: list[Sample]
 ) -> None:
     """Of a text prompt, with worked examples in front or without, every tokenizer scores the tokens of the training."""
-    encoder = encoder_of(kind, bos)
+    encoder = make_encoder(kind, bos)
     for asked in (prompt, prepend_examples(prompt, examples)):
         joined = target_as_continuation(asked, answer)
         assert_one_encoding(encoder, asked, joined, [{"prompt": asked, "completion": joined}])
@@ -114,10 +114,10 @@ def test_messages_are_scored_on_what_is_trained(
     kind: str, bos: bool, template: str, prompt: str, answer: str, examples: list[Sample]
 ) -> None:
     """After messages, under templates that write a space or a line break before an answer or nothing, likewise."""
-    encoder = encoder_of(kind, bos, TEMPLATES[template])
-    turns: Any = prepend_examples([user(prompt)], examples)
-    split = {"prompt": turns, "completion": [assistant(answer)]}
-    assert_one_encoding(encoder, turns, answer, [split, {"messages": [*turns, assistant(answer)]}])
+    encoder = make_encoder(kind, bos, TEMPLATES[template])
+    turns: Any = prepend_examples([make_user_message(prompt)], examples)
+    split = {"prompt": turns, "completion": [make_assistant_message(answer)]}
+    assert_one_encoding(encoder, turns, answer, [split, {"messages": [*turns, make_assistant_message(answer)]}])
 
 
 @pytest.mark.parametrize(("kind", "bos"), KINDS)
@@ -125,7 +125,7 @@ def test_messages_are_scored_on_what_is_trained(
 @given(text=PROMPTS)
 def test_whole_texts_are_scored_on_what_is_trained(kind: str, bos: bool, text: str) -> None:
     """A text without a prompt begins with at most one BOS, brought or put there, and ends in one EOS."""
-    encoder = encoder_of(kind, bos)
+    encoder = make_encoder(kind, bos)
     for brought in (text, f"<s>{text}", f"{text}</s>"):
         [(context, target)] = encoder.tokens.encode_pairs([("", brought)])
         front = encoder.tokens.leading_ids
@@ -139,8 +139,8 @@ def test_whole_texts_are_scored_on_what_is_trained(kind: str, bos: bool, text: s
 def test_the_answer_after_messages_is_not_begun_anew() -> None:
     """On tokenizers that put a space before a text "green" is scored as it is trained, and not as "▁green"."""
     for kind in ("metaspace", "dummy prefix"):
-        encoder = encoder_of(kind, True, ZEPHYR)
-        [(_, target)] = encoder.tokens.encode_pairs([([user("What colour has grass?")], "green")])
+        encoder = make_encoder(kind, True, ZEPHYR)
+        [(_, target)] = encoder.tokens.encode_pairs([([make_user_message("What colour has grass?")], "green")])
         names = encoder.tokens.tokenizer.convert_ids_to_tokens(target)
         assert "".join(names) == "green"
         assert encoder.tokens.encode_plain("green") != target
@@ -148,7 +148,7 @@ def test_the_answer_after_messages_is_not_begun_anew() -> None:
 
 def test_a_line_break_that_ends_a_prompt_stays_there() -> None:
     """Where "?\\n" is one token it is the prompt's, as in training; lm_eval's rule is another, and asked for."""
-    encoder = encoder_of("byte BPE", False)
+    encoder = make_encoder("byte BPE", False)
     tokens, pair = encoder.tokens, ("Why is the sky blue?\n", "yes")
     [(context, target)] = tokens.encode_pairs([pair])
     convert = tokens.tokenizer.convert_ids_to_tokens
@@ -159,7 +159,7 @@ def test_a_line_break_that_ends_a_prompt_stays_there() -> None:
 
 def test_a_token_that_spans_the_end_of_a_prompt_is_told() -> None:
     """The answer is then encoded by itself, in training as in scoring, and the row says so."""
-    encoder = encoder_of("byte BPE", True)
+    encoder = make_encoder("byte BPE", True)
     for prompt, answer, alone in (("In ", "room", True), ("Which?\n", "room", False)):
         [(_, split)] = encoder.tokens.split_pairs([(prompt, answer)])
         assert (split.alone, encoder.encode({"prompt": prompt, "completion": answer}).alone) == (alone, alone)
@@ -167,10 +167,12 @@ def test_a_token_that_spans_the_end_of_a_prompt_is_told() -> None:
 
 def test_a_shared_prompt_is_encoded_once() -> None:
     """Choices of one prompt have one context, so that its prefix is computed once."""
-    encoder, calls = encoder_of("metaspace", True), []
+    encoder, calls = make_encoder("metaspace", True), []
     render = encoder.tokens.render
     encoder.tokens.render = lambda *a, **k: calls.append(a) or render(*a, **k)
-    pairs = encoder.tokens.encode_pairs([([user("Which colour?")], text) for text in ("green", "greenish", "blue")])
+    pairs = encoder.tokens.encode_pairs(
+        [([make_user_message("Which colour?")], text) for text in ("green", "greenish", "blue")]
+    )
     assert len(calls) == 1 and len({tuple(context) for context, _ in pairs}) == 1
 
 
@@ -180,8 +182,11 @@ CLASSES = ("LlamaForCausalLM", "Qwen3ForCausalLM", "Gemma3ForCausalLM", "GPTNeoX
 ROWS: list[dict[str, Any]] = [
     {"prompt": "Why is the sky blue?\n", "completion": "yes"},
     {"prompt": "Which room? ", "completion": "Room 10.\n"},
-    {"prompt": [user("Why?"), assistant("So."), user("Which?")], "completion": [assistant("green and blue")]},
-    {"prompt": [user("Which room?\n")], "completion": [assistant(" Room")]},
+    {
+        "prompt": [make_user_message("Why?"), make_assistant_message("So."), make_user_message("Which?")],
+        "completion": [make_assistant_message("green and blue")],
+    },
+    {"prompt": [make_user_message("Which room?\n")], "completion": [make_assistant_message(" Room")]},
 ]
 
 
@@ -267,7 +272,7 @@ def write_base(folder: Path, kind: str) -> None:
     """Write a random Llama with a tokenizer of a kind, and Zephyr's template."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    tokenizer = encoder_of(kind, True, ZEPHYR).tokens.tokenizer
+    tokenizer = make_encoder(kind, True, ZEPHYR).tokens.tokenizer
     sizes = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "max_position_embeddings": 512}
     config = LlamaConfig(vocab_size=len(tokenizer), num_attention_heads=4, initializer_range=0.1, **sizes,
                          bos_token_id=1, eos_token_id=2, pad_token_id=3)  # fmt: skip
@@ -286,7 +291,10 @@ def test_what_was_learnt_is_measured(form: str, kind: str, project: Project) -> 
     data = Path(__file__).parents[3] / "suites" / "data"
     rows = [json.loads(line) for line in (data / "colours-train.jsonl").read_text("utf-8").splitlines()]
     if form == "messages":
-        rows = [{**r, "prompt": [user(r["prompt"])], "completion": [assistant(r["completion"])]} for r in rows]
+        rows = [
+            {**r, "prompt": [make_user_message(r["prompt"])], "completion": [make_assistant_message(r["completion"])]}
+            for r in rows
+        ]
     asked = [{**r, "target": r["completion"] if form == "text" else r["completion"][0]["content"]} for r in rows]
     asked = [{("input" if k == "prompt" else k): v for k, v in r.items() if k != "completion"} for r in asked]
     project.write({"suite.toml": LEARNT, "train.jsonl": rows, "test.jsonl": asked})

@@ -32,7 +32,7 @@ def subject(tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         yield loaded
 
 
-def scripted(tokens: Any) -> list[tuple[list[int], str, str]]:
+def make_script(tokens: Any) -> list[tuple[list[int], str, str]]:
     """Return forty answers: all tokens that a model would say, the text and the ending that they come to."""
     [a], [stop] = tokens.encode_plain("a"), tokens.encode_plain("#")
     eos, found = tokens.tokenizer.eos_token_id, list[tuple[list[int], str, str]]()
@@ -49,7 +49,7 @@ def scripted(tokens: Any) -> list[tuple[list[int], str, str]]:
     return found
 
 
-def by_hf(subject: Any, script: Any, monkeypatch: pytest.MonkeyPatch) -> list[Completion]:
+def answer_with_hf(subject: Any, script: Any, monkeypatch: pytest.MonkeyPatch) -> list[Completion]:
     said = {tuple(ids): told[0] for ids, told in zip(subject.tokens.encode_prompts(PROMPTS), script, strict=True)}
 
     def choose(logits: Any, answers: Sequence[Any]) -> Any:
@@ -60,7 +60,7 @@ def by_hf(subject: Any, script: Any, monkeypatch: pytest.MonkeyPatch) -> list[Co
     return found
 
 
-def by_vllm(subject: Any, script: Any) -> list[Completion]:
+def answer_with_vllm(subject: Any, script: Any) -> list[Completion]:
     """Answer as vLLM does: the token that ends an answer is among its tokens, a stop string is no part of its text."""
     from harness_vllm.subject import VLLMSubject
 
@@ -80,7 +80,7 @@ def by_vllm(subject: Any, script: Any) -> list[Completion]:
     return found
 
 
-def by_server(script: Any) -> list[Completion]:
+def answer_with_server(script: Any) -> list[Completion]:
     """Answer as an OpenAI-compatible server that tells which stop string it was."""
     found = []
     for ids, text, ended in script:
@@ -93,13 +93,13 @@ def by_server(script: Any) -> list[Completion]:
 
 def test_forty_answers_end_alike(subject: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """From hf, vLLM, a server, through a worker's messages and out of the cache: the same texts, endings and tokens."""
-    script = scripted(subject.tokens)
-    own = by_hf(subject, script, monkeypatch)
+    script = make_script(subject.tokens)
+    own = answer_with_hf(subject, script, monkeypatch)
     sent = json.loads(json.dumps([[i, ANSWER_WRITERS["generate"](said)] for i, said in enumerate(own)]))
     worked = [answer for _, answer in read_rows("generate", sent, set(range(40)))]
     cached = [completion_from_json(json.loads(json.dumps(completion_to_json(said)))) for said in own]
     want = [(text, ended) for _, text, ended in script]
-    for found in (own, by_vllm(subject, script), by_server(script), worked, cached):
+    for found in (own, answer_with_vllm(subject, script), answer_with_server(script), worked, cached):
         assert [(str(said), Completion.of(said).finish_reason) for said in found] == want
         assert all(Completion.of(said).finish_reason for said in found)
         assert [Completion.of(said).tokens for said in found] == [said.tokens for said in own]

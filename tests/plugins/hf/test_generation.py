@@ -32,7 +32,7 @@ def subject(tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         yield loaded
 
 
-def by_hand(subject: Any, prompt: Any, new: int) -> list[int]:
+def generate_with_transformers(subject: Any, prompt: Any, new: int) -> list[int]:
     """Let transformers generate greedily for one prompt."""
     ids = torch.tensor([subject.tokens.encode_prompts([prompt])[0]])
     with torch.inference_mode():
@@ -50,7 +50,7 @@ def by_hand(subject: Any, prompt: Any, new: int) -> list[int]:
 def test_answers_are_transformers_own(subject: Any) -> None:
     """Texts and chats get the answer that `model.generate` gives them one at a time."""
     prompts = [*PROMPTS, [{"role": "user", "content": "hi"}]]
-    expected = [subject.tokens.decode(by_hand(subject, p, 24)) for p in prompts]
+    expected = [subject.tokens.decode(generate_with_transformers(subject, p, 24)) for p in prompts]
     assert subject.generate(prompts, max_new_tokens=24) == expected
 
 
@@ -169,7 +169,9 @@ def test_the_end_of_a_turn_is_a_stop_token(subject: Any) -> None:
 def test_answers_end_with_the_context(subject: Any) -> None:
     """A prompt that leaves room for a few tokens gets a few, one that leaves none is refused."""
     room = 512 - 506  # a letter is a token, and there is a BOS
-    assert subject.generate(["x" * 505]) == [subject.tokens.decode(by_hand(subject, "x" * 505, room))]
+    assert subject.generate(["x" * 505]) == [
+        subject.tokens.decode(generate_with_transformers(subject, "x" * 505, room))
+    ]
     with pytest.raises(UsageError, match="a prompt has 601 tokens, but the context is 512"):
         subject.generate(["x" * 600])
 
@@ -206,7 +208,7 @@ def test_memory_running_out_loses_no_answer(subject: Any, monkeypatch: pytest.Mo
     assert max(sizes) > 6
 
 
-def drawn(subject: Any, prompts: list[str], seeds: list[int], **how: Any) -> list[str]:
+def sample_answers(subject: Any, prompts: list[str], seeds: list[int], **how: Any) -> list[str]:
     """Answer with random numbers."""
     sampling = Sampling(how.pop("temperature", 1.0), seeds=tuple(seeds), **how)
     return list(subject.generate(prompts, max_new_tokens=12, sampling=sampling))
@@ -216,16 +218,16 @@ def drawn(subject: Any, prompts: list[str], seeds: list[int], **how: Any) -> lis
 def test_a_drawn_answer_depends_on_its_own_seed_alone(subject: Any, rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """The same prompt and seed give the same answer in any company; another seed another."""
     monkeypatch.setattr("harness_hf.generation.MAX_BATCH_ROWS", rows)
-    alone = [drawn(subject, [p], [i])[0] for i, p in enumerate(PROMPTS)]
-    assert drawn(subject, PROMPTS, list(range(len(PROMPTS)))) == alone
-    assert len(set(drawn(subject, PROMPTS[:1] * 8, list(range(8))))) > 4
+    alone = [sample_answers(subject, [p], [i])[0] for i, p in enumerate(PROMPTS)]
+    assert sample_answers(subject, PROMPTS, list(range(len(PROMPTS)))) == alone
+    assert len(set(sample_answers(subject, PROMPTS[:1] * 8, list(range(8))))) > 4
 
 
 def test_narrow_sampling_is_greedy(subject: Any) -> None:
     """One token to choose from, a tiny share, or no temperature: the likeliest."""
     greedy = subject.generate(PROMPTS[:4], max_new_tokens=12)
     for how in ({"top_k": 1}, {"top_p": 1e-6}, {"temperature": 0.0}, {"temperature": 1e-4}):
-        assert drawn(subject, PROMPTS[:4], [5, 6, 7, 8], **how) == greedy
+        assert sample_answers(subject, PROMPTS[:4], [5, 6, 7, 8], **how) == greedy
 
 
 def draw_first_tokens(subject: Any, logits: torch.Tensor, sampling: Sampling) -> torch.Tensor:
@@ -272,7 +274,7 @@ def test_answers_come_as_they_end(subject: Any, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr("harness_hf.generation.MAX_BATCH_ROWS", 2)
     stream = subject.stream_generate(PROMPTS, max_new_tokens=8)
     steps: list[int] = []
-    monkeypatch.setattr(Batch, "step", counted(Batch.step, steps))
+    monkeypatch.setattr(Batch, "step", count_calls(Batch.step, steps))
     next(stream)
     assert len(steps) <= 8
     assert len(dict(stream)) == len(PROMPTS) - 1
@@ -290,7 +292,7 @@ def test_a_long_prompt_loses_its_beginning_when_told_to(subject: Any) -> None:
     assert subject.generate([long], max_new_tokens=8, truncate=True) == [expected]
 
 
-def counted(function: Any, calls: list[int]) -> Any:
+def count_calls(function: Any, calls: list[int]) -> Any:
     """Wrap a method so that its calls are counted."""
 
     def call(self: Any) -> Any:
@@ -335,7 +337,7 @@ def test_answers_tell_how_they_ended(subject: Any) -> None:
     """A stop token said at once or in the last place is an end, a stop string in the last place is one, too."""
     free = subject.generate(PROMPTS, max_new_tokens=24)
     assert {(s.finish_reason, s.tokens) for s in free if s.finish_reason == "length"} <= {("length", 24)}
-    prompt, ids = next((p, ids) for p in PROMPTS if len(ids := by_hand(subject, p, 24)) >= 6)
+    prompt, ids = next((p, ids) for p in PROMPTS if len(ids := generate_with_transformers(subject, p, 24)) >= 6)
     place = next(i for i in range(2, 6) if ids[i] not in ids[:i])
     subject.tokens.stop_ids.add(ids[place])
     told = [subject.generate([prompt], max_new_tokens=n)[0] for n in (place, place + 1, place + 2)]

@@ -21,10 +21,10 @@ import harness_hf
 from harness.artifacts import digests, safetensors
 from harness.errors import UsageError, resource_error
 from harness.records.models import ModelRef
-from tests.helpers.late import late
+from tests.helpers.late import import_late
 
 torch = pytest.importorskip("torch")
-late("transformers")
+import_late("transformers")
 NF4 = {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": True}
 PAIRS = [("The capital of France is", " Paris"), ("The capital of France is", " London"), ("", "Some text.")]
 
@@ -59,18 +59,20 @@ def make_adapter(base: Path, out: Path, **options: Any) -> Path:
     return out
 
 
-def totals(subject: Any) -> list[float]:
+def compute_totals(subject: Any) -> list[float]:
     return [p.total for p in subject.logprobs(PAIRS)]
 
 
 def test_importing_the_plugin_is_light() -> None:
     """`import harness_hf` brings in neither torch nor numpy, so that --help stays fast."""
     code = "import sys, harness_hf; print([m for m in ('torch', 'numpy', 'transformers') if m in sys.modules])"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=_env())
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=_make_environment()
+    )
     assert done.stdout.strip() == "[]"
 
 
-def _env() -> dict[str, str]:
+def _make_environment() -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
 
 
@@ -135,7 +137,7 @@ def test_opening_a_folder_tells_facts_without_torch(tiny_model: Path, cache: Pat
         "print('torch' in sys.modules, s.facts['parameters'], s.facts['dtype'], s.facts['bytes'])"
     )
     command = [sys.executable, "-c", code, str(tiny_model)]
-    done = subprocess.run(command, capture_output=True, text=True, check=True, env=_env())
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=_make_environment())
     size = (tiny_model / "model.safetensors").stat().st_size
     assert done.stdout.split() == ["False", "107456", "F32", str(size)]
 
@@ -260,12 +262,12 @@ def test_base_and_adapter_share_one_model(tiny_model: Path, tiny_adapter: Path, 
     """With an adapter loaded beside it the base scores bit for bit what it scores alone, and the adapter otherwise."""
     base, tuned = ModelRef("base", str(tiny_model)), ModelRef("adapter", str(tiny_model), adapter=tiny_adapter)
     with harness_hf.load([base]) as (alone,):
-        expected, answers = totals(alone), alone.generate(["Hello"])
+        expected, answers = compute_totals(alone), alone.generate(["Hello"])
     with harness_hf.load([tuned, base]) as (adapter, beside):
         assert adapter.model is beside.model
-        changed = totals(adapter)
-        assert (totals(beside), beside.generate(["Hello"])) == (expected, answers)
-        assert totals(adapter) == changed
+        changed = compute_totals(adapter)
+        assert (compute_totals(beside), beside.generate(["Hello"])) == (expected, answers)
+        assert compute_totals(adapter) == changed
         assert all(abs(a - b) > 1e-3 for a, b in zip(changed, expected, strict=True))
         assert adapter.digest != beside.digest
         assert adapter.parameters > beside.parameters
@@ -279,10 +281,10 @@ def test_two_adapters_do_not_mix(tiny_model: Path, tiny_adapter: Path, tmp_path:
     apart = []
     for ref in refs:
         with harness_hf.load([ref]) as (subject,):
-            apart.append(totals(subject))
+            apart.append(compute_totals(subject))
     with harness_hf.load(refs) as subjects:
-        assert [totals(s) for s in subjects] == apart
-        assert [totals(s) for s in reversed(subjects)] == apart[::-1]
+        assert [compute_totals(s) for s in subjects] == apart
+        assert [compute_totals(s) for s in reversed(subjects)] == apart[::-1]
 
 
 def test_token_beyond_the_embeddings_is_one_line(tiny_model: Path, tmp_path: Path, cache: Path) -> None:
@@ -310,7 +312,7 @@ def test_models_are_freed(tiny_model: Path, tiny_adapter: Path, cache: Path) -> 
     refs = [ModelRef("base", str(tiny_model)), ModelRef("adapter", str(tiny_model), adapter=tiny_adapter)]
     with harness_hf.load(refs) as subjects:
         alive = weakref.ref(subjects[0].model)
-        totals(subjects[1])
+        compute_totals(subjects[1])
     assert len(subjects) == 2
     assert alive() is None
 
@@ -425,7 +427,7 @@ def test_auto_dtype_avoids_emulated_bfloat16(monkeypatch: pytest.MonkeyPatch) ->
 
 
 @contextmanager
-def avx512_bf16(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def fake_avx512_bf16(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Have bitsandbytes believe that this CPU has AVX512-BF16, where it repacks; its repacking is plain torch."""
     pytest.importorskip("bitsandbytes")
     with monkeypatch.context() as patch:
@@ -433,7 +435,7 @@ def avx512_bf16(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         yield
 
 
-def forward(model: Any) -> None:
+def run_forward(model: Any) -> None:
     """Run an eval forward; the kernel for repacked weights may not run on this CPU, which is not what is tested."""
     try:
         with torch.inference_mode():
@@ -448,11 +450,11 @@ def test_4bit_weights_are_never_repacked(tiny_model: Path, monkeypatch: pytest.M
 
     from harness_hf.models import assert_not_repacked, load_model
 
-    with avx512_bf16(monkeypatch):
+    with fake_avx512_bf16(monkeypatch):
         model = load_model(tiny_model, quantization=NF4)
         layer = model.model.layers[0].mlp.up_proj
         packed, weight = layer.weight.data.clone(), dequantize_4bit(layer.weight.data, layer.weight.quant_state)
-        forward(model)
+        run_forward(model)
     assert_not_repacked(model)
     assert torch.equal(layer.weight.data, packed)
     assert torch.equal(dequantize_4bit(layer.weight.data, layer.weight.quant_state), weight)
@@ -464,10 +466,10 @@ def test_repacked_weights_are_noticed(tiny_model: Path, monkeypatch: pytest.Monk
 
     for guard in ("keep_4bit_layout", "use_cpu_kernels"):  # by which it is our layer, which never repacks
         monkeypatch.setattr(models, guard, lambda *_: None)
-    with avx512_bf16(monkeypatch):
+    with fake_avx512_bf16(monkeypatch):
         model = models.load_model(tiny_model, quantization=NF4)
         models.assert_not_repacked(model)
-        forward(model)
+        run_forward(model)
     with pytest.raises(RuntimeError, match="was repacked"):
         models.assert_not_repacked(model)
 
@@ -480,9 +482,9 @@ def test_a_4bit_subject_scores_as_its_plain_forward(tiny_model: Path, tiny_adapt
     ]
     with harness_hf.load(refs, dtype="float32") as subjects:
         for subject in subjects:
-            fast = totals(subject)
+            fast = compute_totals(subject)
             subject.scorer.packs = False
-            assert totals(subject) == pytest.approx(fast, abs=1e-3)
+            assert compute_totals(subject) == pytest.approx(fast, abs=1e-3)
 
 
 def test_missing_bitsandbytes_names_the_extra(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -508,7 +510,7 @@ def test_a_real_gguf_is_dequantised(cache: Path, tiny_model: Path) -> None:
     assert {entry["dtype"] for entry in header.values()} == {"BF16"}
     assert "quantization_config" not in json.loads((out / "config.json").read_text())
     with harness_hf.load([ModelRef("base", str(out))], dtype="float32") as (subject,):
-        assert all(total < 0 for total in totals(subject))
+        assert all(total < 0 for total in compute_totals(subject))
 
 
 def test_a_gguf_is_read_once(cache: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:

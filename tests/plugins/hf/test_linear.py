@@ -17,7 +17,7 @@ from harness_hf.cpu import linear  # noqa: E402
 pytestmark = pytest.mark.skipif(not linear.is_onednn_available(), reason="no oneDNN for float32 here")
 
 
-def pair(bias: bool = True, trained: bool = True) -> tuple[nn.Linear, nn.Linear]:
+def make_linear_pair(bias: bool = True, trained: bool = True) -> tuple[nn.Linear, nn.Linear]:
     torch.manual_seed(5)
     plain = nn.Sequential(nn.Linear(24, 40, bias=bias).requires_grad_(trained))
     ours = copy.deepcopy(plain)
@@ -30,7 +30,7 @@ def pair(bias: bool = True, trained: bool = True) -> tuple[nn.Linear, nn.Linear]
 @pytest.mark.parametrize("shape", [(24,), (7, 24), (2, 3, 24)])
 def test_products_and_gradients(bias: bool, trained: bool, shape: tuple[int, ...]) -> None:
     """As near to float64 as the layer's own, towards the input, the weight and the bias."""
-    ours, plain = pair(bias, trained)
+    ours, plain = make_linear_pair(bias, trained)
     assert type(ours) is linear.Linear
     found = []
     for layer in (ours, plain, copy.deepcopy(plain).double()):
@@ -46,7 +46,7 @@ def test_products_and_gradients(bias: bool, trained: bool, shape: tuple[int, ...
 
 def test_a_bias_alone_is_trained_and_the_result_changed_in_place() -> None:
     """As with `bias = "lora_only"`, and as block-diagonal adapters do with what a layer returns."""
-    ours, plain = pair(trained=False)
+    ours, plain = make_linear_pair(trained=False)
     found = []
     for layer in (ours, plain):
         assert layer.bias is not None
@@ -60,7 +60,7 @@ def test_a_bias_alone_is_trained_and_the_result_changed_in_place() -> None:
 
 def test_transposed_views_and_slices_are_read_as_they_are() -> None:
     """Strides of activations are no concern of the caller."""
-    ours, plain = pair()
+    ours, plain = make_linear_pair()
     x = torch.randn(24, 9).t()
     sliced = torch.randn(9, 48)[:, ::2]
     for some in (x, sliced, torch.randn(3, 9, 24).transpose(0, 1)):
@@ -71,7 +71,7 @@ def test_transposed_views_and_slices_are_read_as_they_are() -> None:
 @pytest.mark.parametrize("case", ["empty", "float64", "autocast", "bfloat16"])
 def test_all_else_is_the_layers_own(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is not float32 on the CPU never comes to oneDNN."""
-    ours, plain = pair()
+    ours, plain = make_linear_pair()
     monkeypatch.setattr(linear, "multiply", None)
     x = torch.randn(0 if case == "empty" else 3, 24)
     if case == "float64":
@@ -84,7 +84,7 @@ def test_all_else_is_the_layers_own(case: str, monkeypatch: pytest.MonkeyPatch) 
 
 def test_a_changed_weight_counts() -> None:
     """Nothing is remembered of a weight: what is written into it is multiplied by."""
-    ours, plain = pair()
+    ours, plain = make_linear_pair()
     x = torch.randn(5, 24)
     with torch.no_grad():
         ours(x)

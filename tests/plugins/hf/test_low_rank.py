@@ -37,7 +37,7 @@ class Two(nn.Module):
         return found
 
 
-def adapted(four_bits: bool, dtype: torch.dtype, alpha: int = 24, **config: Any) -> Any:
+def make_adapted_model(four_bits: bool, dtype: torch.dtype, alpha: int = 24, **config: Any) -> Any:
     torch.manual_seed(4)
     model = Two(four_bits, dtype)
     told = peft.LoraConfig(r=8, lora_alpha=alpha, target_modules=["one", "two"], init_lora_weights=False, **config)
@@ -48,7 +48,7 @@ def adapted(four_bits: bool, dtype: torch.dtype, alpha: int = 24, **config: Any)
     return made
 
 
-def both(model: Any, monkeypatch: pytest.MonkeyPatch) -> tuple[Any, Any]:
+def copy_with_peft_layers(model: Any, monkeypatch: pytest.MonkeyPatch) -> tuple[Any, Any]:
     """Return a model as it is with PEFT's own layers, and with ours; the rest is the same."""
     theirs, ours = copy.deepcopy(model), model
     linear.use_onednn(ours)
@@ -66,11 +66,11 @@ def run(model: Any, dtype: torch.dtype, trained_input: bool = True) -> list[torc
     return [y, *([x.grad] if trained_input else []), *(p.grad for p in model.parameters() if p.requires_grad)]
 
 
-def kinds(model: Any) -> set[str]:
+def list_layer_modules(model: Any) -> set[str]:
     return {type(module).__module__ for module in model.modules() if hasattr(module, "lora_A")}
 
 
-def as_near(one: torch.Tensor, other: torch.Tensor) -> bool:
+def is_within_bf16_rounding(one: torch.Tensor, other: torch.Tensor) -> bool:
     """Return whether tensors in bfloat16 are what its rounding makes of the same."""
     return bool((one - other).norm() <= 0.01 * other.norm())
 
@@ -83,9 +83,11 @@ def test_results_and_gradients_are_peft_s_own(
     four_bits: bool, dtype: torch.dtype, trained_input: bool, alpha: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Scaled by 3, 2, 1 and an eighth, and where the input needs no gradient; without gradients as well."""
-    ours, theirs = both(adapted(four_bits, dtype, alpha), monkeypatch)
-    assert kinds(ours) == {linear.__name__} and kinds(theirs).isdisjoint(kinds(ours))
-    same = torch.equal if dtype == torch.float32 else as_near
+    ours, theirs = copy_with_peft_layers(make_adapted_model(four_bits, dtype, alpha), monkeypatch)
+    assert list_layer_modules(ours) == {linear.__name__} and list_layer_modules(theirs).isdisjoint(
+        list_layer_modules(ours)
+    )
+    same = torch.equal if dtype == torch.float32 else is_within_bf16_rounding
     for mine, other in zip(run(ours, dtype, trained_input), run(theirs, dtype, trained_input), strict=True):
         assert mine.dtype == other.dtype and same(mine, other)
     with torch.inference_mode():
@@ -97,13 +99,13 @@ def test_results_and_gradients_are_peft_s_own(
 def test_all_else_is_peft_s_own(how: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is no single plain adapter in float32 never comes to the one node."""
     config = {"dropout": {"lora_dropout": 0.5}, "dora": {"use_dora": True}, "bias": {"lora_bias": True}}.get(how, {})
-    model = adapted(False, torch.float32, **config)
+    model = make_adapted_model(False, torch.float32, **config)
     if how == "two":
         model.add_adapter("other", peft.LoraConfig(r=4, target_modules=["one"], init_lora_weights=False))
         model.base_model.set_adapter(["default", "other"])
     if how == "half":
         model.to(torch.bfloat16)
-    ours, theirs = both(model, monkeypatch)
+    ours, theirs = copy_with_peft_layers(model, monkeypatch)
     monkeypatch.setattr(linear, "LoraLinearFunction", None)
     found = []
     for each in (ours, theirs):
@@ -125,7 +127,9 @@ def test_narrow_layers_have_peft_s_bits(rank: int, outputs: int, monkeypatch: py
     """A gate of one output, as mixtures of experts have, and an adapter of rank 1 too."""
     torch.manual_seed(7)
     config = peft.LoraConfig(r=rank, target_modules=["0"], init_lora_weights=False)
-    ours, theirs = both(peft.get_peft_model(nn.Sequential(nn.Linear(48, outputs)), config), monkeypatch)
+    ours, theirs = copy_with_peft_layers(
+        peft.get_peft_model(nn.Sequential(nn.Linear(48, outputs)), config), monkeypatch
+    )
     x = torch.randn(33, 48)
     for model in (ours, theirs):
         (model(x) * torch.arange(1, outputs + 1)).square().sum().backward()
@@ -136,7 +140,7 @@ def test_narrow_layers_have_peft_s_bits(rank: int, outputs: int, monkeypatch: py
 @pytest.mark.parametrize("four_bits", [False, True])
 def test_half_precision_is_about_as_near_to_exact_gradients(four_bits: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """As PEFT's float32 beside a base in bfloat16, of two layers; of thirty that rounding is all there is."""
-    ours, theirs = both(adapted(four_bits, torch.bfloat16), monkeypatch)
+    ours, theirs = copy_with_peft_layers(make_adapted_model(four_bits, torch.bfloat16), monkeypatch)
     exact = copy.deepcopy(theirs).double()
     if four_bits:
         for name in ("one", "two"):
@@ -157,7 +161,7 @@ def test_half_precision_is_about_as_near_to_exact_gradients(four_bits: bool, mon
 
 def test_a_whole_training_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     """Twenty steps of Adam in float32 end at the same weights."""
-    ours, theirs = both(adapted(True, torch.float32), monkeypatch)
+    ours, theirs = copy_with_peft_layers(make_adapted_model(True, torch.float32), monkeypatch)
     for model in (ours, theirs):
         torch.manual_seed(1)
         optimizer = torch.optim.AdamW((p for p in model.parameters() if p.requires_grad), lr=1e-2)

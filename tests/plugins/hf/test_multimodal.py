@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from bench import architectures
-from bench.architectures import _small
+from bench.architectures import _make_small_config
 from harness.records.models import ModelRef
 from harness.testing import Project
 from tests.helpers.adapters import make_adapter
@@ -184,7 +184,7 @@ def test_what_continues_no_text_is_refused_in_one_line(
     """Before any row is read, with exit code 4 and a way out: its rows can be gated all the same."""
     shutil.copytree(tiny_model, project.folder / "model")
     made = getattr(transformers, name).config_class
-    config = made(**_small(made, 261), architectures=[name]).to_dict()
+    config = made(**_make_small_config(made, 261), architectures=[name]).to_dict()
     (project.folder / "model/config.json").write_text(json.dumps(config), "utf-8")
     done = project.write({"suite.toml": SUITE}).harness(command, "suite.toml")
     assert done.code == 4

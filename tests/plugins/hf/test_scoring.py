@@ -14,10 +14,10 @@ import pytest
 import harness_hf
 from harness.errors import UsageError
 from harness.records.models import ModelRef
-from tests.helpers.late import late
+from tests.helpers.late import import_late
 
 torch = pytest.importorskip("torch")
-transformers = late("transformers")
+transformers = import_late("transformers")
 
 SHOTS = "".join(f"Question: what is {i} and {i}?\nAnswer: {2 * i}\n\n" for i in range(8))
 CHOICES = [" seven", " seventy", " eight", " 8", " eighteen or so"]
@@ -32,12 +32,12 @@ def subject(tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         yield loaded
 
 
-def few_shot(documents: int = 6) -> list[tuple[str, str]]:
+def make_few_shot_pairs(documents: int = 6) -> list[tuple[str, str]]:
     words = ["cat", "cats", "catalogue", "dog", "a dog", "do", "d", "zebra"]
     return [(f"{SHOTS}Question: {words[i]}?\nAnswer:", choice) for i in range(documents) for choice in CHOICES]
 
 
-def by_hand(subject: Any, context: list[int], target: list[int]) -> tuple[float, bool]:
+def score_by_hand(subject: Any, context: list[int], target: list[int]) -> tuple[float, bool]:
     """Score one pair with one forward pass of the whole sequence."""
     with torch.inference_mode():
         logits = subject.model(torch.tensor([context + target])).logits[0, len(context) - 1 : -1].float()
@@ -49,7 +49,7 @@ def by_hand(subject: Any, context: list[int], target: list[int]) -> tuple[float,
 def assert_parity(subject: Any, pairs: list[tuple[Any, str]]) -> None:
     scored = subject.logprobs(pairs)
     for got, (context, target) in zip(scored, subject.tokens.encode_pairs(pairs), strict=True):
-        total, greedy = by_hand(subject, context, target)
+        total, greedy = score_by_hand(subject, context, target)
         assert got.total == pytest.approx(total, abs=1e-4 * len(target))
         assert (got.tokens, got.greedy) == (len(target), greedy)
 
@@ -58,7 +58,7 @@ def assert_parity(subject: Any, pairs: list[tuple[Any, str]]) -> None:
 def test_shared_prefixes_change_nothing(subject: Any, budget: int) -> None:
     """Few-shot choices score as each by itself, however small the pieces they are run in."""
     subject.scorer.budget = budget
-    pairs = few_shot()
+    pairs = make_few_shot_pairs()
     random.Random(0).shuffle(pairs)
     assert_parity(subject, pairs)
 
@@ -77,12 +77,12 @@ def test_odd_requests_keep_parity(subject: Any, budget: int) -> None:
         (chat, "yes, it is"),
         ("z " * 90, "y"),
     ]
-    assert_parity(subject, [*pairs, *few_shot(1), (chat, "no")])
+    assert_parity(subject, [*pairs, *make_few_shot_pairs(1), (chat, "no")])
 
 
 def test_every_token_of_the_tree_is_run_once(subject: Any) -> None:
     """A second call with the same examples in front runs only what is new."""
-    pairs = few_shot(2)
+    pairs = make_few_shot_pairs(2)
     subject.scorer.budget = 256
     subject.logprobs(pairs[:5])
     before = subject.scorer.run
@@ -92,7 +92,7 @@ def test_every_token_of_the_tree_is_run_once(subject: Any) -> None:
 
 def test_packing_runs_a_fraction_of_the_tokens(subject: Any) -> None:
     """Rows hold each shared token once: far fewer than the requests have."""
-    encoded = subject.tokens.encode_pairs(few_shot())
+    encoded = subject.tokens.encode_pairs(make_few_shot_pairs())
     rows = list(subject.scorer.rows(encoded))
     run = len(rows[0].prefix) + sum(len(row.tokens) for row in rows)
     assert run * 15 < sum(len(context) + len(target) for context, target in encoded)
@@ -102,7 +102,7 @@ def test_packing_runs_a_fraction_of_the_tokens(subject: Any) -> None:
 
 def test_a_row_sees_only_its_own_beginning(subject: Any) -> None:
     """Changing one request of a packed row moves no other."""
-    pairs = few_shot(3)
+    pairs = make_few_shot_pairs(3)
     before = subject.logprobs(pairs)
     changed = subject.logprobs([*pairs[:-1], (pairs[-1][0], " another choice")])
     for a, b in zip(before[:-1], changed[:-1], strict=True):
@@ -111,7 +111,7 @@ def test_a_row_sees_only_its_own_beginning(subject: Any) -> None:
 
 def test_reference_runs_plain_batches(tiny_model: Path, subject: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """`reference = true` scores without sharing, to the same result."""
-    pairs = few_shot(2)
+    pairs = make_few_shot_pairs(2)
     with harness_hf.load([ModelRef("base", str(tiny_model))], dtype="float32", reference=True) as (plain,):
         monkeypatch.setattr(plain.scorer, "_forward", lambda *_: pytest.fail("shared a prefix"))
         assert [p.total for p in plain.logprobs(pairs)] == pytest.approx(
@@ -125,7 +125,7 @@ def lm_eval_backend(subject: Any) -> Any:
     return huggingface.HFLM(pretrained=subject.model, tokenizer=subject.tokens.tokenizer, batch_size=4)
 
 
-def request(kind: str, *arguments: str) -> Any:
+def make_request(kind: str, *arguments: str) -> Any:
     from lm_eval.api.instance import Instance
 
     return Instance(request_type=kind, doc={}, arguments=arguments, idx=0)
@@ -136,7 +136,7 @@ def test_rolling_equals_lm_eval(subject: Any, lm_eval_backend: Any, budget: int)
     """With `truncate` whole texts, longer than the context or empty, have lm_eval's rolling log-likelihood."""
     subject.scorer.budget = budget
     scored = subject.logprobs([("", text) for text in TEXTS], truncate=True)
-    requests = [request("loglikelihood_rolling", text) for text in TEXTS]
+    requests = [make_request("loglikelihood_rolling", text) for text in TEXTS]
     expected = lm_eval_backend.loglikelihood_rolling(requests, disable_tqdm=True)
     for text, got, total in zip(TEXTS, scored, expected, strict=True):
         assert got.total == pytest.approx(total, abs=1e-3)
@@ -150,12 +150,12 @@ def test_a_whole_text_stands_behind_one_bos(subject: Any, budget: int) -> None:
     subject.scorer.budget = budget
     scored = subject.logprobs([("", text) for text in [*TEXTS, f"<s>{TEXTS[0]}"]])
     bos, text = subject.tokens.prefix_id, subject.tokens.encode_prompts([TEXTS[0]])[0][1:]
-    assert scored[0].total == pytest.approx(by_hand(subject, [bos], text)[0], abs=1e-3)
+    assert scored[0].total == pytest.approx(score_by_hand(subject, [bos], text)[0], abs=1e-3)
     assert scored[4].total == scored[0].total
     assert [p.tokens for p in scored] == [len(t) for t in [*TEXTS, TEXTS[0]]]
     long = subject.tokens.encode_prompts([TEXTS[2]])[0][1:]
     windows = [([bos], long[:512]), (long[511:512], long[512:1024]), (long[-513:1024], long[1024:])]
-    assert scored[2].total == pytest.approx(sum(by_hand(subject, *w)[0] for w in windows), abs=2e-3)
+    assert scored[2].total == pytest.approx(sum(score_by_hand(subject, *w)[0] for w in windows), abs=2e-3)
 
 
 def test_choices_equal_lm_eval(subject: Any, lm_eval_backend: Any) -> None:
@@ -163,8 +163,10 @@ def test_choices_equal_lm_eval(subject: Any, lm_eval_backend: Any) -> None:
 
     Without it they are the same but for such contexts, of which the continuation alone is scored.
     """
-    pairs = [*few_shot(2), ("Ends in a space ", "here"), ("Ends in a line\n", "here")]
-    expected = lm_eval_backend.loglikelihood([request("loglikelihood", *pair) for pair in pairs], disable_tqdm=True)
+    pairs = [*make_few_shot_pairs(2), ("Ends in a space ", "here"), ("Ends in a line\n", "here")]
+    expected = lm_eval_backend.loglikelihood(
+        [make_request("loglikelihood", *pair) for pair in pairs], disable_tqdm=True
+    )
     told, own = subject.logprobs(pairs, truncate=True), subject.logprobs(pairs)
     for got, (total, greedy) in zip([*told, *own[:-2]], [*expected, *expected[:-2]], strict=True):
         assert got.total == pytest.approx(total, abs=1e-3)
@@ -231,7 +233,7 @@ def test_what_cannot_be_scored_is_refused(subject: Any, pair: tuple[str, str], s
 
 def test_memory_running_out_halves_the_budget(subject: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Rows that do not fit are cut smaller, and nothing scored is lost or counted twice."""
-    pairs, forward = few_shot(), subject.scorer._forward
+    pairs, forward = make_few_shot_pairs(), subject.scorer._forward
     expected = [p.total for p in subject.logprobs(pairs)]
     monkeypatch.setattr(subject.scorer, "budget", 200)
     calls = []
@@ -273,22 +275,22 @@ def test_a_wrong_fast_path_is_noticed(subject: Any, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(
         subject.scorer, "_make_prefix_tree_mask", lambda row: None
     )  # every token then sees its neighbours' too
-    assert_parity(subject, few_shot())
+    assert_parity(subject, make_few_shot_pairs())
     assert "a continuation has log-probability" in subject.notes[0] and "with shared prefixes, but" in subject.notes[0]
     subject.scorer.packs, subject.scorer.run = True, 10**6  # enough of them that some are checked
     with pytest.raises(RuntimeError, match="set reference = true"):
-        subject.logprobs(few_shot())
+        subject.logprobs(make_few_shot_pairs())
 
 
 def test_nan_weights_give_nan(subject: Any) -> None:
     """A broken model has no log-probabilities, and nothing of it is greedy."""
     with torch.no_grad():
         subject.model.lm_head.weight[5] = math.nan
-    scored = subject.logprobs(few_shot(2))
+    scored = subject.logprobs(make_few_shot_pairs(2))
     assert all(math.isnan(p.total) and not p.greedy for p in scored)
 
 
-def model_of(kind: str, vocabulary: int) -> Any:
+def make_unpackable_model(kind: str, vocabulary: int) -> Any:
     """Make a tiny random model of a family that must not be packed."""
     small = {"vocab_size": vocabulary, "hidden_size": 32, "num_hidden_layers": 2, "bos_token_id": 1, "eos_token_id": 2}
     attention = {"num_attention_heads": 2, "num_key_value_heads": 1, "intermediate_size": 32}
@@ -310,12 +312,12 @@ def test_other_architectures_are_scored_plainly(kind: str, tiny_model: Path, tmp
     monkeypatch.setenv("HARNESS_CACHE", str(tmp_path / "cache"))
     tokenizer = load_tokenizer(tiny_model)
     with quiet_loading():
-        model_of(kind, len(tokenizer)).save_pretrained(tmp_path / "model")
+        make_unpackable_model(kind, len(tokenizer)).save_pretrained(tmp_path / "model")
         tokenizer.save_pretrained(tmp_path / "model")
     with harness_hf.load([ModelRef("base", str(tmp_path / "model"))], dtype="float32") as (subject,):
         assert not subject.scorer.packs
         assert "prefixes are not shared, so each row is computed separately: it" in subject.notes[0]
-        assert_parity(subject, few_shot(2))
+        assert_parity(subject, make_few_shot_pairs(2))
         prompts = ["Hello there", "Once", "One and two and"]
         assert subject.generate(prompts, max_new_tokens=5) == [
             subject.generate([p], max_new_tokens=5)[0] for p in prompts
@@ -376,7 +378,7 @@ def test_rotary_families_are_packed(family: str, tiny_model: Path, tmp_path: Pat
         tokenizer.save_pretrained(tmp_path / "model")
     with harness_hf.load([ModelRef("base", str(tmp_path / "model"))], dtype="float32", batch_tokens=90) as (subject,):
         assert subject.scorer.packs
-        assert_parity(subject, few_shot(3))
+        assert_parity(subject, make_few_shot_pairs(3))
         assert subject.scorer.packs
         prompts = ["Hello there", "Once", "One and two and"]
         alone = [subject.generate([p], max_new_tokens=5)[0] for p in prompts]
@@ -397,7 +399,7 @@ def test_a_long_prompt_loses_its_beginning_when_told_to(subject: Any) -> None:
 def test_scores_come_as_they_are_done(subject: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is killed half way has given what it had: the stream yields rows before later rows are run."""
     monkeypatch.setattr(subject.scorer, "budget", 64)
-    pairs = few_shot()
+    pairs = make_few_shot_pairs()
     stream = subject.stream_logprobs(pairs)
     next(stream)
     early = subject.scorer.run

@@ -15,10 +15,10 @@ from harness.internals import final_answers
 from harness.records.models import Generate, ModelRef, ThoughtBudget
 from harness.testing import ROWS, SUITE, TRAIN, Project
 from harness.workers.protocol import options_from_json, options_to_json
-from tests.helpers.late import late
+from tests.helpers.late import import_late
 
 torch = pytest.importorskip("torch")
-late("transformers")
+import_late("transformers")
 
 MARKS = ("[", "]")  # of the tiny model's texts
 BUDGET = ThoughtBudget(*MARKS, 12)

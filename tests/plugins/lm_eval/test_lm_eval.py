@@ -78,7 +78,7 @@ metric_list:
 THINGS = ["apple", "banana", "cherry", "date", "elderberry", "fig", "grape", "hazelnut", "iris", "juniper"]
 
 
-def documents(count: int, start: int = 0) -> list[dict[str, Any]]:
+def make_documents(count: int, start: int = 0) -> list[dict[str, Any]]:
     """Make questions that are all different, with an `id` of their own and pages of different lengths."""
     return [
         {
@@ -105,7 +105,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Return a folder with three tasks and their data; caches of the harness and of datasets are in there too."""
     monkeypatch.setenv("HARNESS_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "datasets")
-    data = {"train.jsonl": documents(9, 100), "test.jsonl": documents(12)}
+    data = {"train.jsonl": make_documents(9, 100), "test.jsonl": make_documents(12)}
     return write(tmp_path / "suite", {"things.yaml": CHOICE, "pages.yaml": TEXT, "answers.yaml": ANSWER, **data})
 
 
@@ -120,32 +120,35 @@ class Hashed:
 
     def logprobs(self, pairs: Sequence[tuple[str, str]], **options: Any) -> list[Logprob]:
         self.calls.append(("logprobs", list(pairs), options))
-        return [Logprob(-_number(p + t) / 100, len(t), len(t.encode()), _number(t) % 3 == 0) for p, t in pairs]
+        return [
+            Logprob(-_hash_to_number(p + t) / 100, len(t), len(t.encode()), _hash_to_number(t) % 3 == 0)
+            for p, t in pairs
+        ]
 
     def generate(self, prompts: Sequence[str], **options: Any) -> list[str]:
         self.calls.append(("generate", list(prompts), options))
-        return [THINGS[_number(p) % 10] + " tree" * (_number(p) % 2) for p in prompts]
+        return [THINGS[_hash_to_number(p) % 10] + " tree" * (_hash_to_number(p) % 2) for p in prompts]
 
     def asked(self, kind: str) -> list[Any]:
         return [request for name, requests, _ in self.calls for request in requests if name == kind]
 
 
-def _number(text: str) -> int:
+def _hash_to_number(text: str) -> int:
     return 1 + int(hashlib.sha256(text.encode()).hexdigest()[:8], 16) % 1000
 
 
-def samples_of(folder: Path, **options: Any) -> list[Sample]:
+def load_samples(folder: Path, **options: Any) -> list[Sample]:
     return [Sample(r["id"], r["input"], r["target"], r) for r in rows_for(options, folder)]
 
 
-def scored(subject: Any, folder: Path, *, size: int = 64, **options: Any) -> list[Score]:
+def score_in_chunks(subject: Any, folder: Path, *, size: int = 64, **options: Any) -> list[Score]:
     """Score a task's rows in chunks, as the harness does."""
-    rows = samples_of(folder, **options)
+    rows = load_samples(folder, **options)
     return [s for some in split_chunks(rows, size) for s in lm_eval(subject, some, folder=folder, **options)]
 
 
-def measured(subject: Any, folder: Path, **options: Any) -> dict[str, float]:
-    scores = scored(subject, folder, **options)
+def compute_metrics(subject: Any, folder: Path, **options: Any) -> dict[str, float]:
+    scores = score_in_chunks(subject, folder, **options)
     return {m.name: m.value(scores) for m in metrics_for(options, folder)}
 
 
@@ -163,13 +166,13 @@ def theirs(lm: Any, folder: Path, task: str, shots: int | None = None, **options
     return found
 
 
-def ours_as_lm(subject: Any) -> Any:
+def wrap_as_lm(subject: Any) -> Any:
     from harness_lm_eval.model import SubjectLM
 
     return SubjectLM(subject, seed=1234)
 
 
-def equal_to(found: dict[str, Any], name: str) -> dict[str, float]:
+def expect_metrics(found: dict[str, Any], name: str) -> dict[str, float]:
     """Return lm_eval's metrics of a task under our names."""
     values = {k: v for k, v in found["results"][name].items() if "," in k and "_stderr" not in k}
     several = len({k.partition(",")[2] for k in values}) > 1
@@ -325,7 +328,7 @@ def test_collection_is_light(folder: Path) -> None:
 # ------------------------------------------------------------------ what cannot be served: one line each
 
 
-def one_line(call: Callable[[], Any]) -> str:
+def read_usage_error(call: Callable[[], Any]) -> str:
     with pytest.raises(UsageError) as told:
         call()
     (line,) = told.value.messages
@@ -350,7 +353,7 @@ def one_line(call: Callable[[], Any]) -> str:
 )
 def test_what_cannot_be_served_is_told_at_collection(folder: Path, options: dict[str, Any], words: str) -> None:
     """Unknown names, images, code to run: one line, before anything was imported."""
-    assert words in one_line(lambda: metrics_for(options, folder))
+    assert words in read_usage_error(lambda: metrics_for(options, folder))
 
 
 @pytest.mark.slow
@@ -379,7 +382,7 @@ def test_what_cannot_be_served_is_told_at_collection(folder: Path, options: dict
 def test_a_broken_yaml_is_told_at_collection(folder: Path, yaml: str, words: str) -> None:
     """What is wrong with a YAML is one line that names the task or the file."""
     write(folder, {"broken.yaml": yaml})
-    assert words in one_line(lambda: metrics_for({"task": "broken.yaml"}, folder))
+    assert words in read_usage_error(lambda: metrics_for({"task": "broken.yaml"}, folder))
 
 
 @pytest.mark.parametrize(
@@ -397,19 +400,19 @@ def test_a_task_that_cannot_be_built_is_told_before_any_model(
 ) -> None:
     """Data, templates and functions that fail are one line in preflight."""
     write(folder, {"pages.yaml": TEXT.replace(*change)})
-    assert words in one_line(lambda: rows_for({"task": "pages.yaml", **options}, folder))
+    assert words in read_usage_error(lambda: rows_for({"task": "pages.yaml", **options}, folder))
 
 
 def test_too_many_shots_are_told_before_any_model(folder: Path) -> None:
     """More shots than there are examples."""
-    line = one_line(lambda: rows_for({"task": "things.yaml", "shots": 50}, folder))
+    line = read_usage_error(lambda: rows_for({"task": "things.yaml", "shots": 50}, folder))
     assert line == 'task "things": has 9 examples, but 50 shots were set'
 
 
 def test_lm_eval_not_installed_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without lm_eval, one line says what to install."""
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    line = one_line(lambda: metrics_for({"task": "arc_easy"}, Path()))
+    line = read_usage_error(lambda: metrics_for({"task": "arc_easy"}, Path()))
     assert line == "lm_eval is not installed; pip install lm-eval"
 
 
@@ -425,7 +428,7 @@ def test_a_hub_out_of_reach_is_one_line_at_once(
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")  # nobody answers there
     hub.is_hub_reachable.cache_clear()
     monkeypatch.setattr("time.sleep", lambda seconds: pytest.fail(f"waited for {seconds} s"))
-    line = one_line(lambda: rows_for({"task": "arc_easy"}, Path()))
+    line = read_usage_error(lambda: rows_for({"task": "arc_easy"}, Path()))
     hub.is_hub_reachable.cache_clear()
     reason = "HF_HUB_OFFLINE is set" if forbidden else "http://127.0.0.1:9 cannot be reached"
     data = 'its data "allenai/ai2_arc" (ARC-Easy) is not on this machine'
@@ -443,7 +446,7 @@ def test_local_tasks_never_open_a_connection(folder: Path, monkeypatch: pytest.M
 
     monkeypatch.setattr(socket.socket, "connect", refuse)
     monkeypatch.setattr(socket, "getaddrinfo", refuse)
-    assert len(scored(Hashed(), folder, task="things.yaml")) == 12
+    assert len(score_in_chunks(Hashed(), folder, task="things.yaml")) == 12
 
 
 # ------------------------------------------------------------------ rows
@@ -483,7 +486,7 @@ def test_rows_of_a_group_name_their_task(folder: Path) -> None:
 def test_rows_follow_their_files(folder: Path) -> None:
     """Data that changed within one process is read again."""
     assert len(rows_for({"task": "things.yaml"}, folder)) == 12
-    write(folder, {"test.jsonl": documents(3)})
+    write(folder, {"test.jsonl": make_documents(3)})
     assert len(rows_for({"task": "things.yaml"}, folder)) == 3
 
 
@@ -493,7 +496,7 @@ def test_rows_follow_their_files(folder: Path) -> None:
 def test_data_files_are_beside_the_yaml(folder: Path, files: str) -> None:
     """Names, lists and patterns of data files are looked for where the YAML is, wherever the harness runs."""
     split = "test" if ":" in files else "train"
-    write(folder / "data", {"test.jsonl": documents(12)})
+    write(folder / "data", {"test.jsonl": make_documents(12)})
     (folder / "train.jsonl").unlink()
     listed = TEXT.replace("{test: test.jsonl}", files).replace("test_split: test", f"test_split: {split}")
     write(folder, {"own.yaml": listed})
@@ -502,8 +505,8 @@ def test_data_files_are_beside_the_yaml(folder: Path, files: str) -> None:
 
 def test_rows_of_something_else_are_refused(folder: Path) -> None:
     """A sample that is none of the task's documents stops the evaluation."""
-    samples_of(folder, task="things.yaml")
-    line = one_line(lambda: list(lm_eval(Hashed(), [Sample("q", "?", "!")], folder=folder, task="things.yaml")))
+    load_samples(folder, task="things.yaml")
+    line = read_usage_error(lambda: list(lm_eval(Hashed(), [Sample("q", "?", "!")], folder=folder, task="things.yaml")))
     assert line.startswith('row "q": is not a document of the task')
 
 
@@ -515,9 +518,9 @@ def test_rows_of_something_else_are_refused(folder: Path) -> None:
 def test_metrics_equal_lm_evals(folder: Path, task: str, shots: int) -> None:
     """The same answers give the numbers that lm_eval's own loop gives, whatever the chunks."""
     subject = Hashed()
-    found = theirs(ours_as_lm(subject), folder, f"{task}.yaml", shots)
+    found = theirs(wrap_as_lm(subject), folder, f"{task}.yaml", shots)
     options = {"task": f"{task}.yaml", "shots": shots, "fixed_shots": False}
-    assert measured(Hashed(), folder, size=5, **options) == equal_to(found, task)
+    assert compute_metrics(Hashed(), folder, size=5, **options) == expect_metrics(found, task)
 
 
 @pytest.mark.parametrize("sized", ["true", "false"])
@@ -526,7 +529,7 @@ def test_metrics_of_a_group_equal_lm_evals(folder: Path, sized: str) -> None:
     write(
         folder,
         {
-            "few.jsonl": documents(4, 50),
+            "few.jsonl": make_documents(4, 50),
             "few.yaml": CHOICE.replace("task: things", "task: few").replace("test.jsonl", "few.jsonl"),
             "g.yaml": "group: g\ntask: [things, few]\naggregate_metric_list:\n"
             + "".join(f"  - {{metric: {m}, weight_by_size: {sized}}}\n" for m in ("acc", "acc_norm", "mcc")),
@@ -535,9 +538,9 @@ def test_metrics_of_a_group_equal_lm_evals(folder: Path, sized: str) -> None:
     for name in ("things", "few"):
         text = (folder / f"{name}.yaml").read_text("utf-8")
         write(folder, {f"{name}.yaml": text + "  - {metric: mcc}\n"})
-    found = theirs(ours_as_lm(Hashed()), folder, "g")
+    found = theirs(wrap_as_lm(Hashed()), folder, "g")
     options = {"task": "g.yaml", "include_path": "."}
-    assert measured(Hashed(), folder, size=7, **options) == equal_to(found, "g")
+    assert compute_metrics(Hashed(), folder, size=7, **options) == expect_metrics(found, "g")
 
 
 def test_a_group_has_the_metrics_that_it_aggregates(folder: Path) -> None:
@@ -551,8 +554,8 @@ def test_a_group_has_the_metrics_that_it_aggregates(folder: Path) -> None:
             "none.yaml": "group: none\ntask: [inner]\naggregate_metric_list: [{metric: acc, filter_list: [strict]}]\n",
         },
     )
-    found = theirs(ours_as_lm(Hashed()), folder, "outer")
-    assert measured(Hashed(), folder, task="outer.yaml", include_path=".") == equal_to(found, "outer")
+    found = theirs(wrap_as_lm(Hashed()), folder, "outer")
+    assert compute_metrics(Hashed(), folder, task="outer.yaml", include_path=".") == expect_metrics(found, "outer")
     for task, own in (("outer", ["acc"]), ("inner", ["acc_norm"]), ("plain", ["acc", "acc_norm"])):
         assert [m.name for m in metrics_for({"task": f"{task}.yaml", "include_path": "."}, folder)] == own
     with pytest.raises(UsageError, match="no metric in common"):
@@ -569,8 +572,8 @@ def test_documents_without_a_metric_weigh_nothing(folder: Path) -> None:
     listed += "  - {metric: some, aggregation: mean, higher_is_better: true}\n"
     listed += "  - {metric: rest, aggregation: nanmean, higher_is_better: true}\n"
     write(folder, {"own.py": code, "own.yaml": CHOICE.partition("metric_list")[0].replace("things", "own") + listed})
-    found = theirs(ours_as_lm(Hashed()), folder, "own.yaml")
-    assert measured(Hashed(), folder, task="own.yaml") == equal_to(found, "own")
+    found = theirs(wrap_as_lm(Hashed()), folder, "own.yaml")
+    assert compute_metrics(Hashed(), folder, task="own.yaml") == expect_metrics(found, "own")
 
 
 def test_a_log_probability_that_is_not_finite_is_no_score(folder: Path) -> None:
@@ -581,7 +584,7 @@ def test_a_log_probability_that_is_not_finite_is_no_score(folder: Path) -> None:
             return [Logprob(math.nan, 1, 1, True), *super().logprobs(pairs[1:], **options)]
 
     write(folder, {"mcc.yaml": CHOICE + "  - {metric: mcc}\n"})
-    scores = scored(Broken(), folder, task="mcc.yaml")
+    scores = score_in_chunks(Broken(), folder, task="mcc.yaml")
     assert [s.id for s in scores if math.isnan(s.values["acc"])] == ["0"]
     assert all(math.isnan(m.value(scores)) for m in metrics_for({"task": "mcc.yaml"}, folder))
 
@@ -601,7 +604,7 @@ def test_values_of_documents_survive_json() -> None:
 def test_requests_of_a_chunk_go_in_one_call(folder: Path) -> None:
     """All choices of all documents are scored together, which lets them share their prompts."""
     subject = Hashed()
-    scored(subject, folder, task="things.yaml", size=8)
+    score_in_chunks(subject, folder, task="things.yaml", size=8)
     assert [len(requests) for _, requests, _ in subject.calls] == [8 * 3, 4 * 3]
     assert all(options == {"truncate": True} for _, _, options in subject.calls)
 
@@ -609,8 +612,8 @@ def test_requests_of_a_chunk_go_in_one_call(folder: Path) -> None:
 def test_fixed_shots_are_the_same_for_every_document(folder: Path) -> None:
     """The examples stand before every document, the first of them those lm_eval shows its first document."""
     subject, per_document = Hashed(), Hashed()
-    scored(subject, folder, task="things.yaml", shots=3)
-    scored(per_document, folder, task="things.yaml", shots=3, fixed_shots=False)
+    score_in_chunks(subject, folder, task="things.yaml", shots=3)
+    score_in_chunks(per_document, folder, task="things.yaml", shots=3, fixed_shots=False)
     fronts = {prompt.rpartition("Q:")[0] for prompt, _ in subject.asked("logprobs")}
     drawn = [prompt.rpartition("Q:")[0] for prompt, _ in per_document.asked("logprobs")]
     assert fronts == {drawn[0]}
@@ -621,7 +624,7 @@ def test_a_document_is_never_its_own_example(folder: Path) -> None:
     """Examples from the documents themselves: each document is shown others only, as many as were asked for."""
     write(folder, {"own.yaml": CHOICE.replace("training_split: train\n", "fewshot_split: test\n")})
     subject = Hashed()
-    scored(subject, folder, task="own.yaml", shots=4)
+    score_in_chunks(subject, folder, task="own.yaml", shots=4)
     for prompt, _ in subject.asked("logprobs"):
         questions = prompt.split("Q: ")[1:]
         assert len(questions) == 5
@@ -633,9 +636,9 @@ def test_drawn_shots_are_lm_evals_in_any_order(folder: Path, split: str) -> None
     """Without `fixed_shots` every document sees the examples lm_eval draws for it, whichever rows are asked for."""
     write(folder, {"own.yaml": CHOICE.replace("training_split: train\n", split)})
     reference = Hashed()
-    theirs(ours_as_lm(reference), folder, "own.yaml", 3)
+    theirs(wrap_as_lm(reference), folder, "own.yaml", 3)
     options = {"task": "own.yaml", "shots": 3, "fixed_shots": False}
-    rows = samples_of(folder, **options)
+    rows = load_samples(folder, **options)
     subject = Hashed()
     for number in (7, 2, 11):
         list(lm_eval(subject, [rows[number]], folder=folder, **options))
@@ -652,10 +655,10 @@ def test_chat_is_lm_evals(folder: Path, multiturn: bool) -> None:
 
     reference, subject = Hashed(render=render), Hashed(render=render)
     told = {"apply_chat_template": True, "system_instruction": "Be brief.", "fewshot_as_multiturn": multiturn}
-    found = theirs(ours_as_lm(reference), folder, "prefix.yaml", 2, **told)
+    found = theirs(wrap_as_lm(reference), folder, "prefix.yaml", 2, **told)
     options = {"task": "prefix.yaml", "shots": 2, "fixed_shots": False, "chat": True}
     options |= {"system": "Be brief.", "multiturn": multiturn}
-    assert measured(subject, folder, **options) == equal_to(found, "things")
+    assert compute_metrics(subject, folder, **options) == expect_metrics(found, "things")
     assert subject.asked("logprobs") == reference.asked("logprobs")
     prompt = subject.asked("logprobs")[0][0]
     assert prompt.startswith("<system>Be brief.<user>Q: ")
@@ -672,17 +675,17 @@ def test_chat_with_template_arguments(folder: Path) -> None:
         return "rendered"
 
     options: dict[str, Any] = {"task": "things.yaml", "chat": {"enable_thinking": False}}
-    measured(Hashed(render=render), folder, **options)
+    compute_metrics(Hashed(render=render), folder, **options)
     assert found
     assert all(given == {"enable_thinking": False} for given in found)
-    line = one_line(lambda: samples_of(folder, task="things.yaml", chat={"tokenize": True}))
+    line = read_usage_error(lambda: load_samples(folder, task="things.yaml", chat={"tokenize": True}))
     assert line.startswith('has "tokenize" in chat_template_kwargs')
 
 
 def test_chat_needs_a_template(folder: Path) -> None:
     """A model that cannot render messages: one line."""
-    rows = samples_of(folder, task="things.yaml", chat=True)
-    line = one_line(lambda: list(lm_eval(Hashed(), rows, folder=folder, task="things.yaml", chat=True)))
+    rows = load_samples(folder, task="things.yaml", chat=True)
+    line = read_usage_error(lambda: list(lm_eval(Hashed(), rows, folder=folder, task="things.yaml", chat=True)))
     assert line == 'chat: "hashed" has no chat template to apply; remove chat'
 
 
@@ -692,7 +695,7 @@ def test_an_empty_context_is_the_models_first_token(folder: Path) -> None:
         folder, {"bare.yaml": CHOICE.replace('"Q: {{question}}\\nA:"', '""').replace("doc_to_text", "doc_to_text", 1)}
     )
     subject = Hashed(prefix="<s>")
-    scored(subject, folder, task="bare.yaml", docs=1)
+    score_in_chunks(subject, folder, task="bare.yaml", docs=1)
     assert subject.asked("logprobs") == [("<s>", " apple"), ("<s>", " banana tree"), ("<s>", " cherry")]
 
 
@@ -702,8 +705,8 @@ def test_an_empty_context_is_the_models_first_token(folder: Path) -> None:
 def test_generation_takes_the_tasks_options(folder: Path) -> None:
     """Stop strings and new tokens are the task's, `gen_kwargs` goes over them, and empty stop strings are none."""
     subject = Hashed()
-    scored(subject, folder, task="answers.yaml", docs=2)
-    scored(subject, folder, task="answers.yaml", docs=2, gen_kwargs={"max_gen_toks": 5, "until": ["."]})
+    score_in_chunks(subject, folder, task="answers.yaml", docs=2)
+    score_in_chunks(subject, folder, task="answers.yaml", docs=2, gen_kwargs={"max_gen_toks": 5, "until": ["."]})
     assert [options for _, _, options in subject.calls] == [
         {"max_new_tokens": 12, "stop": ("\n",), "truncate": True},
         {"max_new_tokens": 5, "stop": (".",), "truncate": True},
@@ -715,8 +718,8 @@ def test_sampling_has_a_seed_for_every_document_and_repeat(folder: Path) -> None
     lines = ANSWER.replace("max_gen_toks: 12", "do_sample: true, temperature: 0.8, top_p: 0.9") + "repeats: 2\n"
     write(folder, {"answers.yaml": lines})
     subject, again = Hashed(), Hashed()
-    scored(subject, folder, task="answers.yaml", docs=4)
-    scored(again, folder, task="answers.yaml", docs=4, size=2)
+    score_in_chunks(subject, folder, task="answers.yaml", docs=4)
+    score_in_chunks(again, folder, task="answers.yaml", docs=4, size=2)
     drawn: list[Sampling] = [options["sampling"] for _, _, options in subject.calls]
     seeds = [seed for one in drawn for seed in one.seeds]
     assert (drawn[0].temperature, drawn[0].top_p, drawn[0].top_k) == (0.8, 0.9, 0)
@@ -728,22 +731,22 @@ def test_greedy_repeats_are_asked_once(folder: Path) -> None:
     """Without sampling a repeat is the same answer, and costs nothing."""
     write(folder, {"answers.yaml": ANSWER + "repeats: 3\n"})
     subject = Hashed()
-    found = theirs(ours_as_lm(Hashed()), folder, "answers.yaml")
-    assert measured(subject, folder, task="answers.yaml") == equal_to(found, "answers")
+    found = theirs(wrap_as_lm(Hashed()), folder, "answers.yaml")
+    assert compute_metrics(subject, folder, task="answers.yaml") == expect_metrics(found, "answers")
     assert len(subject.asked("generate")) == 12
 
 
 def test_more_new_tokens_than_context_is_one_line(folder: Path) -> None:
     """A task that wants longer answers than the model has room for."""
-    rows = samples_of(folder, task="answers.yaml")
-    line = one_line(lambda: list(lm_eval(Hashed(context=10), rows, folder=folder, task="answers.yaml")))
+    rows = load_samples(folder, task="answers.yaml")
+    line = read_usage_error(lambda: list(lm_eval(Hashed(context=10), rows, folder=folder, task="answers.yaml")))
     assert line.startswith('task "answers": needs 12 new tokens, but the context of hashed is 10; set gen_kwargs')
 
 
 def test_answers_are_kept_for_the_report(folder: Path) -> None:
     """A row's answer is the text the model gave, or the choice it found likeliest."""
-    (text,) = scored(Hashed(), folder, task="answers.yaml", docs=1)
-    (choice,) = scored(Hashed(), folder, task="things.yaml", docs=1)
+    (text,) = score_in_chunks(Hashed(), folder, task="answers.yaml", docs=1)
+    (choice,) = score_in_chunks(Hashed(), folder, task="things.yaml", docs=1)
     assert text.answer == Hashed().generate(["Q: Which is number 0?\nA:"])[0]
     assert choice.answer in ("apple", "banana tree", "cherry")
 
@@ -758,15 +761,17 @@ def test_prompts_that_are_cut_are_counted(folder: Path) -> None:
         return [len("".join(pair)) for pair in pairs]
 
     subject = Hashed(context=32, count_tokens=count_tokens)
-    scores = scored(subject, folder, task="things.yaml")
-    longest = [max(len(f"Q: Which is number {i}?\nA: {c}") for c in d["choices"]) for i, d in enumerate(documents(12))]
+    scores = score_in_chunks(subject, folder, task="things.yaml")
+    longest = [
+        max(len(f"Q: Which is number {i}?\nA: {c}") for c in d["choices"]) for i, d in enumerate(make_documents(12))
+    ]
     cut = [n - 33 for n in longest]  # the last token is predicted, not read
     assert [s.note for s in scores] == [f"prompt cut from the left, tokens: {n}" if n > 0 else None for n in cut]
     lost = [n for n in cut if n > 0]
     [found] = cut_prompts(Result("base", "lm", tuple(scores), {}, ""))
     told = f"{len(lost)} of 12 prompts were truncated by {min(lost)} to {max(lost)} tokens at their beginning"
     assert found.what == f'"base::lm": {told}'
-    whole = scored(Hashed(), folder, task="things.yaml")
+    whole = score_in_chunks(Hashed(), folder, task="things.yaml")
     assert not list(cut_prompts(Result("base", "lm", tuple(whole), {}, "")))
 
 
@@ -774,7 +779,7 @@ def test_room_for_an_answer_counts(folder: Path) -> None:
     """Generation cuts a prompt so that the new tokens fit; beside a metric of all rows the note is kept in JSON."""
     prompt = "Q: Which is number 0?\nA:"
     subject = Hashed(context=len(prompt) + 11, count_tokens=lambda pairs: [len(prompt) for prompt, _ in pairs])
-    (score,) = scored(subject, folder, task="answers.yaml", docs=1)
+    (score,) = score_in_chunks(subject, folder, task="answers.yaml", docs=1)
     assert json.loads(score.note or "")["note"] == "prompt cut from the left, tokens: 1"
     assert len(list(cut_prompts(Result("base", "lm", (score,), {}, "")))) == 1
 
@@ -820,7 +825,7 @@ def test_a_suite_gates_on_tasks(project: Project, monkeypatch: pytest.MonkeyPatc
     told = CHOICE.replace("{{question}}\\nA:", "{{question}} {{choices[gold]}}")  # a fake's answer is the last word
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", project.folder / "datasets")
     tasks = {"tasks/things.yaml": told, "tasks/pages.yaml": TEXT}
-    data = {"tasks/train.jsonl": documents(9, 100), "tasks/test.jsonl": documents(60)}
+    data = {"tasks/train.jsonl": make_documents(9, 100), "tasks/test.jsonl": make_documents(60)}
     done = project.write({"suite.toml": SUITE, **tasks, **data}).run(*OURS)
     assert (done.code, done.err) == (0, ""), done.out
     assert done.verdict("learned") == "PASS"
@@ -867,12 +872,14 @@ LONG = hashlib.shake_256(b"long").hexdigest(800)  # four windows of the tiny mod
 def test_metrics_equal_the_hf_backends(folder: Path, backends: Any, task: str, shots: int) -> None:
     """Choices, rolling texts, generated answers and continuations without a context, short and too long."""
     bare = CHOICE.replace('"Q: {{question}}\\nA:"', '""').replace("task: things", "task: bare")
-    pages = [*documents(8), {**documents(1)[0], "page": LONG}]
-    write(folder, {"bare.yaml": bare, "train.jsonl": documents(40, 100), "test.jsonl": pages})
+    pages = [*make_documents(8), {**make_documents(1)[0], "page": LONG}]
+    write(folder, {"bare.yaml": bare, "train.jsonl": make_documents(40, 100), "test.jsonl": pages})
     found = theirs(backends.theirs, folder, f"{task}.yaml", shots)
     options = {"task": f"{task}.yaml", "shots": shots, "fixed_shots": False}
-    ours = measured(backends.ours, folder, **options)
-    assert ours == {name: pytest.approx(value.expected, rel=1e-4) for name, value in equal_to(found, task).items()}
+    ours = compute_metrics(backends.ours, folder, **options)
+    assert ours == {
+        name: pytest.approx(value.expected, rel=1e-4) for name, value in expect_metrics(found, task).items()
+    }
 
 
 @pytest.mark.slow
@@ -886,8 +893,8 @@ def test_chat_equals_the_hf_backends(folder: Path, backends: Any, multiturn: boo
     found = theirs(backends.theirs, folder, "prefix.yaml", 2, **told)
     options = {"task": "prefix.yaml", "shots": 2, "fixed_shots": False, "chat": True}
     options |= {"system": "Be brief.", "multiturn": multiturn}
-    assert measured(backends.ours, folder, **options) == equal_to(found, "things")
-    ours = theirs(ours_as_lm(backends.ours), folder, "prefix.yaml", 2, **told)
+    assert compute_metrics(backends.ours, folder, **options) == expect_metrics(found, "things")
+    ours = theirs(wrap_as_lm(backends.ours), folder, "prefix.yaml", 2, **told)
     assert ours["samples"]["things"][0]["arguments"] == found["samples"]["things"][0]["arguments"]
 
 
@@ -899,7 +906,7 @@ def test_log_probabilities_equal_the_hf_backends(folder: Path, backends: Any) ->
     bare = CHOICE.replace('"Q: {{question}}\\nA:"', '""').replace("task: things", "task: bare")
     write(folder, {"bare.yaml": bare})
     for name, shots in (("things", 2), ("bare", 0)):
-        ours = theirs(ours_as_lm(backends.ours), folder, f"{name}.yaml", shots)["samples"][name]
+        ours = theirs(wrap_as_lm(backends.ours), folder, f"{name}.yaml", shots)["samples"][name]
         reference = theirs(backends.theirs, folder, f"{name}.yaml", shots)["samples"][name]
         for a, b in zip(ours, reference, strict=True):
             for (mine,), (other,) in zip(a["resps"], b["resps"], strict=True):

@@ -20,9 +20,9 @@ from harness_lora import fields, lora, parity, qlora  # noqa: E402
 from harness_lora.adapter import Lora  # noqa: E402
 from harness_lora.parity import MergeFolders  # noqa: E402
 from harness_sft import sft  # noqa: E402
-from tests.helpers.late import late  # noqa: E402
+from tests.helpers.late import import_late  # noqa: E402
 
-peft, transformers = late("peft"), late("transformers")
+peft, transformers = import_late("peft"), import_late("transformers")
 
 pytestmark = [
     pytest.mark.xdist_group("peft"),
@@ -320,10 +320,10 @@ def test_merged_on_a_full_base(options: dict[str, Any], base: str, bases: dict[s
     adapter, folder = lora(**options), bases[base]
     out = train(adapter, folder, tmp_path)
     merged = merge(adapter, folder, out, tmp_path / "merged", "original")
-    assert difference(load_model(folder, dtype="float32", device="cpu", adapter=out), merged) < 1e-4
-    assert difference(load_model(folder, dtype="float32", device="cpu"), merged) > 1e-2
-    same_weights(peft_merged(folder, out), tmp_path / "merged")
-    proved(MergeFolders(str(folder), str(out), str(tmp_path / "merged")))
+    assert compute_logit_difference(load_model(folder, dtype="float32", device="cpu", adapter=out), merged) < 1e-4
+    assert compute_logit_difference(load_model(folder, dtype="float32", device="cpu"), merged) > 1e-2
+    assert_same_weights(merge_with_peft(folder, out), tmp_path / "merged")
+    verify_merge_parity(MergeFolders(str(folder), str(out), str(tmp_path / "merged")))
 
 
 @pytest.mark.slow
@@ -334,13 +334,15 @@ def test_merged_on_a_4bit_base(options: dict[str, Any], base: str, bases: dict[s
     out = train(adapter, folder, tmp_path)
     merged = merge(adapter, folder, out, tmp_path / "dequantized", "dequantized")
     held = load_model(folder, dtype="float32", device="cpu", quantization=adapter.quantization, adapter=out)
-    assert difference(held, merged) < 1e-4
-    proved(MergeFolders(str(folder), str(out), str(tmp_path / "dequantized"), dict(adapter.quantization or {})))
+    assert compute_logit_difference(held, merged) < 1e-4
+    verify_merge_parity(
+        MergeFolders(str(folder), str(out), str(tmp_path / "dequantized"), dict(adapter.quantization or {}))
+    )
     merge(adapter, folder, out, tmp_path / "original", "original")
-    same_weights(peft_merged(folder, out), tmp_path / "original")
+    assert_same_weights(merge_with_peft(folder, out), tmp_path / "original")
 
 
-def proved(question: MergeFolders) -> None:
+def verify_merge_parity(question: MergeFolders) -> None:
     """Let the merge's own verification look: at every bit, and at the answers before any rounding."""
     found = parity.verify_merge(question)
     assert found["kl"] < 1e-6
@@ -367,8 +369,8 @@ def test_merged_when_trained_elsewhere(options: dict[str, Any], bases: dict[str,
                 parameter.normal_(std=0.2)
     adapted.eval().save_pretrained(tmp_path / "adapter")
     merged = merge(lora(), bases[""], tmp_path / "adapter", tmp_path / "merged", "original")
-    assert difference(adapted, merged) < 1e-5
-    same_weights(peft_merged(bases[""], tmp_path / "adapter"), tmp_path / "merged")
+    assert compute_logit_difference(adapted, merged) < 1e-5
+    assert_same_weights(merge_with_peft(bases[""], tmp_path / "adapter"), tmp_path / "merged")
 
 
 def train(adapter: Lora, base: Path, folder: Path) -> Path:
@@ -387,14 +389,14 @@ def merge(adapter: Lora, base: Path, out: Path, to: Path, variant: str) -> Any:
     return load_model(to, dtype="float32", device="cpu")
 
 
-def peft_merged(base: Path, out: Path) -> dict[str, Any]:
+def merge_with_peft(base: Path, out: Path) -> dict[str, Any]:
     """Return the weights of PEFT's own merge, in float32."""
     model = load_model(base, dtype="float32", device="cpu")
     weights: dict[str, Any] = peft.PeftModel.from_pretrained(model, str(out)).merge_and_unload().state_dict()
     return weights
 
 
-def same_weights(wanted: dict[str, Any], folder: Path) -> None:
+def assert_same_weights(wanted: dict[str, Any], folder: Path) -> None:
     """Compare every tensor of a merged folder with PEFT's."""
     found = load_file(folder / "model.safetensors")
     assert found.keys() <= wanted.keys()
@@ -402,7 +404,7 @@ def same_weights(wanted: dict[str, Any], folder: Path) -> None:
         assert torch.allclose(tensor, wanted[name], rtol=1e-5, atol=1e-6), name
 
 
-def difference(one: Any, other: Any) -> float:
+def compute_logit_difference(one: Any, other: Any) -> float:
     """Return the greatest difference of two models' logits."""
     with torch.no_grad():
         return float((one.eval()(IDS).logits.float() - other.eval()(IDS).logits.float()).abs().max())

@@ -47,7 +47,7 @@ def ready(made: Path, project: Project) -> Project:
     return project
 
 
-def exported(outcome: CommandOutcome, to: Path) -> set[str]:
+def list_export_files(outcome: CommandOutcome, to: Path) -> set[str]:
     """Return the files of an export, once it is sure that it was written."""
     assert outcome.code == 0, outcome.out + outcome.err
     return {path.name for path in (to / "model").iterdir()}
@@ -67,14 +67,14 @@ def test_adapter_of_another_tool_is_gated_merged_and_exported(made: Path, ready:
     """Of an adapter with all that tools leave beside one, no pickle, log or class of its base ships."""
     elsewhere.unsloth(made / "plain", made / "tiny", ready.folder / "unsloth")
     elsewhere.llama_factory(ready.folder / "unsloth", made / "tiny", ready.folder / "theirs")
-    elsewhere.edited(ready.folder / "theirs", auto_mapping=elsewhere.CLASS | {"unsloth_fixed": True})
+    elsewhere.edit_json(ready.folder / "theirs", auto_mapping=elsewhere.CLASS | {"unsloth_fixed": True})
     outcome = ready.run("--candidate", "theirs")
-    files = exported(outcome, ready.folder / "exports/adapter")
+    files = list_export_files(outcome, ready.folder / "exports/adapter")
     assert {elsewhere.CONFIG, elsewhere.WEIGHTS} <= files
     assert not {name for name in files if name.endswith((".bin", ".png", ".log", ".pt"))}
     config = json.loads((ready.folder / "exports/adapter/model" / elsewhere.CONFIG).read_text("utf-8"))
     assert (config["auto_mapping"], config["base_model_name_or_path"]) == (None, None)
-    assert "model.safetensors" in exported(outcome, ready.folder / "exports/merged")
+    assert "model.safetensors" in list_export_files(outcome, ready.folder / "exports/merged")
     assert "warning" not in outcome.err.lower()
 
 
@@ -86,7 +86,7 @@ def test_fused_model_of_mlx_is_gated(made: Path, ready: Project) -> None:
     assert outcome.code == 0, outcome.out + outcome.err
 
 
-def dropped(like: str) -> Edit:
+def drop_tensors(like: str) -> Edit:
     """Return the edit that leaves out an adapter's tensors whose names have `like` in them."""
 
     def edit(folder: Path) -> None:
@@ -98,33 +98,41 @@ def dropped(like: str) -> Edit:
     return edit
 
 
-def configured(**keys: Any) -> Edit:
+def edit_adapter_config(**keys: Any) -> Edit:
     """Return the edit that changes an adapter's configuration."""
-    return lambda folder: elsewhere.edited(folder, **keys)
+    return lambda folder: elsewhere.edit_json(folder, **keys)
 
 
 LLAMA = "transformers.models.llama.modeling_llama"
 BROKEN: dict[str, tuple[str, Edit, str]] = {
-    "half of its layers": ("plain", dropped("layers.1."), "it lacks 14 of the tensors that its adapter_config.json"),
-    "no magnitudes": ("dora", dropped("lora_magnitude"), "it lacks 14 of the tensors that its adapter_config.json"),
+    "half of its layers": (
+        "plain",
+        drop_tensors("layers.1."),
+        "it lacks 14 of the tensors that its adapter_config.json",
+    ),
+    "no magnitudes": (
+        "dora",
+        drop_tensors("lora_magnitude"),
+        "it lacks 14 of the tensors that its adapter_config.json",
+    ),
     "a class from elsewhere": (
         "plain",
-        configured(auto_mapping={"base_model_class": "M", "parent_library": "their.code"}),
+        edit_adapter_config(auto_mapping={"base_model_class": "M", "parent_library": "their.code"}),
         "set it to null",
     ),
     "a class of a command": (
         "plain",
-        configured(auto_mapping={"base_model_class": "M", "parent_library": "transformers.commands.serve"}),
+        edit_adapter_config(auto_mapping={"base_model_class": "M", "parent_library": "transformers.commands.serve"}),
         "set it to null",
     ),
     "more than a class": (
         "plain",
-        configured(auto_mapping={"base_model_class": "M", "parent_library": LLAMA, "code": "x"}),
+        edit_adapter_config(auto_mapping={"base_model_class": "M", "parent_library": LLAMA, "code": "x"}),
         "set it to null",
     ),
     "a field of tomorrow": (
         "plain",
-        configured(use_new=1),
+        edit_adapter_config(use_new=1),
         'has "use_new", which the installed PEFT does not know; update peft, or remove it',
     ),
 }

@@ -92,7 +92,7 @@ def merge(base: Path, adapter: Path, out: Path) -> dict[str, Any]:
     return tensors
 
 
-def weights_off(base: Path, adapter: Path, merged: dict[str, Any], *, fused: bool = False) -> int:
+def count_differing_weights(base: Path, adapter: Path, merged: dict[str, Any], *, fused: bool = False) -> int:
     """Return how many weights are not those of PEFT's own merge in float64, rounded once."""
     model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float64).double()
     whole = PeftModel.from_pretrained(model, str(adapter), autocast_adapter_dtype=False).merge_and_unload()
@@ -117,7 +117,7 @@ def test_experts_are_merged_exactly(options: dict[str, Any], kind: str, base: Ba
     folder = base(kind)
     adapt(folder, tmp_path / "adapter", **options)
     merged = merge(folder, tmp_path / "adapter", tmp_path / "merged")
-    assert weights_off(folder, tmp_path / "adapter", merged) == 0
+    assert count_differing_weights(folder, tmp_path / "adapter", merged) == 0
     before = load_file(folder / "model.safetensors")
     changed = [name for name, tensor in merged.items() if not torch.equal(tensor, before[name])]
     assert any(".experts." in name for name in changed) or (kind, options["target_modules"]) == (
@@ -137,27 +137,27 @@ def test_a_stack_that_is_one_tensor_is_merged_in_blocks(
     assert "model.layers.0.mlp.experts.gate_up_proj" in load_file(folder / "model.safetensors")
     adapt(folder, tmp_path / "adapter", target_modules=[], target_parameters=EXPERTS)
     merged = merge(folder, tmp_path / "adapter", tmp_path / "merged")
-    assert weights_off(folder, tmp_path / "adapter", merged, fused=True) == 0
+    assert count_differing_weights(folder, tmp_path / "adapter", merged, fused=True) == 0
 
 
 @pytest.mark.parametrize("kind", ["mixtral", "qwen3_moe"])
 def test_experts_that_were_saved_singly_are_merged_as_peft_loads_them(kind: str, base: Base, tmp_path: Path) -> None:
     """An adapter made before transformers stacked the experts has an A and a B for each of them."""
     folder, made = base(kind), tmp_path / "adapter"
-    singly(folder, made)
+    write_per_expert_adapter(folder, made)
     lora().check_fits(str(folder), "", made)
-    assert weights_off(folder, made, merge(folder, made, tmp_path / "merged")) == 0
+    assert count_differing_weights(folder, made, merge(folder, made, tmp_path / "merged")) == 0
 
 
 def test_experts_that_were_saved_singly_with_another_scale_are_refused(base: Base, tmp_path: Path) -> None:
     """PEFT doubles rank and alpha of what it fuses, which leaves alpha/r as it was, and not alpha/√r."""
     folder, made = base("mixtral"), tmp_path / "adapter"
-    singly(folder, made, use_rslora=True)
+    write_per_expert_adapter(folder, made, use_rslora=True)
     with pytest.raises(UsageError, match=r'adapter ".*": has separate experts and use_rslora, and PEFT loads it with'):
         lora().check_fits(str(folder), "", made)
 
 
-def singly(base: Path, folder: Path, **options: Any) -> None:
+def write_per_expert_adapter(base: Path, folder: Path, **options: Any) -> None:
     """Write an adapter with matrices of its own for each expert."""
     torch.manual_seed(1)
     tensors = {}

@@ -32,9 +32,9 @@ from harness_lora.divergence import CHATS, TEXTS, token_windows  # noqa: E402
 from harness_lora.files import read_config, read_headers  # noqa: E402
 from harness_lora.merge import fold_scales  # noqa: E402
 from tests.helpers.adapters import make_adapter  # noqa: E402
-from tests.helpers.late import late  # noqa: E402
+from tests.helpers.late import import_late  # noqa: E402
 
-merging = late("harness_lora.merge")
+merging = import_late("harness_lora.merge")
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning"),
@@ -170,8 +170,8 @@ def test_merge_onto_dequantized(options: dict[str, Any], tiny_model: Path, tmp_p
     """Merged onto the dequantised base, the model is the one that was trained and evaluated in 4 bits."""
     adapter = qlora(**options)
     trained = make_adapter(tiny_model, adapter, tmp_path / "adapter")
-    assert difference(trained, merge(tiny_model, adapter, tmp_path, "dequantized")) < 1e-5
-    assert difference(trained, merge(tiny_model, adapter, tmp_path, "original")) > 0.1
+    assert compute_logit_difference(trained, merge(tiny_model, adapter, tmp_path, "dequantized")) < 1e-5
+    assert compute_logit_difference(trained, merge(tiny_model, adapter, tmp_path, "original")) > 0.1
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
@@ -230,7 +230,7 @@ def test_merge_conv1d(quantised: bool, tmp_path: Path) -> None:
     )
     trained = make_adapter(base, adapter, tmp_path / "adapter")
     merged = merge(base, adapter, tmp_path, "dequantized" if quantised else "original")
-    assert difference(trained, merged) < 1e-5
+    assert compute_logit_difference(trained, merged) < 1e-5
 
 
 def test_merge_keeps_the_rest(tiny_model: Path, tmp_path: Path) -> None:
@@ -243,7 +243,7 @@ def test_merge_keeps_the_rest(tiny_model: Path, tmp_path: Path) -> None:
     (base / "LICENSE").write_text("of the base")
     (base / "modeling_custom.py").write_text("code is not taken along")
     trained = make_adapter(base, lora(), tmp_path / "adapter")
-    assert difference(trained, merge(base, lora(), tmp_path, "original")) < 1e-5
+    assert compute_logit_difference(trained, merge(base, lora(), tmp_path, "original")) < 1e-5
     shards = sorted(file.name for file in base.glob("*.safetensors"))
     assert len(shards) > 1
     assert shards == sorted(file.name for file in (tmp_path / "merged").glob("*.safetensors"))
@@ -300,7 +300,7 @@ def test_merge_refuses_tied_head(tiny_model: Path, tmp_path: Path) -> None:
     del weights["lm_head.weight"]
     save_file(weights, base / "model.safetensors", metadata={"format": "pt"})
     plain = make_adapter(base, lora(), tmp_path / "adapter")
-    assert difference(plain, merge(base, lora(), tmp_path, "original")) < 1e-5
+    assert compute_logit_difference(plain, merge(base, lora(), tmp_path, "original")) < 1e-5
 
     shutil.rmtree(tmp_path / "adapter")
     adapter = lora(modules_to_save=["embed_tokens"])
@@ -333,7 +333,7 @@ def test_merge_of_magnitudes_alone(tiny_model: Path, tmp_path: Path) -> None:
     weights = load_file(file)
     save_file({k: 1.5 * v if k.endswith("up_proj.lora_magnitude_vector") else v for k, v in weights.items()}, file)
     adapted = load_model(tiny_model, dtype="float32", device="cpu", adapter=tmp_path / "adapter")
-    assert difference(adapted, merge(tiny_model, lora(), tmp_path, "original")) < 1e-5
+    assert compute_logit_difference(adapted, merge(tiny_model, lora(), tmp_path, "original")) < 1e-5
 
 
 def test_whole_module_that_did_not_move_is_no_mistake_of_a_4bit_merge(tiny_model: Path, tmp_path: Path) -> None:
@@ -523,7 +523,7 @@ def test_merge_is_verified_on_a_gpu_that_does_not_hold_it(
 
 def test_update_that_rounds_away_in_one_tensor_is_no_mistake(tiny_model: Path, tmp_path: Path) -> None:
     """A norm near 1 moved by a hundred-thousandth is the same in bfloat16; the rest of the merge is right."""
-    base = half(tiny_model, tmp_path / "base", torch.bfloat16)
+    base = copy_in_half_precision(tiny_model, tmp_path / "base", torch.bfloat16)
     make_adapter(base, lora(modules_to_save=["norm"]), tmp_path / "adapter", noise=1e-5)
     merge(base, lora(), tmp_path, "original")
     question = parity.MergeFolders(str(base), str(tmp_path / "adapter"), str(tmp_path / "merged"))
@@ -538,8 +538,8 @@ def test_update_that_rounds_away_in_one_tensor_is_no_mistake(tiny_model: Path, t
 def test_healthy_merge_that_moves_first_choices(way: str, tmp_path: Path) -> None:
     """What rounding to bfloat16 costs on a sure model is told, and neither the merge nor a check refuses it."""
     base, adapter = tmp_path / "base", tmp_path / "adapter"
-    merges.random_base(base, "surest", "bfloat16", 8)
-    merges.random_adapter(base, adapter, 16, 2e-4, 8)
+    merges.write_random_base(base, "surest", "bfloat16", 8)
+    merges.write_random_adapter(base, adapter, 16, 2e-4, 8)
     merge(base, lora(), tmp_path, "original")
     if way == "ours":
         found = parity.verify_merge(parity.MergeFolders(str(base), str(adapter), str(tmp_path / "merged")))
@@ -559,8 +559,8 @@ def test_healthy_merge_that_moves_first_choices(way: str, tmp_path: Path) -> Non
 def test_broken_twin_of_a_healthy_merge_is_found(way: str, tmp_path: Path) -> None:
     """Every line names the number and the limit; the sums and the answers both show it."""
     base, adapter = tmp_path / "base", tmp_path / "adapter"
-    merges.random_base(base, "surest", "bfloat16", 8)
-    merges.random_adapter(base, adapter, 16, 2e-4, 8)
+    merges.write_random_base(base, "surest", "bfloat16", 8)
+    merges.write_random_adapter(base, adapter, 16, 2e-4, 8)
     (tmp_path / "ours").mkdir()
     lora().merge(str(base), adapter, tmp_path / "ours", variant="original")
     merges.WAYS[way](base, adapter, tmp_path / "broken", "bfloat16")
@@ -595,7 +595,7 @@ def test_windows_are_heard_together_as_alone(tiny_model: Path) -> None:
         assert torch.allclose(alone, logprobs, atol=1e-5)
 
 
-def half(model: Path, folder: Path, dtype: torch.dtype) -> Path:
+def copy_in_half_precision(model: Path, folder: Path, dtype: torch.dtype) -> Path:
     """Copy a model's folder with its weights in half precision."""
     shutil.copytree(model, folder)
     reseat(folder, lambda weights: weights.update({name: w.to(dtype) for name, w in weights.items()}))
@@ -729,7 +729,9 @@ def test_blocks_of_several_ranks_are_not_folded(tiny_model: Path, tmp_path: Path
     make_adapter(tiny_model, lora(r=8, rank_pattern={"o_proj": 4}, use_bdlora=blocks), tmp_path)
     before = load_model(tiny_model, dtype="float32", device="cpu", adapter=tmp_path)
     fold_scales(tmp_path)
-    assert difference(before, load_model(tiny_model, dtype="float32", device="cpu", adapter=tmp_path)) == 0
+    assert (
+        compute_logit_difference(before, load_model(tiny_model, dtype="float32", device="cpu", adapter=tmp_path)) == 0
+    )
 
 
 def merge(base: Path, adapter: Lora, folder: Path, variant: str) -> Any:
@@ -741,7 +743,7 @@ def merge(base: Path, adapter: Lora, folder: Path, variant: str) -> Any:
     return load_model(out, dtype="float32", device="cpu")
 
 
-def difference(one: Any, other: Any) -> float:
+def compute_logit_difference(one: Any, other: Any) -> float:
     """Return the greatest difference of two models' logits."""
     with torch.no_grad():
         return float((one(IDS).logits.float() - other(IDS).logits.float()).abs().max())

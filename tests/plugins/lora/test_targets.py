@@ -13,10 +13,10 @@ from harness.errors import UsageError
 from harness.records.models import ModelRef
 from harness_lora import lora, qlora
 from harness_lora.targets import UNCALLED_MODULES
-from tests.helpers.late import late
+from tests.helpers.late import import_late
 
 pytest.importorskip("torch")
-transformers = late("transformers")
+transformers = import_late("transformers")
 SMALL: dict[str, Any] = {"vocab_size": 261, "hidden_size": 32, "num_hidden_layers": 2, "state_size": 8}
 SMALL |= {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
 READ = re.compile(r"self\.([a-z_]+)\.weight @")  # how transformers multiplies with a linear that it does not call

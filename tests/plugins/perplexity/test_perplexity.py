@@ -34,13 +34,13 @@ class CharacterModel:
         return [(len(t) * 0.25 + (t[0] == "x"), len(t)) for t in texts]
 
 
-def rows(*texts: str) -> list[Sample]:
+def make_samples(*texts: str) -> list[Sample]:
     return [Sample(str(i), row={"text": t}) for i, t in enumerate(texts)]
 
 
 def test_perplexity_is_weighted_by_tokens() -> None:
     """Perplexity is exp(sum of nats / sum of tokens), not a mean of rows or of batches."""
-    scores = list(perplexity(CharacterModel(), rows("a", "zzzz")))
+    scores = list(perplexity(CharacterModel(), make_samples("a", "zzzz")))
     assert PERPLEXITY.value(scores) == pytest.approx(math.exp((0.1 + 4 * 2.6) / 5))
     assert [s.weight for s in scores] == [1, 4]
     assert scores[1].values["perplexity"] == pytest.approx(2.6)
@@ -48,14 +48,14 @@ def test_perplexity_is_weighted_by_tokens() -> None:
 
 def test_bits_per_byte_are_weighted_by_bytes() -> None:
     """Bits per byte divide by UTF-8 bytes, so that a text of two-byte letters counts its bytes."""
-    scores = list(perplexity(CharacterModel(), rows("a", "éé")))
+    scores = list(perplexity(CharacterModel(), make_samples("a", "éé")))
     nats = 0.1 + 2 * (ord("é") % 32) / 10
     assert BITS.value(scores) == pytest.approx(nats / math.log(2) / 5)
 
 
 def test_chunks_change_nothing() -> None:
     """Rows scored one at a time or all at once give equal scores."""
-    samples = rows("alpha", "beta", "gamma", "delta")
+    samples = make_samples("alpha", "beta", "gamma", "delta")
     whole = list(perplexity(CharacterModel(), samples))
     pieces = [score for sample in samples for score in perplexity(CharacterModel(), [sample])]
     assert whole == pieces
@@ -102,7 +102,7 @@ def test_a_text_of_no_tokens_is_not_a_perfect_one() -> None:
         def logprobs(self, pairs: Sequence[tuple[Any, str]]) -> list[Logprob]:
             return [Logprob(0.0, 0, 0, True) for _ in pairs]
 
-    (score,) = perplexity(Deaf(), rows("x"))
+    (score,) = perplexity(Deaf(), make_samples("x"))
     assert math.isnan(score.values["perplexity"])
     assert math.isnan(PERPLEXITY.value([score]))
 
@@ -110,7 +110,7 @@ def test_a_text_of_no_tokens_is_not_a_perfect_one() -> None:
 def test_drift_is_a_mean_over_tokens() -> None:
     """Drift sums the divergence over all tokens and divides by their number."""
     (kl,) = drift.metrics
-    scores = list(drift(CharacterModel(), rows("abcd", "x"), against=CharacterModel()))
+    scores = list(drift(CharacterModel(), make_samples("abcd", "x"), against=CharacterModel()))
     assert kl.value(scores) == pytest.approx((4 * 0.25 + 0.25 + 1) / 5)
     assert kl.better == "lower"
 
@@ -122,7 +122,7 @@ def test_drift_needs_a_model_that_gives_distributions() -> None:
         name = "gpt"
 
     with pytest.raises(UsageError, match='"gpt" does not return token distributions'):
-        list(drift(Remote(), rows("a"), against=Remote()))  # type: ignore[arg-type]
+        list(drift(Remote(), make_samples("a"), against=Remote()))  # type: ignore[arg-type]
 
 
 def test_importing_the_plugins_is_light() -> None:
@@ -148,7 +148,7 @@ def test_perplexity_is_lm_evals(tmp_path: Path) -> None:
     folder = str(build_tiny_model(tmp_path / "tiny"))
     texts = ["A short text.", "Überlänge: naïve café.", "0123456789 " * (CONTEXT_TOKENS // 4)]
     with load([ModelRef("tiny", folder)], dtype="float32", device="cpu") as (subject,):
-        scores = list(perplexity(subject, rows(*texts)))
+        scores = list(perplexity(subject, make_samples(*texts)))
     about = json.loads((tmp_path / "tiny" / "tokenizer.json").read_text("utf-8"))
     (tmp_path / "tiny" / "tokenizer.json").write_text(json.dumps(about | {"post_processor": None}), "utf-8")
     reference = HFLM(pretrained=folder, dtype="float32", device="cpu", batch_size=1)

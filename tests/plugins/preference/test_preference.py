@@ -39,7 +39,7 @@ USER, GOOD, BAD = (
 Train = Callable[..., Path]
 
 
-def chats(rows: Any) -> list[dict[str, Any]]:
+def convert_to_chats(rows: Any) -> list[dict[str, Any]]:
     """Return rows as messages."""
     return [{name: message(name, value) for name, value in row.items()} for row in rows]
 
@@ -228,13 +228,13 @@ def test_losses_are_trls(name: str, trained: Train, tiny_model: Path, tmp_path: 
     monkeypatch.setattr("harness_hf.cpu.linear.is_onednn_available", lambda: False)
     monkeypatch.setattr("harness_hf.cpu.head.project_labelled_once", nullcontext)
     rows = PAIRS if trainer is dpo else LABELLED
-    rows = chats(rows) if chat else rows
+    rows = convert_to_chats(rows) if chat else rows
     adapter = None if whole else lora(lora_dropout=0.0, r=4)
     seen: list[float] = []
-    with watching_losses(seen):
+    with record_losses(seen):
         out = trained(trainer, rows, adapter=adapter, **options)
     recipe = {"learning_rate": 1e-3, "max_length": 64, "gradient_accumulation_steps": 1} | options
-    theirs, model = plain(trainer, rows, adapter, tiny_model, tmp_path, recipe)
+    theirs, model = train_with_trl(trainer, rows, adapter, tiny_model, tmp_path, recipe)
     assert seen == theirs
     assert len(seen) >= 3
     if whole:
@@ -251,15 +251,15 @@ def test_losses_are_trls(name: str, trained: Train, tiny_model: Path, tmp_path: 
 def test_losses_are_trls_on_our_kernels(trained: Train, tiny_model: Path, tmp_path: Path) -> None:
     """With the products of oneDNN and each logit computed once, losses are TRL's but for the rounding of sums."""
     seen: list[float] = []
-    with watching_losses(seen):
+    with record_losses(seen):
         trained(adapter=lora(lora_dropout=0.0, r=4))
     recipe = {"learning_rate": 1e-3, "max_length": 64, "gradient_accumulation_steps": 1}
-    theirs, _ = plain(dpo, PAIRS, lora(lora_dropout=0.0, r=4), tiny_model, tmp_path, recipe)
+    theirs, _ = train_with_trl(dpo, PAIRS, lora(lora_dropout=0.0, r=4), tiny_model, tmp_path, recipe)
     assert seen == pytest.approx(theirs, abs=1e-5)
 
 
 @contextmanager
-def watching_losses(seen: list[float]) -> Iterator[None]:
+def record_losses(seen: list[float]) -> Iterator[None]:
     """Note the loss of every step of the trainings within."""
     from harness_sft.trainer import ProgressCallback
 
@@ -274,15 +274,15 @@ def watching_losses(seen: list[float]) -> Iterator[None]:
         yield
 
 
-def plain(
+def train_with_trl(
     trainer: Any, rows: Any, adapter: Any, base: Path, folder: Path, recipe: dict[str, Any]
 ) -> tuple[list[float], Any]:
     """Train with TRL alone, as its documentation says; return the loss of every step and the model."""
     with quiet_loading(), quiet_libraries():
-        return _plain(trainer, rows, adapter, base, folder, recipe)
+        return _train_with_trl(trainer, rows, adapter, base, folder, recipe)
 
 
-def _plain(
+def _train_with_trl(
     trainer: Any, rows: Any, adapter: Any, base: Path, folder: Path, recipe: dict[str, Any]
 ) -> tuple[list[float], Any]:
     import trl

@@ -35,7 +35,7 @@ def test_a_wrong_answer_has_a_kind(said: str, kind: str) -> None:
     assert mistakes._classify_mistake(LABELS[0], said, {*LABELS}) == kind
 
 
-def table(answers: dict[int, str]) -> str:
+def format_answer_rows(answers: dict[int, str]) -> str:
     """Return 90 rows of three labels, right but for some answers."""
     rows = [{"id": f"q{i}", "input": f"what {i}", "target": "abc"[i % 3] * 3} for i in range(90)]
     told = [{**r, "answer": answers.get(i, r["target"])} for i, r in enumerate(rows)]
@@ -46,7 +46,7 @@ def table(answers: dict[int, str]) -> str:
 def page(project: Project) -> str:
     """The page of a candidate that says "bbb" for "aaa" eleven times, of which the base did two, and "" thrice."""
     ours = {**dict.fromkeys(range(0, 33, 3), "bbb"), 1: "", 4: "", 7: "", 8: "cc"}
-    project.write({"base.jsonl": table({0: "bbb", 3: "bbb"}), "cand.jsonl": table(ours)})
+    project.write({"base.jsonl": format_answer_rows({0: "bbb", 3: "bbb"}), "cand.jsonl": format_answer_rows(ours)})
     assert project.harness("gate", "base.jsonl", "cand.jsonl", "--worse-by-at-most", "0.02").code in (1, 6)
     (folder,) = project.folder.glob("reports/*")
     assert project.harness("report", str(folder)).code == 0

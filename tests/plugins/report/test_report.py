@@ -75,21 +75,21 @@ use = "size"
 def once(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a suite that was run and shipped, with a gate that compares rows and one that warns."""
     made, files = tmp_path_factory.mktemp("once"), {"test.jsonl": ROWS}
-    return suites.ran(made, "run suite.toml", suite=SUITE + GATES, files=files, pages=True)
+    return suites.run_commands(made, "run suite.toml", suite=SUITE + GATES, files=files, pages=True)
 
 
 @pytest.fixture
 def ran(once: Path, project: Project, pages: None) -> Path:
     """Return the folder of a run that shipped, in a copy of what was made once."""
     shutil.copytree(once, project.folder, dirs_exist_ok=True)
-    return folder(project)
+    return find_newest_run(project)
 
 
-def folder(project: Project) -> Path:
+def find_newest_run(project: Project) -> Path:
     return max(project.folder.glob("reports/*/report.json"), key=lambda p: p.stat().st_mtime_ns).parent
 
 
-def changed(run: Path, subject: str, evaluation: str, change: Any) -> None:
+def edit_rows(run: Path, subject: str, evaluation: str, change: Any) -> None:
     """Rewrite the rows of an item of a run: `change` is given each as a dict and changes it."""
     (path,) = run.glob(f"{subject}/samples_{evaluation}_*.jsonl")
     rows = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
@@ -98,14 +98,14 @@ def changed(run: Path, subject: str, evaluation: str, change: Any) -> None:
     path.write_text("".join(json.dumps(r) + "\n" for r in rows), "utf-8")
 
 
-def rewritten(run: Path, name: str, change: Any) -> None:
+def edit_json(run: Path, name: str, change: Any) -> None:
     """Rewrite a JSON file of a run."""
     value = json.loads((run / name).read_text("utf-8"))
     change(value)
     (run / name).write_text(json.dumps(value), "utf-8")
 
 
-def data(html: str) -> Any:
+def read_page_data(html: str) -> Any:
     """Return the rows that a page holds."""
     found = re.search(r'<script type="application/json" id="data">(.*?)</script>', html, re.DOTALL)
     assert found
@@ -125,10 +125,10 @@ def test_run_writes_its_page(ran: Path) -> None:
     assert places == sorted(places)
     title = r'<h1><span class="PASS">✓</span> merged may ship: 2 of 3 gates passed, one [^<]*failed'
     assert re.search(title, body) and "<title>✓ fake: merged may ship" in html
-    assert [e["name"] for e in data(html)] == ["qa"]
+    assert [e["name"] for e in read_page_data(html)] == ["qa"]
 
 
-def held(kept: LoadedRun, **change: Any) -> LoadedRun:
+def replace_verdicts(kept: LoadedRun, **change: Any) -> LoadedRun:
     """Return a run with the verdicts on what ships changed; more of one with `of` in `change`."""
     names = change.pop("of", None)
     reports = [
@@ -143,7 +143,7 @@ def held(kept: LoadedRun, **change: Any) -> LoadedRun:
     return replace(kept, run=replace(kept.run, results=reports, exit_code=1, edited=False))
 
 
-def head(html: str) -> str:
+def read_page_head(html: str) -> str:
     """Return what stands above the gates, as text."""
     return re.sub(r"<svg.*?</svg>|<[^>]*>", "", html[html.index("<main>") : html.index('id="sec-gates"')])
 
@@ -151,10 +151,10 @@ def head(html: str) -> str:
 def test_reasons_stand_under_the_sentence(ran: Path) -> None:
     """Why something may not ship is told in the head, a line each, whole and with its rows, and only there."""
     why = "so it is " * 100 + "to its end"
-    kept = held(read_folder(ran), of=["floor"], outcome=Outcome.FAIL, why=why, notes=())
+    kept = replace_verdicts(read_folder(ran), of=["floor"], outcome=Outcome.FAIL, why=why, notes=())
     exports = [replace(e, written=False, reasons=(why,)) for e in kept.run.exports]
     html = render_run(replace(kept, run=replace(kept.run, exports=exports)))
-    assert head(html).count(f"✗ floor on merged qa.exact_match at least 0.5: {why}") == 1
+    assert read_page_head(html).count(f"✗ floor on merged qa.exact_match at least 0.5: {why}") == 1
     assert '<span class="FAIL">✗</span> Nothing ships: one gate failed' in html and "<title>✗ " in html
     assert html.count(why) == 2  # the other is in the gate's row
     wrong = sum(row["exact_match"] == 0 for row in kept.rows("merged", "qa").values())
@@ -177,7 +177,9 @@ def test_every_surface_tells_what_the_record_says(ran: Path, project: Project, g
     notes = [replace(found.notes[0], params={**found.notes[0].params, **figures, "n": 77})]
     notes.append(Note("needed", {"rows": 900, "range": [1234, 5678], "such": False, "close": 20, "likely": "PASS"}))
     why = verdict_words.format_notes(found.claim_spec, notes)
-    planted = held(kept, of=[gate], outcome=Outcome.INCONCLUSIVE, notes=tuple(notes), why=why, n=77, **figures)
+    planted = replace_verdicts(
+        kept, of=[gate], outcome=Outcome.INCONCLUSIVE, notes=tuple(notes), why=why, n=77, **figures
+    )
     (ran / "report.json").write_text(to_json(planted.run), "utf-8")
     before = shutil.copytree(ran, ran.with_name("before"))
     (before / "report.json").write_text(to_json(replace(kept.run, started="2020-01-01T00:00:00+00:00")), "utf-8")
@@ -185,7 +187,7 @@ def test_every_surface_tells_what_the_record_says(ran: Path, project: Project, g
     html = render_run(read_folder(ran))
     logged = logged_run(run)
     whole = {
-        "head of the page": head(html),
+        "head of the page": read_page_head(html),
         "junit": format_junit(run),
         "markdown": format_run_markdown(run),
         "annotations": "".join(list_annotations(run, {})),
@@ -209,9 +211,9 @@ def test_every_surface_tells_what_the_record_says(ran: Path, project: Project, g
 def test_what_was_let_through_comes_first(ran: Path) -> None:
     """A waiver that let something ship, and a check that was ignored, are the first lines under the sentence."""
     waiver = Waiver("floor", "", "ticket 12", "2999-01-01", "A. Smith", "2026-01-01", "")
-    kept = held(read_folder(ran), of=["floor"], outcome=Outcome.FAIL, waiver=waiver)
+    kept = replace_verdicts(read_folder(ran), of=["floor"], outcome=Outcome.FAIL, waiver=waiver)
     flag = Finding("error", "what", code="X1", ignored="why", waiver=waiver)
-    text = head(render_run(replace(kept, run=replace(kept.run, exit_code=0, findings=[flag]))))
+    text = read_page_head(render_run(replace(kept, run=replace(kept.run, exit_code=0, findings=[flag]))))
     first = text.index("floor on merged, waived by A. Smith until 2999-01-01: ticket 12")
     assert text.index("may ship: ") < first < text.index("X1 was ignored, waived by A. Smith") < text.index("Suite")
 
@@ -236,7 +238,7 @@ def test_head_has_gain_and_what_no_gate_says(ran: Path) -> None:
     lost = Change(
         "qa", "exact_match", 0.9, 0.8, 60, 1, 7, (), (), -0.1, -0.19, -0.02, "proportion", "adapter", "merged"
     )
-    text = head(render_run(replace(kept, run=replace(kept.run, changes=(lost,)))))
+    text = read_page_head(render_run(replace(kept, run=replace(kept.run, changes=(lost,)))))
     gain = next(v for v in kept.run.verdicts if v.gate == "better" and v.candidate == "merged")
     gained = formatting.format_on_scale(gain.estimate, OnScale("proportion"), versus=True)
     assert f"The gate with the largest gain: better{gained}" in text
@@ -244,25 +246,25 @@ def test_head_has_gain_and_what_no_gate_says(ran: Path) -> None:
         "Losses no gate covers: adapter to merged−0.100exact match on qa 0.900 to 0.800, −0.100 [−0.190, −0.020]"
     ) in text
     for unproven in (replace(lost, upper=0.01), replace(lost, before="base")):  # base is what a gate compares it with
-        assert "Losses no gate covers:" not in head(
+        assert "Losses no gate covers:" not in read_page_head(
             render_run(replace(kept, run=replace(kept.run, changes=(unproven,))))
         )
 
 
 def test_slices_that_lost_rows_are_named(ran: Path) -> None:
     """By exact tests over clusters, after Holm; a cluster that lost ten rows is one."""
-    changed(ran, "base", "qa", lambda i, row: row.update(exact_match=1.0))
-    changed(ran, "merged", "qa", lambda i, row: row.update(exact_match=float(i % 2 or i > 20)))
-    rewritten(ran, "suite.lock.json", lambda lock: lock["suite"]["evals"][0].update(slices=["kind"]))
+    edit_rows(ran, "base", "qa", lambda i, row: row.update(exact_match=1.0))
+    edit_rows(ran, "merged", "qa", lambda i, row: row.update(exact_match=float(i % 2 or i > 20)))
+    edit_json(ran, "suite.lock.json", lambda lock: lock["suite"]["evals"][0].update(slices=["kind"]))
     assert pairs.find_lost_slices(read_folder(ran), "qa", "exact_match", "base") == ["“a” 30 of 30 to 19"]
-    changed(ran, "merged", "qa", lambda i, row: row.update(cluster="one"))
+    edit_rows(ran, "merged", "qa", lambda i, row: row.update(cluster="one"))
     assert pairs.find_lost_slices(read_folder(ran), "qa", "exact_match", "base") == []
 
 
 def test_slices_are_told_by_how_they_changed(ran: Path) -> None:
     """What fell most comes first, with bounds that clusters make wider; rows that are few are marked."""
     pytest.importorskip("numpy")
-    changed(ran, "merged", "qa", lambda i, row: row.update(exact_match=float(i % 4 == 0)))
+    edit_rows(ran, "merged", "qa", lambda i, row: row.update(exact_match=float(i % 4 == 0)))
 
     def told(report: Any) -> None:
         for r in report["results"]:
@@ -270,14 +272,14 @@ def test_slices_are_told_by_how_they_changed(ran: Path) -> None:
             if r["eval"] == "qa" and n:
                 r["slices"] = {"kind": {k: {"exact_match": x / 30, "n": 30} for k, x in zip("ab", n, strict=True)}}
 
-    rewritten(ran, "report.json", told)
+    edit_json(ran, "report.json", told)
     base, adapter = metrics.slice_charts(read_folder(ran))
     few = "adapter to merged; every slice has fewer than 60 rows"
     assert (adapter.title, adapter.note) == ("qa.exact_match by kind", few)
     assert adapter.table == [("b", "1.000", "0.000", "30"), ("a", "1.000", "0.500", "30")]
     assert [row["fell"] for row in base.spec["data"]["values"]] == [True, False]
     alone = adapter.spec["data"]["values"][1]
-    changed(ran, "merged", "qa", lambda i, row: row.update(cluster=str(i // 8)))
+    edit_rows(ran, "merged", "qa", lambda i, row: row.update(cluster=str(i // 8)))
     together = metrics.slice_charts(read_folder(ran))[1].spec["data"]["values"][1]
     assert together["lower"] < alone["lower"] < 0.5 < alone["upper"] < together["upper"]
 
@@ -344,18 +346,18 @@ def test_page_asks_the_network_for_nothing(ran: Path) -> None:
 @pytest.mark.slow
 def test_texts_of_others_are_shown_as_text(ran: Path) -> None:
     """What a model answers is markup nowhere, neither in the tables nor in the script's data."""
-    changed(ran, "merged", "qa", lambda i, row: row.update(resps=[[HOSTILE]], exact_match=float(i > 3)))
-    changed(ran, "base", "qa", lambda i, row: row.update(exact_match=float(i < 30)))
+    edit_rows(ran, "merged", "qa", lambda i, row: row.update(resps=[[HOSTILE]], exact_match=float(i > 3)))
+    edit_rows(ran, "base", "qa", lambda i, row: row.update(exact_match=float(i < 30)))
     html = render_run(read_folder(ran))
     assert HOSTILE not in html and "<img" not in html
     assert "&lt;/script&gt;&lt;img src=x onerror=alert(1)&gt;" in html
-    assert data(html)[0]["rows"][0][6][-1] == HOSTILE
+    assert read_page_data(html)[0]["rows"][0][6][-1] == HOSTILE
     assert embed_json("<\u2028\u2029") == '"\\u003c\\u2028\\u2029"'
 
 
 def test_controls_and_directions_are_spelt_out(ran: Path) -> None:
     """A control character or an override of direction is spelt out; text from right to left stays as it is."""
-    changed(ran, "merged", "qa", lambda i, row: row.update(resps=[["\x1b[31m\x00 \u202e שלום"]], exact_match=0.0))
+    edit_rows(ran, "merged", "qa", lambda i, row: row.update(resps=[["\x1b[31m\x00 \u202e שלום"]], exact_match=0.0))
     html = render_run(read_folder(ran))
     assert "\x1b" not in html and "\x00" not in html and "\u202e" not in html
     assert "שלום" in html and 'dir="auto"' in html
@@ -363,17 +365,17 @@ def test_controls_and_directions_are_spelt_out(ran: Path) -> None:
 
 def test_ten_megabytes_in_a_row_are_cut(ran: Path) -> None:
     """A row of 10 MB does not make a page of 10 MB, and the page says that it was cut."""
-    changed(ran, "merged", "qa", lambda i, row: row.update(resps=[["x" * 10_000_000 if i == 7 else "y"]]))
+    edit_rows(ran, "merged", "qa", lambda i, row: row.update(resps=[["x" * 10_000_000 if i == 7 else "y"]]))
     html = render_run(read_folder(ran))
     assert len(html) < 1_500_000 and "9,998,000 characters left out" in html
 
 
 def test_private_rows_are_digests(ran: Path) -> None:
     """Of a private evaluation no id, prompt, answer or slice is on the page, but counts and digests."""
-    rewritten(ran, "suite.lock.json", lambda lock: lock["suite"]["evals"][0].update(private=True))
+    edit_json(ran, "suite.lock.json", lambda lock: lock["suite"]["evals"][0].update(private=True))
     html = render_run(read_folder(ran))
     assert "say w1" not in html and "w17" not in html and '"q17"' not in html
-    (evaluation,) = data(html)
+    (evaluation,) = read_page_data(html)
     assert evaluation["private"] and evaluation["rows"][0][3].startswith("sha256 ")
     assert "The rows are private." in html or "no row" in html.lower()
 
@@ -408,8 +410,8 @@ def test_of_many_rows_all_flips_and_a_sample_are_held(ran: Path, monkeypatch: py
     """Above the limit a page holds every row won or lost and a seeded sample of the others, and says so."""
     monkeypatch.setattr(pairs, "MAX_WHOLE_ROWS", 20)
     monkeypatch.setattr(pairs, "DRAWN_ROWS", 20)
-    changed(ran, "base", "qa", lambda i, row: row.update(exact_match=float(i < 50)))
-    changed(ran, "merged", "qa", lambda i, row: row.update(exact_match=float(i < 45)))
+    edit_rows(ran, "base", "qa", lambda i, row: row.update(exact_match=float(i < 50)))
+    edit_rows(ran, "merged", "qa", lambda i, row: row.update(exact_match=float(i < 45)))
     kept = read_folder(ran)
     (evaluation,), note = pairs.browser_data(kept)
     ids = [row[0] for row in evaluation["rows"]]
@@ -430,7 +432,7 @@ def test_without_vl_convert_there_are_tables(ran: Path, monkeypatch: pytest.Monk
 
 def test_options_of_others_stay_struck(ran: Path) -> None:
     """The configuration is the lock's, in which secrets are struck; another run's keys are marked."""
-    rewritten(ran, "suite.lock.json", lambda lock: lock["suite"]["train"]["options"].update(api_key="(struck)"))
+    edit_json(ran, "suite.lock.json", lambda lock: lock["suite"]["train"]["options"].update(api_key="(struck)"))
     now = read_folder(ran)
     lock = json.loads(json.dumps(now.lock))
     lock["suite"]["train"]["options"]["skill"] = 0.8
@@ -465,7 +467,7 @@ def test_what_goes_wrong_is_one_warning(suite: Project, pages: None, monkeypatch
         outcome = suite.run()
         assert outcome.code == 0, outcome.err
         assert outcome.err.count("report.html: was not written: ") == 1 and "Traceback" not in outcome.err
-        assert not (folder(suite) / "report.html").exists()
+        assert not (find_newest_run(suite) / "report.html").exists()
 
 
 @pytest.mark.parametrize("drawer", ["import os; os.abort()", "", svg.DRAWER.replace("line,", "'no spec',")])
@@ -485,10 +487,10 @@ def test_what_draws_may_die(suite: Project, pages: None, monkeypatch: pytest.Mon
 def test_without_jinja2_a_run_says_nothing(suite: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without the extra a run writes no page and says nothing of it; the command names the extra."""
     outcome = suite.run()
-    assert (outcome.code, outcome.err) == (0, "") and not (folder(suite) / "report.html").exists()
+    assert (outcome.code, outcome.err) == (0, "") and not (find_newest_run(suite) / "report.html").exists()
     monkeypatch.setitem(sys.modules, "jinja2", None)
     harness_report.page.make_environment.cache_clear()  # type: ignore[attr-defined]
-    refused = suite.harness("report", str(folder(suite)))
+    refused = suite.harness("report", str(find_newest_run(suite)))
     assert (refused.code, refused.err.count("\n")) == (4, 1) and "pip install jinja2" in refused.err
 
 
@@ -536,11 +538,11 @@ def two(ran: Path) -> tuple[Path, Path]:
     """Return a run and one before it, which answered otherwise: 8 rows lost since then and 3 won."""
     before = ran.with_name("fake-20200101T000000Z")
     shutil.copytree(ran, before)
-    rewritten(before, "report.json", lambda r: r.update(started="2020-01-01T00:00:00+00:00"))
-    rewritten(before, "report.json", lambda r: r["digests"].update(merged="0" * 64))
-    rewritten(before, "suite.lock.json", lambda lock: lock["suite"]["train"]["options"].update(skill=0.5))
-    changed(before, "merged", "qa", lambda i, row: row.update(exact_match=float(i < 48)))
-    changed(ran, "merged", "qa", lambda i, row: row.update(exact_match=float(8 <= i < 51)))
+    edit_json(before, "report.json", lambda r: r.update(started="2020-01-01T00:00:00+00:00"))
+    edit_json(before, "report.json", lambda r: r["digests"].update(merged="0" * 64))
+    edit_json(before, "suite.lock.json", lambda lock: lock["suite"]["train"]["options"].update(skill=0.5))
+    edit_rows(before, "merged", "qa", lambda i, row: row.update(exact_match=float(i < 48)))
+    edit_rows(ran, "merged", "qa", lambda i, row: row.update(exact_match=float(8 <= i < 51)))
     return ran, before
 
 
@@ -579,13 +581,13 @@ def test_without_numpy_two_runs_are_one_line(
 @pytest.mark.slow
 def test_rows_asked_otherwise_are_left_out(two: tuple[Path, Path], project: Project) -> None:
     """A row with another text under the same id is no pair, and that is said; so are two suites."""
-    changed(
+    edit_rows(
         two[1],
         "merged",
         "qa",
         lambda i, row: row.update(arguments={"gen_args_0": {"arg_0": "other"}}) if i < 10 else None,
     )
-    rewritten(two[1], "report.json", lambda r: r.update(suite="another"))
+    edit_json(two[1], "report.json", lambda r: r.update(suite="another"))
     found = json.loads(project.harness("compare", *map(str, two), "--json").out)
     assert found["metrics"][0]["n"] == 50 and found["metrics"][0]["left_out"] == 10
     assert any("qa: 10 rows with different prompts in the two runs, left out" in n for n in found["notes"])
@@ -651,7 +653,7 @@ def test_releases_are_marked(two: tuple[Path, Path], project: Project) -> None:
 
 def test_markdown_for_a_pull_request(ran: Path, project: Project) -> None:
     """`harness report --markdown` has the sentence, the gates and some rows; no answer is markup in it."""
-    changed(ran, "merged", "qa", lambda i, row: row.update(resps=[[f"{HOSTILE}|"]]))
+    edit_rows(ran, "merged", "qa", lambda i, row: row.update(resps=[[f"{HOSTILE}|"]]))
     out = project.harness("report", str(ran), "--markdown").out
     assert out.startswith("## merged may ship: ") and "| ✓ PASS | better | merged |" in out
     assert "<img" not in out and "<script" not in out and "<details>" in out
@@ -676,11 +678,11 @@ def test_series_rows_and_memory_are_shown_where_they_were_kept(ran: Path) -> Non
     parts = [{"text": "Say: ", "trained": False}, {"text": "yes", "trained": True}]
     seen = [{"number": 1, "segments": parts}, {"segments": [{"text": "x"}]}, {"number": 3}]
     assert configuration.training_row_parts(read_folder(ran).run) == []
-    rewritten(ran, "report.json", lambda report: report.update(shown_rows=seen))
+    edit_json(ran, "report.json", lambda report: report.update(shown_rows=seen))
     assert configuration.training_row_parts(read_folder(ran).run) == [[("Say: ", False), ("yes", True)], [("x", False)]]
     memory = {"memory": {"train": "much"}}
     for odd in ({"shown_rows": [3]}, {"training": [1]}, {"training": [{"loss": "much"}]}, memory):
-        rewritten(ran, "report.json", lambda report, odd=odd: report.update({"shown_rows": [], "training": []} | odd))
+        edit_json(ran, "report.json", lambda report, odd=odd: report.update({"shown_rows": [], "training": []} | odd))
         with pytest.raises(UsageError):
             read_folder(ran)
 
@@ -689,13 +691,13 @@ def test_probabilities_of_choices_are_held_against_what_was_right(ran: Path) -> 
     """Where rows say how likely the chosen answer was, a chart shows how often it was right; else there is none."""
     assert not [c for c in metrics.row_charts(read_folder(ran)) if c.title.startswith("Reliability")]
     for subject in ("base", "merged"):
-        changed(ran, subject, "qa", lambda i, row: row.update(details={"probability": 0.35 if i % 2 else 0.95}))
+        edit_rows(ran, subject, "qa", lambda i, row: row.update(details={"probability": 0.35 if i % 2 else 0.95}))
     kept = read_folder(ran)
     (chart,) = [c for c in metrics.row_charts(kept) if c.title == "Reliability of qa"]
     rows = kept.rows("merged", "qa").values()
     likely = [row["exact_match"] for row in rows if row["details"]["probability"] == 0.95]
     assert ("merged", "0.95", f"{sum(likely) / len(likely):.2f}", str(len(likely))) in chart.table
-    changed(ran, "merged", "qa", lambda i, row: row.update(details={"probability": "0.9"}))
+    edit_rows(ran, "merged", "qa", lambda i, row: row.update(details={"probability": "0.9"}))
     assert not [c for c in metrics.row_charts(read_folder(ran)) if c.title.startswith("Reliability")]
 
 
@@ -710,8 +712,8 @@ def test_trials_of_a_sweep_are_shown(ran: Path) -> None:
         "scale": "proportion",
         "values": [8],
     }
-    rewritten(ran, "report.json", lambda r: r.update(sweep=swept | {"trials": [trial], "chosen": 8, "why": "it is"}))
-    rewritten(ran, "report.json", lambda r: r["facts"].update(training={"steps": 3, "rows": 20}))
+    edit_json(ran, "report.json", lambda r: r.update(sweep=swept | {"trials": [trial], "chosen": 8, "why": "it is"}))
+    edit_json(ran, "report.json", lambda r: r["facts"].update(training={"steps": 3, "rows": 20}))
     html = render_run(read_folder(ran))
     for text in ("Sweep of adapter.r", "8 ✓ chosen", "+0.100 [+0.020, +0.200]", "1 min 1 s", "3 steps over 20 rows"):
         assert text in html, text

@@ -16,7 +16,7 @@ from harness import Outcome
 from harness.testing import ROWS, SUITE, TRAIN, Project
 from harness_report.page import render_run
 from harness_report.reading import read_folder
-from tests.helpers.browser import CHROMIUM, Browser, browser
+from tests.helpers.browser import CHROMIUM, Browser, open_browser
 
 pytest.importorskip("jinja2")
 SCRIPT = Path(__file__).parents[3] / "plugins/harness_report/templates/rows.js"
@@ -33,7 +33,7 @@ const ids = (found) => found.map((i) => e.rows[i][0]);
 """
 
 
-def node(code: str) -> Any:
+def evaluate_script(code: str) -> Any:
     """Return what an expression gives after the page's script."""
     whole = f"const {{parse, hashOf, filter, diff, pretty, explained}} = require({json.dumps(str(SCRIPT))});{EVAL}"
     words = [NODE or "node", "-e", f"{whole}console.log(JSON.stringify({code}))"]
@@ -46,7 +46,7 @@ def test_rows_are_filtered_and_sorted() -> None:
     asked = ["{}", "{outcome: 'lost'}", "{slice: 'a'}", "{text: 'two PROMPT'}", "{text: 'zebra'}", "{sort: 'id'}",
              "{outcome: 'lost', against: 'adapter'}",
              "{outcome: 'wrong'}", "{outcome: 'wrong', of: 'base'}"]  # fmt: skip
-    found = node(f"[{', '.join(asked)}].map((s) => ids(filter(e, {{...parse(''), ...s}})))")
+    found = evaluate_script(f"[{', '.join(asked)}].map((s) => ids(filter(e, {{...parse(''), ...s}})))")
     assert found == [["q10", "q9", "q1"], ["q10"], ["q10", "q1"], ["q9"], ["q1"], ["q1", "q9", "q10"], ["q10", "q1"],
                      ["q10", "q1"], ["q9", "q1"]]  # fmt: skip
 
@@ -55,19 +55,23 @@ def test_rows_are_filtered_and_sorted() -> None:
 @pytest.mark.skipif(NODE is None, reason="needs node")
 def test_links_name_rows_and_filters() -> None:
     """A link is read as it was written: a row, an outcome, and the rest of a filter; odd names and all."""
-    assert node("parse('#chapter/1234')")["row"] == "1234"
-    assert node("parse('#capitals:lost')") == node("({...parse(''), name: 'capitals', outcome: 'lost'})")
+    assert evaluate_script("parse('#chapter/1234')")["row"] == "1234"
+    assert evaluate_script("parse('#capitals:lost')") == evaluate_script(
+        "({...parse(''), name: 'capitals', outcome: 'lost'})"
+    )
     for state in ("{name: 'a:b/c', outcome: 'won', text: 'x & y', slice: '%'}", "{name: 'é', row: 'a/b?c'}"):
-        assert node(f"parse(hashOf({{...parse(''), ...{state}}}))") == node(f"({{...parse(''), ...{state}}})")
-    assert node("parse('#%')")["name"] == "%"
+        assert evaluate_script(f"parse(hashOf({{...parse(''), ...{state}}}))") == evaluate_script(
+            f"({{...parse(''), ...{state}}})"
+        )
+    assert evaluate_script("parse('#%')")["name"] == "%"
 
 
 @pytest.mark.skipif(NODE is None, reason="needs node")
 def test_script_marks_words_as_the_page_does() -> None:
     """The script's word diff is the page's: marked where a third is shared, else whole."""
     same = "diff('Diseases of the nervous system', 'Diseases of the digestive system')"
-    assert node(same)[0] == [["Diseases of the", False], ["nervous", True], ["system", False]]
-    assert node("diff('Paris', 'Rome')") == [[["Paris", False]], [["Rome", False]]]
+    assert evaluate_script(same)[0] == [["Diseases of the", False], ["nervous", True], ["system", False]]
+    assert evaluate_script("diff('Paris', 'Rome')") == [[["Paris", False]], [["Rome", False]]]
 
 
 @pytest.mark.skipif(NODE is None, reason="needs node")
@@ -75,16 +79,16 @@ def test_answers_are_explained() -> None:
     """Against what was expected, not told twice, and JSON as a person reads it."""
     said = [f"{n} dollars a year" for n in ("4,300", "3,400", "4,300")] + ["[1,2]"]
     row = json.dumps(["q", 3, "", "", "", said[1], said, []])
-    base, adapter, merged, other = node(f"[0, 1, 2, 3].map((side) => explained(e, {row}, side))")
+    base, adapter, merged, other = evaluate_script(f"[0, 1, 2, 3].map((side) => explained(e, {row}, side))")
     assert base == [["4,300", True], ["dollars a year", False]]
     assert (adapter, merged) == ([["the same as expected", False]], [["the same as base", False]])
-    assert other == [["[\n  1,\n  2\n]", False]] and node("pretty('{no')") == "{no"
+    assert other == [["[\n  1,\n  2\n]", False]] and evaluate_script("pretty('{no')") == "{no"
 
 
 @pytest.fixture(scope="module")
 def tab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
     """Yield a tab of Chromium."""
-    with browser(tmp_path_factory.mktemp("profile")) as found:
+    with open_browser(tmp_path_factory.mktemp("profile")) as found:
         yield found
 
 

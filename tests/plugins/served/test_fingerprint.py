@@ -16,9 +16,9 @@ from harness.artifacts.fingerprint import read_fingerprint
 from harness.testing import ROWS as SIX
 from harness.testing import Project
 from harness_served.fingerprint import FARTHEST_SHARE, draw_probes
-from tests.helpers.gateway import FAULTS, Fault, gateway
-from tests.helpers.late import late
-from tests.helpers.runtimes import Runtime, running
+from tests.helpers.gateway import FAULTS, Fault, start_gateway
+from tests.helpers.late import import_late
+from tests.helpers.runtimes import Runtime, run_runtime
 from tests.helpers.suites import REAL, TEXTS
 
 pytestmark = [
@@ -26,7 +26,7 @@ pytestmark = [
     pytest.mark.usefixtures("warm_children"),
     pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning"),
 ]
-late("openai")
+import_late("openai")
 GATE = 'metric = "qa.exact_match"\nversus = "base"\nworse_by_at_most = 0.9'
 WITHOUT_TORCH = """
 import sys
@@ -54,7 +54,7 @@ def exported(project: Project, tiny_model: Path) -> Path:
 def look(folder: Path, runtime: Runtime, *more: str, fault: Fault | None = None) -> tuple[int, dict[str, Any]]:
     """Compare by the fingerprint in a process that has no torch."""
     words = ["parity", "exports/merged", "--fingerprint", "--arithmetic", "float32", "--json", *more]
-    with running(runtime) as served, gateway(served.url, fault=fault) as between:
+    with run_runtime(runtime) as served, start_gateway(served.url, fault=fault) as between:
         command = [sys.executable, "-c", WITHOUT_TORCH, *words, "--runtime", between.url]
         done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120)
     assert done.returncode in (0, 1, 6), done.stderr

@@ -14,12 +14,12 @@ from harness_served.layers.answers import find_stream_error
 from harness_served.parity import DIFFERS, SAME, UNPROVEN
 from harness_served.runtime import RuntimeAnswer
 from tests.helpers import llamas
-from tests.helpers.gateway import FAULTS, LONG, gateway
-from tests.helpers.late import late
-from tests.helpers.runtimes import Runtime, running, teach
+from tests.helpers.gateway import FAULTS, LONG, start_gateway
+from tests.helpers.late import import_late
+from tests.helpers.runtimes import Runtime, run_runtime, teach
 
 pytestmark = pytest.mark.slow
-late("openai")
+import_late("openai")
 LAYERS = "ids,stops,sampling,logprobs,answers"
 HEADS = {"num_attention_heads": 2, "num_key_value_heads": 1}
 
@@ -63,14 +63,14 @@ def look(export: Path, url: str, layers: str = LAYERS, *more: str) -> tuple[int,
 @pytest.fixture(scope="module")
 def engine(export: Path) -> Any:
     """A healthy server of the export."""
-    with running(Runtime("llama.cpp", export / "model", context=1024)) as runtime:
+    with run_runtime(Runtime("llama.cpp", export / "model", context=1024)) as runtime:
         yield runtime
 
 
 @pytest.mark.parametrize("dialect", ["llama.cpp", "vllm"])
 def test_a_gateway_that_changes_nothing_is_no_alarm(export: Path, dialect: str) -> None:
     """No layer differs, and each request has a connection of its own."""
-    with running(Runtime(dialect, export / "model", context=1024)) as own, gateway(own.url) as healthy:
+    with run_runtime(Runtime(dialect, export / "model", context=1024)) as own, start_gateway(own.url) as healthy:
         code, told = look(export, healthy.url)
     assert code != 1, told["layers"]
     assert [told["layers"][name]["verdict"] for name in ("ids", "logprobs", "answers")] == [SAME] * 3
@@ -81,7 +81,7 @@ def test_a_gateway_that_changes_nothing_is_no_alarm(export: Path, dialect: str) 
 def test_a_fault_of_a_gateway_is_seen(export: Path, engine: Runtime, name: str) -> None:
     """By the layer that looks for it, with exit 1."""
     fault = FAULTS[name]()
-    with gateway(engine.url, fault=fault) as faulty:
+    with start_gateway(engine.url, fault=fault) as faulty:
         layers, more = ",".join({"ids", fault.layer} - {"identity"}), ("--concurrency", str(fault.concurrency))
         code, told = look(export, faulty.url, layers, *SEEDED, "--model", "small", *more)
     assert (code, told["layers"][fault.layer]["verdict"]) == (1, DIFFERS), told["layers"]
@@ -92,14 +92,14 @@ def test_what_a_gateway_does_to_long_prompts_is_seen(tmp_path: Path, name: str) 
     """The longest conversation has more than 3,000 characters where the context holds them."""
     build(tmp_path, 1, 4096)
     runtime = Runtime("llama.cpp", tmp_path / "model", context=4096)
-    with running(runtime) as own, gateway(own.url, fault=LONG[name]) as faulty:
+    with run_runtime(runtime) as own, start_gateway(own.url, fault=LONG[name]) as faulty:
         code, told = look(tmp_path, faulty.url, "ids")
     assert (code, told["layers"]["ids"]["verdict"]) == (1, DIFFERS)
 
 
 def test_chat_without_logprobs_proves_nothing(export: Path, engine: Runtime) -> None:
     """Answers are wanted, so a gateway that hides what they are made of is inconclusive at best."""
-    with gateway(engine.url, fault=FAULTS["no-logprobs-no-ids"]()) as faulty:
+    with start_gateway(engine.url, fault=FAULTS["no-logprobs-no-ids"]()) as faulty:
         code, told = look(export, faulty.url, "")
     assert code in (0, 6)
     assert told["layers"]["answers"]["verdict"] == (SAME if code == 0 else UNPROVEN)
@@ -108,7 +108,7 @@ def test_chat_without_logprobs_proves_nothing(export: Path, engine: Runtime) -> 
 def test_a_cache_in_front_of_a_swapped_model_is_seen(export: Path, base: Path, engine: Runtime) -> None:
     """The questions of a second run are others, so the cache has no answer to them."""
     runtime = Runtime("llama.cpp", base / "model", context=1024)
-    with running(runtime) as swapped, gateway(engine.url, cached=True) as cache:
+    with run_runtime(runtime) as swapped, start_gateway(engine.url, cached=True) as cache:
         assert look(export, cache.url, "ids,answers")[0] == 0
         cache.upstream = [swapped.url]
         code, told = look(export, cache.url, "ids,answers")
@@ -119,8 +119,8 @@ def test_one_replica_of_three_is_seen_behind_a_balancer_of_connections(
     export: Path, base: Path, engine: Runtime
 ) -> None:
     """Each request has a connection of its own, so it may reach another replica."""
-    with running(Runtime("llama.cpp", base / "model", context=1024)) as stale:
-        with gateway(engine.url, engine.url, stale.url) as balancer:
+    with run_runtime(Runtime("llama.cpp", base / "model", context=1024)) as stale:
+        with start_gateway(engine.url, engine.url, stale.url) as balancer:
             code, told = look(export, balancer.url, "logprobs", *SEEDED)
         assert (code, told["layers"]["logprobs"]["verdict"]) == (1, DIFFERS)
         code, told = look(export, engine.url, "logprobs", "--replica", stale.url, *SEEDED)
@@ -132,7 +132,7 @@ def test_one_replica_of_three_is_seen_behind_a_balancer_of_connections(
 
 def test_a_shorter_context_than_the_exports_is_seen(export: Path) -> None:
     """Unless the one that is needed was named."""
-    with running(Runtime("vllm", export / "model", context=960)) as short:
+    with run_runtime(Runtime("vllm", export / "model", context=960)) as short:
         code, told = look(export, short.url, "logprobs", *SEEDED)
         assert (code, told["layers"]["identity"]["verdict"]) == (1, DIFFERS)
         assert "its context is 960 tokens, but the export's is 1024" in told["layers"]["identity"]["reason"]

@@ -41,10 +41,10 @@ from harness_served.reference import Reference
 from harness_served.runtime import RuntimeAnswer, read_answer
 from tests.helpers import llamas
 from tests.helpers.adapters import make_adapter
-from tests.helpers.late import late
-from tests.helpers.runtimes import Runtime, running, taught
+from tests.helpers.late import import_late
+from tests.helpers.runtimes import Runtime, run_runtime, write_taught_llama
 
-late("openai")
+import_late("openai")
 KEY = "k3y-of-ours-0123456789"
 DIALECTS = ("llama.cpp", "vllm", "ollama", "transformers")
 ALL_SEEN = {
@@ -64,7 +64,7 @@ HEALTHY = {  # what each dialect lets be seen of a healthy runtime
 def export(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a model that ends its answers, as an export has it."""
     folder = tmp_path_factory.mktemp("served")
-    taught(folder / "model")
+    write_taught_llama(folder / "model")
     return folder
 
 
@@ -78,14 +78,14 @@ def look(
     export: Path, dialect: str, *faults: str, layers: str = "", served: Path | None = None, more: Any = (), **how: Any
 ) -> Any:
     """Compare, and return the exit code and what is told."""
-    with running(Runtime(dialect, served or export / "model", frozenset(faults), **how)) as runtime:
+    with run_runtime(Runtime(dialect, served or export / "model", frozenset(faults), **how)) as runtime:
         given = ["parity", str(export), "--runtime", runtime.url, "--layers", layers, "--arithmetic", "float32"]
         args = parse_arguments([*given, "--seed", "0", *more])
         code = measure_parity(args, parse_layers(layers))
         return code, args.document
 
 
-def verdicts(document: dict[str, Any]) -> dict[str, str]:
+def list_layer_verdicts(document: dict[str, Any]) -> dict[str, str]:
     return {name: layer["verdict"] for name, layer in document["layers"].items() if name != "identity"}
 
 
@@ -94,7 +94,7 @@ def verdicts(document: dict[str, Any]) -> dict[str, str]:
 def test_a_healthy_runtime_raises_no_alarm(export: Path, dialect: str) -> None:
     """Each layer that the dialect lets be seen is the same, within the tokens that were told before."""
     code, told = look(export, dialect)
-    assert verdicts(told) == HEALTHY[dialect]
+    assert list_layer_verdicts(told) == HEALTHY[dialect]
     assert code == (6 if dialect == "transformers" else 0)
     assert told["tokens"] <= 1000
     assert told["layers"]["identity"]["verdict"] == (UNKNOWN if dialect == "transformers" else SAME)
@@ -106,7 +106,7 @@ def test_a_special_token_that_a_text_hides_is_no_alarm(tmp_path: Path, seed: int
     """These models say `<pad>` and `<s>` in the middle, which a server leaves out of its text: the rest has moved."""
     build_tiny_model(tmp_path / "model", seed=seed, stops=True)
     code, told = look(tmp_path, "transformers", layers="answers")
-    assert (code, verdicts(told)) == (0, {"answers": SAME})
+    assert (code, list_layer_verdicts(told)) == (0, {"answers": SAME})
 
 
 @pytest.mark.slow
@@ -125,7 +125,7 @@ def test_an_end_behind_a_broken_character_is_not_judged(tmp_path: Path) -> None:
     build = {"max_position_embeddings": 2048, "num_attention_heads": 2, "num_key_value_heads": 1}
     llamas.build(tmp_path / "model", seed=118, **build)  # type: ignore[arg-type]
     code, told = look(tmp_path, "transformers", layers="stops")
-    assert (code, verdicts(told)) == (6, {"stops": UNPROVEN})
+    assert (code, list_layer_verdicts(told)) == (6, {"stops": UNPROVEN})
 
 
 @pytest.fixture(scope="module")
@@ -148,14 +148,14 @@ def test_a_text_that_is_cut_in_two_ways_is_no_alarm(cut_otherwise: Path, dialect
     """Its text has as many tokens as were said, and others: where no tokens are reported, none can be compared."""
     _, told = look(cut_otherwise, dialect, layers="ids,logprobs,answers", context=2048)
     logprobs, answers = (SAME, SAME) if dialect in ("llama.cpp", "vllm") else (UNKNOWN, UNPROVEN)
-    assert verdicts(told) == {"ids": SAME, "logprobs": logprobs, "answers": answers}
+    assert list_layer_verdicts(told) == {"ids": SAME, "logprobs": logprobs, "answers": answers}
 
 
 @pytest.mark.slow
 def test_a_greedy_runtime_whose_text_is_cut_otherwise_is_greedy(cut_otherwise: Path) -> None:
     """It chose the export's own tokens, though its text comes to others."""
     code, told = look(cut_otherwise, "transformers", layers="defaults")
-    assert (code, verdicts(told)) == (0, {"defaults": SAME})
+    assert (code, list_layer_verdicts(told)) == (0, {"defaults": SAME})
 
 
 @pytest.mark.slow
@@ -192,16 +192,16 @@ def test_a_runtime_that_does_not_stop_is_told(export: Path, dialect: str) -> Non
 @pytest.mark.parametrize("dialect", ["llama.cpp", "vllm", "ollama"])
 def test_other_weights_are_told_by_log_probabilities(export: Path, tmp_path: Path, dialect: str) -> None:
     """The same template, tokenizer and stop tokens, and a model that was taught a little less."""
-    other = taught(tmp_path / "other", steps=160)
+    other = write_taught_llama(tmp_path / "other", steps=160)
     code, told = look(export, dialect, served=other, layers="ids,logprobs")
-    assert (code, verdicts(told)) == (1, {"ids": SAME, "logprobs": DIFFERS})
+    assert (code, list_layer_verdicts(told)) == (1, {"ids": SAME, "logprobs": DIFFERS})
 
 
 @pytest.mark.slow
 def test_log_probabilities_that_are_wrong_by_turns_are_told(export: Path) -> None:
     """Their mean is right, and the bound is on each."""
     code, told = look(export, "vllm", "moved", layers="logprobs")
-    assert (code, verdicts(told)) == (1, {"logprobs": DIFFERS})
+    assert (code, list_layer_verdicts(told)) == (1, {"logprobs": DIFFERS})
 
 
 @pytest.mark.slow
@@ -218,14 +218,14 @@ def test_what_a_short_context_refuses_ends_no_comparison(export: Path) -> None:
 def test_what_is_not_told_is_not_the_same(export: Path, dialect: str) -> None:
     """A server that ignores the question for log-probabilities with 200 is inconclusive, and is told what to do."""
     code, told = look(export, dialect, "mute", layers="logprobs")
-    assert (code, verdicts(told)) == (6, {"logprobs": UNKNOWN})
+    assert (code, list_layer_verdicts(told)) == (6, {"logprobs": UNKNOWN})
 
 
 @pytest.mark.slow
 def test_a_server_that_hides_usage_tells_no_count(export: Path) -> None:
     """Without tokens and counts nothing is known of the prompt."""
     code, told = look(export, "transformers", "usage", layers="ids")
-    assert (code, verdicts(told)) == (6, {"ids": UNKNOWN})
+    assert (code, list_layer_verdicts(told)) == (6, {"ids": UNKNOWN})
 
 
 @pytest.mark.slow
@@ -265,7 +265,7 @@ def test_a_server_that_gives_up_is_to_be_asked_again(export: Path, fault: str, s
 def test_what_differed_before_a_server_died_is_kept(export: Path) -> None:
     """A finding is one, whatever comes after it."""
     code, told = look(export, "llama.cpp", "template", "gone", layers="ids,logprobs")
-    assert (code, verdicts(told)) == (1, {"ids": DIFFERS})
+    assert (code, list_layer_verdicts(told)) == (1, {"ids": DIFFERS})
     assert "errors" not in told or told["errors"]
 
 
@@ -273,7 +273,7 @@ def test_what_differed_before_a_server_died_is_kept(export: Path) -> None:
 def test_a_model_that_changes_is_a_finding(export: Path) -> None:
     """Two models behind one address are no error of the harness: exit 1, with all that was found."""
     code, told = look(export, "llama.cpp", "swapped", layers="ids,logprobs")
-    assert (code, verdicts(told)) == (1, {"ids": SAME, "logprobs": SAME})
+    assert (code, list_layer_verdicts(told)) == (1, {"ids": SAME, "logprobs": SAME})
     says = told["layers"]["identity"]["reason"]
     assert says.startswith("two models answer behind this address, or it changed: model_path is 'model.gguf' and")
 
@@ -290,14 +290,14 @@ def test_no_server_is_one_line(tmp_path: Path) -> None:
 def test_a_server_that_is_busy_by_turns_is_asked_again(export: Path) -> None:
     """A limit of requests is waited for, and takes no server for one of which less is known."""
     code, told = look(export, "llama.cpp", "busy", layers="ids,logprobs")
-    assert (code, verdicts(told)) == (0, {"ids": SAME, "logprobs": SAME})
+    assert (code, list_layer_verdicts(told)) == (0, {"ids": SAME, "logprobs": SAME})
 
 
 @pytest.mark.slow
 def test_replicas_that_differ_are_no_noise(export: Path) -> None:
     """What one model answers to the same question twice is near; another model behind the address widens no bound."""
     code, told = look(export, "vllm", "replicas", layers="logprobs")
-    assert (code, verdicts(told)) == (1, {"logprobs": DIFFERS})
+    assert (code, list_layer_verdicts(told)) == (1, {"logprobs": DIFFERS})
     assert "replicas differ, or the model changed" in told["layers"]["logprobs"]["reason"]
 
 
@@ -319,7 +319,7 @@ def test_an_export_that_cannot_be_read_here_is_one_line(export: Path, tmp_path: 
 @pytest.mark.slow
 def test_two_models_are_not_chosen_from(export: Path) -> None:
     """A name that is not served is told with those that are."""
-    with running(Runtime("vllm", export / "model")) as runtime:
+    with run_runtime(Runtime("vllm", export / "model")) as runtime:
         args = parse_arguments(["parity", str(export), "--runtime", runtime.url, "--model", "smal"])
         with pytest.raises(UsageError, match='does not serve a model "smal"; did you mean "small"'):
             measure_parity(args, ())
@@ -346,7 +346,7 @@ def test_an_adapters_scale_is_seen(export: Path, adapted: Path, scale: float, ve
     """
     runtime = Runtime("llama.cpp", export / "model", adapter=adapted / "model", scale=scale)
     with ExitStack() as stack:
-        url = stack.enter_context(running(runtime)).url
+        url = stack.enter_context(run_runtime(runtime)).url
         given = ["parity", str(adapted), "--runtime", url, "--base", str(export / "model"), "--arithmetic", "float32"]
         args = parse_arguments([*given, "--seed", "0"])
         code = measure_parity(args, ("logprobs", "lora", "answers"))
@@ -363,11 +363,11 @@ def test_an_adapters_scale_is_seen(export: Path, adapted: Path, scale: float, ve
 def test_a_statement_is_about_the_export_and_hides_the_host(export: Path, tmp_path: Path) -> None:
     """It has the seed that was drawn, and no address."""
     path = tmp_path / "qa.served.jsonl"
-    with running(Runtime("vllm", export / "model")) as runtime:
+    with run_runtime(Runtime("vllm", export / "model")) as runtime:
         args = parse_arguments(
             ["parity", str(export), "--runtime", runtime.url, "--layers", "ids", "--write", str(path)]
         )
-        assert measure_parity(args, ("ids",), verified(export)) == 0
+        assert measure_parity(args, ("ids",), make_verified_export(export)) == 0
     told = json.loads(path.read_text("utf-8"))
     assert told["subject"] == [{"name": export.name, "digest": {"sha256": "ab" * 32}}]
     assert told["predicate"]["layers"]["ids"]["verdict"] == SAME
@@ -375,7 +375,7 @@ def test_a_statement_is_about_the_export_and_hides_the_host(export: Path, tmp_pa
     assert runtime.url.split("/")[2] not in path.read_text("utf-8")
 
 
-def verified(export: Path) -> VerifiedExport:
+def make_verified_export(export: Path) -> VerifiedExport:
     """Return a folder as `verify` would have found it."""
     found = VerifiedExport(str(export), ok=True, root="ab" * 32)
     found.stamps = read_stamps(export)
@@ -398,10 +398,10 @@ def test_a_servers_words_are_cleaned_before_they_are_signed(
     """A key that it echoes and an escape sequence stand in no statement, and it is still recognised."""
     monkeypatch.setenv("SERVED_KEY", KEY)
     path, key = tmp_path / "qa.served.jsonl", ["--api-key-env", "SERVED_KEY"]
-    with running(Echoing("vllm", export / "model")) as runtime:
+    with run_runtime(Echoing("vllm", export / "model")) as runtime:
         given = ["parity", str(export), "--runtime", runtime.url, "--layers", "ids", "--write", str(path), *key]
         args = parse_arguments(given)
-        assert measure_parity(args, ("ids",), verified(export)) == 0
+        assert measure_parity(args, ("ids",), make_verified_export(export)) == 0
     text = path.read_text("utf-8") + json.dumps(args.document)
     assert json.loads(path.read_text("utf-8"))["predicate"]["runtime"]["version"].startswith("0.32 ***")
     assert not [secret for secret in (KEY, KEY[4:14], "\\u001b", "hf_aaaa") if secret in text]
@@ -446,7 +446,7 @@ def test_filters_by_default_are_told(export: Path) -> None:
 def test_an_alarm_by_chance_is_drawn_once_more(export: Path, fault: str, verdict: str) -> None:
     """A first draw that is unlucky is no alarm; a runtime that is cold by default is so in both."""
     _, told = look(export, "vllm", fault, layers="defaults")
-    assert verdicts(told) == {"defaults": verdict}
+    assert list_layer_verdicts(told) == {"defaults": verdict}
     assert told["notes"][0].startswith(
         "defaults: sampled once more, since the first sample filters, or samples at a lower temperature"
     )
@@ -464,7 +464,7 @@ def test_a_second_draw_is_weighed_with_the_first(export: Path) -> None:
 def test_an_adapters_direction_that_alarms_by_chance_is_drawn_once_more(export: Path, adapted: Path) -> None:
     """A first draw that seems to be of a smaller scale, and a second that does not."""
     base = export / "model"
-    with running(Runtime("llama.cpp", base, frozenset({"unlucky"}), adapter=adapted / "model")) as runtime:
+    with run_runtime(Runtime("llama.cpp", base, frozenset({"unlucky"}), adapter=adapted / "model")) as runtime:
         given = ["parity", str(adapted), "--runtime", runtime.url, "--base", str(base), "--arithmetic", "float32"]
         args = parse_arguments([*given, "--seed", "0"])
         assert measure_parity(args, ("logprobs", "lora")) == 0

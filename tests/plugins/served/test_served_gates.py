@@ -19,11 +19,11 @@ from harness.testing import SUITE, FakeSubject, Project
 from harness_served.dialects import find_runtime
 from harness_served.layers import gates
 from harness_served.parity import DIFFERS, SAME, UNKNOWN, UNPROVEN, LayerVerdict, Parity
-from tests.helpers.late import late
-from tests.helpers.runtimes import Runtime, running
-from tests.helpers.suites import REAL, TEXTS, ran
+from tests.helpers.late import import_late
+from tests.helpers.runtimes import Runtime, run_runtime
+from tests.helpers.suites import REAL, TEXTS, run_commands
 
-late("openai")
+import_late("openai")
 ROWS = [{"id": f"q{i}", "input": f"question {i} say w{i}", "target": f"w{i}", "kind": "ab"[i % 2]} for i in range(200)]
 PRIVATE = SUITE.replace('slices = ["kind"]', "private = true")
 
@@ -48,7 +48,7 @@ class Answering:
 @pytest.fixture(scope="module")
 def once(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a suite of 200 rows that passed, and its export."""
-    return ran(tmp_path_factory.mktemp("gates"), "run suite.toml -q", suite=SUITE, files={"test.jsonl": ROWS})
+    return run_commands(tmp_path_factory.mktemp("gates"), "run suite.toml -q", suite=SUITE, files={"test.jsonl": ROWS})
 
 
 @pytest.fixture(autouse=True)
@@ -59,7 +59,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def look(folder: Path, skill: float, rows: int = 200, suite: str = "suite.toml", **how: Any) -> LayerVerdict:
     """Ask rows of the export's suite through a server, and return what the layer says."""
-    with running(Answering(skill, **how)) as served:  # type: ignore[arg-type]  # it replies
+    with run_runtime(Answering(skill, **how)) as served:  # type: ignore[arg-type]  # it replies
         drawn = draw_replay_rows(verify_export(folder / "exports/fake"), folder / suite, rows, 3, ["harness.testing"])
         return gates.compare_gates(Parity(find_runtime(served.url), None, "float32", again=drawn))  # type: ignore[arg-type]
 
@@ -72,14 +72,14 @@ def folder(once: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     return once
 
 
-def skill_of(folder: Path) -> float:
+def read_skill(folder: Path) -> float:
     return float(json.loads((folder / "exports/fake/model/skill.json").read_text("utf-8"))["skill"])
 
 
 @pytest.mark.slow
 def test_rows_that_are_answered_as_by_the_gated_model_are_the_same(folder: Path) -> None:
     """With 200 rows of which none is worse, 3 points are excluded at 1 %."""
-    found = look(folder, skill_of(folder))
+    found = look(folder, read_skill(folder))
     assert found.verdict == SAME
     assert "qa.exact_match, 200 rows: 0 worse, 0 better; worse than evidence by at most 0.03" in found.reason
     assert found.numbers["qa.exact_match rows"] == 200
@@ -88,7 +88,7 @@ def test_rows_that_are_answered_as_by_the_gated_model_are_the_same(folder: Path)
 @pytest.mark.slow
 def test_fewer_rows_prove_nothing_and_say_how_many_would(folder: Path) -> None:
     """The same answers on 50 rows leave 3 points possible."""
-    found = look(folder, skill_of(folder), rows=50)
+    found = look(folder, read_skill(folder), rows=50)
     assert found.verdict == UNPROVEN
     assert "50 rows: 0 worse, 0 better" in found.reason
 
@@ -108,7 +108,7 @@ def test_the_narrowest_margin_of_a_gate_is_taken(folder: Path) -> None:
     for margin, verdict in ((0.01, UNPROVEN), (0.1, SAME)):
         gate = f'[[gate]]\nid = "near"\nmetric = "qa.exact_match"\nversus = "base"\nworse_by_at_most = {margin}\n'
         (folder / "other.toml").write_text(SUITE + gate, "utf-8")
-        assert look(folder, skill_of(folder), rows=60, suite="other.toml").verdict == verdict
+        assert look(folder, read_skill(folder), rows=60, suite="other.toml").verdict == verdict
 
 
 def test_what_is_not_answered_cannot_be_seen(folder: Path) -> None:
@@ -120,7 +120,7 @@ def test_what_is_not_answered_cannot_be_seen(folder: Path) -> None:
 
 def test_without_a_suite_nothing_is_asked(folder: Path) -> None:
     """Rows are not in an export; they come from the deployer's suite."""
-    with running(Answering(1.0)) as served:  # type: ignore[arg-type]
+    with run_runtime(Answering(1.0)) as served:  # type: ignore[arg-type]
         found = gates.compare_gates(Parity(find_runtime(served.url), None, "float32"))  # type: ignore[arg-type]
     assert (found.verdict, "--suite" in found.reason) == (UNPROVEN, True)
 
@@ -128,9 +128,9 @@ def test_without_a_suite_nothing_is_asked(folder: Path) -> None:
 @pytest.mark.slow
 def test_private_rows_have_no_scores_to_be_paired_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of them evidence holds digests alone."""
-    ran(tmp_path, "run suite.toml -q", suite=PRIVATE, files={"test.jsonl": ROWS})
+    run_commands(tmp_path, "run suite.toml -q", suite=PRIVATE, files={"test.jsonl": ROWS})
     monkeypatch.chdir(tmp_path)
-    found = look(tmp_path, skill_of(tmp_path), rows=60)
+    found = look(tmp_path, read_skill(tmp_path), rows=60)
     assert found.verdict == UNPROVEN
     assert "the evaluation has no rows" in found.reason
 
@@ -157,7 +157,7 @@ def test_a_real_model_answers_its_rows_as_it_did(project: Project, tiny_model: P
     suite = REAL.replace('metric = "fluency.perplexity"\nallow_approximate = true\nmax = 1e9', gate)
     project.write({"suite.toml": suite, "test.jsonl": SIX[:6], "texts.jsonl": TEXTS})
     assert project.run("--candidate", str(project.folder / "made")).code == 0
-    with running(Runtime("vllm", project.folder / "exports/merged/model")) as served:
+    with run_runtime(Runtime("vllm", project.folder / "exports/merged/model")) as served:
         words = ("--runtime", served.url, "--suite", "suite.toml", "--layers", "ids,gates", "--rows", "18")
         outcome = project.harness("parity", "exports/merged", *words)
     assert outcome.code == 0, outcome.err

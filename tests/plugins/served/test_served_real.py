@@ -12,12 +12,12 @@ from harness.cli.parser import parse_arguments
 from harness_served.commands import measure_parity, parse_layers
 from harness_served.parity import DIFFERS, SAME, UNKNOWN
 from tests.helpers import llamas
-from tests.helpers.late import late
+from tests.helpers.late import import_late
 from tests.helpers.runtimes import teach
-from tests.helpers.servers import llama_cpp, serving, transformers
+from tests.helpers.servers import make_llama_cpp_command, make_transformers_command, start_server
 
 pytestmark = pytest.mark.slow
-late("openai")
+import_late("openai")
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +45,7 @@ def test_transformers_serve_is_the_same_as_far_as_it_lets_be_seen(export: Path) 
     """By count and text: it tells no log-probabilities, and never draws."""
     pytest.importorskip("fastapi")
     pytest.importorskip("uvicorn")
-    with serving(transformers(export / "model"), export / "log") as url:
+    with start_server(make_transformers_command(export / "model"), export / "log") as url:
         code, found = look(export, url, "ids,stops,defaults,answers,logprobs")
     assert code == 6
     seen = dict.fromkeys(("ids", "stops", "defaults", "answers"), SAME)
@@ -57,12 +57,12 @@ def test_transformers_serve_with_another_template_and_model_is_seen(export: Path
     pytest.importorskip("fastapi")
     pytest.importorskip("uvicorn")
     served = build(tmp_path / "served", steps=40)
-    with serving(transformers(served), tmp_path / "log") as url:
+    with start_server(make_transformers_command(served), tmp_path / "log") as url:
         code, found = look(export, url, "ids,answers")
     assert (code, found["ids"], found["answers"]) == (1, SAME, DIFFERS)
     template = served / "chat_template.jinja"
     template.write_text(template.read_text("utf-8").replace("<|assistant|>\n", "<|assistant|>"), "utf-8")
-    with serving(transformers(served), tmp_path / "log") as url:
+    with start_server(make_transformers_command(served), tmp_path / "log") as url:
         code, found = look(export, url, "ids")
     assert (code, found["ids"]) == (1, DIFFERS)
 
@@ -76,10 +76,10 @@ def test_llama_cpp_is_the_same_and_a_short_context_is_seen(tmp_path: Path) -> No
     (tmp_path / "gguf" / "model").mkdir(parents=True)
     write(folder, tmp_path / "gguf" / "model", "F32")
     file = tmp_path / "gguf" / "model" / "model.gguf"
-    with serving(llama_cpp(file), tmp_path / "log") as url:
+    with start_server(make_llama_cpp_command(file), tmp_path / "log") as url:
         code, found = look(tmp_path / "gguf", url, "ids,logprobs,answers")
         assert (code, set(found.values())) == (0, {SAME})
         code, found = look(tmp_path / "gguf", url, "defaults")
         assert (code, found["defaults"]) == (1, DIFFERS)
-    with serving(llama_cpp(file, n_ctx=256), tmp_path / "log") as url:
+    with start_server(make_llama_cpp_command(file, n_ctx=256), tmp_path / "log") as url:
         assert look(tmp_path / "gguf", url, "ids")[1]["ids"] == DIFFERS

@@ -101,7 +101,7 @@ def test_another_method_is_refused_in_preflight(project: Project, method: str, t
     assert "Traceback" not in done.err
 
 
-def _methods() -> list[str]:
+def _list_peft_methods() -> list[str]:
     from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 
     return sorted(kind.value for kind in PEFT_TYPE_TO_CONFIG_MAPPING)
@@ -110,8 +110,10 @@ def _methods() -> list[str]:
 @pytest.mark.parametrize("train", [sft, dpo, kto])
 def test_each_method_of_peft_but_lora_is_refused(train: Any, tmp_path: Path) -> None:
     """Whatever PEFT has beside LoRA is refused before a row is read, by the trainer itself too."""
-    assert {"LORA", "IA3", "VERA", "OFT", "BOFT", "HRA", "FOURIERFT", "LOKR", "PROMPT_TUNING"} <= {*_methods()}
-    for method in _methods():
+    assert {"LORA", "IA3", "VERA", "OFT", "BOFT", "HRA", "FOURIERFT", "LOKR", "PROMPT_TUNING"} <= {
+        *_list_peft_methods()
+    }
+    for method in _list_peft_methods():
         config = SimpleNamespace(peft_type=method)
         adapter: Any = SimpleNamespace(peft_config=lambda config=config: config, quantization=None)
         if method != "LORA":

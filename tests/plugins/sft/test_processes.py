@@ -30,7 +30,7 @@ from harness_sft import TrainingJob, check, sft
 from harness_sft.processes import resolve_processes
 from harness_sft.ranks import EpochSampler, pad_dataset
 from tests.helpers.gpus import L4, machine
-from tests.helpers.warm import warmed
+from tests.helpers.warm import use_warm_python
 
 WEIGHTS = "adapter_model.safetensors"
 ROWS = [{"prompt": f"what is {i}?" + "!" * (i % 7), "completion": f" it is {i * i}"} for i in range(43)]
@@ -73,14 +73,14 @@ def test_two_train_what_one_trains(tiny_model: Path, tmp_path: Path, warm: Path)
     def look(progress: Progress) -> None:
         seen.append(progress)
         if progress.done == 1:
-            places.update(*map(listening, children_of(os.getpid())))
+            places.update(*map(iterate_listen_addresses, list_children(os.getpid())))
 
     two = train(tiny_model, tmp_path / "two", 2, look)
     assert places == {"127.0.0.1"}
     left, right = read_steps(one), read_steps(two)
     assert [s.loss for s in right] == pytest.approx([s.loss for s in left], abs=1e-6)
     assert [(s.step, s.tokens, s.learning_rate) for s in right] == [(s.step, s.tokens, s.learning_rate) for s in left]
-    facts, others = note_of(one)["facts"], note_of(two)["facts"]
+    facts, others = read_adapter_note(one)["facts"], read_adapter_note(two)["facts"]
     assert others["validation_loss"] == pytest.approx(facts["validation_loss"], abs=1e-6)
     assert others["rows"] == facts["rows"] == 37 and others["processes"] == 2 and "processes" not in facts
     pairs = [load_file(out / WEIGHTS) for out in (one, two)]
@@ -93,13 +93,13 @@ def test_two_train_what_one_trains(tiny_model: Path, tmp_path: Path, warm: Path)
             raise KeyboardInterrupt
 
     again = tmp_path / "again"
-    with warmed(warm), pytest.raises(KeyboardInterrupt):
+    with use_warm_python(warm), pytest.raises(KeyboardInterrupt):
         train(tiny_model, again, 2, stop)
     [kept] = (again / "checkpoints").glob("checkpoint-*/harness-checkpoint.json")
     assert 3 <= int(kept.parent.name.rpartition("-")[2]) < 10 and not (again / "processes").exists()
     kill_after_a_step(tiny_model, again / "adapter")
     later: list[Progress] = []
-    with warmed(warm):
+    with use_warm_python(warm):
         train(tiny_model, again, 2, later.append)
     assert [p.done for p in later if p.done] == list(range(int(kept.parent.name.rpartition("-")[2]) + 1, 11))
     assert (again / "adapter" / WEIGHTS).read_bytes() == (two / WEIGHTS).read_bytes()
@@ -133,21 +133,21 @@ def kill_after_a_step(model: Path, out: Path) -> None:
         for line in parent.stdout:
             if line.strip().isdecimal() and int(line):
                 break
-        pids = children_of(parent.pid)
+        pids = list_children(parent.pid)
         parent.kill()
     assert len(pids) == 2
     until = time.monotonic() + 20
-    while any(map(alive, pids)) and time.monotonic() < until:
+    while any(map(is_alive, pids)) and time.monotonic() < until:
         time.sleep(0.05)
-    assert not any(map(alive, pids))
+    assert not any(map(is_alive, pids))
 
 
-def children_of(pid: int) -> list[int]:
+def list_children(pid: int) -> list[int]:
     """Return the processes that a process has started."""
     return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
-def listening(pid: int) -> Iterator[str]:
+def iterate_listen_addresses(pid: int) -> Iterator[str]:
     """Yield the addresses at which a process takes connections."""
     held = {str(fd.readlink()) for fd in Path(f"/proc/{pid}/fd").iterdir() if fd.is_symlink()}
     for name in ("tcp", "tcp6"):
@@ -159,7 +159,7 @@ def listening(pid: int) -> Iterator[str]:
                 yield str(getattr(address, "ipv4_mapped", None) or address)
 
 
-def alive(pid: int) -> bool:
+def is_alive(pid: int) -> bool:
     """Return whether a process runs: one that waits to be reaped does not."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
@@ -264,7 +264,7 @@ def test_fill() -> None:
     assert filled[3] == {"row": 1, "input_ids": [5], "labels": [-100], "seq_lengths": [1]}
 
 
-def note_of(out: Path) -> dict[str, Any]:
+def read_adapter_note(out: Path) -> dict[str, Any]:
     """Return what the trainer wrote beside an adapter."""
     found: dict[str, Any] = json.loads((out / "harness-adapter.json").read_text())
     return found

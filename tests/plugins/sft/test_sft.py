@@ -44,12 +44,12 @@ def trained(tiny_model: Path, tmp_path: Path) -> Train:
     """Return a function that trains the tiny model on the CPU and returns the folder of its adapter."""
 
     def run(rows: Any = ROWS, *, adapter: Any = None, name: str = "run", progress: Any = None, **recipe: Any) -> Path:
-        return trained_at(tmp_path / name, tiny_model, rows, adapter=adapter, progress=progress, **recipe)
+        return train_on_cpu(tmp_path / name, tiny_model, rows, adapter=adapter, progress=progress, **recipe)
 
     return run
 
 
-def trained_at(
+def train_on_cpu(
     folder: Path, model: Path, rows: Any, *, adapter: Any = None, progress: Any = None, **recipe: Any
 ) -> Path:
     """Train a model on the CPU and return the folder of its adapter."""
@@ -64,7 +64,7 @@ STOPPED = {"validation": 0.2, "save_steps": 2}  # the recipe of what is stopped,
 @pytest.fixture(scope="module")
 def whole(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the adapter of a training that nobody stopped."""
-    return trained_at(tmp_path_factory.mktemp("whole"), tiny_model, ROWS, **STOPPED)
+    return train_on_cpu(tmp_path_factory.mktemp("whole"), tiny_model, ROWS, **STOPPED)
 
 
 @pytest.mark.parametrize(
@@ -382,7 +382,7 @@ def test_patience(trained: Train) -> None:
     seen: list[Progress] = []
     recipe = {"num_train_epochs": 12, "learning_rate": 2e-2, "lr_scheduler_type": "constant", "warmup_ratio": 0.0}
     out = trained(RISING, progress=seen.append, patience=2, **recipe)
-    facts = facts_of(out)
+    facts = read_facts(out)
     losses = facts["validation_loss"]
     best = losses.index(min(losses)) + 1
     assert len(losses) == best + 2 < 12
@@ -401,7 +401,7 @@ def test_patience(trained: Train) -> None:
             trained(RISING, name=name, progress=interrupt, patience=2, save_steps=3, **recipe)
         again = trained(RISING, name=name, patience=2, save_steps=3, **recipe)
         assert_same(out, again)
-        assert facts_of(again)["validation_loss"] == losses
+        assert read_facts(again)["validation_loss"] == losses
 
 
 def test_watch(trained: Train) -> None:
@@ -417,7 +417,7 @@ def test_watch(trained: Train) -> None:
     plain = trained(name="plain", save_steps=3, gradient_checkpointing=True)
     out = trained(progress=seen.append, watch=watch, save_steps=3, gradient_checkpointing=True)
     assert_same(plain, out)
-    watched = facts_of(out)["watched"]
+    watched = read_facts(out)["watched"]
     assert [w["step"] for w in watched] == [5, 10]
     assert watched[1]["qa.nats"] < watched[0]["qa.nats"]
     assert [p.remark.partition(",")[0] for p in seen if p.remark] == [
@@ -480,19 +480,19 @@ def test_evaluate_then_train(trained: Train, tiny_model: Path, monkeypatch: pyte
 @pytest.mark.parametrize("packing", [False, True])
 def test_supervised_tokens(packing: bool, trained: Train) -> None:
     """With a prompt only the completion and one end-of-sequence token are learnt, packed or not."""
-    facts = facts_of(trained([{"prompt": "what?", "completion": " this"}] * 8, packing=packing, num_train_epochs=1))
+    facts = read_facts(trained([{"prompt": "what?", "completion": " this"}] * 8, packing=packing, num_train_epochs=1))
     assert 8 * len(" this" + "E") == facts["supervised_tokens"]  # a byte is a token of the tiny model
     assert 8 * len("B" + "what? this" + "E") == facts["tokens"]
-    facts = facts_of(trained([{"text": "what? this"}] * 8, packing=packing, num_train_epochs=1))
+    facts = read_facts(trained([{"text": "what? this"}] * 8, packing=packing, num_train_epochs=1))
     assert 8 * len("what? this" + "E") == facts["supervised_tokens"]
 
 
 def test_chat_rows(trained: Train, tiny_model: Path) -> None:
     """Of chat rows with a prompt the answer's turn is learnt up to its end, as the chat template writes it."""
     user, answer = {"role": "user", "content": "what?"}, {"role": "assistant", "content": "this"}
-    facts = facts_of(trained([{"prompt": [user], "completion": [answer]}] * 8, num_train_epochs=1))
+    facts = read_facts(trained([{"prompt": [user], "completion": [answer]}] * 8, num_train_epochs=1))
     assert 8 * len("this" + "E" + "\n") == facts["supervised_tokens"]
-    facts = facts_of(trained([{"messages": [user, answer]}] * 8, num_train_epochs=1))
+    facts = read_facts(trained([{"messages": [user, answer]}] * 8, num_train_epochs=1))
     whole = load_tokenizer(tiny_model).apply_chat_template([user, answer])["input_ids"]
     assert 8 * (len(whole) - 1) == facts["supervised_tokens"]
 
@@ -506,12 +506,12 @@ TOOLS_TEMPLATE = (
 )
 
 
-def tool(name: str, **arguments: Any) -> dict[str, Any]:
+def make_tool_call(name: str, **arguments: Any) -> dict[str, Any]:
     """Return a call of a function with arguments of its own."""
     return {"type": "function", "function": {"name": name, "arguments": arguments}}
 
 
-def called(question: str, *calls: dict[str, Any]) -> list[dict[str, Any]]:
+def make_call_conversation(question: str, *calls: dict[str, Any]) -> list[dict[str, Any]]:
     """Return a conversation that ends in calls."""
     return [{"role": "user", "content": question}, {"role": "assistant", "content": None, "tool_calls": list(calls)}]
 
@@ -519,11 +519,19 @@ def called(question: str, *calls: dict[str, Any]) -> list[dict[str, Any]]:
 WEATHER = {"type": "function", "function": {"name": "weather", "parameters": {"properties": {"city": {"type": "str"}}}}}
 SUM = {"type": "function", "function": {"name": "sum", "parameters": {"properties": {"a": {"type": "number"}}}}}
 TOOL_ROWS: list[dict[str, Any]] = [
-    {"messages": called("Rain in Paris?", tool("weather", city="Paris")), "tools": [WEATHER]},
-    {"messages": called("2 and 3?", tool("sum", b=2, a=[3, {"z": None}])), "tools": [SUM, WEATHER]},
-    {"messages": called("Both?", tool("weather", city="Nîmes"), tool("sum", a=1e-5)), "tools": [SUM]},
+    {"messages": make_call_conversation("Rain in Paris?", make_tool_call("weather", city="Paris")), "tools": [WEATHER]},
+    {
+        "messages": make_call_conversation("2 and 3?", make_tool_call("sum", b=2, a=[3, {"z": None}])),
+        "tools": [SUM, WEATHER],
+    },
+    {
+        "messages": make_call_conversation(
+            "Both?", make_tool_call("weather", city="Nîmes"), make_tool_call("sum", a=1e-5)
+        ),
+        "tools": [SUM],
+    },
     {"messages": [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "hello"}]},
-    {"messages": called("None?"), "chat_template_kwargs": {"enable_thinking": False}},
+    {"messages": make_call_conversation("None?"), "chat_template_kwargs": {"enable_thinking": False}},
 ]
 
 
@@ -556,7 +564,7 @@ def test_nothing_to_learn(packing: bool, trained: Train, tmp_path: Path) -> None
 
 def test_truncated_rows(trained: Train) -> None:
     """Rows that were cut, and lost their end, are counted."""
-    facts = facts_of(trained([*ROWS[:7], {"prompt": "p", "completion": "x" * 90}], num_train_epochs=1))
+    facts = read_facts(trained([*ROWS[:7], {"prompt": "p", "completion": "x" * 90}], num_train_epochs=1))
     assert (facts["rows"], facts["truncated_rows"]) == (8, 1)
 
 
@@ -566,7 +574,7 @@ LATE = [{"prompt": f"{'p' * 70} {i}", "completion": f"answer {i}"} for i in rang
 def test_the_end_is_kept(trained: Train, tiny_model: Path) -> None:
     """Under "keep_end" a row loses its beginning, so its answer is learnt whole, and that is what is told."""
     recipe = {"max_length": 24, "truncation_mode": "keep_end"}
-    facts = facts_of(trained(LATE, num_train_epochs=1, **recipe))
+    facts = read_facts(trained(LATE, num_train_epochs=1, **recipe))
     assert (facts["rows"], facts["truncated_rows"], facts["tokens"]) == (8, 8, 8 * 24)
     assert facts["supervised_tokens"] == 8 * len("answer 0" + "E")
     trainer: Any = sft
@@ -630,7 +638,9 @@ def test_validation_loss(packing: bool, trained: Train) -> None:
     """The validation loss is a mean over tokens, so it does not depend on the size of a batch or on packing."""
     rows = [{"prompt": "a", "completion": "b" * (i + 1)} for i in range(20)]
     recipe = {"learning_rate": 0.0, "validation": 0.4, "num_train_epochs": 1, "packing": packing}
-    one, many = (facts_of(trained(rows, name=str(size), per_device_eval_batch_size=size, **recipe)) for size in (1, 5))
+    one, many = (
+        read_facts(trained(rows, name=str(size), per_device_eval_batch_size=size, **recipe)) for size in (1, 5)
+    )
     assert one["validation_loss"] == pytest.approx(many["validation_loss"], abs=1e-6)
 
 
@@ -677,12 +687,12 @@ def test_only_supervised_positions(trained: Train, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(utils._ChunkedLogProbFunction, "apply", counted(utils._ChunkedLogProbFunction.apply))
     adapter = qlora(lora_dropout=0.0)
     fast = trained(adapter=adapter, name="fast", num_train_epochs=1)
-    assert facts_of(fast)["supervised_tokens"] == sum(projected[1:])  # the first is the look before the first step
+    assert read_facts(fast)["supervised_tokens"] == sum(projected[1:])  # the first is the look before the first step
     projected.clear()
     monkeypatch.setattr("harness_hf.cpu.head.project_labelled_once", contextlib.nullcontext)
     plain = trained(adapter=adapter, name="plain", num_train_epochs=1)
-    assert facts_of(plain)["tokens"] < sum(projected) + len(ROWS) * 2
-    assert facts_of(fast)["train_loss"] == pytest.approx(facts_of(plain)["train_loss"], abs=1e-5)
+    assert read_facts(plain)["tokens"] < sum(projected) + len(ROWS) * 2
+    assert read_facts(fast)["train_loss"] == pytest.approx(read_facts(plain)["train_loss"], abs=1e-5)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -773,9 +783,9 @@ def test_dynamic_fine_tuning(trained: Train, tiny_model: Path) -> None:
     for name in ("nll", "dft"):
         losses: list[float] = []
         with contextlib.suppress(StopIteration):
-            trained(name=name, adapter=lora(lora_dropout=0.0), loss_type=name, progress=stopping(losses))
+            trained(name=name, adapter=lora(lora_dropout=0.0), loss_type=name, progress=make_first_step_stop(losses))
         seen[name] = losses[0]
-    model, built = load_model(tiny_model, dtype="float32", device="cpu"), sft_build(tiny_model)
+    model, built = load_model(tiny_model, dtype="float32", device="cpu"), build_rows(tiny_model)
     # The first step of the shuffled rows is not known here, so the means of all rows are compared: they are alike.
     nll, dft = [], []
     for example in built.examples:
@@ -806,7 +816,7 @@ def test_noisy_embeddings(trained: Train) -> None:
     assert_same(noisy, trained(neftune_noise_alpha=50.0, **recipe))
 
 
-def stopping(losses: list[float]) -> Callable[[Progress], None]:
+def make_first_step_stop(losses: list[float]) -> Callable[[Progress], None]:
     """Return what notes the loss of the first step and ends the training there."""
 
     def note(progress: Progress) -> None:
@@ -817,7 +827,7 @@ def stopping(losses: list[float]) -> Callable[[Progress], None]:
     return note
 
 
-def sft_build(tiny_model: Path) -> Any:
+def build_rows(tiny_model: Path) -> Any:
     """Return the rows as they are trained on."""
     trainer: Any = sft
     return trainer.build(ModelRef("base", str(tiny_model)), lora(), ROWS, seed=3, max_length=64)
@@ -861,7 +871,7 @@ def test_assistant_only_loss_is_refused_without_markers(tiny_model: Path) -> Non
     assert line.startswith("[train] assistant_only_loss: ") and "generation" in line and "\n" not in line
 
 
-def facts_of(out: Path) -> dict[str, Any]:
+def read_facts(out: Path) -> dict[str, Any]:
     """Return the facts that the trainer wrote beside an adapter."""
     facts: dict[str, Any] = json.loads((out / "harness-adapter.json").read_text())["facts"]
     return facts

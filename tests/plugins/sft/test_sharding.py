@@ -75,7 +75,7 @@ def test_two_train_what_one_trains(kind: str, given: dict[str, Any], tiny_model:
     left, right = read_steps(one), read_steps(two)
     assert [s.loss for s in right] == pytest.approx([s.loss for s in left], abs=1e-6)
     assert [(s.step, s.tokens, s.learning_rate) for s in right] == [(s.step, s.tokens, s.learning_rate) for s in left]
-    facts, others = note_of(one)["facts"], note_of(two)["facts"]
+    facts, others = read_adapter_note(one)["facts"], read_adapter_note(two)["facts"]
     assert others["validation_loss"] == pytest.approx(facts["validation_loss"], abs=1e-6)
     assert (others["processes"], others["sharded"]) == (2, True) and "sharded" not in facts
     alone, shared = load_file(one / weights), load_file(two / weights)
@@ -97,7 +97,7 @@ def test_half_precision(tiny_model: Path, tmp_path: Path) -> None:
     )
     assert [s.loss for s in read_steps(two)] == pytest.approx([s.loss for s in read_steps(one)], rel=2e-3)
     weights = load_file(two / "adapter_model.safetensors")
-    assert {t.dtype for t in weights.values()} == {torch.float32} and note_of(two)["dtype"] == "bfloat16"
+    assert {t.dtype for t in weights.values()} == {torch.float32} and read_adapter_note(two)["dtype"] == "bfloat16"
 
 
 @pytest.mark.parametrize(
@@ -201,7 +201,7 @@ def test_a_checkpoint_is_taken_up_as_it_was_written() -> None:
     )
 
 
-def note_of(out: Path) -> dict[str, Any]:
+def read_adapter_note(out: Path) -> dict[str, Any]:
     """Return what the trainer wrote beside what it trained."""
     found: dict[str, Any] = json.loads((out / "harness-adapter.json").read_text())
     return found

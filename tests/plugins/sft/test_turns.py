@@ -23,7 +23,7 @@ THINKS = (  # a template that writes the last turn otherwise than those before, 
 )
 
 
-def chat_of(*marks: dict[str, Any]) -> list[dict[str, Any]]:
+def make_chat(*marks: dict[str, Any]) -> list[dict[str, Any]]:
     """Return a conversation whose turns have these marks."""
     roles = ("user", "assistant") * len(marks)
     return [{"role": role, "content": f"turn{i}", **m} for i, (role, m) in enumerate(zip(roles, marks, strict=False))]
@@ -36,8 +36,8 @@ def test_a_turn_that_is_context_is_not_learnt(template: str, mark: Any, tiny_mod
     base = shutil.copytree(tiny_model, tmp_path / "base")
     if template:
         (base / "chat_template.jinja").write_text(template, "utf-8")
-    rows = [{"messages": chat_of({}, mark, {}, {})}, {"messages": chat_of({"weight": 1}, {}, {}, {})}]
-    rows += [{"messages": chat_of({}, {}, {}, mark)}, {"messages": chat_of(mark, {}, {}, {})}]
+    rows = [{"messages": make_chat({}, mark, {}, {})}, {"messages": make_chat({"weight": 1}, {}, {}, {})}]
+    rows += [{"messages": make_chat({}, {}, {}, mark)}, {"messages": make_chat(mark, {}, {}, {})}]
     built = sft.build(ModelRef("base", str(base)), None, rows, seed=1)
     shown = [built.show(example) for example in built.examples]
     assert "<|user|>\nturn0<|end|>\n<|assistant|>\nturn1" in shown[0].replace("⟦", "").replace("⟧", "")
@@ -51,7 +51,7 @@ def test_a_turn_that_is_context_is_not_learnt(template: str, mark: Any, tiny_mod
 
 def test_a_prompt_s_answer_in_two_turns(tiny_model: Path) -> None:
     """Of an answer of several turns the one that is context is not learnt, nor is the prompt."""
-    turns = chat_of({}, {"weight": 0}, {}, {})
+    turns = make_chat({}, {"weight": 0}, {}, {})
     built = sft.build(ModelRef("base", str(tiny_model)), None, [{"prompt": turns[:1], "completion": turns[1:]}], seed=1)
     learnt = "".join(part for learnt, part in built.parts(built.examples[0]) if learnt)
     assert ("turn1" in learnt, "turn3<|end|>\n" in learnt, "turn0" in learnt) == (False, True, False)
@@ -62,7 +62,7 @@ def test_the_training_learns_what_the_preview_shows(tiny_model: Path, tmp_path: 
     from harness_lora import lora
     from harness_sft.supervised import CheckedTrainer
 
-    rows = [{"messages": chat_of({}, {"weight": 0}, {}, {})} for _ in range(4)]
+    rows = [{"messages": make_chat({}, {"weight": 0}, {}, {})} for _ in range(4)]
     seen: list[int] = []
 
     def look(trainer: Any) -> Iterator[None]:
@@ -90,5 +90,5 @@ def test_the_training_learns_what_the_preview_shows(tiny_model: Path, tmp_path: 
 def test_marks_that_cannot_be_obeyed(marks: Any, message: str) -> None:
     """A weight between 0 and 1, and rows of which no answer is learnt, are one line with their numbers."""
     with pytest.raises(UsageError) as caught:
-        select_columns([{"messages": chat_of(*marks)}] * 2)
+        select_columns([{"messages": make_chat(*marks)}] * 2)
     assert caught.value.messages[0].startswith(f"[train] data: {message}")

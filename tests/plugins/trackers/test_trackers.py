@@ -63,7 +63,7 @@ def run(suite: Project, tracker: str, text: str = TEXT) -> CommandOutcome:
     return suite.write({"suite.toml": text.replace("TRACKER", tracker)}).run()
 
 
-def expected(run: Run) -> Mapping[str, float]:
+def list_expected_metrics(run: Run) -> Mapping[str, float]:
     """Return some of the numbers that must have been logged."""
     verdict = next(v for v in run.verdicts if v.candidate == "merged" and v.versus == "base")
     assert verdict.estimate and verdict.lower
@@ -84,7 +84,10 @@ def test_mlflow_gets_the_verdicts(tracked: Project, monkeypatch: pytest.MonkeyPa
     client = mlflow.MlflowClient()
     [logged] = client.search_runs([client.get_experiment_by_name("fine-tunes").experiment_id])
     assert logged.info.status == "FINISHED" and logged.info.run_name == Path(outcome.report.folder).name
-    assert logged.data.metrics.items() >= {k: pytest.approx(v) for k, v in expected(outcome.report).items()}.items()
+    assert (
+        logged.data.metrics.items()
+        >= {k: pytest.approx(v) for k, v in list_expected_metrics(outcome.report).items()}.items()
+    )
     assert logged.data.tags["gate/merged/better _ base_"] == "PASS"
     assert logged.data.tags["verdict"].startswith("✓ merged may ship: 2 of 2 gates passed")
     assert logged.data.tags["mlflow.note.content"].startswith("## merged may ship: 2 of 2 gates passed")
@@ -110,7 +113,7 @@ def test_tensorboard_gets_the_verdicts(tracked: Project) -> None:
     assert logs == f"reports/{folder.name}/training"
     assert f"{logs}" in "".join(outcome.out.split())
     events = EventAccumulator(str(folder / "training/verdicts")).Reload()
-    for name, value in expected(outcome.report).items():
+    for name, value in list_expected_metrics(outcome.report).items():
         assert events.Scalars(name)[0].value == pytest.approx(value)
     texts = {name: events.Tensors(name)[0].tensor_proto.string_val[0].decode() for name in events.Tags()["tensors"]}
     assert texts["verdict"].startswith("## merged may ship: 2 of 2 gates passed")
@@ -190,7 +193,7 @@ def test_a_collector_that_refuses_costs_one_warning(suite: Project, collector: t
     assert line.startswith("warning: otel: the verdicts were not logged: UsageError: the collector of OTEL_EXPORTER")
 
 
-def scanned(log: bytes) -> Iterator[bytes]:
+def scan_leveldb_log(log: bytes) -> Iterator[bytes]:
     """Yield what a log of LevelDB holds, after W&B's own seven bytes: blocks of 32 KiB, records in parts."""
     place, parts = 7, b""
     while place + 7 <= len(log):
@@ -218,9 +221,9 @@ def test_wandb_gets_the_verdicts_offline(tracked: Project, monkeypatch: pytest.M
     [path] = tracked.folder.glob("wandb/offline-run-*/run-*.wandb")
     records, until = [], time.monotonic() + 20
     while not any(r.HasField("exit") for r in records) and time.monotonic() < until:  # its service writes on
-        records = [Record.FromString(data) for data in scanned(path.read_bytes())]
+        records = [Record.FromString(data) for data in scan_leveldb_log(path.read_bytes())]
     items = {"/".join(i.nested_key) or i.key: i.value_json for r in records for i in r.history.item}
-    for name, value in expected(outcome.report).items():
+    for name, value in list_expected_metrics(outcome.report).items():
         assert json.loads(items[name]) == pytest.approx(value)
     assert json.loads(items["flips/ncols"]) == len(COLUMNS)
     assert any(r.run.notes.startswith("## merged may ship: ") for r in records)

@@ -78,7 +78,7 @@ def engine(folder: Path, *, block: int = 4, blocks: int = 40, length: int = 100)
     return VLLM("base", folder / "model", torch.float32, length, flags, 1)
 
 
-def scores(fake: Any, windows: Sequence[scoring.Pair]) -> list[scoring.ScoredWindow]:
+def compute_expected_scores(fake: Any, windows: Sequence[scoring.Pair]) -> list[scoring.ScoredWindow]:
     """Return what windows must be given."""
     found = []
     for context, target in windows:
@@ -88,7 +88,7 @@ def scores(fake: Any, windows: Sequence[scoring.Pair]) -> list[scoring.ScoredWin
     return found
 
 
-def adversary(luck: random.Random, fake: Any, length: int) -> list[scoring.Pair]:
+def draw_adversarial_windows(luck: random.Random, fake: Any, length: int) -> list[scoring.Pair]:
     """Return windows that begin alike, contain each other, are split elsewhere, or are asked twice, in any order."""
     stem = [luck.randrange(3, 200) for _ in range(length)]
     found: list[scoring.Pair] = []
@@ -113,10 +113,10 @@ def test_no_order_gives_a_stale_row(fake: Any, tmp_path: Path) -> None:
         if (block, blocks) not in made:
             made[block, blocks] = engine(tmp_path, block=block, blocks=blocks, length=block * 12)
         one = made[block, blocks]
-        windows = adversary(luck, fake, block * 10)
+        windows = draw_adversarial_windows(luck, fake, block * 10)
         if luck.random() < 0.3:
             one.forget()
-        assert scoring.score_windows(one, windows) == scores(fake, windows)
+        assert scoring.score_windows(one, windows) == compute_expected_scores(fake, windows)
         reads += any(o.num_cached_tokens for o in one.score([c + t for c, t in windows], reads=True))
     assert reads > 500
 
@@ -156,9 +156,9 @@ def test_the_guards_are_what_keeps_stale_rows_out(
     luck, wrong = random.Random(42019), 0
     one = engine(tmp_path, blocks=20, length=48)
     for _ in range(60):
-        windows = adversary(luck, fake, 40)
+        windows = draw_adversarial_windows(luck, fake, 40)
         try:
-            wrong += scoring.score_windows(one, windows) != scores(fake, windows)
+            wrong += scoring.score_windows(one, windows) != compute_expected_scores(fake, windows)
         except CheckFailedError:
             wrong += 1
     assert wrong
@@ -171,11 +171,11 @@ def test_the_cache_is_read_and_only_what_must_be_is_asked_again(fake: Any, tmp_p
     one.score = lambda prompts, *, reads: asked.append((len(prompts), reads)) or ask(prompts, reads=reads)
     stem = list(range(3, 185))
     windows = [(stem, [i]) for i in range(3, 13)]
-    assert scoring.score_windows(one, windows) == scores(fake, windows)
+    assert scoring.score_windows(one, windows) == compute_expected_scores(fake, windows)
     assert asked == [(1, True), (9, True)]
     asked.clear()
     windows = [(stem[:90], stem[90:])]  # its target is in the cache
-    assert scoring.score_windows(one, windows) == scores(fake, windows)
+    assert scoring.score_windows(one, windows) == compute_expected_scores(fake, windows)
     assert asked == [(1, True), (1, False)]
 
 
@@ -260,7 +260,7 @@ def test_an_environment_of_another_harness_is_one_line(tmp_path: Path) -> None:
     about = "Metadata-Version: 2.1\nName: finetune-harness\nVersion: 0.0.1\n"
     (site / "finetune_harness-0.0.1.dist-info/METADATA").write_text(about, "utf-8")
     with pytest.raises(UsageError, match=r"its environment has harness 0\.0\.1, but this is 0\.1\.0"):
-        harness_vllm.open_source(str(tmp_path), python=interpreter(tmp_path, [str(site)], "-S"))
+        harness_vllm.open_source(str(tmp_path), python=write_interpreter(tmp_path, [str(site)], "-S"))
 
 
 def test_what_it_cannot_give_is_refused_at_collection(project: Project) -> None:
@@ -284,10 +284,10 @@ def test_it_is_listed_without_importing_vllm(project: Project) -> None:
 def apart(tmp_path: Path) -> str:
     """An interpreter of an environment with the fake in it."""
     put(tmp_path / "apart")
-    return interpreter(tmp_path, [str(tmp_path / "apart"), *sys.path])
+    return write_interpreter(tmp_path, [str(tmp_path / "apart"), *sys.path])
 
 
-def interpreter(folder: Path, path: Sequence[str], *switches: str) -> str:
+def write_interpreter(folder: Path, path: Sequence[str], *switches: str) -> str:
     """Write an interpreter that finds modules in some folders."""
     found = folder / "python"
     search = os.pathsep.join(p or "." for p in path)
@@ -296,7 +296,7 @@ def interpreter(folder: Path, path: Sequence[str], *switches: str) -> str:
     return str(found)
 
 
-def small(engine: dict[str, Any] | None = None) -> dict[str, Any]:
+def make_small_options(engine: dict[str, Any] | None = None) -> dict[str, Any]:
     """Return options of a small engine."""
     return {"dtype": "float32", "engine": {"block_size": 8, "kv_cache_memory_bytes": 8 * 64 * 256, **(engine or {})}}
 
@@ -310,12 +310,12 @@ def test_answers_and_scores_are_those_of_the_tokens(tiny_model: Path, fake: Any)
     pairs: list[Any] = [(shots + f"{i} is", f" {i}") for i in range(5)]
     assert tokens.encode_pairs(pairs)[0][1] == tokens.encode_prompts([" 0"])[0][1:]
     pairs += [("", "a whole text " * 60), ([{"role": "user", "content": "hi"}], "hello")]
-    with harness_vllm.load([ModelRef("base", str(tiny_model))], **small()) as [subject]:
+    with harness_vllm.load([ModelRef("base", str(tiny_model))], **make_small_options()) as [subject]:
         scored = subject.logprobs(pairs)
         windows = subject.encode_windows(pairs, truncate=False)  # type: ignore[attr-defined]
         assert len(windows[5]) == 2
         for found, several, (_, text) in zip(scored, windows, pairs, strict=True):
-            wanted = scores(fake, several)
+            wanted = compute_expected_scores(fake, several)
             assert found.total == sum(w.total.expected for w in wanted)
             assert (found.tokens, found.bytes) == (sum(len(t) for _, t in several), len(text.encode()))
         [ids] = tokens.encode_prompts(["say"])
@@ -352,7 +352,7 @@ def test_a_worker_answers_in_vllms_environment(tiny_model: Path, apart: str, fak
 
     pair = ("a prompt that is a little longer", " yes")
     identities = []
-    for options in (small(), small({"max_num_seqs": 8}) | {"dtype": "bfloat16"}):
+    for options in (make_small_options(), make_small_options({"max_num_seqs": 8}) | {"dtype": "bfloat16"}):
         options |= {"python": apart}
         refs = [ModelRef("base", str(tiny_model), options=options)]
         crew = parse_workers("", load_plugins(None), options)
@@ -368,7 +368,7 @@ def test_a_worker_answers_in_vllms_environment(tiny_model: Path, apart: str, fak
     from harness_hf import ModelTokenizer
 
     [window] = ModelTokenizer.of(str(tiny_model)).encode_pairs([pair])
-    assert found.total == scores(fake, [window])[0].total
+    assert found.total == compute_expected_scores(fake, [window])[0].total
     assert all(identities) and identities[0] != identities[1]
 
 
@@ -396,12 +396,14 @@ def test_an_adapter_is_folded_for_the_engine_and_leaves_nothing(
                     torch.testing.assert_close(tensor.float(), merged[key].float(), atol=1e-7, rtol=near)
                 assert {t.dtype for t in found.values()} <= {torch.float32, dtype}
             assert [path.name for path in (tmp_path / "cache/vllm").iterdir()] == ["folding.lock"]
-    with harness_vllm.load([ModelRef("adapter", str(tiny_model), adapter=adapter)], **small()) as [subject]:
+    with harness_vllm.load([ModelRef("adapter", str(tiny_model), adapter=adapter)], **make_small_options()) as [
+        subject
+    ]:
         assert subject.notes == ["adapter: merged into its base for vLLM, rounded once to float32"]  # type: ignore[attr-defined]
         assert fake.STARTED[-1]["model"] != str(tiny_model)
     held = ModelRef("adapter", str(tiny_model), quantization={"load_in_4bit": True})
     what = "is loaded in 4 bits, which is not tested with vLLM"
-    with pytest.raises(UsageError, match=what), harness_vllm.load([held], **small()):
+    with pytest.raises(UsageError, match=what), harness_vllm.load([held], **make_small_options()):
         pass
 
 
