@@ -32,7 +32,7 @@ class StageModels:
     """The models of one stage: loaded together, when the first of them is needed. One thread asks at a time."""
 
     def __init__(self, load: Callable[[], AbstractContextManager[list[Subject]]]) -> None:
-        self._start_loading, self._open = load, ExitStack()
+        self._load, self._open = load, ExitStack()
         self.lock = threading.RLock()
         self.loaded: Sequence[Subject] = []  # those that are in memory: all, or none
         self.broken: Exception | None = None  # why they cannot be loaded
@@ -41,7 +41,7 @@ class StageModels:
     def __getitem__(self, number: int) -> Subject:
         if not self.loaded:
             try:
-                self.loaded = self._open.enter_context(self._start_loading())
+                self.loaded = self._open.enter_context(self._load())
             except Exception as error:
                 self.broken = error
                 raise
@@ -86,20 +86,20 @@ class CachedSubject:
     ) -> None:
         self.name, self.digest, self.preferred_batch_rows = ref.name, ref.digest, preferred_batch_rows
         self.identity, self.responses = f"{identity} {ref.digest}", responses  # a loader may forget the weights
-        self._models, self._convert_match_to_fraction = models, number
+        self._models, self._number = models, number
         self.asked = self.found = 0
         self.wants_endings = False  # whether an answer of which nobody knows how it ended is asked again, once
-        self._map_rows_to_sent_prompts: set[str] = set()  # prompts, since they were last told
+        self._sent: set[str] = set()  # prompts, since they were last told
 
     @property
     def loaded(self) -> Any:
         """The model itself, in memory."""
-        return self._models[self._convert_match_to_fraction]
+        return self._models[self._number]
 
     def generate(self, prompts: Sequence[Prompt], **options: Unpack[Generation]) -> list[str]:
         """Answer each prompt; see `Subject`."""
         how = Generate(**options)
-        self._map_rows_to_sent_prompts.update(map(_stringify_prompt, prompts))
+        self._sent.update(map(_stringify_prompt, prompts))
         budget = how.thought_budget
         asked = (how.max_new_tokens, list(how.stop), how.truncate, *([astuple(budget)] if budget else []))
         drawn = [how.sampling.temperature, how.sampling.top_p, how.sampling.top_k] if how.sampling else None
@@ -125,7 +125,7 @@ class CachedSubject:
 
     def logprobs(self, pairs: Sequence[tuple[Prompt, str]], *, truncate: bool = False) -> list[Logprob]:
         """Score each continuation after its prompt; see `Subject`."""
-        self._map_rows_to_sent_prompts.update(_stringify_prompt(prompt) for prompt, _ in pairs)
+        self._sent.update(_stringify_prompt(prompt) for prompt, _ in pairs)
         ask = partial(self._ask, "logprobs", pairs, {"truncate": True} if truncate else {})
         return self._find_or_request_answers(
             [self._key("logprob", *pair, truncate) for pair in pairs], ask, astuple, _parse_logprob
@@ -163,11 +163,11 @@ class CachedSubject:
         No model is loaded for it: messages are rendered by one that is in memory, and remembered. With `as_json` those
         that cannot be rendered are returned as JSON.
         """
-        got = [_stringify_prompt(prompt) in self._map_rows_to_sent_prompts for prompt in prompts]
-        self._map_rows_to_sent_prompts.clear()
+        got = [_stringify_prompt(prompt) in self._sent for prompt in prompts]
+        self._sent.clear()
         keys = {i: self._key("render", p) for i, p in enumerate(prompts) if isinstance(p, list) and got[i]}
         known: dict[bytes, str] = self.responses.find(keys.values(), _require_text) if keys else {}
-        loaded = self._models.loaded[self._convert_match_to_fraction] if keys and self._models.loaded else None
+        loaded = self._models.loaded[self._number] if keys and self._models.loaded else None
         if render := getattr(loaded, "render", None):
             with suppress(*PLUGIN_ERRORS):  # what cannot be told is left out
                 for number, key in keys.items():

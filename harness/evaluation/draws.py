@@ -28,16 +28,16 @@ class SampledSubject:
 
     def __init__(self, subject: Subject, task: Task) -> None:
         self._subject, self._task = subject, task
-        self._select_rows_of_gate: dict[str, list[str]] = {}  # ids by prompt
+        self._rows: dict[str, list[str]] = {}  # ids by prompt
         self._asked = Counter[str]()
         self._draw = 0
         self._lock = threading.Lock()
 
     def start_draw(self, rows: Sequence[Sample], draw: int) -> None:
         """Begin to answer some rows for the n-th time."""
-        self._select_rows_of_gate, self._asked, self._draw = {}, Counter(), draw
+        self._rows, self._asked, self._draw = {}, Counter(), draw
         for row in rows:
-            self._select_rows_of_gate.setdefault(repr(row.input), []).append(row.id)
+            self._rows.setdefault(repr(row.input), []).append(row.id)
 
     def generate(self, prompts: Sequence[Prompt], **options: Unpack[Generation]) -> list[str]:
         """Answer each prompt; see `Subject`. Raises UsageError where the evaluator samples by itself."""
@@ -51,7 +51,7 @@ class SampledSubject:
     def _make_seed(self, prompt: Prompt) -> int:
         """Return 32 bits by the suite's seed, row and draw; of a prompt that is no row's, by its text and turn."""
         key = repr(prompt)
-        ids, turn = self._select_rows_of_gate.get(key, [key]), self._asked[key]
+        ids, turn = self._rows.get(key, [key]), self._asked[key]
         self._asked[key] += 1
         own = [self._subject.name] if self._task.spec.seeds == "own" else []
         what = [self._task.seed, ids[turn % len(ids)], turn // len(ids), self._draw, *own]

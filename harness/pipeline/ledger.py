@@ -166,7 +166,7 @@ class Ledger:
     def __init__(self, path: Path, warn: Callable[[str], None]) -> None:
         self.path, self.warn = path, warn
         self.empty = not path.exists() or not path.stat().st_size  # as it was found
-        self._hypothesis_on_known_rows: tuple[tuple[int, int], list[dict[str, Any]]] = ((-1, 0), [])
+        self._known: tuple[tuple[int, int], list[dict[str, Any]]] = ((-1, 0), [])
         self._parsed: tuple[bytes, dict[str, dict[str, Any]]] = (b"", {})  # whole lines of it, and what they say by id
         self._met: dict[tuple[str, str], bool] = {}
 
@@ -259,8 +259,8 @@ class Ledger:
         """Return what was written. Raises UsageError where a line was lost or changed, or is of another format."""
         try:
             about = self.path.stat()
-            if self._hypothesis_on_known_rows[0] != (about.st_size, about.st_mtime_ns):
-                self._hypothesis_on_known_rows = (
+            if self._known[0] != (about.st_size, about.st_mtime_ns):
+                self._known = (
                     (about.st_size, about.st_mtime_ns),
                     self._parse_and_verify_lines(self.path.read_bytes()),
                 )
@@ -268,7 +268,7 @@ class Ledger:
             return []
         except OSError as error:
             raise UsageError(f"{self.path}: attempts cannot be read: {error.strerror}") from None
-        return self._hypothesis_on_known_rows[1]
+        return self._known[1]
 
     def rows_file(self, rows: str) -> Path:
         """Return the file that holds a set of rows."""

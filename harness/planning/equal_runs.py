@@ -242,18 +242,18 @@ class PairVerdicts:
         self.gate, self.task, self.alpha = gate, task, alpha
         rows = task.samples or ()
         self._alike = not gate.slice and len({*coarsest_cluster_of_rows(rows)}) == len(rows)  # rows may be exchanged
-        self._hypothesis_on_known_rows: dict[Any, Outcome] = {}
+        self._known: dict[Any, Outcome] = {}
 
     def decide(self, ours: Result, theirs: Result) -> Outcome:
         """Return what the gate says of two models."""
         metric, against = self.task.metrics[self.gate.metric_name], theirs if self.gate.versus else None
         sides = [[_row_values(score, metric) for score in one.scores] for one in (ours, against) if one]
         key = frozenset(Counter(zip(*sides, strict=True)).items())
-        if not self._alike or metric.combine or key not in self._hypothesis_on_known_rows:
+        if not self._alike or metric.combine or key not in self._known:
             rows = self.task.samples or ()
             said = decide(self.gate, metric, ours, against, rows, self.alpha, name="base")
-            self._hypothesis_on_known_rows[key] = said.outcome
-        return self._hypothesis_on_known_rows[key]
+            self._known[key] = said.outcome
+        return self._known[key]
 
     def shares(self, pairs: Iterable[tuple[Result, Result]]) -> Mapping[str, float]:
         """Return the share of each outcome."""

@@ -57,9 +57,9 @@ class EProcess:
         if not 0 < alpha <= 0.5:
             raise ValueError(f"alpha is {alpha}; it must be more than 0 and at most 0.5")
         self.threshold, self.alpha, self.support = threshold, alpha, support
-        self._select_rows_of_gate: list[float] = []
+        self._rows: list[float] = []
         self._logs: Floats = np.zeros(())  # log wealth against each mean of the grid, now
-        self._make_best_weights_path: Floats = np.full((), -math.inf)  # and the highest it has been
+        self._best: Floats = np.full((), -math.inf)  # and the highest it has been
 
     def update(self, values: Iterable[float]) -> Test:
         """Add the next rows, in their order, and return the test of all so far; a crossing is never taken back.
@@ -73,10 +73,10 @@ class EProcess:
             raise ValueError(
                 f"a row's value is {odd[0]:g}, outside the metric's range {self.support[0]:g} to {self.support[1]:g}"
             )
-        self._select_rows_of_gate += values
-        if not self._select_rows_of_gate:
+        self._rows += values
+        if not self._rows:
             raise ValueError("there are no rows; a test needs at least one")
-        x = (np.asarray(self._select_rows_of_gate, dtype=np.float64) - low) / (high - low)
+        x = (np.asarray(self._rows, dtype=np.float64) - low) / (high - low)
         m = (self.threshold - low) / (high - low)
         up, down, limit = log_wealth(x, m), log_wealth(1 - x, 1 - m), math.log(1 / self.alpha)
         first = [int((w >= limit).argmax()) if (w >= limit).any() else len(w) for w in (up, down)]
@@ -86,8 +86,8 @@ class EProcess:
         lower, upper = (low + (high - low) * b for b in self._update_confidence_sequence(x, len(values)))
         lower = max(lower, self.threshold) if is_significant(p_pass, self.alpha) else min(lower, self.threshold)
         upper = min(upper, self.threshold) if is_significant(p_fail, self.alpha) else max(upper, self.threshold)
-        n = len(self._select_rows_of_gate)
-        return Test(math.fsum(self._select_rows_of_gate) / n, lower, upper, p_pass, p_fail, "e-process", n)
+        n = len(self._rows)
+        return Test(math.fsum(self._rows) / n, lower, upper, p_pass, p_fail, "e-process", n)
 
     def _update_confidence_sequence(self, x: Floats, new: int) -> tuple[float, float]:
         """Return the means between 0 and 1 that no bet has refuted after any of the updates, as an interval."""
@@ -96,8 +96,8 @@ class EProcess:
         for at in range(len(x) - new, len(x), BLOCK_ROWS):
             rows = x[at : at + BLOCK_ROWS]
             self._logs = self._logs + _compute_log_bet_returns(np.stack([rows, 1 - rows])[:, None], sides).sum(-1)
-        self._make_best_weights_path = np.maximum(self._make_best_weights_path, _compute_log_mean_wealth(self._logs))
-        below, above = self._make_best_weights_path >= math.log(1 / self.alpha)
+        self._best = np.maximum(self._best, _compute_log_mean_wealth(self._logs))
+        below, above = self._best >= math.log(1 / self.alpha)
         # a refuted mean refutes those beyond it, so only an unbroken run from the edge counts
         run, back = (len(grid) if r.all() else int(np.argmin(r)) for r in (below, above[::-1]))
         return (float(grid[run - 1]) if run else 0.0), (float(grid[len(grid) - back]) if back else 1.0)

@@ -31,7 +31,7 @@ class WorkerServer:
     def __init__(self) -> None:
         self._refs: list[ModelRef] = []
         self._loader: Any = None
-        self._load_or_retry_after_freeing = ExitStack()  # until the process ends
+        self._loaded = ExitStack()  # until the process ends
         self._subjects: Sequence[Any] = ()
 
     def replies(self, text: str) -> Iterator[str]:
@@ -64,7 +64,7 @@ class WorkerServer:
         """Load the models into memory."""
         if self._loader is None:
             raise ValueError("no models were loaded")
-        self._subjects = self._load_or_retry_after_freeing.enter_context(load_each(self._loader, self._refs))
+        self._subjects = self._loaded.enter_context(load_each(self._loader, self._refs))
         return {"digests": [subject.digest for subject in self._subjects], "notes": self.notes()}
 
     def ask(self, message: dict[str, Any]) -> Iterator[str]:

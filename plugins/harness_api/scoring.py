@@ -124,9 +124,7 @@ class ServerTokens:
 
     def __init__(self, server: Server, model: str, prefix: str = "") -> None:
         self.server, self.model, self._prefix = server, model, prefix
-        self._hypothesis_on_known_rows: dict[
-            str, list[int]
-        ] = {}  # contexts that many continuations share are asked for once
+        self._known: dict[str, list[int]] = {}  # contexts that many continuations share are asked for once
         self._texts: dict[str, str | None] = {}  # and so are the texts of rendered messages
         self.joins = True  # whether the server gave the text of all messages that an answer was to follow
 
@@ -147,14 +145,12 @@ class ServerTokens:
     def encode_prompt(self, prompt: Prompt, stop: threading.Event = http_client.NEVER) -> list[int]:
         """Return a prompt's tokens: text after BOS unless it brings its own, messages through the chat template."""
         key = repr(prompt)
-        if key not in self._hypothesis_on_known_rows:
+        if key not in self._known:
             if isinstance(prompt, str):
-                self._hypothesis_on_known_rows[key] = self._prepend_missing_leading_ids(self.encode_plain(prompt, stop))
+                self._known[key] = self._prepend_missing_leading_ids(self.encode_plain(prompt, stop))
             else:
-                self._hypothesis_on_known_rows[key] = self._ask(
-                    stop, **message_fields(prompt), add_generation_prompt=True
-                )
-        return self._hypothesis_on_known_rows[key]
+                self._known[key] = self._ask(stop, **message_fields(prompt), add_generation_prompt=True)
+        return self._known[key]
 
     def encode_pair(
         self, prompt: Prompt, text: str, stop: threading.Event = http_client.NEVER, *, as_lm_eval: bool = False

@@ -52,7 +52,7 @@ def encode_judged(
 def _encode_prompt_and_answers(
     encoder: RowEncoder, answers: Sequence[str], row: Mapping[str, Any]
 ) -> dict[str, list[int]]:
-    texts = [row[name.removesuffix("_make_ids_tensor")] for name in answers]
+    texts = [row[name.removesuffix("_ids")] for name in answers]
     encoded = encoder.encode_answers(row["prompt"], texts, chat.training_template_arguments(row))
     return {"prompt_ids": encoded[0].prompt} | {name: one.answer for name, one in zip(answers, encoded, strict=True)}
 

@@ -93,7 +93,7 @@ class RayWorker:
     beats = False
 
     def __init__(self, ray: Any, actor: Any, name: str) -> None:
-        self.name, self._ray, self._start_worker_actor, self._ended = name, ray, actor, ""
+        self.name, self._ray, self._actor, self._ended = name, ray, actor, ""
 
     def send(self, message: str, hear: Callable[[str], None] = lambda _: None) -> Future[str]:
         """Give a message; its future holds the reply, or raises Lost: an actor, a node or the cluster is gone."""
@@ -101,7 +101,7 @@ class RayWorker:
 
         def listen() -> None:
             try:
-                for said in self._start_worker_actor.replies.options(num_returns="streaming").remote(message):
+                for said in self._actor.replies.options(num_returns="streaming").remote(message):
                     reply = self._ray.get(said)
                     if not is_heartbeat(reply):
                         return told.set_result(reply)
@@ -118,7 +118,7 @@ class RayWorker:
         """End the actor."""
         self._ended = why
         with suppress(Exception):  # it is gone, or its cluster is
-            self._ray.kill(self._start_worker_actor, no_restart=True)
+            self._ray.kill(self._actor, no_restart=True)
 
 
 def connect_ray(cluster: RayWorkers) -> Any:

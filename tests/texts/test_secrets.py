@@ -162,7 +162,7 @@ def test_no_part_of_it_comes_back_in_base64(key: str, before: bytes, encode: Any
 @pytest.mark.slow
 def test_no_secret_of_a_suite_is_written_or_printed(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     """A canary in every option that may hold a secret is in no byte that a run, an export or a signature writes."""
-    monkeypatch.setattr(secrets, "_hypothesis_on_known_rows", set())
+    monkeypatch.setattr(secrets, "_known", set())
     text = SUITE.replace('use = "fake"\npath = "base"', OPTIONS)
     text += f'\n[[eval]]\nname = "fair"\nuse = "fair"\ndata = "test.jsonl"\napi_key = "{CANARY}"\n'
     project.write({"suite.toml": text, "harnessfile.py": PLUGIN, "train.jsonl": TRAIN, "test.jsonl": ROWS})

@@ -90,7 +90,7 @@ def test_every_module_that_writes_text_is_known() -> None:
 @pytest.mark.parametrize("late", ["false", "true"], ids=["raised", "noted"])
 def test_no_surface_tells_a_secret(late: str, project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     """What an evaluator raises, or notes of a row, with its options in the text, is struck wherever it is written."""
-    monkeypatch.setattr(secrets, "_hypothesis_on_known_rows", set())
+    monkeypatch.setattr(secrets, "_known", set())
     monkeypatch.setenv("GITHUB_ACTIONS", "true")
     monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(project.folder / "summary.md"))
     text = SUITE.replace('use = "exact_match"', f'use = "leaky"\nlate = {late}\n{SECRETS}')

@@ -24,7 +24,7 @@ from harness.records.models import ModelRef
 from harness.workers import chunks
 from harness.workers.pool import LoadRequest, Pool
 from harness_ray.cluster import RayWorkers, connect_ray
-chunks.COST = 300
+chunks.CHUNK_CHARS = 300
 prompts = [f"question {i} say w{i}" for i in range(200)]
 ref = ModelRef("base", sys.argv[1])
 opening = LoadRequest("fake", [ref], "", ["harness.testing"])
@@ -40,7 +40,7 @@ with pool.load_models() as [subject]:
     import ray
     keys = ray.remote(num_cpus=0)(lambda: [name for name in os.environ if "API_KEY" in name])
     leaked = ray.get(keys.remote())
-    ray.kill(pool.alive[0]._start_worker_actor)
+    ray.kill(pool.alive[0]._actor)
     after = dict([first, *stream])
     try:
         subject.lore
