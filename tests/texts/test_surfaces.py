@@ -30,7 +30,7 @@ harness/artifacts: artifact_cache
 harness/cause: proof
 harness/cli: init plan_report release selftest
 harness/init: table
-harness/pipeline: artifacts model_selection preflight record
+harness/pipeline: aa_record artifacts model_selection preflight record
 harness/planning: benchmark
 harness/release: export promote publish signing
 harness/suite: waiving
