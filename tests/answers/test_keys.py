@@ -524,7 +524,7 @@ def test_how_models_are_asked_is_code(tmp_path: Path) -> None:
     before = known(tmp_path)
     assert before == known()
     chunks = tmp_path / own.name / "workers/chunks.py"
-    chunks.write_text(chunks.read_text("utf-8").replace("COST = 1 << 15", "COST = 1 << 14"), "utf-8")
+    chunks.write_text(chunks.read_text("utf-8").replace("CHUNK_CHARS = 1 << 15", "CHUNK_CHARS = 1 << 14"), "utf-8")
     assert known(tmp_path) != before
 
 
