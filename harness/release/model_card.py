@@ -160,6 +160,7 @@ def load_from_hub(card: str, repo: str) -> str:
     """Return a card that loads and serves from OWNER/NAME what it loaded from `model`; see `usage_markdown`."""
     before, heading, use = card.partition(USE)
     use, check, after = use.partition("\n## ")
+    before = re.sub(r"(?<=, see `)model/(?=LICEN[CS]E)", "", before)  # its files are those of the repository
     for pattern, there in (
         (r'Llama\("model/', f'Llama.from_pretrained("{repo}", "'),
         (r"llama-server -m ('?)model/", rf"llama-server --hf-repo {repo} --hf-file \1"),

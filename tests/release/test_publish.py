@@ -67,6 +67,12 @@ def test_only_the_use_of_a_model_names_the_repository(used: str, there: str) -> 
     assert load_from_hub(card.format(used), REPO) == card.format(there)
 
 
+def test_a_licence_is_read_where_a_repository_has_it() -> None:
+    """A repository has no folder `model`."""
+    card = "Licence of the base: mit, see `{}LICENSE`. It was in `model/LICENSE`.\n\n## Use\n\n\n\n## Check\n"
+    assert load_from_hub(card.format("model/"), REPO) == card.format("")
+
+
 def test_a_download_is_verified_as_it_is(passed: Project) -> None:
     """`harness verify` takes a published folder, beside what the Hub adds, and refuses one that was changed."""
     folder = publish(passed)
