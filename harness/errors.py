@@ -49,10 +49,8 @@ class CheckFailedError(RuntimeError):
     """Something is wrong with the model, not with the suite: training diverged, a merge changed nothing."""
 
 
-PLUGIN_ERRORS = (
-    Exception,
-    SystemExit,
-)  # what plugin code may raise: a sys.exit() ends what it was called for, not the run
+# what plugin code may raise: a sys.exit() ends what it was called for, not the run
+PLUGIN_ERRORS = (Exception, SystemExit)
 
 
 class Mistakes:

@@ -32,12 +32,8 @@ MAX_DEPTH = (
 )
 MAX_INTEGER = 2**63 - 1  # a whole number of TOML
 MAX_VALUE_CHARS = 200  # characters of a value that an error shows
-ANNOTATION_ERRORS = (
-    NameError,
-    AttributeError,
-    SyntaxError,
-    TypeError,
-)  # what an annotation may raise that is not for us
+# what an annotation may raise that is not for us
+ANNOTATION_ERRORS = (NameError, AttributeError, SyntaxError, TypeError)
 Complain = Callable[[str, str], None]  # (key, what is wrong)
 T = TypeVar("T")
 

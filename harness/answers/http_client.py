@@ -35,23 +35,16 @@ from harness.errors import UsageError
 from harness.texts import secrets
 
 CONNECT_TIMEOUT_S = 5.0  # seconds
-RETRIED_STATUS_CODES = (
-    408,
-    409,
-    424,
-    425,
-    429,
-)  # and 5xx but 501; 424 is text-generation-inference's "failed while generating"
+# and 5xx but 501; 424 is text-generation-inference's "failed while generating"
+RETRIED_STATUS_CODES = (408, 409, 424, 425, 429)
 FOR_ALL = (401, 402, 403, 404)  # what is refused once so is refused always
 MAX_REPLY_BYTES = 64 << 20  # bytes of a reply, decoded: log-probs of a long prompt have some 10 MB
 HEADERS = {"content-encoding", "content-length", "transfer-encoding"}  # of the body as it was sent
 DEFAULT_TIMEOUT_S = 3600.0  # seconds, where an SDK was given no timeout
 MACHINE = ("Lang", "Package-Version", "OS", "Arch", "Runtime", "Runtime-Version")  # what the SDK tells about us
 CERTIFICATES = ("SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE")  # the first that is set is taken
-REPLY_FACTS = {
-    "models that replied": "model",
-    "system fingerprints": "system_fingerprint",
-}  # a fact, and a reply's field
+# a fact, and a reply's field
+REPLY_FACTS = {"models that replied": "model", "system fingerprints": "system_fingerprint"}
 MOST_NAMED = 8  # of each
 
 

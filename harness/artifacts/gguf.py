@@ -21,19 +21,8 @@ SUFFIX = ".gguf"
 TEMPLATE = "tokenizer.chat_template"
 FACTORS = "rope_freqs.weight"  # the tensor that each rotary frequency is divided by
 READ_VERSIONS = (2, 3)
-STRUCT_FORMATS = {
-    0: "B",
-    1: "b",
-    2: "H",
-    3: "h",
-    4: "I",
-    5: "i",
-    6: "f",
-    7: "?",
-    10: "Q",
-    11: "q",
-    12: "d",
-}  # of struct
+# of struct
+STRUCT_FORMATS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 STRING, ARRAY = 8, 9
 LONGEST_NAME = 63  # bytes; ggml keeps a name in 64
 MOST_DIMENSIONS = 4

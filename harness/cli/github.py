@@ -24,16 +24,8 @@ from harness.texts.secrets import redact_text
 
 MAX_ANNOTATIONS = 10  # annotations of a kind that GitHub shows of a step; it drops the others without a word
 MAX_MESSAGE_CHARS = 1000  # characters of a message
-ANNOTATED_COMMANDS = (
-    "run",
-    "gate",
-    "check",
-    "plan",
-    "selftest",
-    "show",
-    "judge",
-    "verify",
-)  # commands that print texts of models
+# commands that print texts of models
+ANNOTATED_COMMANDS = ("run", "gate", "check", "plan", "selftest", "show", "judge", "verify")
 PLACE = re.compile(r"([^:\n]+\.toml)(?::(\d+))?: (.*)")  # file, line, what
 
 

@@ -11,10 +11,8 @@ from harness.evaluation.checks import quote_text
 from harness.records.metrics import Metric
 from harness.records.samples import Result, Sample
 
-CONSTANT_ANSWER_EVALUATORS = (
-    "exact_match",
-    "multiple_choice",
-)  # evaluators of which a constant answer scores its share of the rows
+# evaluators of which a constant answer scores its share of the rows
+CONSTANT_ANSWER_EVALUATORS = ("exact_match", "multiple_choice")
 MOST_LABELS = 50
 BASELINE_RISK = 0.05  # of calling a baseline weaker than the base where both are alike
 

@@ -17,17 +17,8 @@ from harness.gates.gate import Gate
 from harness.pipeline.ledger import LedgerEntry, Role, overlaps, project_name, scores_by_row
 from harness.records.samples import Result
 
-NEUTRAL_KEYS = (
-    "id",
-    "where",
-    "metric",
-    "group",
-    "among",
-    "on",
-    "requires",
-    "severity",
-    "any_of",
-)  # keys that claim nothing
+# keys that claim nothing
+NEUTRAL_KEYS = ("id", "where", "metric", "group", "among", "on", "requires", "severity", "any_of")
 OF_EVAL = ("use", "template", "cluster", "rows_at_most", "against", "fewshot_data", "chat_template_kwargs", "stop")
 
 

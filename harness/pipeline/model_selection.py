@@ -41,12 +41,8 @@ from harness.schema import format_toml
 from harness.texts.numbers import format_metric, format_p_in_sentence
 
 FAILED_EXIT_CODES = (ExitCode.INTERRUPTED, ExitCode.INTERNAL, ExitCode.USAGE)  # after which there is nothing to compare
-NEUTRAL_FIELDS = (
-    "base_model_name_or_path",
-    "auto_mapping",
-    "revision",
-    "inference_mode",
-)  # of no matter to what a LoRA is
+# of no matter to what a LoRA is
+NEUTRAL_FIELDS = ("base_model_name_or_path", "auto_mapping", "revision", "inference_mode")
 
 
 @dataclass(frozen=True)

@@ -17,9 +17,8 @@ UNSPACED_SCRIPTS = (
 WORD = re.compile(rf"[{UNSPACED_SCRIPTS}]|[^\W_{UNSPACED_SCRIPTS}]+")  # an underscore is Markdown's
 ALONE = re.compile(rf"[{UNSPACED_SCRIPTS}]")
 UNSPACED_SHINGLE = 5  # characters, where one other word changes more shingles
-INVISIBLE_CHARACTERS = dict.fromkeys(
-    (0xAD, *range(0x200B, 0x2010), 0x2060, 0xFEFF)
-)  # hyphens and joints that no one sees
+# hyphens and joints that no one sees
+INVISIBLE_CHARACTERS = dict.fromkeys((0xAD, *range(0x200B, 0x2010), 0x2060, 0xFEFF))
 
 
 def count_words(words: Sequence[str]) -> float:

@@ -163,10 +163,8 @@ def _require_number(value: Any) -> float:
     return float(_require_exact_type(value, (int, float), "an answer is not a number"))
 
 
-ANSWER_WRITERS: dict[str, Callable[[Any], Any]] = {
-    "logprobs": astuple,
-    "generate": completion.completion_to_json,
-}  # the others are JSON already
+# the others are JSON already
+ANSWER_WRITERS: dict[str, Callable[[Any], Any]] = {"logprobs": astuple, "generate": completion.completion_to_json}
 ANSWER_READERS: dict[str, Callable[[Any], Any]] = {
     "generate": completion.completion_from_json,
     "logprobs": _parse_logprob,

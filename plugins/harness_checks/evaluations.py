@@ -15,12 +15,8 @@ from harness_checks.label_leaks import find_label_leak
 from harness_checks.lint import count_of_total
 from harness_checks.settings import find_weak_settings
 
-ONE_ANSWER_EVALUATORS = (
-    "exact_match",
-    "contains",
-    "numeric",
-    "multiple_choice",
-)  # where one prompt has one right answer
+# where one prompt has one right answer
+ONE_ANSWER_EVALUATORS = ("exact_match", "contains", "numeric", "multiple_choice")
 CASE_EVALUATORS = ("exact_match", "contains", "token_f1")
 MAX_ROW_SHARE = 0.05  # of the rows
 MAX_SHARE = 0.8  # of an answer, or of the rows

@@ -13,14 +13,8 @@ from harness.internals import Task, fold_case, schema
 from harness_checks.lint import PREFERENCE_COLUMNS, count_of_total, row_numbers
 from harness_hf import ModelTokenizer
 
-VERBATIM_EVALUATORS = (
-    "exact_match",
-    "json",
-    "contains",
-    "token_f1",
-    "regression",
-    "hf_metric",
-)  # whose targets are said as they are
+# whose targets are said as they are
+VERBATIM_EVALUATORS = ("exact_match", "json", "contains", "token_f1", "regression", "hf_metric")
 SURE, MANY = (
     VERBATIM_EVALUATORS[:2],
     0.05,

@@ -41,9 +41,8 @@ REPLACEMENTS = {  # and after Unicode's NFKC
     r"|(?![0-9]{1,3}(?:\.[0-9]{3})+(?![0-9.]))[0-9]+(?:\.[0-9]+){2,})(?![0-9])": ";",
     r"(?<![\w.×*])(?<![×x*]\s)10\s?(?=\^|\*\*)": "1×10",  # "10^6", with nothing before it to multiply
 }
-SPACED_GROUPS = re.compile(
-    r"(?<![\w.,])(?<![0-9]\s)[1-9][0-9]{0,2}(?: [0-9]{3})+(?!\s?[0-9])"
-)  # "1 000 000", and not "1 2 3"
+# "1 000 000", and not "1 2 3"
+SPACED_GROUPS = re.compile(r"(?<![\w.,])(?<![0-9]\s)[1-9][0-9]{0,2}(?: [0-9]{3})+(?!\s?[0-9])")
 LATEX = re.compile(r"\\[cdt]?frac" + 2 * r"\s*(?:\{\s*([-−–]?)\s*([0-9][0-9.,]*)\s*\}|([0-9]))")
 # what can only be written with the other mark: 1.234.567 and 1.234,56 under a decimal point
 OTHER_GROUPING = (

@@ -14,9 +14,8 @@ from typing import Any
 from harness_lm_eval.names import Config
 
 NOISY_LOGGERS = ("lm_eval", "datasets", "evaluate", "huggingface_hub", "httpx", "httpx2", "filelock")
-FILE_READERS = frozenset(
-    {"json", "csv", "text", "parquet", "arrow", "pandas", "xml"}
-)  # readers of files, not data sets
+# readers of files, not data sets
+FILE_READERS = frozenset({"json", "csv", "text", "parquet", "arrow", "pandas", "xml"})
 HUB_TIMEOUT_S = 5.0  # seconds until the hub counts as out of reach
 SEED, OTHER_SEED = 0, 1234  # lm_eval's, for tasks that shuffle while they read their data
 

@@ -22,9 +22,8 @@ from harness_lm_eval.names import Config
 Doc = dict[str, Any]
 MAX_CACHED_EVALS = 32  # evals whose tasks stay in memory
 SPARE_SHOTS = 8  # examples drawn beyond those wanted, for documents that are examples themselves
-ROW_COLUMNS = frozenset(
-    {"id", "input", "target", "task", "doc_id"}
-)  # columns of a row; a document's own get "doc." in front
+# columns of a row; a document's own get "doc." in front
+ROW_COLUMNS = frozenset({"id", "input", "target", "task", "doc_id"})
 
 
 @dataclass(frozen=True)

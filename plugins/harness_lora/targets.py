@@ -14,9 +14,8 @@ if TYPE_CHECKING:
     from peft import LoraConfig
 
 ALL = "all-linear"
-UNCALLED_MODULES = dict.fromkeys(
-    ("mamba", "falcon_mamba", "jamba"), ("dt_proj",)
-)  # linears of which only the weight is read
+# linears of which only the weight is read
+UNCALLED_MODULES = dict.fromkeys(("mamba", "falcon_mamba", "jamba"), ("dt_proj",))
 
 
 def restrict_targets(config: LoraConfig, model: Any) -> LoraConfig:

@@ -22,11 +22,8 @@ IGNORED_LABEL = -100
 PAIR, ALONE = ("chosen_ids", "rejected_ids"), ("completion_ids",)  # the first is what is to be learnt
 KL_COLUMN = "KL_completion_ids"  # of KTO: another row's answer, for its estimate of the divergence
 MAX_START_DEVIATION = 0.01  # a reward at the first step, or the first loss from ln 2: what rounding makes is far below
-REWARD_METRICS = {
-    "chosen": "rewards/chosen",
-    "rejected": "rewards/rejected",
-    "accuracy": "rewards/accuracies",
-}  # TRL's metrics
+# TRL's metrics
+REWARD_METRICS = {"chosen": "rewards/chosen", "rejected": "rewards/rejected", "accuracy": "rewards/accuracies"}
 LAST_STEPS = 10  # steps whose mean is told
 FIX = "the reference must be the model before training: use the same base, and no adapter that changes it"
 

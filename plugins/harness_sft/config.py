@@ -55,14 +55,8 @@ REASONS = {  # what to do instead of fields of SFTConfig that are not the user's
     "bf16_full_eval fp16_full_eval",
 }
 RESERVED_FIELDS = {name: why for why, names in REASONS.items() for name in names.split()}
-OWN_OPTIONS = {
-    "validation",
-    "patience",
-    "warmup_ratio",
-    "report_to",
-    "bf16",
-    "attn_implementation",
-}  # which mean more here
+# which mean more here
+OWN_OPTIONS = {"validation", "patience", "warmup_ratio", "report_to", "bf16", "attn_implementation"}
 NAMES: dict[Any, str] = {  # of the others, by what may be written for them in TOML
     int: "dataloader_num_workers dataloader_prefetch_factor dataset_num_proc ddp_bucket_cap_mb ddp_timeout "
     "gradient_accumulation_steps local_rank max_length max_steps per_device_eval_batch_size "

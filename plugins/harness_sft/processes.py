@@ -43,10 +43,8 @@ UNSHARDED_OPTIONS = {  # options that cannot go with shared weights, and why
 }
 SHARDED_OPTIMIZERS = ("adamw_torch", "adamw_torch_fused")
 WORKER = "harness_sft.worker"  # what each of them runs
-RAISED_ERRORS = (
-    "UsageError",
-    "CheckFailedError",
-)  # errors that say what is wrong; others may be complaints that another is gone
+# errors that say what is wrong; others may be complaints that another is gone
+RAISED_ERRORS = ("UsageError", "CheckFailedError")
 POLL_INTERVAL_S = 0.05  # seconds
 ERROR_GRACE_S = 2.0  # seconds after an error: the first to tell of one is not always the first to have one
 GRACE_S = 10.0  # seconds, or two usual steps, in which all must have ended the step that they are in

@@ -22,11 +22,8 @@ RECENT_LOSSES = 5  # losses whose median is the smoothed one: one or two hard ba
 WINDOW_LOSSES = 20  # losses before them that it is compared with
 DEVIATIONS, SHARE, NATS = 6.0, 0.25, 0.1  # a spike is above their median by all three
 NORMAL = 1.4826 / math.sqrt(2)  # times the median step from one to the next is the deviation of normal noise
-MOVING_WEIGHTS = (
-    "lora_B",
-    "lora_embedding_B",
-    "modules_to_save",
-)  # in the names of weights that get a gradient at once
+# in the names of weights that get a gradient at once
+MOVING_WEIGHTS = ("lora_B", "lora_embedding_B", "modules_to_save")
 
 
 @dataclass

@@ -22,17 +22,8 @@ from harness.rows.wording import write_option
 DATE = r"(\d{4}-\d\d-\d\dT\d\d-\d\d-\d\d\.\d+)"
 BRACES, WORD = re.compile(r"\{[{%].*?[}%]\}", re.S), re.compile(r"[A-Za-z_]\w*")  # of a Jinja template
 CODE = ("def ", "<function", "functools")  # how lm_eval writes a template that is a function
-ROW_KEYS = {
-    "doc_id",
-    "doc",
-    "target",
-    "arguments",
-    "resps",
-    "filtered_resps",
-    "filter",
-    "metrics",
-    "doc_hash",
-}  # of a row
+# of a row
+ROW_KEYS = {"doc_id", "doc", "target", "arguments", "resps", "filtered_resps", "filter", "metrics", "doc_hash"}
 Line = dict[str, Any]
 
 
