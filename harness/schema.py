@@ -27,9 +27,8 @@ INJECTED_PARAMETERS = {
     "shard",
     "watch",
 }
-MAX_DEPTH = (
-    100  # tables and lists in each other, in a suite or a row; what goes deeper is no data, and breaks recursion
-)
+# tables and lists in each other, in a suite or a row; what goes deeper is no data, and breaks recursion
+MAX_DEPTH = 100
 MAX_INTEGER = 2**63 - 1  # a whole number of TOML
 MAX_VALUE_CHARS = 200  # characters of a value that an error shows
 # what an annotation may raise that is not for us

@@ -26,10 +26,9 @@ from harness.texts.words import normalize_text, split_words
 
 KINDS = ("source", "group", "template", "answer")
 MAX_SUSPECT_SHARE = 0.5  # of the training rows that can be suspects: without more than that, it is another training
-RIGHT_ANSWER_WEIGHT = (
-    0.5  # of what a row shares with right answers: all of it, and a prompt that tells spoilt rows counts nothing
-)
-SHINGLE_CHARS = 4  # characters of a part of a text
+# of a row's similarity to right answers; with all of it, a prompt that only spoilt rows have would count nothing
+RIGHT_ANSWER_WEIGHT = 0.5
+SHINGLE_CHARS = 4  # characters
 SCORE_DIGITS = 9  # of a score: rows that differ in their last bits alone are in the order of the data
 FRAME_SHARE = 0.03  # of the training rows, at least three, that share a word which is part of a template
 

@@ -17,9 +17,8 @@ from harness.files import cache_dir
 from harness.schema import format_toml
 from harness.suite.tables import Suite
 
-MAX_NAME_BYTES = (
-    150  # bytes of a folder's name, which leave room for what a file system allows beside it: a work folder's
-)
+# bytes of a folder's name, which leave room for what a file system allows beside it: a work folder's
+MAX_NAME_BYTES = 150
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from harness.records.samples import Sample
 from harness.texts.folding import fold_case
 
 HEX_DIGITS = 32  # hex digits kept of a sha256: 128 bits, so that two rows of a million never share them
-RARE_DIVISOR = 2  # one in so many values of a column is another one, where a value tells a row by itself
+RARE_DIVISOR = 2  # a value identifies a row where at least one in so many values of its column is distinct
 
 
 def add_question_keys(samples: Sequence[Sample], template: str | None) -> tuple[Sample, ...]:

@@ -29,14 +29,14 @@ WORKBOOKS = (".xls", ".ods", ".numbers")
 ENCODINGS = {b"\xff\xfe\0\0": "utf-32", b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}  # by how a file begins
 MAX_MESSAGE_CHARS = 300  # characters of what a library says
 SEPARATOR_LINE = re.compile(r'"?sep=(.)"?\n')  # Excel's first line
-SNIFFED_CHARS = 100_000  # characters of a table, and bytes of its encoding, by which they are told
+SNIFFED_CHARS = 100_000  # characters of a table, and bytes of its encoding, by which both are detected
 ESCAPE = "; in TOML a \\ in double quotes begins an escape: write / or single quotes"
 UNCLOSED_QUOTE_ADVICE = (
     "; check for a missing closing quote, double the quotes inside a field, or write the rows as .jsonl"
 )
 OBJECTS = re.compile(r"\s*\[\s*\{")  # how a JSON list of objects begins, whatever the file is called
 ROW = re.compile(r"\brow [0-9]+")
-SHOWN_ERRORS = 20  # wrong rows of a source that are told one by one
+SHOWN_ERRORS = 20  # invalid rows of a source that are reported one by one
 
 
 def read_file(

@@ -32,9 +32,8 @@ GROUP = "group"
 """The key of a training row that names its group; rows of one group are held out together."""
 HELD_OUT = "held_out"
 """The key of a training row that is for validation only."""
-MAX_ROW_CHARS = (
-    10_000_000  # characters of a row: more than any context holds, and minutes for every check that reads it
-)
+# characters of a row: more than any context holds, and minutes for every check that reads it
+MAX_ROW_CHARS = 10_000_000
 
 
 def is_remote(source: str) -> bool:

@@ -20,9 +20,8 @@ from harness.stats.values import Range
 PARENT = "parent"  # what a copy that an export makes is compared with: the candidate it was made of
 FEWEST_SEEDS = 3  # runs of a recipe, of which it can be inferred how far others would lie apart
 MIN_N = 60  # rows of a slice from which on it must prove the claim; a smaller one only raises an alarm
-RELATIVE_TOLERANCE = (
-    1e-6  # by which an estimate may differ from the values it is made of: rows were summed in another order
-)
+# by which an estimate may differ from the values it is made of: rows were summed in another order
+RELATIVE_TOLERANCE = 1e-6
 Units = tuple[Sequence[Score], Sequence[Score] | None, Sequence[str] | None]
 """Rows of the candidate, of the baseline if there is one, and the cluster of each row."""
 

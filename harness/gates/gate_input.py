@@ -18,9 +18,8 @@ from harness.records.verdict_text import add_reason
 from harness.records.verdicts import Outcome, Verdict
 from harness.texts.counts import count_noun
 
-MAX_TRUNCATED_REASONING = (
-    0.05  # of all answers: more cut thoughts, and a gate that says nothing else of it is not decided
-)
+# of all answers: more cut thoughts, and a gate that says nothing else of it is not decided
+MAX_TRUNCATED_REASONING = 0.05
 MAX_EXAMPLES = 3  # ids of rows that an error gives as examples
 Slices = dict[str, list[Sample]]
 

@@ -40,7 +40,7 @@ from harness.suite.tables import Suite
 
 FILE, ELSEWHERE = "attempts.jsonl", "HARNESS_LEDGER"  # in the cache folder, and the only file there that matters
 MAX_NAMED_SUITES = 4  # suites of earlier looks
-HEX_DIGITS = 16  # hex digits of a line's digest that evidence tells
+HEX_DIGITS = 16  # hex digits of a line's digest in the evidence
 LOST_LEDGER_WARNING = "earlier attempts are then unknown"
 HEAD = ("format", "id", "after", "time")  # what every line has
 TEXTS = (  # that are read again

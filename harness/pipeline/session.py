@@ -33,9 +33,9 @@ from harness.texts import secrets
 from harness.workers.loading import LoaderSettings, load_models
 from harness.workers.local import parse_workers
 
-CLEANING_CHECKS = ("D10", "D11")  # checks of training rows, and the names under which they tell of these
+CLEANING_CHECKS = ("D10", "D11")  # checks of training rows, and the names under which they report these
 TRAINING_SOURCES = ("training data", "validation data")
-NEUTRAL_OPTIONS = {"out", "patience", "junit_xml", "listeners"}  # options of which no verdict depends
+NEUTRAL_OPTIONS = {"out", "patience", "junit_xml", "listeners"}  # options on which no verdict depends
 Loading = AbstractContextManager[tuple[StageModels, list[Subject]]]
 FLAGS = {"overrides": "--set", "keyword": "-k", "last_failed": "--lf", "plugins": "-p"}  # that have another name
 

@@ -14,7 +14,7 @@ from harness.texts.counts import count_noun
 from harness.texts.numbers import format_metric, format_p_in_sentence, format_short, typographic_minus
 
 Told = Mapping[str, Any]
-FEW_ROWS = 20  # rows: of fewer, how many times as many are needed tells nobody anything
+FEW_ROWS = 20  # rows below which a multiple of them says nothing about how many are needed
 
 
 def add_reason(verdict: Verdict, *notes: Note) -> Verdict:

@@ -25,7 +25,7 @@ from harness.release.verified import MAX_FILE_BYTES, VerifiedExport
 from harness.release.verify import verify_export
 from harness.texts.numbers import format_metric
 
-MAX_CHANGES = 5  # changes of a kind that are told
+MAX_CHANGES = 5  # changes of a kind that are listed
 Moved = tuple[VerifiedExport, Path | None, list[str]]  # what was found, the copy that is the release now, what changed
 
 

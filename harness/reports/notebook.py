@@ -21,10 +21,9 @@ from harness.reports.run_folder import prompt_of
 from harness.reports.run_folder import read_rows as read_answers
 from harness.texts.escaping import printable
 
-NOTEBOOK_ENTRY_POINTS = (
-    "harness.notebook"  # entry points: functions of a Run that return HTML to stand under the gates, or nothing
-)
-ROW_COLUMNS = ("id", "input", "text", "target")  # columns of a document that stand under names of ours
+# entry points: functions of a Run that return HTML to show below the gates, or an empty text
+NOTEBOOK_ENTRY_POINTS = "harness.notebook"
+ROW_COLUMNS = ("id", "input", "text", "target")  # columns of a document that are shown under their own names
 COLUMNS = ("verdict", "gate", "claim", "values", "estimate and bounds", "rows")
 PAGE = "report.html"
 

@@ -43,7 +43,7 @@ FORMAT, FOLDER = "rows 2", "gate"
 SUITE, ITEMS, VERDICTS, MANIFEST = "suite.json", "items.jsonl", "verdicts.json", "manifest.json"
 WAIVER = "waiver"  # of a verdict, which lies beside the suite and comes out of no row
 BINDINGS = ("none", "named", "claimed")  # what rows tell of what answered, each more than the one before
-POLICY_KEYS = {  # keys of a policy that a bundle tells of; whatever else one demands refuses it
+POLICY_KEYS = {  # keys of a policy that a bundle can meet; any other demand refuses it
     "suites", "gates", "stages", "max_age_days", "max_attempts", "recomputed", "cached_answers", "waivers", "ignored",
     "data", "harness", "binding", "claims", "digest",
 }  # fmt: skip

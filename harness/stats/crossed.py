@@ -19,9 +19,8 @@ from harness.stats.ratio import Ratio
 from harness.stats.result import Judged, Test, combine_weakest, equal_values_test, to_floats
 from harness.stats.rule_of_three import Support
 
-MIN_SHARED_WEIGHT = (
-    0.01  # sum of the squared shares of rows in clusters of several, above which a kind is tested by itself
-)
+# sum of the squared shares of rows in clusters of several, above which a kind is tested by itself
+MIN_SHARED_WEIGHT = 0.01
 
 
 @dataclass(frozen=True)

@@ -14,9 +14,8 @@ from harness.stats.rule_of_three import Support
 
 Kind = Literal["share", "pairs", "score", "ratio"]
 P = tuple[Floats, Floats]
-MAX_SILENT_SHARE = (
-    0.8  # times alpha: the share of resamples without a cluster that varies, above which they say nothing
-)
+# times alpha: the share of resamples without a cluster that varies, above which they say nothing
+MAX_SILENT_SHARE = 0.8
 FAR, MEANS = 3.0, 16  # standard errors beyond the estimate up to which means of `unseen_rows_test` go, and how many
 AGAIN, MOST_AGAIN = 0.003, 0.5  # of its p-value a row more, at most, for rows that showed a disaster; by simulation
 RESAMPLED_CLUSTERS = 500  # above this the bootstrap adds nothing to the closed form

@@ -21,9 +21,8 @@ SEED = 20101  # of all resamples: fixed, so that a verdict does not change when 
 LEAST, STEEP, FEWEST, MOST = 0.5, 28.0, 12, 12.0  # of `guarded_t`, chosen by simulation
 UNEVEN_LEAST, FEW_LEAST, ROUGH = 1.5, 1.0, 4  # in a known range: of very uneven clusters, of few that vary, of others
 TOLD, MOST_TOLD = 3.0, 1.5  # guard by the correlation of size and mean above that of chance; at most so much of it
-MIN_EFFECTIVE_CLUSTERS = (
-    20.0  # clusters of equal size: uneven ones that count as fewer pass falsely more often where sizes are drawn
-)
+# clusters of equal size: uneven ones that count as fewer pass falsely more often where sizes are drawn
+MIN_EFFECTIVE_CLUSTERS = 20.0
 COMBINED_GUARD = (0.0, 8.0)  # LEAST and STEEP of the jackknife of a metric made from all rows at once
 MIN_MIXED_EVENNESS = 0.28  # and as fewer than this so uneven that a few rule the mean, whatever their rows are
 MIN_EVENNESS = 0.6  # clusters that count as fewer than this share of their number are very uneven

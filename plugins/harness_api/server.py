@@ -19,7 +19,7 @@ from harness_api.options import ApiOptions
 T = TypeVar("T")
 MISSING_PACKAGE_ERROR = 'loader "api": needs the package openai; pip install openai'
 CHAT, COMPLETIONS, MODELS = "/chat/completions", "/completions", "/models"
-MAX_TRIES = 2  # what is wrong at the start is told soon
+MAX_TRIES = 2  # an error at the start is reported soon
 PROBE_TIMEOUT_S = 10.0  # seconds for a list of models
 ADVICE = {  # by the least HTTP status, 0 where there was no reply
     500: "check its log, and try again",

@@ -16,9 +16,8 @@ from harness_api.options import ApiOptions
 from harness_api.scoring import Scoring, ServerTokens, message_fields
 from harness_api.server import CHAT, COMPLETIONS, Dialect, Endpoint, RequestRefusedError, Server
 
-MAX_STOP_STRINGS = (
-    4  # stop strings of one request, at most: OpenAI's and vLLM's limit; `cut_at_stop` cuts at the others
-)
+# stop strings of one request, at most: OpenAI's and vLLM's limit; `cut_at_stop` cuts at the others
+MAX_STOP_STRINGS = 4
 RANDOM, HOT = "Twenty random words, all different:", 2.0  # a prompt and a temperature that give no text twice
 SEPARATE_TOKENS_NOTE = (
     "answers after messages are tokenised separately: the server gives no text that has the same tokens"

@@ -27,9 +27,8 @@ IGNORED_LABEL = -100  # the label of a token that is not learnt
 MAX_BATCHES = 16  # that are collated and looked at
 SAMPLE_ROWS = 200  # rows whose prompts are encoded once more
 MIN_STOPPED_SHARE = 0.95  # of the rows must end in a token that stops
-TAIL_TOKENS = (
-    4  # tokens at the end of an answer among which its stop must be: a template may write a line break after it
-)
+# tokens at the end of an answer among which its stop must be: a template may write a line break after it
+TAIL_TOKENS = 4
 FIXTURES = [  # conversations
     [{"role": role, "content": text} for role, text in zip(("user", "assistant") * 2, turns, strict=False)]
     for turns in (("What is two plus two?",), ("Say hello.", "Hello."), ("One?", "Two.", "Three?", "Four."))

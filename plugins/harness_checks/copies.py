@@ -13,7 +13,7 @@ from harness.internals import Suite, Task, split_grams
 from harness_checks.leaks import tasks_by_data, texts_of_samples
 
 MAX_ROWS = 2000  # rows of an evaluation that are compared, the first of them
-FRAME_SHARE = 0.5  # share of rows from which on words are the frame of all, and tell nothing
+FRAME_SHARE = 0.5  # share of rows above which words are the frame of all and identify none
 MIN_SIMILARITY = 0.5  # of the rarer words of the shorter of two rows, weighted by how rare they are
 MIN_COPY_SHARE = 0.3  # of rows that must have a near-copy
 MIN_GROUP_SIMILARITY = 0.3  # how alike on average rows of one value are, and

@@ -15,7 +15,7 @@ from harness import Finding, UsageError, quote_text
 from harness_checks.clocks import stop_clock
 from harness_hf import ModelTokenizer, context_length
 
-SHOWN_DIFFERENCES = 5  # differences of a kind that are told
+SHOWN_DIFFERENCES = 5  # differences of a kind that are listed
 SAMPLE_TEXTS = (
     "The quick brown fox jumps over the lazy dog, and the dog does not mind at all.",
     "In 1969 the first people walked on the moon; they came home four days later.",

@@ -12,9 +12,8 @@ from typing import Any, Literal
 from harness import Sample, Score, Subject, UsageError, evaluator, metric
 from harness_domain.matching import generate_all, require_targets
 
-MAX_NUMBER_CHARS = (
-    300  # characters of a number, and its exponent of ten: beyond it exact arithmetic would take all memory
-)
+# characters of a number, and its exponent of ten: beyond it exact arithmetic would take all memory
+MAX_NUMBER_CHARS = 300
 COINS = "$€£¥₹"
 SCALES = {"k": 3, "thousand": 3, "tausend": 3, "lakh": 5, "m": 6, "mio": 6, "million": 6, "millionen": 6, "crore": 7}
 SCALES |= {"b": 9, "bn": 9, "mrd": 9, "billion": 9, "milliard": 9, "milliarde": 9, "milliarden": 9, "trillion": 12}

@@ -33,9 +33,8 @@ from harness_lora import Header, read_headers
 FILE = "model.gguf"
 FINE_TENSORS = {"token_embd.weight", "output.weight"}  # what a few bits hurt most
 COARSE_TYPES = ("Q4", "Q5")
-IMATRIX_PREFIX = (
-    "quantize.imatrix."  # how the keys begin in which llama.cpp says that an importance matrix chose the scales
-)
+# how the keys begin in which llama.cpp says that an importance matrix chose the scales
+IMATRIX_PREFIX = "quantize.imatrix."
 UNSURE_TYPES = ("Q5_1", "Q5_0", "Q4_1", "Q4_0")  # in which such a matrix chooses the codes as well
 KEPT_SIZES = ["hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "head_dim", "hidden_act"]
 KEPT_SIZES += ("num_key_value_heads", "max_position_embeddings", "vocab_size", "tie_word_embeddings")

@@ -13,9 +13,8 @@ from harness.internals import schema
 from harness_judge.calibration import LONGER_BY
 from harness_judge.options import JudgeOptions
 
-RIDGE_PENALTY = (
-    0.1  # of both coefficients: where all rows agree they stay finite, and n = 60 moves by less than a point
-)
+# of both coefficients: where all rows agree they stay finite, and n = 60 moves by less than a point
+RIDGE_PENALTY = 0.1
 NEWTON_STEPS = 100
 
 

@@ -24,7 +24,7 @@ KL_COLUMN = "KL_completion_ids"  # of KTO: another row's answer, for its estimat
 MAX_START_DEVIATION = 0.01  # a reward at the first step, or the first loss from ln 2: what rounding makes is far below
 # TRL's metrics
 REWARD_METRICS = {"chosen": "rewards/chosen", "rejected": "rewards/rejected", "accuracy": "rewards/accuracies"}
-LAST_STEPS = 10  # steps whose mean is told
+LAST_STEPS = 10  # steps whose mean is reported
 FIX = "the reference must be the model before training: use the same base, and no adapter that changes it"
 
 

@@ -30,7 +30,7 @@ from harness_report.gates import claim_text, estimate_text, figures
 from harness_report.pairs import LOST, WON, Pairs, pair_metric
 from harness_report.reading import LoadedRun, gate_metric, gate_result, gate_samples, question_of_row
 
-SAME_TEXT = "the same on every row"  # the reading of a metric of which no row changed
+SAME_TEXT = "the same on every row"  # for a metric with no changed row
 OTHER_RUN = "the other run"  # the name of the baseline in a test between two runs
 READINGS = {
     Outcome.FAIL: "worse",

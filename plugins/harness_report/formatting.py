@@ -15,7 +15,7 @@ NAMES = {
     "exact_match": "exact match",
 }  # fmt: skip
 NO_VALUE = "–"
-MAX_TEXT_CHARS = 2000  # characters of a text of others on the page, unless there are very many rows
+MAX_TEXT_CHARS = 2000  # characters of a quoted text on the page, unless there are very many rows
 MONTHS = (
     *("January", "February", "March", "April", "May", "June", "July"),
     *("August", "September", "October", "November", "December"),

@@ -41,7 +41,7 @@ from harness_report.svg import (
 
 HOLLOW_STYLE = {"fill": PAGE, "strokeWidth": 1.5, "size": 46}
 BARS = "▁▂▃▄▅▆▇█"
-MAX_CHANGED_KEYS = 4  # keys that are told of a run
+MAX_CHANGED_KEYS = 4  # changed keys that are listed for a run
 MAX_RUNS = 24  # runs that a chart or a line of the terminal shows, the last ones
 WIDTH, HEIGHT, LEFT, TOP, BOTTOM = 328, 160, 52, 16, 24  # of a chart, px
 

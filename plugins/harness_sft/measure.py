@@ -22,9 +22,8 @@ from harness_sft.trainer import CheckedTrainerMixin
 STEPS, SECONDS = 3, 10.0  # timed at least, after a first one that is not
 ID_COLUMNS = ("prompt_ids", "chosen_ids", "rejected_ids", "completion_ids")
 VALIDATION_ROWS = 8  # rows that a validation is timed on
-BYTES_PER_PARAMETER = (
-    16  # a parameter that is trained in full: itself, its gradient and two moments of Adam, each in float32
-)
+# a parameter that is trained in full: itself, its gradient and two moments of Adam, each in float32
+BYTES_PER_PARAMETER = 16
 
 
 def measure_training(job: TrainingJob) -> dict[str, Any]:

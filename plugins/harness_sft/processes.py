@@ -46,14 +46,15 @@ WORKER = "harness_sft.worker"  # what each of them runs
 # errors that say what is wrong; others may be complaints that another is gone
 RAISED_ERRORS = ("UsageError", "CheckFailedError")
 POLL_INTERVAL_S = 0.05  # seconds
-ERROR_GRACE_S = 2.0  # seconds after an error: the first to tell of one is not always the first to have one
+ERROR_GRACE_S = 2.0  # seconds to wait after an error: the first process to report one is not always the first to fail
 GRACE_S = 10.0  # seconds, or two usual steps, in which all must have ended the step that they are in
 HEARTBEAT_S = 20.0  # seconds between two signs of life
 QUIET, HUNG = 600.0, 1800.0  # seconds without a step after which that is told, and the training is ended
-SLOW_STEP_FACTOR = 20  # usual steps after which it is told, where these are longer, and after twice as many ended
-START_TIMEOUT_S = (
-    3600.0  # seconds before the first step and after the last: models are loaded, kernels compiled, weights written
+SLOW_STEP_FACTOR = (
+    20  # times the usual step after which a slow one is reported, and twice that after which the training is ended
 )
+# seconds before the first step and after the last: models are loaded, kernels compiled, weights written
+START_TIMEOUT_S = 3600.0
 CONNECTIONS = {"GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "lo"}  # the processes are on one machine
 
 

@@ -66,9 +66,8 @@ EVENTS = "TENSORBOARD_LOGGING_DIR"  # which transformers reads
 LAST_STEPS = 10  # what the training loss of an adapter is the mean of
 LIBRARIES = ("torch", "transformers", "peft", "trl", "bitsandbytes")
 ROWS, TOKENS = 4, 256  # training rows that are read before and after, and how much of each
-TOLERANCE_NATS = (
-    1e-6  # nats per token between what was rounded in memory and what is read back, both computed in float32
-)
+# nats per token between what was rounded in memory and what is read back, both computed in float32
+TOLERANCE_NATS = 1e-6
 
 
 def train_model(job: TrainingJob) -> Path:

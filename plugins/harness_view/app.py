@@ -29,9 +29,8 @@ from harness_view.live import live_parts
 from harness_view.runs import REPORT, Runs
 
 PAGE_POLICY = "frame-ancestors 'none'; base-uri 'none'; form-action 'self'"  # the rest is in the page itself
-REPORT_POLICY = (
-    "sandbox allow-scripts; frame-ancestors 'none'"  # a file of a run's folder may be anybody's: no origin of ours
-)
+# a file of a run's folder may be anybody's: no origin of ours
+REPORT_POLICY = "sandbox allow-scripts; frame-ancestors 'none'"
 MAX_FORM_BYTES = 100_000  # bytes of a form
 MAX_ANSWER_CHARS = 100_000  # characters of an answer
 REFRESH_INTERVAL_S = 1.0  # seconds between two looks at a run

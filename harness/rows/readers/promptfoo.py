@@ -14,7 +14,7 @@ from harness.rows.safe_read import SafeFiles, describe_tool_error
 FORMAT_VERSION = 3  # of the format
 ERROR_CODE = 2  # failureReason: no answer came; 1 is an assertion that failed, 0 none
 SUCCESS = "success"
-FAILURE_PREFIXES = (  # of an assertion that itself failed; nothing else tells it from one that did not hold
+FAILURE_PREFIXES = (  # of an assertion that crashed; nothing else distinguishes it from one that failed
     "Custom function threw error", "Invalid regex pattern:", "Scoring function error:", "Python code execution failed",
     "Ruby code execution failed", "Webhook error", "Error executing",
 )  # fmt: skip

@@ -28,13 +28,11 @@ from harness_hf.cpu.switch import uses_cpu_kernels
 
 TILE_SCORES = 1 << 18  # scores of one tile: a megabyte
 TILED = (torch.float32, torch.bfloat16)  # both in float32, which is the faster for products as small as these
-MAX_SHORT_TOKENS = (
-    128  # tokens, the mean of a token's document: of longer ones the scores, which are kept, are too many
-)
+# tokens, the mean of a token's document: of longer ones the scores, which are kept, are too many
+MAX_SHORT_TOKENS = 128
 MIN_TILED_QUERIES = 8  # queries; for fewer of them PyTorch's own attention is as fast
-MAX_PADDING_RATIO = (
-    2  # times the scores of documents by themselves, at most, are those of some that are computed together
-)
+# times the scores of documents by themselves, at most, are those of some that are computed together
+MAX_PADDING_RATIO = 2
 
 
 def use_tiled_attention() -> AbstractContextManager[None]:

@@ -12,9 +12,8 @@ from harness_served.layers.logprobs import MIN_TOLERANCE_NATS, DrawnTokens, arit
 from harness_served.parity import DIFFERS, SAME, UNPROVEN, GreedyAnswer, LayerVerdict, Parity
 from harness_served.runtime import REPLACEMENT_CHARACTER, RuntimeAnswer
 
-TAIL_FACTOR = (
-    12  # times the noise of a log-probability, which has heavy tails: of a healthy Q8_0 a lead was 9.5 times it
-)
+# times the noise of a log-probability, which has heavy tails: of a healthy Q8_0 a lead was 9.5 times it
+TAIL_FACTOR = 12
 MIN_LEAD_NATS = 2.0  # nats by which the export's stop token must lead, or trail
 REASONING_START = re.compile(r"(<[^<>]*thin?k[^<>]*>|\[THINK\])\s*$")  # a prompt that begins a thought
 GATEWAY = "check the gateway and the server's filters"

@@ -26,9 +26,8 @@ from harness_served.parity import (
 )
 from harness_served.runtime import RuntimeAnswer
 
-REPEATED_CONVERSATIONS = (
-    2  # conversations that are drawn once more, with the same seed, for a noise of the runtime's own
-)
+# conversations that are drawn once more, with the same seed, for a noise of the runtime's own
+REPEATED_CONVERSATIONS = 2
 ROUNDING_NATS = 0.001  # nats per token of KL that rounding alone may come to, where it goes one way
 MIN_TOKENS = 64  # tokens, for anything to be said
 MIN_TOLERANCE_NATS = 0.003  # nats per token in float32: llama.cpp keeps keys and values in f16,
