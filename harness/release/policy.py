@@ -106,9 +106,8 @@ class Policy:
         return [self.harness] if isinstance(self.harness, str) else self.harness
 
 
-TYPICAL_MISTAKES: tuple[
-    tuple[int, str, str, Callable[[Policy], object]], ...
-] = (  # the line it is told on, what, key, whether
+# the line of the note that lists it, what is demanded, its key, and whether a policy demands it
+POLICY_DEMANDS: tuple[tuple[int, str, str, Callable[[Policy], object]], ...] = (
     (1, "signer", "[[key]]", lambda p: p.keys),
     (2, "suite", "suites", lambda p: p.suites != [ANY]),
     (2, "claims of its gates", "[[claim]]", lambda p: p.claims or all(re.fullmatch(DIGEST, s) for s in p.suites)),
@@ -130,7 +129,7 @@ TYPICAL_MISTAKES: tuple[
 def list_unchecked(policy: Policy | None, looked: Collection[str] = ()) -> list[str]:
     """Return what is not looked at under a policy, or without one, each with its key, unless that was `looked` at."""
     lines: dict[int, list[str]] = {}
-    for line, what, key, is_demanded in TYPICAL_MISTAKES:
+    for line, what, key, is_demanded in POLICY_DEMANDS:
         if key not in looked and (policy is None or not is_demanded(policy)):
             lines.setdefault(line, []).append(f"{what} ({key})")
     return [", ".join(left) for left in lines.values()]

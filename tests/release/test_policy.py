@@ -18,7 +18,7 @@ from harness.artifacts.attestation import EVIDENCE, GATES, ITEMS, LOCK
 from harness.artifacts.digests import digest_value
 from harness.cli.main import main
 from harness.errors import ExitCode
-from harness.release.policy import STRICT_POLICY, TYPICAL_MISTAKES, Policy, list_unchecked, read_policy
+from harness.release.policy import POLICY_DEMANDS, STRICT_POLICY, Policy, list_unchecked, read_policy
 from harness.release.releases import current_release
 from harness.release.verify import VerifiedExport, verify_export
 from harness.testing import ROWS, SUITE, Project, write_fake
@@ -535,7 +535,7 @@ def test_every_key_of_a_policy_is_named_where_it_is_not_demanded() -> None:
     """What a policy can demand is told as not looked at, but for keys that only narrow another."""
     narrower = {"threshold": "[[key]]", "gates": "[[claim]]", "stages": "suites", "all_of": "suites", "binding": ""}
     keys = {"[[key]]": "keys", "[[claim]]": "claims", "[served]": "served"}
-    told = {keys.get(key, key) for _, _, key, _ in TYPICAL_MISTAKES}
+    told = {keys.get(key, key) for _, _, key, _ in POLICY_DEMANDS}
     assert {f.name for f in fields(Policy)} - {"digest"} == told | narrower.keys()
 
 
