@@ -107,6 +107,7 @@ from harness.suite.tables import Model as Model
 from harness.suite.tables import Suite as Suite
 from harness.texts import numbers as numbers
 from harness.texts.counts import count_noun as count_noun
+from harness.texts.escaping import REPLACEMENT_CHARACTER as REPLACEMENT_CHARACTER
 from harness.texts.escaping import drop_surrogates as whole_text
 from harness.texts.escaping import escape_markdown as escape_markdown
 from harness.texts.escaping import printable as printable
@@ -141,8 +142,10 @@ __all__ = [
     "FINGERPRINT",
     "LAYERS",
     "LOCK",
+    "MALFORMED",
     "MANIFEST",
     "MODEL",
+    "REPLACEMENT_CHARACTER",
     "ROPE_FACTORS",
     "SERVED",
     "UNSPACED_SHINGLE",

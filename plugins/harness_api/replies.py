@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from harness import CheckFailedError, Completion, FinishReason, Logprob
-from harness.internals import http_client
+from harness.internals import REPLACEMENT_CHARACTER, http_client
 
 STRINGS = ("stop_reason", "matched_stop")  # where vLLM and SGLang tell the stop string
 FINISH_REASONS: dict[Any, FinishReason] = {
@@ -20,7 +20,6 @@ MORE_TOKENS_ADVICE = 'raise max_new_tokens, or reduce reasoning through body, su
 Way = Literal["prompt_logprobs", "echo"]
 ROUNDING_NATS = 1e-4  # nats above 0 that an engine's arithmetic may give a token which is certain
 WAYS: tuple[Way, ...] = ("prompt_logprobs", "echo")
-REPLACEMENT_CHARACTER = "\N{REPLACEMENT CHARACTER}"  # a token that is part of a character, decoded by itself
 
 
 def single_choice(reply: Any) -> Mapping[str, Any]:

@@ -18,12 +18,11 @@ from harness_checks.clocks import find_clock, stop_clock
 from harness_checks.encoding import encode_training_row
 from harness_checks.frames import Write, compare_frames, row_messages
 from harness_checks.lint import PREFERENCE_COLUMNS, count_of_total, name_row, row_numbers
-from harness_hf import ModelTokenizer, RowEncoder, context_length
+from harness_hf import IGNORED_LABEL, ModelTokenizer, RowEncoder, context_length
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-IGNORED_LABEL = -100  # the label of a token that is not learnt
 MAX_BATCHES = 16  # that are collated and looked at
 SAMPLE_ROWS = 200  # rows whose prompts are encoded once more
 MIN_STOPPED_SHARE = 0.95  # of the rows must end in a token that stops

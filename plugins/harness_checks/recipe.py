@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import harness_hf
 from harness import Built, Finding, ModelRef, checker
 from harness.internals import Suite, weight_files
-from harness_checks.batches import IGNORED_LABEL, TAIL_TOKENS
-from harness_hf import ModelTokenizer
+from harness_checks.batches import TAIL_TOKENS
+from harness_hf import IGNORED_LABEL, ModelTokenizer
 from harness_lora import read_config, restrict_targets, text_linears
 
 if TYPE_CHECKING:

@@ -10,11 +10,11 @@ from typing import Any
 import harness_hf
 from harness import Built, Finding, ModelRef, UsageError, checker, quote_text
 from harness.internals import Suite, weight_files
-from harness_checks.batches import FIXTURES, IGNORED_LABEL
+from harness_checks.batches import FIXTURES
 from harness_checks.clocks import stop_clock
 from harness_checks.lint import count_of_total
 from harness_checks.recipe import MAX_UNTRAINED_NORM, adapter_options, suggest_option, trains_module, weight_names
-from harness_hf import ModelTokenizer
+from harness_hf import IGNORED_LABEL, ModelTokenizer
 
 BLOCK_ROWS = 4096  # rows of the head that are read at once
 

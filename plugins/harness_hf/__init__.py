@@ -30,6 +30,7 @@ if TYPE_CHECKING:  # what is imported when it is asked for
     from harness_hf.cpu import uses_cpu_kernels as uses_cpu_kernels
     from harness_hf.cpu.linear import keep_decoded as keep_decoded
     from harness_hf.encoding import CONTEXT_MARKS as CONTEXT_MARKS
+    from harness_hf.encoding import IGNORED_LABEL as IGNORED_LABEL
     from harness_hf.encoding import EncodedRow as EncodedRow
     from harness_hf.encoding import RowEncoder as RowEncoder
     from harness_hf.encoding import is_context_turn as is_context_turn

@@ -7,7 +7,7 @@ from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 from harness import Prompt, UsageError
-from harness.internals import chat, encoding
+from harness.internals import REPLACEMENT_CHARACTER, chat, encoding
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -15,7 +15,6 @@ if TYPE_CHECKING:
 Pair = tuple[list[int], list[int]]  # tokens of the context, tokens of the continuation
 Split = tuple[list[int], encoding.AnswerTokens]  # tokens of a prompt as generation opens it, and of what follows
 AS_IT_IS: dict[str, Any] = {"skip_special_tokens": False, "clean_up_tokenization_spaces": False}
-REPLACEMENT_CHARACTER = "\N{REPLACEMENT CHARACTER}"  # what a part of a character is decoded as
 CONTEXT_TOKENS = 4  # tokens before one by which it is decoded as in its text
 DEFAULT_CONTEXT = 2048  # where neither config nor tokenizer names one, as in lm_eval
 

@@ -15,10 +15,9 @@ from trl import DPOTrainer, KTOTrainer
 
 from harness import Example, Finding, UsageError
 from harness.internals import chat
-from harness_hf import ModelTokenizer, RowEncoder
+from harness_hf import IGNORED_LABEL, ModelTokenizer, RowEncoder
 from harness_sft import CheckedTrainerMixin, TokenCounts, encode_dataset, name_rows
 
-IGNORED_LABEL = -100
 PAIR, ALONE = ("chosen_ids", "rejected_ids"), ("completion_ids",)  # the first is what is to be learnt
 KL_COLUMN = "KL_completion_ids"  # of KTO: another row's answer, for its estimate of the divergence
 MAX_START_DEVIATION = 0.01  # a reward at the first step, or the first loss from ln 2: what rounding makes is far below

@@ -12,10 +12,10 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
 
 from harness import Prompt, UsageError
-from harness.internals import chat, http_client
+from harness.internals import REPLACEMENT_CHARACTER, chat, http_client
 from harness_served import DRAWN, GREEDILY
 from harness_served.conversations import PROSE, PROSE_REPEATS, make_conversations
-from harness_served.runtime import GREEDY, REPLACEMENT_CHARACTER, Runtime, RuntimeAnswer
+from harness_served.runtime import GREEDY, Runtime, RuntimeAnswer
 
 if TYPE_CHECKING:
     from harness.internals import ReplayRows

@@ -17,9 +17,8 @@ from pathlib import Path
 import torch
 
 from harness import UsageError
-from harness.internals import read_gguf_type
+from harness.internals import REPLACEMENT_CHARACTER, read_gguf_type
 from harness_hf import ModelTokenizer, compute_as_runtime, count_parameters, load_model, quiet_loading, resolve_folder
-from harness_served.runtime import REPLACEMENT_CHARACTER
 
 CLIP_NATS = 8.0  # nats
 MAX_FLOAT32_PARAMETERS = 8_000_000_000  # parameters up to which the reference is computed in float32

@@ -28,7 +28,6 @@ from harness_api import (
 NEUTRAL_SAMPLING = {"temperature": 1.0, "top_p": 1.0}
 GREEDY = {"temperature": 0.0}
 MISSING_STATUS_CODES = (404, 405, 501)  # HTTP's, of what a server has not
-REPLACEMENT_CHARACTER = "\N{REPLACEMENT CHARACTER}"  # what a text shows of a part of a character
 Messages = Sequence[Mapping[str, Any]]
 
 

@@ -18,8 +18,7 @@ from trl.trainer.utils import FusedCausalLMOutput
 
 from harness import UsageError
 from harness.internals import memory_error
-from harness_hf import TOKEN_STATISTICS, compute_token_statistics
-from harness_sft.ranks import IGNORED_LABEL
+from harness_hf import IGNORED_LABEL, TOKEN_STATISTICS, compute_token_statistics
 
 WINDOW_TOKENS = 128  # of one row, that are looked at: the logits of a few, however large the vocabulary
 TOLERANCE_NATS = 1e-3  # that a log-probability may be off, beside what rounding the largest logit makes, at most

@@ -7,11 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness import CheckFailedError, Finding
+from harness_hf import IGNORED_LABEL
 
 if TYPE_CHECKING:
     from datasets import Dataset
-
-IGNORED_LABEL = -100
 
 
 def raise_finding(code: str, finding: Finding) -> None:

@@ -13,8 +13,7 @@ from transformers import TrainingArguments
 from trl import SFTTrainer
 
 from harness import Example, UsageError
-from harness_hf import ModelTokenizer, RowEncoder
-from harness_sft.ranks import IGNORED_LABEL
+from harness_hf import IGNORED_LABEL, ModelTokenizer, RowEncoder
 from harness_sft.rows import TokenCounts, check_endings, encode_dataset, name_rows
 from harness_sft.trainer import CheckedTrainerMixin
 

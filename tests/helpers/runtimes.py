@@ -16,12 +16,12 @@ from pathlib import Path
 from typing import Any
 
 from harness.answers.reasoning import cut_at_stop
+from harness.texts.escaping import REPLACEMENT_CHARACTER
 from tests.helpers.local_http import LocalHandler, serve_locally
 
 FIELDS = {"model", "messages", "prompt", "max_tokens", "temperature", "top_p", "seed", "logprobs", "stream", "tools"}
 FIELDS |= {"chat_template_kwargs", "echo"}
 LLAMA = {"temperature": 0.8, "top_k": 40, "top_p": 0.95, "min_p": 0.05}
-BROKEN = "\N{REPLACEMENT CHARACTER}"
 Reply = tuple[int, Any]
 
 
@@ -175,7 +175,7 @@ class Runtime:
         found, start = [], 0
         for at, (entry, token) in enumerate(zip(entries, ids, strict=True)):
             text = self.tokens.tokenizer.decode(ids[start : at + 1])
-            if not text.endswith(BROKEN):
+            if not text.endswith(REPLACEMENT_CHARACTER):
                 found.append({**entry, "id": token, "token": text})
                 start = at + 1
         return found
@@ -201,7 +201,7 @@ class Runtime:
         logs = [None if "nan" in self.faults else p for p in said["logprobs"]]
         texts = [self.tokens.tokenizer.decode([i]) for i in said["ids"]]
         rows = zip(said["ids"], logs, texts, strict=True)
-        told = [{"id": i, "logprob": p} for i, p, text in rows if BROKEN not in text]
+        told = [{"id": i, "logprob": p} for i, p, text in rows if REPLACEMENT_CHARACTER not in text]
         found = {"content": said["text"], "tokens": said["ids"], "tokens_evaluated": len(ids)}
         found |= {"stop_type": "limit" if said["ended"] == "length" else "eos", "generation_settings": said["how"]}
         return 200, {**found, "completion_probabilities": [] if "mute" in self.faults else told}

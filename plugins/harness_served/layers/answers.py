@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import re
 
+from harness.internals import REPLACEMENT_CHARACTER
 from harness_served.layers.logprobs import MIN_TOLERANCE_NATS, DrawnTokens, arithmetic_tolerance
 from harness_served.parity import DIFFERS, SAME, UNPROVEN, GreedyAnswer, LayerVerdict, Parity
-from harness_served.runtime import REPLACEMENT_CHARACTER, RuntimeAnswer
+from harness_served.runtime import RuntimeAnswer
 
 # times the noise of a log-probability, which has heavy tails: of a healthy Q8_0 a lead was 9.5 times it
 TAIL_FACTOR = 12
