@@ -113,6 +113,7 @@ from harness.texts.escaping import escape_markdown as escape_markdown
 from harness.texts.escaping import printable as printable
 from harness.texts.escaping import shorten_text as shorten_text
 from harness.texts.folding import fold_case as fold_case
+from harness.texts.missing import DOUBTFUL_LABELS as DOUBTFUL_LABELS
 from harness.texts.printing import print_line as print_line
 from harness.texts.secrets import is_secret as is_secret
 from harness.texts.words import ALONE as ALONE

@@ -15,6 +15,7 @@ from typing import Any
 from harness.data.identity import canonical_text
 from harness.errors import UsageError, did_you_mean
 from harness.init.layouts import AMBIGUOUS, Layout
+from harness.texts.missing import MISSING_VALUES
 
 Row = dict[str, Any]
 Columns = Mapping[str, Sequence[str]]
@@ -28,7 +29,6 @@ SHOWN_COLUMNS = 10  # names of columns in a line
 KINDS, OFTEN = 40, 5  # different answers that can be chosen from, and rows that each has on average
 LONGEST_LABEL = 60  # characters of a label
 FEWEST, LEAST, GROUPS = 60, 20, 10  # rows that can be cut into three, those of a part, and groups that can confirm
-MISSING_VALUES = ("", "nan", "null", "n/a", "#n/a", "<na>")  # as tools write missing values
 PAIRS = (  # columns that are inputs together
     ("premise", "hypothesis"), ("sentence1", "sentence2"), ("sentence_a", "sentence_b"), ("text1", "text2"),
     ("text_a", "text_b"), ("question1", "question2"), ("question", "sentence"), ("context", "question"),
@@ -212,7 +212,7 @@ def clean_rows(rows: Sequence[Row], columns: Columns, layout: Layout, group: str
             dropped[layout.refused[i]] += 1
         elif not key or answer.lower() in MISSING_VALUES or (group and not columns[group][i]):
             dropped["without an input, a label or a group"] += 1
-        elif chosen and len(meant[key] - {*MISSING_VALUES}) > 1:
+        elif chosen and len(meant[key] - MISSING_VALUES) > 1:
             dropped["whose input also occurs with another label"] += 1
         elif same in seen:
             dropped["that repeat the question of an earlier row"] += 1

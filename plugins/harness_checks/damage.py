@@ -12,7 +12,7 @@ from harness.internals import Task, prompt_text, schema
 MOST, FIFTH, MANY, SOME = 0.8, 0.2, 0.05, 0.01  # of the rows
 ENTITY = re.compile(r"&(?:amp|lt|gt|quot|apos|nbsp|#\d{2,5}|#x[0-9a-fA-F]{2,5});")
 MARKUP = re.compile(r"</?[a-zA-Z][^<>]*>|html|xml|entit", re.IGNORECASE)
-MISSING_VALUES = {"nan", "NaN", "<NA>", "NaT"}  # as pandas writes what is not there
+PANDAS_MISSING_VALUES = {"nan", "NaN", "<NA>", "NaT"}  # as pandas writes what is not there
 TYPOGRAPHIC, PLAIN = re.compile("[\u2018\u2019\u201c\u201d]"), re.compile("['\"]")
 SHORTEST, CUT, UNEVEN, NEAR = 16, 0.1, 3, 3  # of answers that are cut: characters, share, word counts, lengths below
 SENTENCE_END = re.compile(r"[.!?:;)\]}\"'\u201d`>]\s*$")
@@ -86,7 +86,7 @@ def _has_markup(row: TrainingRow) -> bool:
 
 
 def _find_missing_value_answers(rows: Sequence[TrainingRow]) -> Bad:
-    found = [(row, quote_text(row.answer.strip())) for row in rows if row.answer.strip() in MISSING_VALUES]
+    found = [(row, quote_text(row.answer.strip())) for row in rows if row.answer.strip() in PANDAS_MISSING_VALUES]
     return found if len(found) >= max(2, SOME * len(rows)) else []
 
 

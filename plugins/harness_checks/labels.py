@@ -9,17 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from harness import HELD_OUT, Finding, Gate, ModelRef, Sample, TrainingRow, checker, quote_text, target_as_continuation
-from harness.internals import Task, fold_case, schema
+from harness.internals import DOUBTFUL_LABELS, Task, fold_case, schema
 from harness_checks.lint import PREFERENCE_COLUMNS, count_of_total, row_numbers
 from harness_hf import ModelTokenizer
 
 # whose targets are said as they are
 VERBATIM_EVALUATORS = ("exact_match", "json", "contains", "token_f1", "regression", "hf_metric")
-SURE, MANY = (
-    VERBATIM_EVALUATORS[:2],
-    0.05,
-)  # what scores nothing but whole targets, and a share of the rows that spoils its score
-MISSING_VALUES = ("nan", "none", "null", "n/a", "na", "#n/a", "<na>")  # as tools write a value that is not there
+WHOLE_TARGET_EVALUATORS = VERBATIM_EVALUATORS[:2]
+SPOILING_SHARE = 0.05  # of the rows, from which their scores are spoilt
 MOST, FEWEST, ASKED = 50, 20, 0.9  # different labels, rows that have some, share of what is learnt that is asked for
 METRICS = {"exact_match": ("exact_match",), "contains": ("contains",), "multiple_choice": ("acc", "acc_norm")}
 
@@ -49,7 +46,8 @@ def unreachable(tasks: Mapping[str, Task], base: ModelRef) -> Iterator[Finding]:
         long = {i: f"takes {size} tokens of max_new_tokens = {most}" for i, size in sizes.items()}
         for kind, why, fix in (("stop", stopped, "stop = []"), ("long", long, "raise max_new_tokens")):
             if why:
-                first, spoilt = next(iter(why)), use in SURE and len(why) >= MANY * len(rows)
+                first = next(iter(why))
+                spoilt = use in WHOLE_TARGET_EVALUATORS and len(why) >= SPOILING_SHARE * len(rows)
                 what = (
                     f'{count_of_total(len(why), len(rows))} of "{name}" cannot be answered: the target of '
                     f'row "{first}" {why[first]}'
@@ -145,7 +143,7 @@ def _check_label_spelling(where: str, labels: Counter[str]) -> Iterator[Finding]
         pairs = ", ".join(" and ".join(quote_text(label, 30) for label in same) for same in twins[:3])
         what = f"labels of {where} differ only in case or white space: {pairs}"
         yield Finding("warning", what, (), "spell each label in one way", "spelling")
-    if odd := [label for label in labels if fold_case(label.strip()) in MISSING_VALUES]:
+    if odd := [label for label in labels if label.strip() and fold_case(label.strip()) in DOUBTFUL_LABELS]:
         what = f"{labels[odd[0]]:,} rows of {where} have the label {quote_text(odd[0])}, which may be a missing value"
         yield Finding("warning", what, (), "remove these rows, or give the label another name", "missing")
 

@@ -157,7 +157,7 @@ def test_columns_inside_others_are_named_with_dots(tmp_path: Path) -> None:
     [
         ("C", 1), ("I", 0), ("pass", 1), ("FAILED", 0), ("Yes", 1), ("no", 0), ("correct", 1), ("incorrect", 0),
         ("0,9", 0.9), ("90 %", 0.9), ("90%", 0.9), ("12,5 %", 0.125), ("1,5", 1.5), ("0,125", 0.125), ("-0,5", -0.5),
-        ("n/a", None), ("", None), (None, None), (True, 1), ("1e-3", 0.001),
+        ("n/a", None), ("#N/A", None), ("NaT", None), ("", None), (None, None), (True, 1), ("1e-3", 0.001),
     ],
 )  # fmt: skip
 def test_scores_are_numbers_words_or_shares(cell: Any, score: float | None) -> None:

@@ -20,6 +20,7 @@ from harness.rows.records import COLUMNS, UNSET_COLUMN, RawMetric, RawRow, RawRo
 from harness.rows.safe_read import SafeFiles, describe_tool_error, parse_score
 from harness.rows.wording import write_option
 from harness.texts.escaping import printable
+from harness.texts.missing import MISSING_SCORES
 
 PIECE_ROWS = 10_000  # rows whose contents are read at a time
 HEAD_ROWS = 100  # rows by which the columns of a table are known
@@ -29,7 +30,6 @@ WORDS = {  # of right and wrong
     **dict.fromkeys(("c", "correct", "pass", "passed", "right", "true", "y", "yes", "✓", "✔"), 1.0),
     **dict.fromkeys(("i", "incorrect", "fail", "failed", "wrong", "false", "n", "no", "✗", "✘"), 0.0),
 }
-MISSING_VALUES = ("", "-", "n/a", "na", "<na>", "nan", "null", "none")
 DECIMAL_COMMA, PERCENT = re.compile(r"[+-]?(\d*),(\d+)"), re.compile(r"([+-]?[\d.,]+)\s?%")
 FLOAT_ID = re.compile(r"\d+\.0+")
 NO_VALUES: ask.Told = {}
@@ -213,7 +213,7 @@ def parse_table_score(value: Any, where: str) -> float | None:
         text = value.strip()
         if (word := text.lower()) in WORDS:
             return WORDS[word]
-        if word in MISSING_VALUES:
+        if word in MISSING_SCORES:
             return None
         if percent := PERCENT.fullmatch(text):
             share = parse_table_score(percent[1], where)
@@ -233,7 +233,7 @@ def _format_error(value: Any) -> str:
     if value in (None, False, "") or (isinstance(value, (int, float)) and not isinstance(value, bool)):
         return ""
     if isinstance(value, str) and (
-        value.strip().lower() in (*MISSING_VALUES, "false", "no") or _is_numeric_text(value)
+        value.strip().lower() in MISSING_SCORES | {"false", "no"} or _is_numeric_text(value)
     ):
         return ""
     return describe_tool_error(value) if value else ""
