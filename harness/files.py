@@ -27,7 +27,7 @@ HARNESSFILE = "harnessfile.py"  # beside a suite: plugins of its own
 CHUNK_BYTES = 1 << 22  # bytes copied at a time
 USE_LOCK = "used.lock"  # in the cache folder; held by every process that uses it
 _used: dict[Path, int] = {}
-OLD = ".old"
+OLD_SUFFIX = ".old"
 CACHE_LEVELS = 2  # of a cache whose owners and modes are looked at: a model in "models", an adapter in "trained"
 
 
@@ -254,7 +254,7 @@ def replace_folder(final: Path) -> Iterator[Path]:
     final.parent.mkdir(parents=True, exist_ok=True)
     _remove_abandoned_work_folders(final)
     work, handle = _make_locked_work_folder(final)
-    old = work.with_name(work.name + OLD)
+    old = work.with_name(work.name + OLD_SUFFIX)
     try:
         yield work
         for here, _, names in os.walk(work):
@@ -325,8 +325,8 @@ def _exchange_folders(one: Path, other: Path) -> bool:
 
 def _remove_abandoned_work_folders(final: Path) -> None:
     """Remove the work folders beside a folder that no process holds any more; bring back what they had moved."""
-    mine = re.compile(rf"\.{re.escape(final.name)}\.[0-9a-f]{{16}}({re.escape(OLD)})?")
-    left = {p.name.removesuffix(OLD) for p in final.parent.iterdir() if mine.fullmatch(p.name)}
+    mine = re.compile(rf"\.{re.escape(final.name)}\.[0-9a-f]{{16}}({re.escape(OLD_SUFFIX)})?")
+    left = {p.name.removesuffix(OLD_SUFFIX) for p in final.parent.iterdir() if mine.fullmatch(p.name)}
     for work in sorted(final.with_name(name) for name in left):
         try:
             handle = os.open(work, os.O_RDONLY)
@@ -335,7 +335,7 @@ def _remove_abandoned_work_folders(final: Path) -> None:
         except OSError:  # another user's
             continue
         if handle < 0 or try_lock(handle):
-            old = work.with_name(work.name + OLD)
+            old = work.with_name(work.name + OLD_SUFFIX)
             if old.exists() and not final.exists():
                 old.rename(final)
             shutil.rmtree(work, ignore_errors=True)

@@ -38,7 +38,7 @@ EXPLANATION = Path(__file__).parent.parent / "docs/explanation"
 )
 def test_many_runs_at_once_are_judged_as_one_gate_is(kind: str, what: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Rows expanded from the simulated sums get the same p-values from `stats.cluster_t`, of as many resamples."""
-    monkeypatch.setattr(ratio, "NEAR", -1.0)
+    monkeypatch.setattr(ratio, "DECIDED_ERRORS", -1.0)
     rng = np.random.default_rng(0)
     if kind == "share":
         draw = draws.make_share_draw(rng, 12, 0.9, 0.3, what)
@@ -64,7 +64,7 @@ def test_many_runs_at_once_are_judged_as_one_gate_is(kind: str, what: str, monke
 @pytest.mark.parametrize("pairs", [True, False])
 def test_crossed_runs_are_judged_as_one_gate_is(pairs: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Rows in documents and questions get the same p-values from `stats.crossed_t`, of as many resamples."""
-    monkeypatch.setattr(ratio, "NEAR", -1.0)
+    monkeypatch.setattr(ratio, "DECIDED_ERRORS", -1.0)
     rng = np.random.default_rng(2)
     first, second = dependence_rates.draw_shared_questions(rng, 20, 5, 0.3, 4)
     drawn = list[np.ndarray]()
@@ -82,7 +82,7 @@ def test_crossed_runs_are_judged_as_one_gate_is(pairs: bool, monkeypatch: pytest
 @pytest.mark.parametrize("clusters", [0, 20])
 def test_recipes_are_judged_as_one_gate_is(clusters: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Runs of seeds that are drawn pass where a gate of the recipe passes on their rows, of as many resamples."""
-    monkeypatch.setattr(ratio, "NEAR", -1.0)
+    monkeypatch.setattr(ratio, "DECIDED_ERRORS", -1.0)
     rng, metric = np.random.default_rng(8), Metric("acc", "higher", "proportion")
     gate = Gate("g", "qa.acc", versus="base", worse_by_at_most=0.05, of="recipe")
     data = seed_rates.make_scored_draw(rng, 4, 100, 0.8, 0.05, 0.02, better=0.08, clusters=clusters)(30)

@@ -24,9 +24,9 @@ from urllib.parse import unquote, urljoin, urlsplit
 from urllib.request import getproxies, proxy_bypass
 
 from harness.answers.reasoning import cut_at_stop as cut_at_stop
+from harness.answers.requests import FIRST_PAUSE_SECONDS as FIRST_PAUSE_SECONDS
 from harness.answers.requests import MAX_RETRY_AFTER_S as MAX_RETRY_AFTER_S
 from harness.answers.requests import NEVER as NEVER
-from harness.answers.requests import PAUSE as PAUSE
 from harness.answers.requests import RequestError as RequestError
 from harness.answers.requests import RequestThreads as RequestThreads
 from harness.answers.requests import map_concurrent as map_concurrent

@@ -11,7 +11,8 @@ from typing import Any, Generic, TypeVar
 
 A = TypeVar("A")
 R = TypeVar("R")
-PAUSE, LONGEST = 0.5, 30.0  # seconds before the second try, doubled with each, at most
+FIRST_PAUSE_SECONDS = 0.5  # before the second try, doubled with each
+MAX_PAUSE_SECONDS = 30.0
 MAX_RETRY_AFTER_S = 300.0  # seconds a server may ask us to wait
 NEVER = threading.Event()
 
@@ -46,7 +47,7 @@ class RequestError(Exception):
 
         They are up to a quarter less, so that requests that failed together do not come back together.
         """
-        pause = min((first or PAUSE) * 2.0 ** (tries - 1), LONGEST) * (1 - random.random() / 4)  # noqa: S311 -- no secret
+        pause = min((first or FIRST_PAUSE_SECONDS) * 2.0 ** (tries - 1), MAX_PAUSE_SECONDS) * (1 - random.random() / 4)  # noqa: S311 -- no secret
         return max(pause, self.after or 0.0)
 
 

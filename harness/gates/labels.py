@@ -31,7 +31,8 @@ PSEUDO = 1 / 3  # of a label with each value, added to each kind's error: few th
 MIN_PROMPTS = 2  # prompts of a kind on each side, the fewest that an error can be estimated from
 MAX_ROUNDS = 3  # in which the labels' covariance follows the mix that fits best
 TOLERANCE = 1e-9
-PARTS, NARROW = 16, 1e-12  # of an interval in which a bound is looked for, and the width to which it is found
+SEARCH_PARTS = 16  # of the interval in which a bound is searched
+BOUND_WIDTH = 1e-12  # to which it is found
 
 
 @dataclass(frozen=True)
@@ -367,11 +368,11 @@ def _search_share_crossing(of: Moments, below: Callable[[Moments, Floats], Bools
     It is asked of many shares in one call, as of so many data sets: ten calls in the place of forty of a bisection.
     """
     arrays = {f.name: getattr(of, f.name) for f in fields(of) if f.name not in ("count", "ties")}
-    alike: dict[str, Any] = {name: np.broadcast_to(x, (PARTS + 1, *np.shape(x))) for name, x in arrays.items()}
+    alike: dict[str, Any] = {name: np.broadcast_to(x, (SEARCH_PARTS + 1, *np.shape(x))) for name, x in arrays.items()}
     each = replace(of, **alike)
     low, high = 0.0, 1.0
-    while high - low > NARROW:
-        places = np.linspace(low, high, PARTS + 1)
+    while high - low > BOUND_WIDTH:
+        places = np.linspace(low, high, SEARCH_PARTS + 1)
         holds = below(each, places)
         if holds[-1] or not holds[0]:
             return high if holds[-1] else low

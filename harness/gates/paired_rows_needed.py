@@ -9,28 +9,29 @@ from harness.stats.arrays import Floats, np
 from harness.stats.power import DEFAULT_POWER
 from harness.stats.values import Range
 
-USUAL, SPREAD = 0.03, 0.04  # by how much candidates are taken to be better, before anything was seen, give or take
-WIDE, SURE = 5.0, 0.75  # most that the ends of a range are apart, and how probable the number inside must be, at least
+PRIOR_MEAN, PRIOR_SPREAD = 0.03, 0.04  # of how much better candidates are, before any row was seen
+MAX_RANGE_RATIO = 5.0  # of the upper to the lower end
+MIN_PROBABILITY = 0.75  # that the number is inside the range
 LOW_CHANCE = 0.1  # chance that fewer rows than the least are needed, where no such range is probable enough
 
 
 def predict_rows_range(wins: int, losses: int, n: int, threshold: float, sign: int, alpha: float, most: int) -> Range:
     """Return from how many to how many rows decide the claim to the side of the `sign`, in all and more than n.
 
-    The number is that of each difference and discordance that may be the truth, weighted by how probable what was seen
-    makes it, and by USUAL: estimates of few rows are too uncertain to say anything by themselves. The end is infinite
-    where no range within WIDE and `most` is SURE.
+    The number is that of each difference and discordance that may be the truth, weighted by its likelihood and by the
+    prior: estimates of few rows are too uncertain to say anything by themselves. The end is infinite where no range
+    within MAX_RANGE_RATIO and `most` has MIN_PROBABILITY.
     """
     rows, weight = _compute_needed_rows_posterior(wins, losses, n, threshold, sign, alpha)
     order = np.argsort(rows)
     rows, chance = rows[order], np.zeros(len(rows) + 1)
     np.cumsum(weight[order], out=chance[1:])
 
-    for wide in np.arange(2.0, WIDE + 1):
+    for wide in np.arange(2.0, MAX_RANGE_RATIO + 1):
         least = np.geomspace(n + 1, max(most / wide, n + 1), 60)
         inside = chance[np.searchsorted(rows, np.minimum(least * wide, most), side="right")]
         inside = inside - chance[np.searchsorted(rows, least)]
-        if inside.max() >= SURE:
+        if inside.max() >= MIN_PROBABILITY:
             found = float(least[inside.argmax()])
             return Range(found, min(found * wide, most))
     first = min(int(np.searchsorted(chance[1:], LOW_CHANCE)), len(rows) - 1)
@@ -52,7 +53,7 @@ def _compute_needed_rows_posterior(
         return np.array([math.inf]), np.ones(1)
     d, t = discordance[possible], truth[possible]
     likely = wins * np.log((d + t) / 2) + losses * np.log((d - t) / 2) + (n - changed) * np.log1p(-d)
-    likely -= ((t - USUAL) / SPREAD) ** 2 / 2
+    likely -= ((t - PRIOR_MEAN) / PRIOR_SPREAD) ** 2 / 2
     weight = np.exp(likely - likely.max())
     z = NormalDist()
     null, true = np.maximum(d, abs(threshold)) - threshold**2, d - t**2  # variances of a row's difference

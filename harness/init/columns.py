@@ -26,9 +26,11 @@ NAMES = {  # of columns, in small letters, by what they are taken for
     "group": "group user author customer article document doc conversation thread session speaker patient case",
 }
 SHOWN_COLUMNS = 10  # names of columns in a line
-KINDS, OFTEN = 40, 5  # different answers that can be chosen from, and rows that each has on average
+MAX_LABELS = 40  # different answers that are taken for labels
+MIN_ROWS_PER_LABEL = 5  # on average
 LONGEST_LABEL = 60  # characters of a label
-FEWEST, LEAST, GROUPS = 60, 20, 10  # rows that can be cut into three, those of a part, and groups that can confirm
+MIN_ROWS = 60  # that can be split into three parts
+MIN_PART_ROWS, MIN_CONFIRM_GROUPS = 20, 10
 PAIRS = (  # columns that are inputs together
     ("premise", "hypothesis"), ("sentence1", "sentence2"), ("sentence_a", "sentence_b"), ("text1", "text2"),
     ("text_a", "text_b"), ("question1", "question2"), ("question", "sentence"), ("context", "question"),
@@ -38,7 +40,7 @@ PAIRS = (  # columns that are inputs together
 RESERVED = ("choices", "gold", "tools", "chat_template_kwargs")  # columns that mean something else in a suite
 MAX_TRAINING_ROWS = 200_000  # rows to train on; more make every look at them take minutes
 PARTS = {"confirm": (0.2, 200, 5000), "select": (0.1, 0, 1000)}  # share, at least (a third at most), at most
-FEW = "by its few distinct values"
+BY_FEW_VALUES = "by its few distinct values"
 NUMBER = re.compile(r"[-+]?[0-9]+(?:[.,][0-9]+)?")
 
 
@@ -107,7 +109,7 @@ def find_roles(columns: Columns, given: Mapping[str, str | None], ask: Ask) -> R
     few = [c for c, texts in columns.items() if _has_few_repeated_labels(Counter(texts))]
     free = [c for c in columns if c not in (*inputs, *pair, *given.values())]
     other = [c for c in columns if c not in (inputs or named["input"][:1])] if len(columns) == 2 else []
-    ways = {"by its name": named["label"], FEW: few, "the other column": other}
+    ways = {"by its name": named["label"], BY_FEW_VALUES: few, "the other column": other}
     label, of_label = _choose_or_ask_column(("label", given["label"]), free, ways, ask)
     left = [c for c in free if c != label]
     of_input = "as given" if inputs else "by their names"
@@ -137,7 +139,7 @@ def _parse_inputs(given: str | None, columns: Columns) -> tuple[str, ...]:
 def _is_group_column(texts: Sequence[str]) -> bool:
     """Return whether values repeat as those of a group do: often, but none in a tenth of the rows."""
     kinds = Counter(text for text in texts if text)
-    spread = 5 * GROUPS <= len(kinds) <= 0.9 * kinds.total() and max(kinds.values()) < 0.1 * kinds.total()
+    spread = 5 * MIN_CONFIRM_GROUPS <= len(kinds) <= 0.9 * kinds.total() and max(kinds.values()) < 0.1 * kinds.total()
     return spread and kinds.total() > 0.9 * len(texts)
 
 
@@ -154,7 +156,11 @@ def _choose_or_ask_column(
 
 
 def _has_few_repeated_labels(kinds: Counter[str]) -> bool:
-    return 2 <= len(kinds) <= KINDS and kinds.total() >= OFTEN * len(kinds) and max(map(len, kinds)) <= LONGEST_LABEL
+    return (
+        2 <= len(kinds) <= MAX_LABELS
+        and kinds.total() >= MIN_ROWS_PER_LABEL * len(kinds)
+        and max(map(len, kinds)) <= LONGEST_LABEL
+    )
 
 
 def to_layout(rows: Sequence[Row], columns: Columns, roles: Roles) -> Layout:
@@ -197,7 +203,9 @@ def clean_rows(rows: Sequence[Row], columns: Columns, layout: Layout, group: str
         raise UsageError(
             f'column "{where}": {all_of_them}, so there is nothing to train on; two or more labels are needed'
         )
-    labels = layout.kind != "preference" and len(kinds) <= KINDS and kinds.total() >= OFTEN * len(kinds)
+    labels = (
+        layout.kind != "preference" and len(kinds) <= MAX_LABELS and kinds.total() >= MIN_ROWS_PER_LABEL * len(kinds)
+    )
     chosen = sorted(kinds) if labels and max(map(len, kinds)) <= LONGEST_LABEL else []
     pairs = layout.kind == "preference"
     keys = [canonical_text(text) for text in layout.asked]
@@ -219,8 +227,8 @@ def clean_rows(rows: Sequence[Row], columns: Columns, layout: Layout, group: str
         else:
             kept.append(i)
         seen.add(same)
-    if len(kept) < FEWEST:
-        what = f"only {len(kept)} of {len(rows)} rows are left, but at least {FEWEST} are needed to decide anything"
+    if len(kept) < MIN_ROWS:
+        what = f"only {len(kept)} of {len(rows)} rows are left, but at least {MIN_ROWS} are needed to decide anything"
         what += "; add rows"
         left_out = ", ".join(f"{n:,} {why}" for why, n in dropped.items())
         raise UsageError(f"{what}; left out: {left_out}" if dropped else what)
@@ -273,10 +281,10 @@ def split_rows(groups: Sequence[str], strata: Sequence[str] | None, by: str) -> 
         order = rest
     parts["train"] = [i for group in order for i in members[group]][:MAX_TRAINING_ROWS]
     confirmed = {canonical_text(groups[i]) for i in parts["confirm"]}
-    if len(confirmed) < GROUPS or min(len(parts["confirm"]), len(parts["train"])) < LEAST:
+    if len(confirmed) < MIN_CONFIRM_GROUPS or min(len(parts["confirm"]), len(parts["train"])) < MIN_PART_ROWS:
         what = (
-            f"only {len(parts['confirm']):,} rows with {len(confirmed)} values would confirm, but {LEAST} "
-            f"with {GROUPS} are needed"
+            f"only {len(parts['confirm']):,} rows with {len(confirmed)} values would confirm, but {MIN_PART_ROWS} "
+            f"with {MIN_CONFIRM_GROUPS} are needed"
         )
         raise UsageError(f"values of {quote_text(by)} are too uneven to keep the rows of each together: {what}")
     return parts

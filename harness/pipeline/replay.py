@@ -39,7 +39,7 @@ from harness.suite.reader import read_suite
 from harness.suite.tables import Suite
 from harness.workers.loading import load_uncached
 
-NEAR, ROUGH = 1e-3, 0.1  # nats by which a log-probability may differ: of a model in float32, of any other
+FLOAT32_TOLERANCE, TOLERANCE = 1e-3, 0.1  # nats by which a log-probability may differ
 # of an eval, beside its options: which rows are asked, and how
 QUESTION_KEYS = (
     *("use", "data", "columns", "template", "limit", "chat_template_kwargs", "thought_budget"),
@@ -160,7 +160,7 @@ def draw_replay_rows(
 
 def _compare_rows_with_evidence(found: Replayed, asked: ReplayRows, subject: Any) -> None:
     different, blind = [], 0
-    tolerance = NEAR if asked.collection.suite.model.options.get("dtype") == "float32" else ROUGH
+    tolerance = FLOAT32_TOLERANCE if asked.collection.suite.model.options.get("dtype") == "float32" else TOLERANCE
     for name, numbers in asked.drawn.items():
         result, samples = asked.answer_rows(name, subject), asked.collection.tasks[name].samples or ()
         scores = {s.id: s for s in result.scores}

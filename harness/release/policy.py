@@ -18,7 +18,7 @@ from harness.gates.gate import Gate
 from harness.release import LAYERS
 
 MAX_INTEGER = 10**15  # a whole number from here on is refused before anything is done with it
-ANY = "*"  # whatever the suite is
+ANY_SUITE = "*"  # whatever the suite is
 STRICT_POLICY = """\
 suites = ["*"]                # any suite
 threshold = 1                 # signed by a key of --key
@@ -109,7 +109,7 @@ class Policy:
 # the line of the note that lists it, what is demanded, its key, and whether a policy demands it
 POLICY_DEMANDS: tuple[tuple[int, str, str, Callable[[Policy], object]], ...] = (
     (1, "signer", "[[key]]", lambda p: p.keys),
-    (2, "suite", "suites", lambda p: p.suites != [ANY]),
+    (2, "suite", "suites", lambda p: p.suites != [ANY_SUITE]),
     (2, "claims of its gates", "[[claim]]", lambda p: p.claims or all(re.fullmatch(DIGEST, s) for s in p.suites)),
     (3, "rows", "data", lambda p: p.data),
     (4, "plugins' code", "plugins", lambda p: p.plugins is not None),

@@ -11,7 +11,7 @@ from harness.errors import did_you_mean
 from harness.gates.gate import PARENT, Gate
 from harness.records.verdicts import Outcome
 from harness.release.lock_reader import LockedSuite
-from harness.release.policy import ANY, Policy
+from harness.release.policy import ANY_SUITE, Policy
 from harness.release.verdict_consistency import Verdicts
 from harness.suite.tables import SuiteTable
 
@@ -24,7 +24,7 @@ def find_refusals(policy: Policy, manifest: Mapping[str, Any], lock: Mapping[str
     if not is_listed_suite(suite, [*policy.suites, *policy.all_of]):
         yield f'suite "{suite["name"]}" ({suite["digest"][:16]}) is not in the policy (suites)'
     pinned = {*policy.suites, *policy.all_of}
-    if suite["digest"] in pinned and not {ANY, suite["name"]} & pinned and "source" not in suite:
+    if suite["digest"] in pinned and not {ANY_SUITE, suite["name"]} & pinned and "source" not in suite:
         what = f'suite "{suite["name"]}" stores no tables to compute its digest from, and pins no gates'
         yield f"{what}; add [[claim]] with what must be proven, and name the suite (suites)"
     if policy.stages and manifest["candidate"] not in policy.stages:
@@ -51,7 +51,7 @@ def find_refusals(policy: Policy, manifest: Mapping[str, Any], lock: Mapping[str
 
 def is_listed_suite(suite: Mapping[str, Any], wanted: Collection[str]) -> bool:
     """Return whether a suite of a lock is named, or pinned by its digest."""
-    return ANY in wanted or suite["name"] in wanted or suite["digest"] in wanted
+    return ANY_SUITE in wanted or suite["name"] in wanted or suite["digest"] in wanted
 
 
 def _iterate_unlisted_plugin_errors(wanted: Sequence[str], plugins: Sequence[Mapping[str, Any]]) -> Iterator[str]:

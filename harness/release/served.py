@@ -21,7 +21,8 @@ from harness.release.policy import ExportRefusedError, Policy, ServedDemands, ch
 from harness.release.policy_checks import SKEW
 from harness.texts.escaping import printable
 
-SAME, COUNT = "same", "count"  # a verdict; by what ids were seen where only their number is told
+SAME_VERDICT = "same"
+SEEN_BY_COUNT = "count"  # of ids, where only their number is reported
 
 
 @dataclass(frozen=True)
@@ -97,7 +98,7 @@ def require_served_statement(path: Path | None, root: str, policy: Policy | None
         raise ExportRefusedError(f"{path} has statements about several endpoints; name a file about one")
     by = check_signers([one.envelope for one in found], policy, str(path)) if policy else []
     first = found[0]
-    same = ", ".join(name for name, layer in first.predicate["layers"].items() if layer["verdict"] == SAME)
+    same = ", ".join(name for name, layer in first.predicate["layers"].items() if layer["verdict"] == SAME_VERDICT)
     who = f"signed by {', '.join(by)}" if by else "signer unknown: no policy"
     about = f'endpoint {first.endpoint or "unknown"}, model "{first.model}", {first.arithmetic or "no"} arithmetic'
     about += f", longest conversation {first.longest} tokens"
@@ -128,9 +129,9 @@ def _require_acceptable_statement(
 def _find_layers_error(one: ServedStatement, wanted: ServedDemands, _: timedelta) -> str:
     for name in wanted.layers:
         layer = one.predicate["layers"].get(name, {"verdict": "not checked", "seen": ""})
-        if layer["verdict"] != SAME:
+        if layer["verdict"] != SAME_VERDICT:
             return f'layer "{name}" is "{layer["verdict"]}", but the policy requires "same"'
-        if name == "ids" and layer["seen"] == COUNT and not wanted.by_count:
+        if name == "ids" and layer["seen"] == SEEN_BY_COUNT and not wanted.by_count:
             return '"ids" was compared by count only, which the policy does not allow without by_count'
     return ""
 

@@ -18,7 +18,7 @@ from harness.schema import format_toml
 
 LOCK = "suite.lock.json"
 SIZES = ("worse_by_at_most", "worse_by_more_than", "on_at_most", "max_failures")  # of what a gate allows
-MORE, LESS = ("min", "better_by"), ("max", *SIZES, "alpha", "cut_at_most", "flips_at_most")
+STRICTER_UP, STRICTER_DOWN = ("min", "better_by"), ("max", *SIZES, "alpha", "cut_at_most", "flips_at_most")
 LIMITS = ("min", "max", "better_by", *SIZES)
 DERIVED_KEYS = ("id", "claim", "blocking", "candidates", "group", "among")  # from the other keys of a gate
 # of a lock: what names, dates or repeats, and what a comparison tells by itself
@@ -210,9 +210,9 @@ def _find_strictness_direction(key: str, now: Any, before: Any) -> Direction:
         gone, new = {*(before or ())} - {*(now or ())}, {*(now or ())} - {*(before or ())}
         return "" if bool(gone) == bool(new) or key == "on" else "looser" if gone else "stricter"
     a, b = _parse_number_or_percent(now), _parse_number_or_percent(before)
-    if a is None or b is None or type(now) is not type(before) or key not in (*MORE, *LESS):
+    if a is None or b is None or type(now) is not type(before) or key not in (*STRICTER_UP, *STRICTER_DOWN):
         return ""
-    return "looser" if (a < b) == (key in MORE) else "stricter"
+    return "looser" if (a < b) == (key in STRICTER_UP) else "stricter"
 
 
 def _parse_number_or_percent(value: Any) -> float | None:

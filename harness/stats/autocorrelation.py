@@ -9,7 +9,8 @@ from typing import NamedTuple
 
 from harness.stats.arrays import np
 
-FEWEST, MOST = 20, 5_000  # rows: of fewer nothing is said, of more the normal distribution is asked
+MIN_ROWS = 20  # for an estimate
+MAX_EXACT_ROWS = 5_000  # above it, the normal distribution is used
 RANDOM_ORDERS = 999  # of the rows, drawn at random
 SEED = 20102
 
@@ -25,15 +26,15 @@ def lag_one_correlation(values: Sequence[float]) -> Autocorrelation | None:
     """Return the correlation of rows with those after them, and how often rows in another order have as high a one.
 
     Lag-1 autocorrelation, with the p-value of its permutation test (Wald, Wolfowitz 1943, Annals of Mathematical
-    Statistics 14:378); None of fewer than FEWEST rows, and where nothing varies.
+    Statistics 14:378); None of fewer than MIN_ROWS rows, and where nothing varies.
     """
     x = np.asarray(values, dtype=np.float64)
     x = x - x.mean()
     n, size = len(x), float(x @ x)
-    if n < FEWEST or not size > 1e-24 * n * max(1.0, float(np.abs(values).max()) ** 2):
+    if n < MIN_ROWS or not size > 1e-24 * n * max(1.0, float(np.abs(values).max()) ** 2):
         return None
     seen = float(x[:-1] @ x[1:])
-    if n > MOST:
+    if n > MAX_EXACT_ROWS:
         return Autocorrelation(seen / size, NormalDist().cdf(-(seen / size * n + 1) / math.sqrt(n)))
     rng, above = np.random.default_rng([SEED, n]), 0
     for _ in range(RANDOM_ORDERS):

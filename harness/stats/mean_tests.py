@@ -16,7 +16,8 @@ Kind = Literal["share", "pairs", "score", "ratio"]
 P = tuple[Floats, Floats]
 # times alpha: the share of resamples without a cluster that varies, above which they say nothing
 MAX_SILENT_SHARE = 0.8
-FAR, MEANS = 3.0, 16  # standard errors beyond the estimate up to which means of `unseen_rows_test` go, and how many
+# of the grid of means in `unseen_rows_test`: standard errors beyond the estimate, and points
+GRID_ERRORS, GRID_POINTS = 3.0, 16
 AGAIN, MOST_AGAIN = 0.003, 0.5  # of its p-value a row more, at most, for rows that showed a disaster; by simulation
 RESAMPLED_CLUSTERS = 500  # above this the bootstrap adds nothing to the closed form
 
@@ -41,7 +42,7 @@ def select_tests(
     ("pairs", with the `discordance` of every data set), in any other `support` ("score"), or any others ("ratio").
     """
     if kind == "ratio" or support is None:
-        return [_make_guarded_t(of, ratio.LEAST, ratio.STEEP)]
+        return [_make_guarded_t(of, ratio.GUARD_FLOOR, ratio.GUARD_SLOPE)]
     if kind == "share":
         low = support[0]
         first = MeanTest(lambda t: ratio.share_t(of, t, low), lambda a: ratio.share_bounds(of, a, low))
@@ -69,9 +70,9 @@ def unseen_rows_test(of: Ratio, support: Support) -> MeanTest:
 
     def most(threshold: float, sign: int) -> Floats:
         end, side = support[sign < 0], int(sign < 0)
-        far = sign * np.maximum(sign * (of.estimate + sign * FAR * of.error - threshold), 0.0)
+        far = sign * np.maximum(sign * (of.estimate + sign * GRID_ERRORS * of.error - threshold), 0.0)
         found = np.zeros(of.estimate.shape)
-        for part in np.linspace(0, 1, MEANS):
+        for part in np.linspace(0, 1, GRID_POINTS):
             mean = np.clip(threshold + part * far, *support)
             with np.errstate(all="ignore"):  # where there is nothing to lose NaN is as all of it
                 chance = rule_of_three.unseen_chance(of.weights, 0.0, (mean - threshold) / (mean - end))
@@ -153,14 +154,17 @@ def _choose_second_tests(
     by_number = of.clusters * np.log1p(-np.minimum(share, 1 - 1e-15))
     scarce = np.maximum(by_number, np.where(share < 1, -weight, -np.inf)) > np.log(MAX_SILENT_SHARE * alpha)
     mute = uneven | scarce | (alpha < ratio.MIN_RESAMPLED_LEVEL)
-    strength, alike = np.where(mute, 1.0, np.minimum((2 * rough) ** ratio.ROUGH, 1.0)), np.ones(of.estimate.shape)
+    strength, alike = (
+        np.where(mute, 1.0, np.minimum((2 * rough) ** ratio.GUARD_EXPONENT, 1.0)),
+        np.ones(of.estimate.shape),
+    )
     if variance is not None:
         alike = np.where(rough > 1 - ratio.MIN_MIXED_EVENNESS, 1.0, ratio.bound_correlation(of, np.asarray(variance)))
         strength = np.where(uneven, alike * strength, strength)
     told = np.abs(_correlate_sizes(of.weights, value)) - 1 / np.sqrt(of.clusters)
-    strength = np.maximum(strength, np.clip(ratio.TOLD * told, 0.0, ratio.MOST_TOLD))
-    least = np.where(uneven, ratio.UNEVEN_LEAST, ratio.FEW_LEAST)
-    guarded = _make_guarded_t(of, least * strength, ratio.STEEP * strength, alike=alike)
+    strength = np.maximum(strength, np.clip(ratio.SIZE_GUARD_SLOPE * told, 0.0, ratio.SIZE_GUARD_CEILING))
+    least = np.where(uneven, ratio.UNEVEN_GUARD_FLOOR, ratio.FEW_GUARD_FLOOR)
+    guarded = _make_guarded_t(of, least * strength, ratio.GUARD_SLOPE * strength, alike=alike)
     found = [
         _restrict_test_to_data_sets(mute | unequal, guarded),
         _restrict_test_to_data_sets(scarce, _make_unseen_loss_test(of, support)),

@@ -19,7 +19,8 @@ from harness.stats.significance import is_significant
 DISCORDANCE = 0.2  # share of rows on which two models differ, where nothing better is known
 DEFAULT_POWER = 0.8
 MOST_ROWS = 10_000_000
-EXACT, FEW = 100, 60  # rows, and numbers of changed ones, of Tango's score up to which its exact distribution is asked
+# rows, and numbers of changed rows, up to which Tango's score has its exact distribution
+EXACT_ROWS, EXACT_COUNTS = 100, 60
 
 
 @lru_cache(maxsize=20_000)  # gates on equal rows are asked the same
@@ -55,13 +56,13 @@ def min_right(n: int, threshold: float, alpha: float) -> int:
 def min_wins(changed: Ints, n: int, margin: float, alpha: float) -> Ints:
     """Return the fewest wins, (k,), of numbers of `changed` rows (k,), of n, that prove a difference above `-margin`.
 
-    changed + 1 where none do. Of more than EXACT rows, and FEW numbers, Tango's score is taken as normal, which changes
-    power by less than a point.
+    changed + 1 where none do. Of more than EXACT_ROWS rows, and EXACT_COUNTS numbers, Tango's score is taken as normal,
+    which changes power by less than a point.
     """
     if margin == 0:
         return shares.min_mcnemar_wins(changed, n, alpha)
     wins: Ints = tango.min_tango_wins(changed, n, -margin, NormalDist().inv_cdf(1 - alpha))
-    if n > EXACT and len(changed) > FEW:
+    if n > EXACT_ROWS and len(changed) > EXACT_COUNTS:
         return wins
     return np.array(
         [_find_min_exact_wins(int(k), int(w), n, margin, alpha) for k, w in zip(changed, wins, strict=True)]

@@ -18,16 +18,19 @@ from harness.stats.values import Bounds
 
 RESAMPLES = 1999
 SEED = 20101  # of all resamples: fixed, so that a verdict does not change when nothing changed, nor by another try
-LEAST, STEEP, FEWEST, MOST = 0.5, 28.0, 12, 12.0  # of `guarded_t`, chosen by simulation
-UNEVEN_LEAST, FEW_LEAST, ROUGH = 1.5, 1.0, 4  # in a known range: of very uneven clusters, of few that vary, of others
-TOLD, MOST_TOLD = 3.0, 1.5  # guard by the correlation of size and mean above that of chance; at most so much of it
+# of `guarded_t`, chosen by simulation
+GUARD_FLOOR, GUARD_SLOPE, GUARD_CLUSTERS, GUARD_CEILING = 0.5, 28.0, 12, 12.0
+UNEVEN_GUARD_FLOOR, FEW_GUARD_FLOOR = 1.5, 1.0  # in a known range: of very uneven clusters, of few that vary
+GUARD_EXPONENT = 4  # in a known range: of the unevenness of other clusters
+SIZE_GUARD_SLOPE, SIZE_GUARD_CEILING = 3.0, 1.5  # in the correlation of size and mean above that of chance
 # clusters of equal size: uneven ones that count as fewer pass falsely more often where sizes are drawn
 MIN_EFFECTIVE_CLUSTERS = 20.0
-COMBINED_GUARD = (0.0, 8.0)  # LEAST and STEEP of the jackknife of a metric made from all rows at once
+COMBINED_GUARD = (0.0, 8.0)  # GUARD_FLOOR and GUARD_SLOPE of the jackknife of a metric made from all rows at once
 MIN_MIXED_EVENNESS = 0.28  # and as fewer than this so uneven that a few rule the mean, whatever their rows are
 MIN_EVENNESS = 0.6  # clusters that count as fewer than this share of their number are very uneven
 MIN_RESAMPLED_LEVEL = 4 / (RESAMPLES + 1)  # level below which so many resamples say nothing
-ERROR, NEAR = 1e-3, 4.0  # standard error of a resampled p-value so many of which are between it and alpha
+MAX_P_ERROR = 1e-3  # standard error of a resampled p-value
+DECIDED_ERRORS = 4.0  # standard errors between it and alpha, beyond which no more is drawn
 
 
 @dataclass(frozen=True)
@@ -97,11 +100,11 @@ def stretch_residuals(of: Ratio, variance: Floats) -> Ratio:
 def draw_resamples(draw: Callable[[int], Floats], p: Callable[[Floats], tuple[Floats, Floats]], alpha: float) -> Floats:
     """Return batches of resamples (..., B), more of them while a p-value is too near to alpha to be told from it.
 
-    `draw` makes the batch of a number. It ends where the standard error of a p-value is below ERROR.
+    `draw` makes the batch of a number. It ends where the standard error of a p-value is below MAX_P_ERROR.
     """
     drawn = [draw(0)]
-    while (error := math.sqrt(alpha * (1 - alpha) / sum(d.shape[-1] for d in drawn))) > ERROR:
-        if min(abs(float(x) - alpha) for x in p(np.concatenate(drawn, -1))) > NEAR * error:
+    while (error := math.sqrt(alpha * (1 - alpha) / sum(d.shape[-1] for d in drawn))) > MAX_P_ERROR:
+        if min(abs(float(x) - alpha) for x in p(np.concatenate(drawn, -1))) > DECIDED_ERRORS * error:
             break
         drawn.append(draw(len(drawn)))
     return np.concatenate(drawn, -1)
@@ -131,18 +134,18 @@ def skewed_bounds(of: Ratio, alpha: float) -> Bounds:
 
 
 def guarded_t(
-    of: Ratio, threshold: float, least: Any = LEAST, steep: Any = STEEP, *, alike: Any = None
+    of: Ratio, threshold: float, least: Any = GUARD_FLOOR, steep: Any = GUARD_SLOPE, *, alike: Any = None
 ) -> tuple[Floats, Floats]:
     """Return p_pass and p_fail of Σs/Σw against a number, where a tail may hide what the clusters do not show.
 
     The cluster that speaks most against the claim is counted κ times more, then Student's t with the error of `ratio`
-    and Pan and Wall's 2002 degrees of freedom, Statistics in Medicine 21:1429. κ = least + steep·τ/√(n - FEWEST), at
-    most MOST, with n = `effective` clusters and τ ≥ 0 the L-skewness of r/√w towards the bad side (Hosking 1990,
-    Journal of the Royal Statistical Society B 52:105), which one large row does not rule as it does a skewness. With
-    `alike` a cluster is taken to be at least as large as that of a random row, Σw²/Σw, so that what a small one showed
-    may happen to a large one: wholly where rows of a cluster are alike (1), by as much less as means of more rows vary
-    less where their correlation is below 1. The constants are chosen by simulation, docs/explanation/statistics.md; we
-    know no publication of it.
+    and Pan and Wall's 2002 degrees of freedom, Statistics in Medicine 21:1429.
+    κ = least + steep·τ/√(n - GUARD_CLUSTERS), at most GUARD_CEILING, with n = `effective_clusters` and τ ≥ 0 the
+    L-skewness of r/√w towards the bad side (Hosking 1990, Journal of the Royal Statistical Society B 52:105), which one
+    large row does not rule as it does a skewness. With `alike` a cluster is taken to be at least as large as that of a
+    random row, Σw²/Σw, so that what a small one showed may happen to a large one: wholly where rows of a cluster are
+    alike (1), by as much less as means of more rows vary less where their correlation is below 1. The constants are
+    chosen by simulation, docs/explanation/statistics.md; we know no publication of it.
     """
     p = []
     for sign in (1, -1):
@@ -151,7 +154,9 @@ def guarded_t(
     return p[0], p[1]
 
 
-def guarded_bounds(of: Ratio, alpha: float, least: Any = LEAST, steep: Any = STEEP, *, alike: Any = None) -> Bounds:
+def guarded_bounds(
+    of: Ratio, alpha: float, least: Any = GUARD_FLOOR, steep: Any = GUARD_SLOPE, *, alike: Any = None
+) -> Bounds:
     """Return the one-sided bounds at alpha each that invert `guarded_t`, of one data set."""
     (low, below, df_low), (high, above, df_high) = (
         _estimate_with_worst_repeated(of, sign, least, steep, alike) for sign in (1, -1)
@@ -167,7 +172,9 @@ def _estimate_with_worst_repeated(
     """Return estimate, error and degrees of freedom with the cluster that is worst for `sign` counted once more."""
     r, w, total = of.residuals, np.broadcast_to(of.weights, of.residuals.shape), of.weights.sum(-1, keepdims=True)
     tail = np.clip(l_skewness(-sign * r / np.sqrt(w)), 0.0, 1.0)
-    more = np.minimum(least + steep * tail / np.sqrt(np.maximum(effective_clusters(w) - FEWEST, 2.0)), MOST)[..., None]
+    more = np.minimum(
+        least + steep * tail / np.sqrt(np.maximum(effective_clusters(w) - GUARD_CLUSTERS, 2.0)), GUARD_CEILING
+    )[..., None]
     sizes, moved = w, r
     if alike is not None:
         sizes, q = np.maximum(w, (w**2).sum(-1, keepdims=True) / total), np.asarray(alike)[..., None]

@@ -7,7 +7,7 @@ import re
 from harness.texts.secrets import redact_text
 
 MAX_LINE_CHARS = 10_000  # characters of a line
-HALF = re.compile("[\ud800-\udfff]")
+SURROGATE = re.compile("[\ud800-\udfff]")
 REPLACEMENT_CHARACTER = "\N{REPLACEMENT CHARACTER}"  # what a part of a character is decoded as
 INLINE_MARKUP = re.compile(r"([\\`*\[\]|~])")
 BLOCK = re.compile(r"^(\s*)(?:([#+=-])|(\d+)([.)]))")
@@ -51,7 +51,7 @@ def limit_length(text: str) -> str:
 
 def drop_surrogates(text: str) -> str:
     """Return a text without halves of surrogate pairs: no file, database or tokenizer takes one."""
-    return text if text.isascii() else HALF.sub(REPLACEMENT_CHARACTER, text)
+    return text if text.isascii() else SURROGATE.sub(REPLACEMENT_CHARACTER, text)
 
 
 def escape_markdown(text: str) -> str:

@@ -44,7 +44,7 @@ SECRET_NAMES = re.compile(
     "|accesstoken|authtoken|refreshtoken|bearer|cookie|connectionstring"
 )
 WORDS = {"pass", "auth", "pwd", "oauth", "pat", "jwt", "cred", "dsn"}
-LAST = re.compile("(key|token)$")
+SECRET_END = re.compile("(key|token)$")
 AMBIGUOUS_NAMES = {"key", "token", "pass"}  # names that also mean something else
 MARKS = {"bos", "eos", "pad", "unk", "sep", "cls", "mask", "stop", "start", "end", "image", "special", "invocation"}
 VARIABLE = re.compile(r"[A-Z][A-Z0-9]*(_[A-Z0-9]+)+")  # the name of an environment variable
@@ -64,7 +64,12 @@ def is_secret(name: str) -> bool:
     """Return whether an option of this name holds a secret, however it is written."""
     words = _split_name(name)
     squashed = "".join(words)
-    said = SECRET_NAMES.search(squashed) or WORDS.intersection(words) or LAST.search(squashed) or words[-1] == "header"
+    said = (
+        SECRET_NAMES.search(squashed)
+        or WORDS.intersection(words)
+        or SECRET_END.search(squashed)
+        or words[-1] == "header"
+    )
     return bool(said) and not (words[-1] == "token" and MARKS.intersection(words))
 
 

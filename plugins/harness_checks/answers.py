@@ -12,12 +12,12 @@ from harness.internals import Suite, Task, find_weakness, fold_case, prompt_text
 from harness_checks.evaluations import has_words
 from harness_domain import MatchOptions
 
-ASKED, REPLIED = ("server", "path"), "models that replied"  # facts of a served model
+SERVER_FACTS, REPLY_FACT = ("server", "path"), "models that replied"  # of a served model
 MIN_ANSWERS = 20  # answers: fewer may be the same by chance
 CUT_PROMPT_NOTE = re.compile("prompt cut from the left, tokens: ([0-9]+)")  # in the notes of lm_eval's rows
 THOUGHT = re.compile(r"\s*(<(?:think|thinking|thought|thoughts|reasoning)>|\[THINK\])", re.IGNORECASE)
 HALF_SHARE = 0.5
-MANY, FEW = 0.05, 5  # share of answers, and number of them, from which on they are told of
+MIN_SHARE, MIN_COUNT = 0.05, 5  # of answers, from which on they are reported
 
 
 @checker(title="constant-answers")
@@ -55,7 +55,7 @@ def cut_answers(result: Result, task: Task, reference: Result | None) -> Iterato
     yield from _check_base_only_truncation(result, reference)
     told = [s for s in result.answers if s.finish_reason]
     cut, whole = ([s for s in told if s.is_cut == is_cut] for is_cut in (True, False))
-    if len(told) < MIN_ANSWERS or len(cut) < MANY * len(told):
+    if len(told) < MIN_ANSWERS or len(cut) < MIN_SHARE * len(told):
         return
     limit = schema.with_defaults(task.function, task.spec.options).get("max_new_tokens")
     what = f'"{result.subject}::{result.eval}": {len(cut)} of {len(told)} answers were truncated'
@@ -79,7 +79,7 @@ def _check_base_only_truncation(result: Result, reference: Result | None) -> Ite
     if len(both) < 2 or result.subject == "base" or min(map(len, both)) < MIN_ANSWERS:
         return
     ours, theirs = (sum(s.is_cut for s in scores) for scores in both)
-    if ours < MANY * len(both[0]) and theirs >= HALF_SHARE * len(both[1]):
+    if ours < MIN_SHARE * len(both[0]) and theirs >= HALF_SHARE * len(both[1]):
         what = (
             f'"{result.eval}": {theirs} of {len(both[1])} answers of the base were truncated, {ours} '
             f"of {result.subject}"
@@ -96,7 +96,7 @@ def empty_answers(result: Result, reference: Result | None) -> Iterator[Finding]
     all tokens, or a template that the model does not know.
     """
     n, empty = len(result.answers), _find_empty_answers(result)
-    fewest = min(MANY * n, max(FEW, 2 * len(_find_empty_answers(reference)))) if reference else MANY * n
+    fewest = min(MIN_SHARE * n, max(MIN_COUNT, 2 * len(_find_empty_answers(reference)))) if reference else MIN_SHARE * n
     if n < MIN_ANSWERS or not empty or len(empty) < fewest:
         return
     thoughts = sum(s.values.get("thought_cut") == 1 for s in empty)
@@ -138,7 +138,7 @@ def unread_calls(result: Result, task: Task) -> Iterator[Finding]:
     """
     wanting = [s for s in result.answers if s.weight_of("name")] if task.spec.use == "tool_calls" else []
     unread = [s for s in wanting if (s.note or "").startswith("cannot be read")]
-    if unread and len(unread) >= MANY * len(wanting):
+    if unread and len(unread) >= MIN_SHARE * len(wanting):
         what = f'"{result.subject}::{result.eval}": {len(unread)} of {len(wanting)} answers to rows that need a call '
         what += "have one that cannot be parsed, which is scored as wrong"
         severity: Severity = "error" if len(unread) == len(wanting) else "warning"
@@ -163,7 +163,7 @@ def scored_thoughts(result: Result, task: Task) -> Iterator[Finding]:
     wanted = {s.id for s in task.samples or () if any(THOUGHT.match(t) for t in s.targets)}
     asked = [s for s in result.answers if s.answer is not None and s.id not in wanted]
     found = [s for s in asked if THOUGHT.match(s.answer or "")]
-    if len(found) < max(2, MANY * len(asked)):
+    if len(found) < max(2, MIN_SHARE * len(asked)):
         return
     mark = min(m[1] for s in found if (m := THOUGHT.match(s.answer or "")))
     end = mark.replace("<", "</").replace("[", "[/")
@@ -190,7 +190,7 @@ def echoed_prompts(result: Result, task: Task) -> Iterator[Finding]:
     samples = {s.id: s for s in task.samples or ()}
     right = [s for s in result.answers if s.values.get("contains") == 1 and s.id in samples]
     found = [s for s in right if _is_prompt_echo_without_target(samples[s.id], s.answer or "")]
-    if len(right) < FEW or len(found) < HALF_SHARE * len(right):
+    if len(right) < MIN_COUNT or len(found) < HALF_SHARE * len(right):
         return
     what = f'"{result.subject}::{result.eval}": {len(found)} of {len(right)} correct answers only repeat the prompt'
     lines = [f'row "{s.id}": {quote_text(s.answer or "", 60)}' for s in found]
@@ -214,9 +214,9 @@ def another_model(result: Result, facts: Mapping[str, Mapping[str, Any]]) -> Ite
     What a name stands for is the server's to choose, and a gateway may send every request elsewhere: what then looks
     like the effect of a fine-tune, or like none, is the difference between models that nobody named.
     """
-    asked = [facts.get("model" if result.subject == "base" else result.subject, {}).get(key) for key in ASKED]
-    told = {name: f for name, f in facts.items() if REPLIED in f and [f.get(key) for key in ASKED] == asked}
-    wrote = {"base" if name == "model" else name: f[REPLIED] for name, f in told.items()}
+    asked = [facts.get("model" if result.subject == "base" else result.subject, {}).get(key) for key in SERVER_FACTS]
+    told = {name: f for name, f in facts.items() if REPLY_FACT in f and [f.get(key) for key in SERVER_FACTS] == asked}
+    wrote = {"base" if name == "model" else name: f[REPLY_FACT] for name, f in told.items()}
     if len({name for names in wrote.values() for name in names}) > 1:
         who = "; ".join(f"by {', '.join(names)} for {name}" for name, names in wrote.items())
         fix = "name in path a version that only one server has, or use its server directly, and run again"
@@ -245,7 +245,7 @@ def gains_in_form_only(result: Result, task: Task, reference: Result | None) -> 
     wrong = [s for s in reference.answers if s.values.get("exact_match") == 0]
     found = [s for s in wrong if normal(s.answer or "") in targets.get(s.id, ())]
     gain, rest = strict[0] - strict[1], loose[0] - loose[1]
-    if len(found) < max(FEW, MANY * len(reference.answers)) or rest >= gain:
+    if len(found) < max(MIN_COUNT, MIN_SHARE * len(reference.answers)) or rest >= gain:
         return
     what = f'"{result.eval}": {len(found)} of the {len(wrong)} wrong answers of the base are right but for case and '
     what += f"punctuation; with them {result.subject} gains {rest:+.3f} instead of {gain:+.3f}"

@@ -34,7 +34,7 @@ FIXTURES = [  # conversations
 ]
 RENDERED_ROWS = 24  # rows of each key, and four times as many messages, that are rendered with and without it
 MASK_KEYS = {"weight", "train"}  # by `sft`: whether a turn is learnt
-SPARE = ("id", "name", "tool_call_id")  # which most templates leave out, and nobody misses
+OPTIONAL_KEYS = ("id", "name", "tool_call_id")  # which most templates leave out, and nobody misses
 TEMPLATE_KEYS = re.compile(r"""(?:\.|\[|get\()\s*['"]?([a-z_]+)""")  # for by a template, of messages among others
 EMPTY_VALUES: tuple[object, ...] = (None, "", [], {})
 OTHER_TEMPLATE_ADVICE = "remove it, or use a chat template that renders it"
@@ -305,7 +305,7 @@ def find_unread(rows: Sequence[TrainingRow], template: str, write: Write) -> Ite
                 if key[1]
                 else _suggest_unrendered_key_remedy(*lost[0], key[0], template, write)
             )
-            how = "note" if key[0] in SPARE else "error" if key[0] == "tool_calls" and learnt else "warning"
+            how = "note" if key[0] in OPTIONAL_KEYS else "error" if key[0] == "tool_calls" and learnt else "warning"
         else:
             what = f'the chat template omits "{key[0]}", or a part of it, in {len(lost)} of {len(tried)} messages'
             fix = "train only on the last answer (prompt and completion), or use a template that renders it everywhere"

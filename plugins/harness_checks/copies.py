@@ -18,7 +18,7 @@ MIN_SIMILARITY = 0.5  # of the rarer words of the shorter of two rows, weighted 
 MIN_COPY_SHARE = 0.3  # of rows that must have a near-copy
 MIN_GROUP_SIMILARITY = 0.3  # how alike on average rows of one value are, and
 MIN_SIMILARITY_RATIO = 1.5  # times as alike as any two rows are those of one value of a column that explains it
-FEW, FEWEST = 20, 8  # rows, and words of one, below which nothing is said
+MIN_ROWS, MIN_ROW_WORDS = 20, 8  # below which nothing is reported
 SHOWN_PAIRS = 5  # pairs that are shown
 
 
@@ -41,7 +41,7 @@ def near_copies(tasks: Mapping[str, Task], suite: Suite) -> Iterator[Finding]:
     for group in tasks_by_data(tasks):
         rows = list(group[0].samples or ())[:MAX_ROWS]
         loose = [task for task in group if task.spec.cluster is None]
-        if not loose or len(rows) < FEW:
+        if not loose or len(rows) < MIN_ROWS:
             continue
         likeness = row_similarity(rows)
         copies = [i for i, most in enumerate(likeness.max(-1).tolist()) if most >= MIN_SIMILARITY]
@@ -80,7 +80,7 @@ def row_similarity(rows: Sequence[Sample]) -> Any:
     from scipy import sparse
 
     texts = [text.words[: text.asked] or text.words for text in texts_of_samples(rows)]
-    words = [set(split_grams(text)) if len(text) >= FEWEST else set() for text in texts]
+    words = [set(split_grams(text)) if len(text) >= MIN_ROW_WORDS else set() for text in texts]
     often = Counter(gram for some in words for gram in some)
     weight = {g: math.log(len(rows) / n) for g, n in often.items() if n <= FRAME_SHARE * len(rows)}
     names = {gram: i for i, gram in enumerate(weight)}

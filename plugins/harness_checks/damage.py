@@ -9,12 +9,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from harness import HELD_OUT, Finding, TrainingRow, quote_text
 from harness.internals import Task, prompt_text, schema
 
-MOST, FIFTH, MANY, SOME = 0.8, 0.2, 0.05, 0.01  # of the rows
+MOST_ROWS, FIFTH_OF_ROWS, MANY_ROWS, SOME_ROWS = 0.8, 0.2, 0.05, 0.01  # shares
 ENTITY = re.compile(r"&(?:amp|lt|gt|quot|apos|nbsp|#\d{2,5}|#x[0-9a-fA-F]{2,5});")
 MARKUP = re.compile(r"</?[a-zA-Z][^<>]*>|html|xml|entit", re.IGNORECASE)
 PANDAS_MISSING_VALUES = {"nan", "NaN", "<NA>", "NaT"}  # as pandas writes what is not there
-TYPOGRAPHIC, PLAIN = re.compile("[\u2018\u2019\u201c\u201d]"), re.compile("['\"]")
-SHORTEST, CUT, UNEVEN, NEAR = 16, 0.1, 3, 3  # of answers that are cut: characters, share, word counts, lengths below
+CURLY_QUOTE, STRAIGHT_QUOTE = re.compile("[\u2018\u2019\u201c\u201d]"), re.compile("['\"]")
+# of answers cut at one length: its characters, their share, their different word counts, and their number relative to
+# that of the lengths below
+MIN_CUT_CHARS, MIN_CUT_SHARE, MIN_WORD_COUNTS, MIN_EDGE_RATIO = 16, 0.1, 3, 3
 SENTENCE_END = re.compile(r"[.!?:;)\]}\"'\u201d`>]\s*$")
 ESCAPED_NEWLINE = re.compile(r"""\\n(?![a-z"'`\\])""")
 BREAK = re.compile(r"[\r\n]")
@@ -60,7 +62,7 @@ def compare_endings(rows: Sequence[TrainingRow], tasks: Mapping[str, Task]) -> I
     """Yield evaluations with line breaks of CRLF or CR, where training rows have others."""
     texts = [f"{row.prompt}{row.answer}" for row in rows]
     broken = [text for text in texts if BREAK.search(text)]
-    if not broken or sum("\r" in text for text in broken) > MANY * len(broken):
+    if not broken or sum("\r" in text for text in broken) > MANY_ROWS * len(broken):
         return
     for name, task in tasks.items():
         samples = [] if task.brings_rows else [s for s in task.samples or () if s.input]
@@ -71,14 +73,14 @@ def compare_endings(rows: Sequence[TrainingRow], tasks: Mapping[str, Task]) -> I
         }:
             what = f'{len(found)} of {len(samples)} rows of "{name}": line breaks are CRLF or CR, unlike in training'
             lines = [f'row "{i}": {shown}' for i, shown in found.items()]
-            if len(found) > MANY * len(samples):
+            if len(found) > MANY_ROWS * len(samples):
                 fix = r"write \n for line breaks, as in training"
                 yield Finding("warning", what, lines, fix, "endings", {name: [*found]})
 
 
 def _find_rows_with_html_entities(rows: Sequence[TrainingRow]) -> Bad:
     found = [(r, quote_text(hit[0])) for r in rows if (hit := ENTITY.search(r.answer)) and not _has_markup(r)]
-    return found if len(found) >= max(2, SOME * len(rows)) else []
+    return found if len(found) >= max(2, SOME_ROWS * len(rows)) else []
 
 
 def _has_markup(row: TrainingRow) -> bool:
@@ -87,7 +89,7 @@ def _has_markup(row: TrainingRow) -> bool:
 
 def _find_missing_value_answers(rows: Sequence[TrainingRow]) -> Bad:
     found = [(row, quote_text(row.answer.strip())) for row in rows if row.answer.strip() in PANDAS_MISSING_VALUES]
-    return found if len(found) >= max(2, SOME * len(rows)) else []
+    return found if len(found) >= max(2, SOME_ROWS * len(rows)) else []
 
 
 def _find_length_truncated_answers(rows: Sequence[TrainingRow]) -> Bad:
@@ -100,11 +102,11 @@ def _find_length_truncated_answers(rows: Sequence[TrainingRow]) -> Bad:
     longest = max(sizes, default=0)
     at = [row for row in rows if len(row.answer) == longest]
     words = {len(row.answer.split()) for row in at}
-    is_edge = sizes[longest] > NEAR * max(sizes[longest - i] for i in range(1, 4))
+    is_edge = sizes[longest] > MIN_EDGE_RATIO * max(sizes[longest - i] for i in range(1, 4))
     unended = [row for row in at if not SENTENCE_END.search(row.answer)]
-    if longest < SHORTEST or len({row.answer for row in at}) < max(5, CUT * len(rows)):
+    if longest < MIN_CUT_CHARS or len({row.answer for row in at}) < max(5, MIN_CUT_SHARE * len(rows)):
         return []
-    if len(words) < UNEVEN or not is_edge or len(unended) < 0.8 * len(at):
+    if len(words) < MIN_WORD_COUNTS or not is_edge or len(unended) < 0.8 * len(at):
         return []
     return [(row, f"{longest} characters: {quote_text('…' + row.answer[-30:])}") for row in at]
 
@@ -112,10 +114,10 @@ def _find_length_truncated_answers(rows: Sequence[TrainingRow]) -> Bad:
 def _find_rows_with_carriage_returns(rows: Sequence[TrainingRow], tasks: Mapping[str, Task]) -> Bad:
     own = [s for t in tasks.values() if not t.brings_rows for s in t.samples or () if s.input]
     returns = sum("\r" in f"{prompt_text(s.input)}{s.target}" for s in own)
-    if not own or returns > MANY * len(own):
+    if not own or returns > MANY_ROWS * len(own):
         return []
     found = [(row, shown) for row in rows if (shown := _quote_around_carriage_return(row.prompt, row.answer))]
-    return found if len(found) > MANY * len(rows) else []
+    return found if len(found) > MANY_ROWS * len(rows) else []
 
 
 def _find_rows_with_escaped_newlines(rows: Sequence[TrainingRow], tasks: Mapping[str, Task]) -> Bad:
@@ -131,7 +133,7 @@ def _find_rows_with_escaped_newlines(rows: Sequence[TrainingRow], tasks: Mapping
         texts = [text for text in (row.prompt.strip(), row.answer.strip()) if not BREAK.search(text)]
         if hit := next(filter(None, map(ESCAPED_NEWLINE.search, texts)), None):
             found.append((row, repr(hit.string[max(0, hit.start() - 20) : hit.end() + 10])))
-    return found if len(found) > FIFTH * len(rows) else []
+    return found if len(found) > FIFTH_OF_ROWS * len(rows) else []
 
 
 def _find_swapped_prompts_and_answers(rows: Sequence[TrainingRow], tasks: Mapping[str, Task]) -> Bad:
@@ -139,9 +141,9 @@ def _find_swapped_prompts_and_answers(rows: Sequence[TrainingRow], tasks: Mappin
     own = [s for t in tasks.values() if not t.brings_rows for s in t.samples or () if s.input and s.targets]
     pairs = [(prompt_text(s.input), s.targets[0]) for s in own]
     ours = [(row.prompt, row.answer) for row in rows if row.prompt and row.answer]
-    if min(_compute_question_mark_shares(pairs)[0], _compute_question_mark_shares(ours)[1]) < MOST:
+    if min(_compute_question_mark_shares(pairs)[0], _compute_question_mark_shares(ours)[1]) < MOST_ROWS:
         return []
-    if max(_compute_question_mark_shares(pairs)[1], _compute_question_mark_shares(ours)[0]) > MANY:
+    if max(_compute_question_mark_shares(pairs)[1], _compute_question_mark_shares(ours)[0]) > MANY_ROWS:
         return []
     return [(row, f"{quote_text(row.prompt, 30)} → {quote_text(row.answer, 30)}") for row in rows]
 
@@ -166,8 +168,9 @@ def _find_typographic_quote_answers(rows: Sequence[TrainingRow], tasks: Mapping[
         given = schema.with_defaults(task.function, task.spec.options)
         if task.generates and not task.brings_rows and not given.get("ignore_punctuation"):
             targets += [t for s in task.samples or () for t in s.targets]
-    if sum(bool(PLAIN.search(t)) for t in targets) <= MANY * len(targets) or any(map(TYPOGRAPHIC.search, targets)):
+    straight = sum(bool(STRAIGHT_QUOTE.search(text)) for text in targets)
+    if straight <= MANY_ROWS * len(targets) or any(map(CURLY_QUOTE.search, targets)):
         return []
     learnt = [row for row in rows if not row.row.get(HELD_OUT)]
-    found = [(row, quote_text(row.answer)) for row in learnt if TYPOGRAPHIC.search(row.answer)]
-    return found if len(found) > MANY * len(learnt) else []
+    found = [(row, quote_text(row.answer)) for row in learnt if CURLY_QUOTE.search(row.answer)]
+    return found if len(found) > MANY_ROWS * len(learnt) else []

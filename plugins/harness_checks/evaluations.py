@@ -21,7 +21,8 @@ CASE_EVALUATORS = ("exact_match", "contains", "token_f1")
 MAX_ROW_SHARE = 0.05  # of the rows
 MAX_SHARE = 0.8  # of an answer, or of the rows
 LONG_FRAME = 24  # characters that all answers have in common
-FEWEST, LUCK = 8, 0.01  # answers, and how often the first choice is never right by chance
+MIN_TARGETS = 8  # different ones
+MAX_CHANCE = 0.01  # that the first choice is never right
 LABELS = r"(?:answer|response|output|solution|label|completion|target|antwort|a)"
 BITS_PER_BYTE = 8  # of a byte that is guessed
 
@@ -147,7 +148,7 @@ def _find_gold(task: Task, samples: Sequence[Sample]) -> dict[str, str]:
             return {}
         numbers.append(int(gold))
         chance *= 1 - 1 / len(choices)
-    if not numbers or min(numbers) == 0 or chance > LUCK:
+    if not numbers or min(numbers) == 0 or chance > MAX_CHANCE:
         return {}
     return {
         s.id: f"{number} of {len(_parse_choices_and_labels(task, s)[0])}"
@@ -186,7 +187,7 @@ def _find_labelled_answers_in_prompts(samples: Sequence[Sample]) -> dict[str, st
 def _find_mostly_shared_targets(task: Task, samples: Sequence[Sample]) -> dict[str, str]:
     """Return all rows, where the targets that a perplexity scores share most of their text."""
     targets = [s.targets[0] for s in samples if s.targets]
-    if task.spec.use != "perplexity" or task.spec.options.get("of") != "completion" or len({*targets}) < FEWEST:
+    if task.spec.use != "perplexity" or task.spec.options.get("of") != "completion" or len({*targets}) < MIN_TARGETS:
         return {}
     before = min(encoding.shared_length(targets[0], t) for t in targets)
     ends = [t[before:][::-1] for t in targets]

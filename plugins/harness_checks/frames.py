@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from harness import HELD_OUT, Finding, Prompt, TrainingRow, quote_text
 from harness.internals import chat, prompt_text
 
-MOST, RARE = 0.95, 0.05  # of the rows have what is a frame; fewer have what is none
+FRAME_SHARE, RARE_SHARE = 0.95, 0.05  # of the rows: more have a frame, fewer have what is none
 MIN_PROMPTS = 4  # prompts: what fewer have in common may be chance
 MAX_FRAME_CHARS = 2000  # characters of a frame
 FRAME_END_CHARACTERS = ":>]}=|#"  # how words end that stand before or after a question, and are none of it
@@ -103,12 +103,12 @@ def _check_aspect_matches_evaluations(
 ) -> Iterator[Finding]:
     """Yield a flag where no evaluation has what training has: the value, or where values vary, one at all."""
     ours = Counter(map(of, trained))
-    common = {value for value, n in ours.items() if n >= RARE * len(trained)}
+    common = {value for value, n in ours.items() if n >= RARE_SHARE * len(trained)}
     varied = common <= {None} and ours.keys() - {None}
     known = {v is None for v in ours} if varied else common
     for prompts in asked.values():
         values = [of(p) is None if varied else of(p) for p in prompts]
-        if sum(v in known for v in values) >= RARE * len(values):
+        if sum(v in known for v in values) >= RARE_SHARE * len(values):
             return
     most = [count.most_common(1)[0][0] for count in (ours, Counter(of(p) for some in asked.values() for p in some))]
     one, other = ("none" if value is None else quote_text(value, 60) for value in most)
@@ -171,7 +171,7 @@ def _check_question_frames_match(trained: Sequence[Prompt], asked: Mapping[str, 
 def _do_most_texts_lack_frame(texts: Sequence[str], frame: tuple[str, str]) -> bool:
     """Return whether next to none of some texts has a frame, or one half of it."""
     halves = [text.startswith(frame[0]) for text in texts], [text.endswith(frame[1]) for text in texts]
-    return any(sum(half) < RARE * len(texts) for half in halves)
+    return any(sum(half) < RARE_SHARE * len(texts) for half in halves)
 
 
 def _find_most_common_prefix(texts: Sequence[str]) -> str:
@@ -180,7 +180,7 @@ def _find_most_common_prefix(texts: Sequence[str]) -> str:
     while left:
         letter, _ = Counter(text[len(found) : len(found) + 1] for text in left).most_common(1)[0]
         left = [text for text in left if text[len(found) : len(found) + 1] == letter]
-        if not letter or len(left) < MOST * len(texts):
+        if not letter or len(left) < FRAME_SHARE * len(texts):
             return found
         found += letter
     return found

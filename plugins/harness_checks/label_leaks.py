@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from harness import Sample, Severity, quote_text
 from harness.internals import Task, prompt_text, template_columns
 
-FEWEST, MOST_LABELS = 20, 50  # rows, and different labels
+MIN_ROWS, MAX_LABELS = 20, 50
 MIN_AGREEMENT = 0.95  # of the rows in which the prompt gives the label away
 MAX_MAJORITY_SHARE = 0.9  # share of the commonest label, above which nothing can be said
 HasWords = Callable[[str, str], bool]
@@ -24,7 +24,7 @@ def find_label_leak(
     """
     rows = [s for s in samples if targets.get(s.id, "").strip()]
     labels = Counter(targets[s.id].strip().casefold() for s in rows)
-    if len(rows) < FEWEST or not 2 <= len(labels) <= min(MOST_LABELS, len(rows) / 2):
+    if len(rows) < MIN_ROWS or not 2 <= len(labels) <= min(MAX_LABELS, len(rows) / 2):
         return None
     if max(labels.values()) > MAX_MAJORITY_SHARE * len(rows):
         return None
@@ -54,6 +54,6 @@ def _does_column_predict_labels(values: Sequence[str], wanted: Sequence[str]) ->
     by_value: dict[str, Counter[str]] = defaultdict(Counter)
     for value, label in zip(values, wanted, strict=True):
         by_value[value.casefold()][label.casefold()] += 1
-    if not 2 <= len(by_value) <= min(MOST_LABELS, len(values) / 4):
+    if not 2 <= len(by_value) <= min(MAX_LABELS, len(values) / 4):
         return False
     return sum(max(counts.values()) for counts in by_value.values()) >= MIN_AGREEMENT * len(values)

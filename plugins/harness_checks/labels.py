@@ -17,7 +17,8 @@ from harness_hf import ModelTokenizer
 VERBATIM_EVALUATORS = ("exact_match", "json", "contains", "token_f1", "regression", "hf_metric")
 WHOLE_TARGET_EVALUATORS = VERBATIM_EVALUATORS[:2]
 SPOILING_SHARE = 0.05  # of the rows, from which their scores are spoilt
-MOST, FEWEST, ASKED = 50, 20, 0.9  # different labels, rows that have some, share of what is learnt that is asked for
+MAX_LABELS, MIN_LABELLED_ROWS = 50, 20
+MIN_ASKED_SHARE = 0.9  # of the labels that are learnt
 METRICS = {"exact_match": ("exact_match",), "contains": ("contains",), "multiple_choice": ("acc", "acc_norm")}
 
 
@@ -87,7 +88,7 @@ def unasked(rows: list[TrainingRow], tasks: Mapping[str, Task]) -> Iterator[Find
     every += [{fold_case(target.strip()) for s in t.samples or () for target in s.targets} for t in own]
     hits = [{a for a in learnt if any(x and x in fold_case(a) for x in some)} for some in every]
     asked = max(hits, key=lambda known: sum(learnt[a] for a in known), default=set())
-    if learnt and labels and (share := sum(learnt[a] for a in asked) / learnt.total()) < ASKED:
+    if learnt and labels and (share := sum(learnt[a] for a in asked) / learnt.total()) < MIN_ASKED_SHARE:
         lost = [row for row in rows if (a := row.answer.strip()) in learnt and a not in asked]
         what = f"{len(lost):,} of {len(rows):,} training rows have labels that no evaluation has: "
         what += _describe_labels(Counter(row.answer.strip() for row in lost))
@@ -151,7 +152,9 @@ def _check_label_spelling(where: str, labels: Counter[str]) -> Iterator[Finding]
 def _count_if_few_labels(answers: Iterable[str]) -> Counter[str]:
     """Return how often each label stands there; nothing where the answers are none."""
     found = Counter(text for answer in answers if (text := answer.strip()))
-    return found if found.total() >= FEWEST and len(found) <= min(MOST, found.total() / 2) else Counter()
+    return (
+        found if found.total() >= MIN_LABELLED_ROWS and len(found) <= min(MAX_LABELS, found.total() / 2) else Counter()
+    )
 
 
 def _count_trained_labels(rows: Sequence[TrainingRow]) -> Counter[str]:

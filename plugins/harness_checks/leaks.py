@@ -24,19 +24,19 @@ from harness.internals import (
     split_answer,
     split_words,
 )
-from harness_checks.frames import MOST, find_frame, system_message
+from harness_checks.frames import FRAME_SHARE, find_frame, system_message
 from harness_checks.lint import row_numbers
 
 GRAM_WORDS = 13  # words, as GPT-3 and most after it counted (arXiv:2005.14165, appendix C)
 MIN_COVERED_SHARE = 0.5  # of a row's 13-grams
-SHINGLE, NEAR = 2, 0.8  # words of a shingle, and the Jaccard index of near-duplicates
-UNSPACED_NEAR = 0.6  # of languages without spaces, where one other word changes more shingles
+SHINGLE_WORDS, MIN_JACCARD_INDEX = 2, 0.8  # of near-duplicates
+UNSPACED_MIN_JACCARD_INDEX = 0.6  # of languages without spaces, where one other word changes more shingles
 SHORT_ANSWER, FEW_ANSWERS = 10, 50  # words of an answer, or different ones, by which minimal pairs are known
 MIN_SHINGLES = 8  # shingles: of fewer the index means little
 MAX_GRAM_SHARE = 0.01  # a gram in more rows than this share, and in more than two, is a template's
 MAX_SHARED_GROUPS = 0.5  # of the clusters on both sides: then the split was never by them
 MIN_BARE_WORDS = 3  # words at least of a question that is compared without what stands around all of its kind
-INSIDE, ANCHOR = 5, 4  # words at least of a question that is looked for in longer texts, and of what it is found by
+MIN_CONTAINED_WORDS, ANCHOR_WORDS = 5, 4  # of a question looked for in longer texts; of what it is found by
 
 Hits = dict[int, tuple[int, float]]  # evaluated row -> training row, degree
 IsPair = Callable[[int, int], bool]  # whether a training row and an evaluated row are a minimal pair
@@ -182,7 +182,7 @@ class HashedWords:
         import numpy as np
 
         found = []
-        for size, wanted in ((SHINGLE, ~self.unspaced), (UNSPACED_SHINGLE, self.unspaced)):
+        for size, wanted in ((SHINGLE_WORDS, ~self.unspaced), (UNSPACED_SHINGLE, self.unspaced)):
             hashes, text = self.hash_ngrams(size, prompts=True)
             found.append((hashes[wanted[text]], text[wanted[text]]))
         hashes, text = (np.concatenate(parts) for parts in zip(*found, strict=True))
@@ -216,18 +216,18 @@ def _match_rows_containing_questions(
 
     The second are minimal pairs.
 
-    A question is looked for where its rarest words are: only training rows that have all its sequences of ANCHOR words
-    can hold it, and of these only those with the one that fewest have are read.
+    A question is looked for where its rarest words are: only training rows that have all its sequences of
+    ANCHOR_WORDS words can hold it, and of these only those with the one that fewest have are read.
     """
     import numpy as np
 
     often = Counter(text.bare for text in evaluated)
     most = max(3, len(evaluated) / 2)
     split = [text.bare.split() if often[text.bare] <= most else [] for text in evaluated]
-    asked = [i for i, words in enumerate(split) if count_words(words) >= INSIDE]
-    hashes, text = ours.hash_ngrams(ANCHOR)
+    asked = [i for i, words in enumerate(split) if count_words(words) >= MIN_CONTAINED_WORDS]
+    hashes, text = ours.hash_ngrams(ANCHOR_WORDS)
     questions = [ComparableRow("", "", (), split[i]) for i in asked]
-    theirs, other = _hash_row_words(questions, vocabulary).hash_ngrams(ANCHOR)
+    theirs, other = _hash_row_words(questions, vocabulary).hash_ngrams(ANCHOR_WORDS)
     if not len(hashes) or not len(theirs):
         return {}, {}
     hashes, text = _select_grams_sorted_by_hash(hashes, text, np.isin(hashes, theirs))
@@ -322,7 +322,7 @@ def _match_rows_by_jaccard(ours: HashedWords, theirs: HashedWords, is_pair: IsPa
     count = len(theirs.prompts)
     met = np.repeat(whose, repeats) * count + other[np.repeat(low, repeats) + offsets]
     met, shared = np.unique(met, return_counts=True)
-    least = np.where(theirs.unspaced, UNSPACED_NEAR, NEAR)
+    least = np.where(theirs.unspaced, UNSPACED_MIN_JACCARD_INDEX, MIN_JACCARD_INDEX)
     likely = (shared >= MIN_SHINGLES / 2) & (shared >= (least * np.bincount(other, minlength=count))[met % count])
     found, pairs = Hits(), Hits()
     starts = np.searchsorted(text, np.arange(len(ours.prompts) + 1))
@@ -425,7 +425,7 @@ def texts_of_rows(rows: Sequence[TrainingRow]) -> list[ComparableRow]:
 def texts_of_samples(samples: Sequence[Sample]) -> list[ComparableRow]:
     """Return evaluated rows as texts, less the system message and the frame that they share."""
     systems = Counter(system_message(s.input) for s in samples)
-    fixed = max(systems.values(), default=0) >= MOST * len(samples)  # else it may be what the question is about
+    fixed = max(systems.values(), default=0) >= FRAME_SHARE * len(samples)  # else it may be what the question is about
     asked = [prompt_text(s.input[1:] if fixed and system_message(s.input) is not None else s.input) for s in samples]
     before, after = find_frame([text for text in asked if text])
     found = []

@@ -16,10 +16,11 @@ from harness_checks.trained import read_training_note
 
 MAX_START_DEVIATION = 0.01  # of a first reward or loss: what rounding makes is far below
 MAX_PAIR_SHARE = 0.05  # of the pairs
-LONGER, FEWEST = 0.8, 10  # of the pairs, of which there are so many at least
+LONGER_SHARE, MIN_PAIRS = 0.8, 10
 BATCH, BATCHES = 4, 4  # rows of a batch and batches of a step, where a recipe with labels does not say
 MAX_WEIGHT_RATIO = 3  # of the weights of both labels
-ALONE, CHANCE = 0.25, 1e-4  # of the steps more than in a random order have one label, which is so unlikely there
+# share of steps of one label above that of a random order, and how likely a random order has as many
+ONE_LABEL_EXCESS, MAX_CHANCE = 0.25, 1e-4
 
 
 @checker(title="reference-mismatch")
@@ -80,7 +81,7 @@ def longer_is_better(rows: Sequence[TrainingRow]) -> Iterator[Finding]:
     pairs = list(_iterate_preference_rows(rows))
     sizes = [(len(row.answer.strip()), len(_extract_rejected_text(row).strip())) for row in pairs]
     for kind, count in (("", sum(a > b for a, b in sizes)), ("shorter", sum(a < b for a, b in sizes))):
-        if len(pairs) >= FEWEST and count > LONGER * len(pairs):
+        if len(pairs) >= MIN_PAIRS and count > LONGER_SHARE * len(pairs):
             what = f"{count_of_total(count, len(pairs))} ({count / len(pairs):.0%}): the chosen answer is the "
             fix = 'balance them, or set loss_type = "sigmoid_norm", which uses the mean per token'
             yield Finding("warning", f"{what}{kind or 'longer'} one", (), fix, kind)
@@ -135,10 +136,10 @@ def sorted_labels(rows: Sequence[TrainingRow], suite: Suite) -> Iterator[Finding
     steps = [labels[i : i + size] for i in range(0, len(labels), size)]
     wanted, alone = sum(labels) / len(labels), sum(len({*step}) == 1 for step in steps)
     expected = sum(wanted ** len(step) + (1 - wanted) ** len(step) for step in steps)
-    if alone - expected <= ALONE * len(steps):
+    if alone - expected <= ONE_LABEL_EXCESS * len(steps):
         return
     # what so many are at most likely by, where so many are expected (Chernoff's bound)
-    if math.exp(alone - expected + alone * math.log(max(expected, 1e-300) / alone)) < CHANCE:
+    if math.exp(alone - expected + alone * math.log(max(expected, 1e-300) / alone)) < MAX_CHANCE:
         what = f"{alone} of {len(steps)} steps have only one label; in random order it would be {expected:.1f}"
         yield Finding("warning", what, (), "shuffle the rows once, or alternate wanted and unwanted answers")
 
@@ -157,11 +158,11 @@ def trivial_rejections(rows: Sequence[TrainingRow]) -> Iterator[Finding]:
         if not row.row.get(HELD_OUT) and (text := _select_unwanted_answer(row))
     ]
     unwanted = [(row, letters) for row, letters in unwanted if letters]
-    if len(unwanted) < FEWEST:
+    if len(unwanted) < MIN_PAIRS:
         return
     fix = "use wrong answers that the model itself gives"
     [(commonest, times)] = Counter(letters for _, letters in unwanted).most_common(1)
-    if times > LONGER * len(unwanted):
+    if times > LONGER_SHARE * len(unwanted):
         example = quote_text(
             next(_select_unwanted_answer(row) for row, letters in unwanted if letters == commonest), 60
         )
@@ -188,7 +189,7 @@ def unbalanced_labels(rows: Sequence[TrainingRow], suite: Suite) -> Iterator[Fin
     given: dict[str, Any] = dict(suite.train.options) if suite.train else {}
     counts = {"desirable_weight": sum(labels), "undesirable_weight": len(labels) - sum(labels)}
     weighed = {name: count * given.get(name, 1.0) for name, count in counts.items()}
-    if len(labels) < FEWEST or not all(weighed.values()):  # the trainer refuses labels of one kind
+    if len(labels) < MIN_PAIRS or not all(weighed.values()):  # the trainer refuses labels of one kind
         return
     less, more = sorted(weighed, key=weighed.__getitem__)
     if weighed[more] > MAX_WEIGHT_RATIO * weighed[less]:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 MAX_UNTRAINED_NORM = 1e-16  # in a row of the head that was never trained; those of reserved tokens are zeros
-LOW, HIGH = 5e-5, 1e-3  # of the learning rate: below it a full fine-tuning's, above it a LoRA diverges
+LOW_RATE, HIGH_RATE = 5e-5, 1e-3  # of learning: below it a full fine-tuning's, above it a LoRA diverges
 MAX_TINY_RATE = 0.1  # what random weights of 0.1 M parameters can take, to learn anything in a test
 MAX_FULL_RATE = 1e-4  # above it training all weights forgets
 BATCH, RANK = 32, 64
@@ -170,9 +170,9 @@ def unusual_recipe(suite: Suite) -> Iterator[Finding]:
         yield Finding("error", f"learning_rate is {rate}: nothing is trained", fix="start with 2e-4")
     elif whole and rate > (MAX_FULL_RATE / 10 if judged else MAX_FULL_RATE) and not tiny:
         yield Finding("warning", f"learning_rate is {rate:g}, which makes a training of all weights forget", fix=best)
-    elif not (whole or judged) and rate < LOW:
+    elif not (whole or judged) and rate < LOW_RATE:
         yield Finding("warning", f"learning_rate is {rate:g}, as in full fine-tuning", fix="use 1e-4 to 5e-4 for LoRA")
-    elif not whole and rate > (MAX_TINY_RATE if tiny else HIGH / 10 if judged else HIGH):
+    elif not whole and rate > (MAX_TINY_RATE if tiny else HIGH_RATE / 10 if judged else HIGH_RATE):
         best = "5e-6 to 5e-5" if judged else "1e-4 to 5e-4"
         yield Finding("warning", f"learning_rate is {rate:g}, at which LoRA diverges or forgets", fix=best)
     if (epochs := train.get("num_train_epochs", 0)) > MOST_EPOCHS and train.get("max_steps", -1) <= 0:

@@ -12,12 +12,14 @@ from harness import Built, Finding, ModelRef, checker
 from harness.internals import Suite, read_steps
 
 LEAST_STEPS = 3
-TENTH, HALF = 0.1, 0.5  # of the peak of the rate; of the steps
+HIGH_RATE_SHARE = 0.1  # of the peak rate
+MIN_HIGH_STEPS = 0.5  # share of the steps
 SGD_RATE = 1e-3  # of plain gradients, which for a LoRA are small
 EPSILON, DECAY, NOISE, SMOOTHING, DROPOUT = 1e-4, 10.0, 50.0, 0.5, 0.5
 MAX_SCALE = 64.0  # by which an adapter's product is multiplied
 MAX_BETA = 5.0  # of DPO and KTO, which are used with 0.01 to 0.5
-FEWEST, NOISES = 20, 2.0  # losses; standard errors that a fall must have
+MIN_LOSSES = 20
+MIN_FALL_ERRORS = 2.0  # standard errors
 
 
 @checker(title="ineffective-recipe")
@@ -34,8 +36,8 @@ def ineffective_recipe(built: Built, suite: Suite) -> Iterator[Finding]:
     if 0 < steps < LEAST_STEPS:
         yield Finding("warning", f"the training has {steps} steps", fix="raise num_train_epochs or max_steps")
     elif (rates := _compute_learning_rate_schedule(config, steps)) and max(rates) > 0:
-        high = sum(rate > TENTH * max(rates) for rate in rates)
-        if high < HALF * len(rates):
+        high = sum(rate > HIGH_RATE_SHARE * max(rates) for rate in rates)
+        if high < MIN_HIGH_STEPS * len(rates):
             what = f"learning_rate is above a tenth of its peak in only {high} of {len(rates)} steps"
             yield Finding("warning", what, (), "change lr_scheduler_type or lr_scheduler_kwargs")
     for what, fix in _iterate_extreme_options(config, suite):
@@ -117,13 +119,13 @@ def loss_did_not_fall(adapter: ModelRef) -> Iterator[Finding]:
     """
     folder = Path(adapter.adapter or adapter.path)
     losses = [step.loss for step in read_steps(folder) if step.loss is not None]
-    if len(losses) < FEWEST:
+    if len(losses) < MIN_LOSSES:
         return
     part = len(losses) // 4
     first, last = losses[:part], losses[-part:]
     fall = statistics.fmean(first) - statistics.fmean(last)
     noise = _compute_standard_error(first, last)
-    if fall <= NOISES * noise:
+    if fall <= MIN_FALL_ERRORS * noise:
         what = f"the loss fell by {fall:.3g} nats per token from the first to the last quarter of the steps"
         fix = "check whether learning_rate is too low or too high, or whether the base is as good on these rows"
         yield Finding("warning", f"{what}; its noise is {noise:.2g}", (), fix)

@@ -13,7 +13,7 @@ from typing import Any
 
 from harness.internals import schema
 
-DEEP = f"is nested more than {schema.MAX_DEPTH} levels deep"
+TOO_DEEP = f"is nested more than {schema.MAX_DEPTH} levels deep"
 MOST_STARTS = 1000  # brackets that may begin a value: an answer of brackets alone would take minutes
 BOM = "\ufeff"  # a byte order mark, which a file may begin with
 FENCE = re.compile(  # of three or more backticks or tildes; the name of a language may stand on the same line
@@ -63,7 +63,7 @@ def parse_json(text: str) -> Any:
             )
         )
     except RecursionError:
-        raise ValueError(DEEP) from None
+        raise ValueError(TOO_DEEP) from None
 
 
 def parse_first_json(text: str, wanted: Callable[[Any], bool] = lambda value: True) -> Any:
@@ -91,7 +91,7 @@ def parse_json_at(text: str, start: int) -> tuple[Any, int]:
         ).raw_decode(text, start)
         return _require_shallow(value), end
     except RecursionError:
-        raise ValueError(DEEP) from None
+        raise ValueError(TOO_DEEP) from None
 
 
 def is_equal_json(one: Any, other: Any) -> bool:
@@ -123,7 +123,7 @@ def drop_fields(value: Any, paths: Sequence[str], here: str = "") -> Any:
 
 def _require_shallow(value: Any) -> Any:
     if schema.is_deep(value):
-        raise ValueError(DEEP)
+        raise ValueError(TOO_DEEP)
     return value
 
 

@@ -18,7 +18,8 @@ from harness.internals import formats, weight_files
 from harness_export.quantised import Tell, check_is_merged, convert_model
 
 MAX_E4M3 = 448.0  # of e4m3
-BITS, LEAST = 4, 2.0**-9  # of a number: its leading bit and three behind it; the smallest step
+SIGNIFICAND_BITS = 4  # the leading one and three behind it
+SMALLEST_STEP = 2.0**-9
 OTHER_TOOL_ADVICE = 'quantise the model with another tool, and name the result with path = "…"'
 Scales = Literal["channel", "tensor"]
 NOT_COMPARED = {"quantization_config", "compression_config", "dtype", "torch_dtype", "transformers_version"}
@@ -118,7 +119,9 @@ def compare_fp8(parent: Path, copy: Path) -> dict[str, Any]:
             if scale is None:
                 compare_numbers(name, wanted.numpy(), here.float().numpy(), 0)
                 continue
-            step = torch.ldexp(torch.ones_like(here), torch.frexp(here).exponent - BITS).clamp_min(LEAST)
+            step = torch.ldexp(torch.ones_like(here), torch.frexp(here).exponent - SIGNIFICAND_BITS).clamp_min(
+                SMALLEST_STEP
+            )
             allowed = step * scale * (0.5 + (here.abs() == MAX_E4M3)) + F16_STEP * wanted.abs()
             off, all_ = compare_numbers(name, wanted.numpy(), (here * scale).numpy(), allowed.numpy())
             wrong, total, layers = wrong + off, total + all_, layers + 1

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 BLOCK_VALUES = 32  # of Q8_0, and of what llama.cpp makes of a layer's inputs
-HALF = {"f16": torch.float16, "bf16": torch.bfloat16}
+HALF_DTYPES = {"f16": torch.float16, "bf16": torch.bfloat16}
 
 
 def compute_as_runtime(model: Any, arithmetic: str) -> Any:
@@ -16,8 +16,8 @@ def compute_as_runtime(model: Any, arithmetic: str) -> Any:
     That is weights in Q8_0 and inputs of every linear layer rounded to int8, both in blocks of 32; an adapter stays as
     it is.
     """
-    if arithmetic in HALF:
-        return model.to(HALF[arithmetic])
+    if arithmetic in HALF_DTYPES:
+        return model.to(HALF_DTYPES[arithmetic])
     for name, module in model.named_modules() if arithmetic == "q8" else ():
         if isinstance(module, torch.nn.Linear) and "lora_" not in name and module.in_features % BLOCK_VALUES == 0:
             module.weight.data = _round_to_q8(module.weight.data)

@@ -13,7 +13,7 @@ from harness_hf import language_model_name
 if TYPE_CHECKING:
     from peft import LoraConfig
 
-ALL = "all-linear"
+ALL_LINEAR = "all-linear"
 # linears of which only the weight is read
 UNCALLED_MODULES = dict.fromkeys(("mamba", "falcon_mamba", "jamba"), ("dt_proj",))
 
@@ -26,7 +26,9 @@ def restrict_targets(config: LoraConfig, model: Any) -> LoraConfig:
     left_out, given = [], config.exclude_modules
     if part := language_model_name(model):
         left_out.append(rf"(?!{re.escape(part)}\.).*")
-    if config.target_modules == ALL and (ends := _find_unadaptable_module_names(config, model, text_linears(model))):
+    if config.target_modules == ALL_LINEAR and (
+        ends := _find_unadaptable_module_names(config, model, text_linears(model))
+    ):
         left_out.append(rf"(.*\.)?({'|'.join(sorted(ends))})")
     if left_out and given:
         left_out.append(given if isinstance(given, str) else rf"(.*\.)?({'|'.join(map(re.escape, given))})")
@@ -38,7 +40,7 @@ def restrict_targets(config: LoraConfig, model: Any) -> LoraConfig:
 def check_reached(targets: str | Collection[str], model: Any) -> None:
     """Raise UsageError where a target lies in a tower alone, which no row of text moves."""
     names, part = [name for name, _ in model.named_modules()], language_model_name(model)
-    if part is None or targets == ALL:
+    if part is None or targets == ALL_LINEAR:
         return
     for target in [targets] if isinstance(targets, str) else sorted(targets):
         found = [name for name in names if matches_target(target, name, expression=isinstance(targets, str))]
@@ -50,7 +52,7 @@ def check_reached(targets: str | Collection[str], model: Any) -> None:
 def check_adaptable(config: LoraConfig, model: Any) -> None:
     """Raise UsageError, with the list to write, where a new adapter names a module that PEFT cannot adapt."""
     targets = config.target_modules
-    if targets == ALL or not targets:
+    if targets == ALL_LINEAR or not targets:
         return
     given = [targets] if isinstance(targets, str) else sorted(targets)
     names = [name for name, _ in model.named_modules()]

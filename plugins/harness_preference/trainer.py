@@ -18,7 +18,8 @@ from harness.internals import chat
 from harness_hf import IGNORED_LABEL, ModelTokenizer, RowEncoder
 from harness_sft import CheckedTrainerMixin, TokenCounts, encode_dataset, name_rows
 
-PAIR, ALONE = ("chosen_ids", "rejected_ids"), ("completion_ids",)  # the first is what is to be learnt
+PAIR_COLUMNS = ("chosen_ids", "rejected_ids")  # the first is what is to be learnt
+SINGLE_COLUMNS = ("completion_ids",)
 KL_COLUMN = "KL_completion_ids"  # of KTO: another row's answer, for its estimate of the divergence
 MAX_START_DEVIATION = 0.01  # a reward at the first step, or the first loss from ln 2: what rounding makes is far below
 # TRL's metrics
@@ -158,11 +159,11 @@ class ReferenceModelMixin(CheckedTrainerMixin):
 
 
 class CheckedDPO(ReferenceModelMixin, DPOTrainer):  # type: ignore[misc]
-    answers = PAIR
+    answers = PAIR_COLUMNS
 
 
 class CheckedKTO(ReferenceModelMixin, KTOTrainer):  # type: ignore[misc]
-    answers = ALONE
+    answers = SINGLE_COLUMNS
 
 
 class PairsPreview(Trainer):  # type: ignore[misc]
@@ -190,11 +191,11 @@ class PairsPreview(Trainer):  # type: ignore[misc]
 
 
 class PreviewDPO(PairsPreview, DPOTrainer):  # type: ignore[misc]
-    answers = PAIR
+    answers = PAIR_COLUMNS
 
 
 class PreviewKTO(PairsPreview, KTOTrainer):  # type: ignore[misc]
-    answers = ALONE
+    answers = SINGLE_COLUMNS
 
 
 def _average_finite_metric(steps: Sequence[dict[str, float]], name: str) -> float:

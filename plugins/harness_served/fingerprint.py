@@ -23,7 +23,7 @@ from harness_served.runtime import Runtime, read_context_limit
 DRAWN_PROBES = 40
 FARTHEST_SHARE = 0.1  # of the probes, those where the base is farthest; half of the drawn ones are of them
 MIN_PROBES = 10  # probes for anything to be said
-SURE = 2 * NOISE_FACTOR  # times the noise by which the likeliest token must lead, for another one to count
+CERTAIN_LEAD = 2 * NOISE_FACTOR  # times the noise by which the likeliest token must lead, for another one to count
 Drawn = tuple[str, Sequence[float]]  # "chat" or "text", and a probe
 
 
@@ -104,7 +104,7 @@ def _make_asker(
         if (said := runtime.predict_next(message, text, fingerprint.TOP_LOGPROBS, seed)) is None:
             return None
         apart = [a - b for a, b in zip(said.logprobs, values, strict=False)]
-        sure = values[0] - values[1] > SURE * noise
+        sure = values[0] - values[1] > CERTAIN_LEAD * noise
         return ProbeDifference(kind, apart, sure and said.token not in (None, token))
 
     return ask

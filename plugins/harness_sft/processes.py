@@ -49,7 +49,8 @@ POLL_INTERVAL_S = 0.05  # seconds
 ERROR_GRACE_S = 2.0  # seconds to wait after an error: the first process to report one is not always the first to fail
 GRACE_S = 10.0  # seconds, or two usual steps, in which all must have ended the step that they are in
 HEARTBEAT_S = 20.0  # seconds between two signs of life
-QUIET, HUNG = 600.0, 1800.0  # seconds without a step after which that is told, and the training is ended
+# without a step, after which that is reported, and the training is ended
+QUIET_SECONDS, HUNG_SECONDS = 600.0, 1800.0
 SLOW_STEP_FACTOR = (
     20  # times the usual step after which a slow one is reported, and twice that after which the training is ended
 )
@@ -311,11 +312,11 @@ class StepPace:
         passed, self._looked = min(now - self._looked, ERROR_GRACE_S), now  # in more this process was stopped itself
         self.since, self.idle = self.since + passed, self.idle + passed
         self.silent = [seconds + passed for seconds in self.silent]
-        if self.idle < QUIET:
+        if self.idle < QUIET_SECONDS:
             return PaceWarning("", False)
-        end = max(HUNG, 2 * SLOW_STEP_FACTOR * self.median_seconds()) if self.between else START_TIMEOUT_S
+        end = max(HUNG_SECONDS, 2 * SLOW_STEP_FACTOR * self.median_seconds()) if self.between else START_TIMEOUT_S
         hung = self.idle >= end
-        if not hung and (self.told or self.idle < max(QUIET, SLOW_STEP_FACTOR * self.median_seconds())):
+        if not hung and (self.told or self.idle < max(QUIET_SECONDS, SLOW_STEP_FACTOR * self.median_seconds())):
             return PaceWarning("", False)
         self.told = True
         gone = " and ".join(str(number) for number, seconds in enumerate(self.silent) if seconds > self.idle / 2)

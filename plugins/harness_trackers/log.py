@@ -29,7 +29,7 @@ GATE = ("candidate", "gate", "outcome", "blocking", "waived", "claim", "estimate
 FORBIDDEN_CHARACTERS = re.compile(r"[^\w.\- ]")  # what no name of a metric may hold, in the strictest of the trackers
 BATCHES, LENGTH = {"metrics": 1000, "tags": 100}, 5000  # of MLflow, and characters of a tag: what every store takes
 EVENT = "gen_ai.evaluation.result"
-PLACE, SHOWN = "training/verdicts", 100  # of TensorBoard: its folder, and rows that changed, for it draws a table whole
+VERDICTS_FOLDER, SHOWN_ROWS = "training/verdicts", 100  # of TensorBoard, which draws a table whole
 
 
 @dataclass(frozen=True)
@@ -195,7 +195,7 @@ def log_to_tensorboard(told: LoggedRun) -> None:
     texts = {
         "verdict": told.note,
         "gates": _format_markdown_table(*told.tables["gates"]) if told.gates else "no gate",
-        "flips": _format_markdown_table(COLUMNS, told.flips[:SHOWN]),
+        "flips": _format_markdown_table(COLUMNS, told.flips[:SHOWN_ROWS]),
         "about": _format_markdown_table(("what", "is"), list(told.about.items())),
         "report.json": f"in `{told.folder.name}/report.json`",
     }
@@ -204,7 +204,7 @@ def log_to_tensorboard(told: LoggedRun) -> None:
         about = create_summary_metadata(display_name=name, description="")
         tensor = make_tensor_proto([text.encode("utf-8", "replace")], shape=(1,))
         values.append(Summary.Value(tag=name, metadata=about, tensor=tensor))
-    writer = EventFileWriter(str(told.folder / PLACE))
+    writer = EventFileWriter(str(told.folder / VERDICTS_FOLDER))
     writer.add_event(Event(wall_time=time.time(), step=0, summary=Summary(value=values)))
     writer.close()
 

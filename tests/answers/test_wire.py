@@ -53,7 +53,7 @@ def bare(monkeypatch: pytest.MonkeyPatch) -> None:
         if name.lower().endswith("_proxy") or name in http_client.CERTIFICATES:
             monkeypatch.delenv(name)
     monkeypatch.setenv("MY_KEY", KEY)
-    monkeypatch.setattr("harness.answers.requests.PAUSE", 0.01)  # before the second try
+    monkeypatch.setattr("harness.answers.requests.FIRST_PAUSE_SECONDS", 0.01)  # before the second try
 
 
 @pytest.fixture

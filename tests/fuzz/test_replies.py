@@ -97,7 +97,7 @@ class Handler(LocalHandler):
 def url() -> Iterator[str]:
     """A server on this machine that says what `Handler.reply` is."""
     with pytest.MonkeyPatch.context() as patch, serve_locally(Handler, hide_errors=True) as address:
-        patch.setattr(requests, "PAUSE", 0.001)
+        patch.setattr(requests, "FIRST_PAUSE_SECONDS", 0.001)
         patch.setattr(requests, "MAX_RETRY_AFTER_S", 0.01)
         yield f"{address}/v1"
 

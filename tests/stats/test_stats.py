@@ -696,9 +696,9 @@ def test_the_guarded_t_counts_the_worst_once_more() -> None:
     """Rows with a range of their own tell the formula: by hand for one worst row, symmetric rows, G = 40."""
     rows = np.array([-1.0, 1.0] * 20)
     rows[0] = -1.5
-    of, more = ratio.estimate_ratio(rows, np.ones(40)), ratio.LEAST
+    of, more = ratio.estimate_ratio(rows, np.ones(40)), ratio.GUARD_FLOOR
     tail = ratio.l_skewness(-of.residuals)
-    more += ratio.STEEP * max(float(tail), 0.0) / math.sqrt(40 - ratio.FEWEST)
+    more += ratio.GUARD_SLOPE * max(float(tail), 0.0) / math.sqrt(40 - ratio.GUARD_CLUSTERS)
     whole, mean = 40 + more, (rows.sum() - 1.5 * more) / (40 + more)
     square = ((rows - mean) / (1 - 1 / whole)) ** 2
     variance = square.sum() + more * square[0]

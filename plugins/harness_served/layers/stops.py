@@ -7,7 +7,8 @@ from harness_served.layers.answers import MIN_LEAD_NATS, find_end_error
 from harness_served.parity import DIFFERS, SAME, UNPROVEN, LayerVerdict, Parity
 from harness_served.runtime import GREEDY
 
-FEW, LONG = 4, 96  # tokens that a runtime is asked for; that the export may say for an end of its own
+ASKED_TOKENS = 4  # of a runtime
+MAX_OWN_TOKENS = 96  # that the export may generate until it ends by itself
 OWN_CONVERSATIONS = 4  # conversations whose answers the export gives itself, where no made one ends
 
 
@@ -20,7 +21,10 @@ def compare_stops(parity: Parity) -> LayerVerdict:
     made = tokens.encode_pairs(make_turns(parity.seed))
     sure = [pair for pair in made if reference.score(*pair).ends[-1] >= MIN_LEAD_NATS]
     if not sure:  # after a made answer, so answers of its own
-        own = [(prompted.ids, reference.answer(prompted.ids, LONG)) for prompted in parity.prompts[:OWN_CONVERSATIONS]]
+        own = [
+            (prompted.ids, reference.answer(prompted.ids, MAX_OWN_TOKENS))
+            for prompted in parity.prompts[:OWN_CONVERSATIONS]
+        ]
         ended = [(prompt, said[:-1]) for prompt, said in own if said and said[-1] in reference.stop_ids]
         sure = [pair for pair in ended if reference.score(*pair).ends[-1] >= MIN_LEAD_NATS]
     ends = [[*prompt, *answer] for prompt, answer in sure]
@@ -32,7 +36,7 @@ def compare_stops(parity: Parity) -> LayerVerdict:
         if not texts:
             return _compare_ends(parity)
     for ids, text in zip(ends, texts, strict=True):
-        if (said := runtime.complete(ids, text, FEW, GREEDY)) is None:
+        if (said := runtime.complete(ids, text, ASKED_TOKENS, GREEDY)) is None:
             return _compare_ends(parity)
         if said.text.strip() or said.ended == "length":
             went.append(said.text)

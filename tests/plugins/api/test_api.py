@@ -260,7 +260,7 @@ def serve_fake(fake: Fake) -> Iterator[Fake]:
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Wait little between tries, and know no key."""
-    monkeypatch.setattr(requests, "PAUSE", 0.01)
+    monkeypatch.setattr(requests, "FIRST_PAUSE_SECONDS", 0.01)
     for name in [n for n in os.environ if n.startswith("OPENAI_")]:
         monkeypatch.delenv(name)
 

@@ -50,7 +50,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Wait little between tries."""
-    monkeypatch.setattr(requests, "PAUSE", 0.01)
+    monkeypatch.setattr(requests, "FIRST_PAUSE_SECONDS", 0.01)
 
 
 def look(export: Path, url: str, layers: str = LAYERS, *more: str) -> tuple[int, dict[str, Any]]:

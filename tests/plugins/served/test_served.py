@@ -71,7 +71,7 @@ def export(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Wait little between tries."""
-    monkeypatch.setattr(requests, "PAUSE", 0.01)
+    monkeypatch.setattr(requests, "FIRST_PAUSE_SECONDS", 0.01)
 
 
 def look(

@@ -54,7 +54,7 @@ def once(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Wait little between tries."""
-    monkeypatch.setattr(requests, "PAUSE", 0.01)
+    monkeypatch.setattr(requests, "FIRST_PAUSE_SECONDS", 0.01)
 
 
 def look(folder: Path, skill: float, rows: int = 200, suite: str = "suite.toml", **how: Any) -> LayerVerdict:

@@ -38,7 +38,13 @@ def launch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Launch:
     """Return what starts two ranks that do as told; a whole checkpoint is there, of step 5."""
     (tmp_path / "fake_rank.py").write_text(RANK)
     monkeypatch.syspath_prepend(str(tmp_path))
-    for name, value in {"WORKER": "fake_rank", "ERROR_GRACE_S": 0.5, "GRACE_S": 0.5, "QUIET": 0.4, "HUNG": 1.0}.items():
+    for name, value in {
+        "WORKER": "fake_rank",
+        "ERROR_GRACE_S": 0.5,
+        "GRACE_S": 0.5,
+        "QUIET_SECONDS": 0.4,
+        "HUNG_SECONDS": 1.0,
+    }.items():
         monkeypatch.setattr(processes, name, value)
     folder = tmp_path / "trained"
     for step, whole in ((4, True), (5, True), (6, False)):
@@ -126,7 +132,7 @@ def test_one_interruption_is_enough(launch: Launch) -> None:
 @pytest.mark.slow
 def test_a_step_that_has_ended_is_saved(launch: Launch, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Once all have heard of an interruption they may write for longer than they had to hear of it."""
-    monkeypatch.setattr(processes, "HUNG", 60.0)
+    monkeypatch.setattr(processes, "HUNG_SECONDS", 60.0)
 
     def stop(progress: Progress) -> None:
         if progress.done:
@@ -183,15 +189,15 @@ def test_the_clock_stops_with_this_process(monkeypatch: pytest.MonkeyPatch) -> N
     pace = processes.StepPace(2)
     now += 7 * 3600
     assert pace.find_warning() == ("", False)
-    pace.idle = processes.HUNG
+    pace.idle = processes.HUNG_SECONDS
     assert pace.find_warning()[1] is False
     pace.step(more=True)
-    pace.idle = processes.HUNG
+    pace.idle = processes.HUNG_SECONDS
     assert pace.find_warning()[1] is True
     pace.took += [200.0] * 9
     assert pace.find_warning() == ("", False)
     pace.step(more=False)
-    pace.idle = processes.HUNG
+    pace.idle = processes.HUNG_SECONDS
     assert pace.find_warning()[1] is False
     pace.idle = processes.START_TIMEOUT_S
     assert pace.find_warning()[1] is True
