@@ -14,6 +14,7 @@ import re
 import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from enum import StrEnum
 from pathlib import Path
 from types import UnionType
@@ -83,8 +84,7 @@ def from_json(want: Any, value: Any, place: str) -> Any:
     """Return plain data as what it was; raises TypeError with the place of what is something else."""
     origin, args = get_origin(want), get_args(want)
     if origin in (Union, UnionType):
-        kinds = [a for a in args if a is not type(None)]
-        return None if value is None else from_json(kinds[0], value, place)
+        return None if value is None else _from_first_kind([a for a in args if a is not type(None)], value, place)
     if want is float and type(value) is int:
         return float(value)
     if dataclasses.is_dataclass(want) and isinstance(value, dict) and isinstance(want, type):
@@ -104,6 +104,14 @@ def from_json(want: Any, value: Any, place: str) -> Any:
     if want is Any or (value in args if origin is Literal else type(value) is want):
         return value
     raise TypeError(f"{place} is {json.dumps(value):.40}")
+
+
+def _from_first_kind(kinds: Sequence[Any], value: Any, place: str) -> Any:
+    """Return plain data as the first of several types that it fits. Raises the last one's TypeError if none does."""
+    for kind in kinds[:-1]:
+        with suppress(TypeError):
+            return from_json(kind, value, place)
+    return from_json(kinds[-1], value, place)
 
 
 def _parse_bounded_int(digits: str) -> int:

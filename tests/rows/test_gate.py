@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from harness.artifacts.strict_json import read_json
+from harness.cli.main import main
 from harness.rows.safe_read import describe_tool_error
 from tests.helpers.others import CLAIM, Said, make_asked_rows
 
@@ -280,3 +281,27 @@ def test_a_secret_in_a_tools_words_is_struck(gate: Gate, table: Table, tmp_path:
     written = [*(tmp_path / "reports").rglob("*.json*")]
     assert len(written) > 3 and not [path for path in written if token in path.read_text("utf-8")]
     assert token not in describe_tool_error(f"401 with {token}") and len(describe_tool_error("x" * 1000)) <= 200
+
+
+@pytest.mark.parametrize(
+    "words",
+    [("--worse-by-at-most", "50%"), ("--worse-by-at-most", "0.2", "--cluster", "doc", "--cluster", "lang")],
+    ids=["relative", "crossed"],
+)
+def test_evidence_of_every_form_of_a_claim_is_verified(
+    gate: Gate, table: Table, tmp_path: Path, words: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A key that may be a number or a text, or one column or several, is read back as it was written."""
+    rows = [{"id": i, "acc": float(i % 5 > 0), "doc": i % 20, "lang": i % 7} for i in range(200)]
+    runs = [table("base", rows), table("cand", [r | {"acc": r["acc"] * (r["id"] % 49 > 0)} for r in rows])]
+    said = gate(*runs, "--id", "id", "--score", "acc", claim=words)
+    assert said.code in (0, 6), said
+    assert main(["verify", str(next(tmp_path.glob("reports/gate-*Z")) / "gate"), "--recompute"]) == 0
+    assert "recomputed 1 of 1" in capsys.readouterr().out
+
+
+def test_no_cap_shrinks_changes_of_0_and_1(gate: Gate, table: Table) -> None:
+    """A cap bounds rows that say more than others; where all say the same it would only divide the loss."""
+    runs = [table("base", make_asked_rows(RIGHT)), table("candidate", make_asked_rows([*make_worse_scores(6)[:-1], 1]))]
+    said = gate(*runs, "--cap", "0.5", claim=("--worse-by-at-most", "0.025"))
+    assert said.code == 6 and 'remove "cap"' in " ".join(said.out.split()), said
