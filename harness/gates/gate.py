@@ -82,6 +82,7 @@ class Gate:
     of: Literal["run", "recipe"] = "run"  # what is claimed: of the weights that ship, or of the mean over [train] seeds
     group: str = ""  # the gate that names this one in `any_of`; not a key of the suite
     among: int = 1  # claims that share its risk, of which each may be proven at a part of it; not a key either
+    guards: str = ""  # the gate on the mean of several tasks, of which this one guards a task; not a key either
 
     @property
     def eval(self) -> str:

@@ -18,7 +18,7 @@ from harness.pipeline.ledger import LedgerEntry, Role, overlaps, project_name, s
 from harness.records.samples import Result
 
 # keys that claim nothing
-NEUTRAL_KEYS = ("id", "where", "metric", "group", "among", "on", "requires", "severity", "any_of")
+NEUTRAL_KEYS = ("id", "where", "metric", "group", "among", "guards", "on", "requires", "severity", "any_of")
 OF_EVAL = ("use", "template", "cluster", "rows_at_most", "against", "fewshot_data", "chat_template_kwargs", "stop")
 
 

@@ -6,7 +6,7 @@ is not refuted blocks nothing.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 
 from harness.gates.gate import Gate
@@ -21,40 +21,36 @@ from harness.texts.numbers import format_p_in_sentence
 
 def add_guards(gates: Sequence[Gate], measured: Mapping[str, MeasuredRows]) -> tuple[Gate, ...]:
     """Return the gates with a guard for each task of a run, behind each gate on the mean of several tasks."""
-    own = [gate for gate in gates if not is_guard(gate, measured)]
-    found = list[Gate]()
+    own = [gate for gate in gates if not gate.guards]
+    found, ids = list[Gate](), {gate.id for gate in own}
     for gate in own:
         found.append(gate)
         tasks = measured[gate.eval].runs["candidate"].tasks if gate.eval in measured else ()
         if gate.blocking and gate.versus and not gate.slice and not gate.any_of:
-            guard = replace(gate, severity="warn", min_n=2, requires=[])
+            guard = replace(gate, severity="warn", min_n=2, requires=[], guards=gate.id)
             if gate.better_by is not None:  # on the mean; a task must not be worse
                 guard = replace(guard, better_by=None, worse_by_at_most=0.0)
-            found += [replace(guard, id=_name_guard(gate.id, task), slice=f"{TASK}={task}") for task in tasks]
+            for task in tasks:
+                name = _name_guard(gate.id, task, ids)
+                ids.add(name)
+                found.append(replace(guard, id=name, slice=f"{TASK}={task}"))
     return tuple(found)
 
 
-def is_guard(gate: Gate, measured: Mapping[str, MeasuredRows]) -> bool:
-    """Return whether a gate is the guard of a task."""
-    tasks = measured[gate.eval].runs["candidate"].tasks if gate.eval in measured else ()
-    task = gate.slice.partition("=")[2] if isinstance(gate.slice, str) else ""
-    return task in tasks and gate.severity == "warn" and gate.id.endswith(_name_guard("", task))
+def _name_guard(gate: str, task: str, taken: Collection[str]) -> str:
+    """Return an id that no other gate has."""
+    name = f"{gate} on {task}"
+    while name in taken:
+        name += " (guard)"
+    return name
 
 
-def _name_guard(gate: str, task: str) -> str:
-    return f"{gate} on {task}"
-
-
-def decide_guards(
-    verdicts: Sequence[Verdict], gates: Sequence[Gate], measured: Mapping[str, MeasuredRows]
-) -> list[Verdict]:
-    """Return the verdicts, of which a guard is a FAIL that blocks where Holm refutes it, and else blocks nothing."""
-    guards = {gate.id: gate for gate in gates if is_guard(gate, measured)}
+def decide_guards(verdicts: Sequence[Verdict], gates: Sequence[Gate]) -> list[Verdict]:
+    """Decide the guards of each gate together: one fails and blocks if Holm refutes it, else it blocks nothing."""
+    guarded = {gate.id: gate.guards for gate in gates if gate.guards}
     decided: dict[str, Verdict] = {}
-    for family in {
-        (g.metric, g.id.removesuffix(_name_guard("", g.slices[0].partition("=")[2]))) for g in guards.values()
-    }:
-        own = [v for v in verdicts if v.gate in guards and v.metric == family[0] and v.gate.startswith(family[1])]
+    for name in dict.fromkeys(guarded.values()):
+        own = [v for v in verdicts if guarded.get(v.gate) == name]
         adjusted = adjust_holm([1.0 if v.p_fail is None else v.p_fail for v in own])
         decided |= {v.gate: _apply_holm_to_guard(v, p, len(own)) for v, p in zip(own, adjusted, strict=True)}
     return [decided.get(v.gate, v) for v in verdicts]

@@ -128,7 +128,7 @@ def judge_rows(
     there = read_runs(suite) if runs is None else runs
     found.measured = {spec.name: measure_rows(spec.name, there[spec.name], wanted_rows(spec)) for spec in suite.evals}
     names = {f"{name}.?": f"{name}.{one.metric.name}" for name, one in found.measured.items()}
-    gates = [replace(gate, metric=names.get(gate.metric, gate.metric)) for gate in suite.gates]
+    gates = [replace(gate, metric=names.get(gate.metric, gate.metric)) for gate in suite.gates if not gate.guards]
     evals = tuple(_add_task_slices(spec, found.measured[spec.name]) for spec in suite.evals)
     found.suite = suite = replace(suite, evals=evals, gates=add_guards(gates, found.measured))
     context = replace(context, suite=replace(suite, gates=tuple(gates)))  # guards need not prove anything
@@ -158,7 +158,7 @@ def judge_rows(
             verdicts=verdicts, n=len(result.scores), of=len(one.samples), caveats=tuple(c.text for c in result.caveats),
             slices=metrics_by_slice(tasks[item.eval], result) if result.metrics else {},
         ))  # fmt: skip
-    found.verdicts = decide_guards(found.verdicts, suite.gates, found.measured)
+    found.verdicts = decide_guards(found.verdicts, suite.gates)
     decided = {(v.candidate, v.gate): v for v in found.verdicts}
     found.reports = [
         replace(r, verdicts=tuple(decided[v.candidate, v.gate] for v in r.verdicts)) for r in found.reports

@@ -32,7 +32,6 @@ from harness.reports.summary import sort_worst_first, verdict_sentence
 from harness.rows.arguments import describe_invocation
 from harness.rows.bundle import FOLDER, write_bundle
 from harness.rows.gating import MAX_EXAMPLES, MAX_ROWS, UNKNOWN_PREFIX, MeasuredRows
-from harness.rows.guards import is_guard
 from harness.rows.readers.fields import TASK
 from harness.rows.row_texts import MAX_UNCHANGED_ROWS, select_written_rows
 from harness.rows.suites import JudgedRows, judge_rows
@@ -45,7 +44,8 @@ from harness.version import __version__
 
 WIDTH_COLUMNS = 80
 MOST_GATES = 8  # of more, those that passed are names in one line
-LEADING_FIELDS = ("id", "metric", "where", "group", "among")  # fields of a gate that are no keys, or stand first
+# fields of a gate that are no keys, or stand first
+LEADING_FIELDS = ("id", "metric", "where", "group", "among", "guards")
 
 
 def run_rows(suite: Suite, args: Namespace) -> int:
@@ -190,7 +190,7 @@ def format_gate(found: JudgedRows, run: Run) -> Iterator[str]:
         yield from _wrap_line(f"{side:<10} {printable(' · '.join(settings))}")
     for line in (*run.conclusions, *(f"warning    {w}" for w in run.warnings)):
         yield from _wrap_line(printable(line))
-    guards = {gate.id for gate in found.suite.gates if is_guard(gate, found.measured)}
+    guards = {gate.id for gate in found.suite.gates if gate.guards}
     claims = [v for v in sort_worst_first(run) if v.gate not in guards]
     passed = [v for v in claims if v.outcome is Outcome.PASS] if len(claims) > MOST_GATES else []
     for verdict in claims:

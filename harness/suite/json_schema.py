@@ -20,7 +20,7 @@ from harness.suite import tables
 
 Schema = dict[str, Any]
 DRAFT = "http://json-schema.org/draft-04/schema#"
-NO_KEYS = ("where", "options", "group", "among")  # fields that no suite writes
+NO_KEYS = ("where", "options", "group", "among", "guards")  # fields that no suite writes
 NAMES: Mapping[type, str] = {
     str: "string", int: "integer", float: "number", bool: "boolean", dict: "object", list: "array", tuple: "array",
 }  # fmt: skip

@@ -218,7 +218,8 @@ class _Reader:
             return None
         line = self.lines.get((*at, ""))
         where = f"{self.path}:{line}: {title}" if line else f"{self.path}: {title}"
-        return schema.read_table(cls, table, partial(self.complain, at, title), where=where, group="")
+        own = {"where": where, "group": "", "among": 1, "guards": ""}  # fields that no suite writes
+        return schema.read_table(cls, table, partial(self.complain, at, title), **own)
 
     def subjects(self) -> dict[str, tables.Baseline]:
         if not isinstance(given := self.raw.get("subject", {}), dict):

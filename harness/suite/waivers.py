@@ -139,7 +139,8 @@ def unneeded_waivers(waivers: Sequence[Waiver], verdicts: Sequence[Verdict], fla
 
 
 def _make_claim_identity(gate: Gate, suite: Suite) -> dict[str, Any]:
-    keys = {f.name: getattr(gate, f.name) for f in dataclasses.fields(gate) if f.name not in ("id", "where", "among")}
+    neutral = ("id", "where", "among", "guards")
+    keys = {f.name: getattr(gate, f.name) for f in dataclasses.fields(gate) if f.name not in neutral}
     if set(gate.on) == set(suite.copies):  # as collection fills it in where copies are compared with their parents
         keys["on"] = []
     spec = next((e for e in suite.evals if e.name == gate.eval), None)

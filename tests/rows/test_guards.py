@@ -104,3 +104,65 @@ def test_a_single_task_is_no_group(gate: Gate, tmp_path: Path) -> None:
     ]
     said = gate(*runs, "--metric", "task01:acc")
     assert said.code == 0 and "Holm" not in said.out, said
+
+
+SUITE = """
+[suite]
+name = "g"
+[rows.base]
+path = "base"
+[rows.candidate]
+path = "candidate"
+[[eval]]
+name = "all"
+use = "rows"
+"""
+
+
+def _write_gate(name: str, margin: float, more: str = "") -> str:
+    return f'[[gate]]\nid = "{name}"\nmetric = "all.acc"\nversus = "base"\nworse_by_at_most = {margin}\n{more}\n'
+
+
+def _run_suite(folder: Path, *gates: str) -> tuple[int, dict[str, dict[str, object]]]:
+    """Return the exit code of a suite on rows, and its verdicts by gate."""
+    (folder / "g.toml").write_text(SUITE + "".join(gates), "utf-8")
+    code = main(["run", str(folder / "g.toml"), "--out", str(folder / "reports")])
+    newest = max(folder.glob("reports/*Z"), key=lambda path: path.stat().st_mtime_ns)
+    return code, {v["gate"]: v for v in json.loads((newest / "gate/verdicts.json").read_text("utf-8"))}
+
+
+def test_a_gate_on_a_task_is_decided_whatever_it_is_called(tmp_path: Path) -> None:
+    """A gate of the suite whose id reads as that of a guard is neither replaced nor dropped."""
+    scores = _draw_scores(3, 200, 11)
+    write_run(tmp_path / "base", scores)
+    write_run(
+        tmp_path / "candidate", scores | {"task01": [int(v and i % 6 > 0) for i, v in enumerate(scores["task01"])]}
+    )
+    part = 'slice = "task=task01"'
+    code, verdicts = _run_suite(
+        tmp_path,
+        _write_gate("mean", 0.3),
+        _write_gate("mean on task01", 0.02, part),
+        _write_gate("watch on task02", 0.02, 'slice = "task=task02"\nseverity = "warn"'),
+    )
+    assert code == 1
+    assert (verdicts["mean on task01"]["outcome"], verdicts["mean on task01"]["blocking"]) == ("FAIL", True)
+    assert verdicts["mean on task01 (guard)"]["outcome"] != "FAIL" and "watch on task02" in verdicts
+
+
+def test_guards_belong_to_their_own_gate(tmp_path: Path) -> None:
+    """Where one gate's id begins as another's does, each has its own tasks and no more."""
+    scores = _draw_scores(3, 200, 12)
+    write_run(tmp_path / "base", scores)
+    write_run(tmp_path / "candidate", _redraw_scores(scores, 13, 0.05))
+    _, verdicts = _run_suite(tmp_path, _write_gate("ok", 0.2), _write_gate("ok too", 0.3))
+    texts = [str(v["notes"]) for name, v in verdicts.items() if " on task" in name]
+    assert len(texts) == 6 and all("among 3 tasks" in text for text in texts)
+
+
+@pytest.mark.parametrize("key", ["among = 5", 'guards = "mean"', 'group = "mean"'])
+def test_no_suite_sets_what_follows_from_others(tmp_path: Path, key: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """How many gates share a risk, and what a gate guards, are no keys."""
+    (tmp_path / "g.toml").write_text(SUITE + _write_gate("mean", 0.3, key), "utf-8")
+    assert main(["run", str(tmp_path / "g.toml")]) == 4
+    assert f'unknown key "{key.split()[0]}"' in capsys.readouterr().err
