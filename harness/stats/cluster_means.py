@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from harness.stats import mean_tests, ratio
 from harness.stats.arrays import Floats, np, special
-from harness.stats.inputs import Clusters, as_groups, as_rows, check_level, require_finite
+from harness.stats.inputs import Clusters, as_groups, as_rows, check_level, require_finite, sum_weights
 from harness.stats.mean_tests import RESAMPLED_CLUSTERS
 from harness.stats.ratio import Ratio
 from harness.stats.result import Judged, Test, combine_weakest, equal_values_test, to_floats
@@ -49,7 +49,7 @@ def cluster_t(
     groups, count = as_groups(clusters, len(v))
     check_level(threshold, alpha)
     sums = np.bincount(groups, w * v, minlength=count).astype(np.float64)
-    weight = np.bincount(groups, w, minlength=count).astype(np.float64)
+    weight = sum_weights(groups, w, count)
     counted = weight > 0
     mean, sums, weight = float(sums.sum() / weight.sum()), sums[counted], weight[counted]
     method = "cluster t" if clusters is not None else "t" if np.ptp(w) == 0 else "ratio estimator"

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from harness.stats import cluster_means, mean_tests, ratio
 from harness.stats.arrays import Floats, np
 from harness.stats.cluster_means import Statistic, cluster_bootstrap, jackknife_error
-from harness.stats.inputs import Clusters, as_groups, as_rows, check_level
+from harness.stats.inputs import Clusters, as_groups, as_rows, check_level, sum_weights
 from harness.stats.ratio import Ratio
 from harness.stats.result import Judged, Test, combine_weakest, equal_values_test, to_floats
 from harness.stats.rule_of_three import Support
@@ -107,7 +107,7 @@ def crossed_mean(v: Floats, w: Floats, clusters: Clusters | None) -> CrossedMean
     """Return the mean of rows, values (..., rows) and weights (rows,), in clusters."""
     groups, count = as_groups(clusters, v.shape[-1])
     member = np.zeros((count, v.shape[-1])) if v.ndim > 1 else None
-    weight = np.bincount(groups, w, minlength=count).astype(np.float64)
+    weight = sum_weights(groups, w, count)
     several = np.bincount(groups, w > 0, minlength=count) > 1
     if member is None:
         sums = np.bincount(groups, w * v, minlength=count).astype(np.float64)

@@ -8,6 +8,7 @@ from collections.abc import Hashable, Iterable, Sequence
 from harness.stats.arrays import Floats, Ints, np
 from harness.stats.rule_of_three import Support
 
+ROUNDING = 1e-12  # relative; weights of a cluster that differ by less are equal
 Clusters = Sequence[Hashable]  # of each row, which it is in
 
 
@@ -39,6 +40,20 @@ def as_groups(clusters: Iterable[Hashable] | None, n: int) -> tuple[Ints, int]:
     if len(groups) != n or not n:
         raise ValueError(f"there must be one cluster per row, and at least one row; got {len(groups)} for {n} rows")
     return groups, int(groups.max()) + 1
+
+
+def sum_weights(groups: Ints, weights: Floats, count: int) -> Floats:
+    """Return the weight of each cluster, (clusters,).
+
+    Sums that only rounding tells apart become equal: of clusters that are equally large another test may be the right
+    one, so a verdict would depend on the order of the rows, or on the unit of their weights.
+    """
+    found = np.bincount(groups, weights, minlength=count).astype(np.float64)
+    order = np.argsort(found)
+    ordered = found[order]
+    apart = np.diff(ordered, prepend=-np.inf) > ROUNDING * ordered
+    found[order] = ordered[np.maximum.accumulate(np.where(apart, np.arange(count), 0))]
+    return found
 
 
 def number_clusters(clusters: Iterable[Hashable]) -> Ints:

@@ -909,6 +909,23 @@ def test_names_and_order_of_clusters_choose_no_resample() -> None:
     assert (one.lower, one.upper, one.p_pass) == pytest.approx((other.lower, other.upper, other.p_pass), rel=1e-12)
 
 
+@pytest.mark.parametrize("support", [(0.0, 1.0), (-1.0, 1.0), None])
+def test_clusters_of_equal_weight_are_equal_however_it_was_summed(support: tuple[float, float] | None) -> None:
+    """0.1 + 0.2 + 0.7 and 0.7 + 0.2 + 0.1 differ by rounding: neither the order of rows nor a unit changes a test."""
+    draw = np.random.default_rng(3)
+    weights, clusters = np.tile([0.1, 0.2, 0.7], 30), np.repeat(np.arange(30), 3)
+    values = (draw.random(90) < 0.95).astype(float) * (1 if support == (0.0, 1.0) else draw.choice([-1, 1], 90))
+    order = draw.permutation(90)
+    of = partial(cluster_means.cluster_t, threshold=float(values.mean()) - 0.1, alpha=ALPHA, support=support)
+    one = of(values, weights, clusters.tolist())
+    for other in (
+        of(values[order], weights[order], clusters[order].tolist()),
+        of(values, weights * 6, clusters.tolist()),
+    ):
+        assert (other.method, other.p_pass) == (one.method, pytest.approx(one.p_pass, abs=1e-9))
+        assert (other.lower, other.upper) == pytest.approx((one.lower, one.upper), abs=1e-6)
+
+
 def test_few_clusters_of_drawn_size_are_known() -> None:
     """27 lognormal clusters of sigma 0.8 are too few where sizes are drawn; 80 of them, or ten equal ones, are not."""
     sizes = np.exp(0.8 * norm.ppf((np.arange(1, 81) - 0.5) / 80))
