@@ -236,6 +236,12 @@ def _make_paired_samples(pairs: PairedRows) -> list[Sample]:
     found = []
     for name, theirs, ours in zip(pairs.names, pairs.base, pairs.candidate, strict=True):
         one = (ours or theirs)[0]
+        for side, rows in (("candidate", ours), ("base", theirs)):
+            if len(rows) > 1 and (what := _find_different_field(rows)):
+                raise UsageError(
+                    f'{side}: repeats of row "{printable(name)}" differ in {what}, which is of the row; give each '
+                    f"repeat the same, or tell rows apart with {write_option('id', 'COLUMN')}"
+                )
         key = digest_value(["id", name])[:HEX_DIGITS] if pairs.how == "id" else one.content
         other = theirs[0] if theirs else one
         about = [getattr(one, f) or getattr(other, f) for f in ("cluster", "second_cluster", "slices")]
@@ -246,6 +252,19 @@ def _make_paired_samples(pairs: PairedRows) -> list[Sample]:
         cluster, second, slices = about
         found.append(Sample(name, row=slices, cluster=cluster or None, key=key, second_cluster=second or None))
     return found
+
+
+def _find_different_field(repeats: Rows) -> str:
+    """Return which field of a row its repeats give different values, or an empty text."""
+    one = repeats[0]
+    fields = {
+        "cluster": "cluster",
+        "second_cluster": "cluster",
+        "slices": "slice",
+        "weight": "weight",
+        "lengths": "length",
+    }
+    return next((what for f, what in fields.items() if any(getattr(r, f) != getattr(one, f) for r in repeats)), "")
 
 
 def _find_row_state(rows: Rows, name: str, wanted: int) -> str:

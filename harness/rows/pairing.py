@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -39,7 +39,8 @@ class PairedRows:
     """The rows of two runs, by name; a side that lacks a row has none of it.
 
     `dropped` counts the rows that only one side has and nobody judges, `renamed` the names that mean another question
-    on the other side, `repeats` the most that a row has on each.
+    on the other side, `repeats` the most that a row has on each, `guessed` the questions of which copies were paired by
+    their scores, for lack of anything else.
     """
 
     how: How
@@ -49,6 +50,7 @@ class PairedRows:
     dropped: tuple[int, int] = (0, 0)
     renamed: int = 0
     repeats: tuple[int, int] = (1, 1)
+    guessed: int = 0
 
     def wanted_repeats(self, side: str, repeats: int = 0) -> list[int]:
         """Return how many repeats a side should have of each row: as many as are demanded, or as the other side has.
@@ -193,7 +195,7 @@ def _pair_rows(
     base, candidate = [left.get(k, ()) for k in kept], [right.get(k, ()) for k in kept]
     if len({*names}) == len(names) and tuple not in {*map(type, base), *map(type, candidate)}:
         return PairedRows(how, names, SideRows(base), SideRows(candidate), dropped, renamed)
-    taken, names, base, candidate = Counter(names), [], [], []
+    taken, names, base, candidate, guessed = Counter(names), [], [], [], 0
     for known in kept:
         theirs, ours = _list_repeats(left.get(known)), _list_repeats(right.get(known))
         called = _name_row((theirs or ours)[0])
@@ -204,12 +206,14 @@ def _pair_rows(
             candidate.append(right.get(known, ()))
             continue
         # Which copy is which nobody knows; judged as one question, their sum is the same however they are paired.
+        guessed += _has_several_pairings(theirs, ours)
         for number in range(max(len(theirs), len(ours))):
             names.append(f"{called}~{number}")
-            base.append(_sort_rows_by_state_and_value(theirs)[number : number + 1])
-            candidate.append(_sort_rows_by_state_and_value(ours)[number : number + 1])
+            base.append(_sort_copies(theirs)[number : number + 1])
+            candidate.append(_sort_copies(ours)[number : number + 1])
     sides = SideRows(base), SideRows(candidate)
-    return PairedRows(how, names, *sides, dropped, renamed, (max(map(len, sides[0])), max(map(len, sides[1]))))
+    repeats = max(map(len, sides[0])), max(map(len, sides[1]))
+    return PairedRows(how, names, *sides, dropped, renamed, repeats, guessed)
 
 
 def _list_repeats(found: RawRow | Rows | None) -> Rows:
@@ -221,8 +225,28 @@ def _has_equal_repeat_numbers(rows: Rows) -> bool:
     return len(rows) > 1 and len({row.repeat for row in rows}) < len(rows)
 
 
-def _sort_rows_by_state_and_value(rows: Rows) -> Rows:
-    return tuple(sorted(rows, key=lambda row: (row.state, sorted(row.values.items()))))
+def _sort_copies(rows: Rows) -> Rows:
+    """Sort the copies of a question by what their files tell of each, then by their scores."""
+    return tuple(sorted(rows, key=lambda row: (_describe_copy(row), row.state, sorted(row.values.items()))))
+
+
+def _describe_copy(row: RawRow) -> tuple[Any, ...]:
+    about = row.cluster, row.second_cluster, row.weight
+    return *about, sorted(row.slices.items()), sorted(row.lengths.items())
+
+
+def _has_several_pairings(theirs: Rows, ours: Rows) -> bool:
+    """Return whether copies that only their scores tell apart could be paired otherwise."""
+    sides = [defaultdict[str, list[RawRow]](list), defaultdict[str, list[RawRow]](list)]
+    for side, rows in zip(sides, (theirs, ours), strict=True):
+        for row in rows:
+            side[str(_describe_copy(row))].append(row)
+    for about in {*sides[0], *sides[1]}:
+        own = [side[about] for side in sides]
+        varied = [len({(row.state, *sorted(row.values.items())) for row in rows}) > 1 for rows in own]
+        if all(varied) or (any(varied) and len(own[0]) != len(own[1])):
+            return True
+    return False
 
 
 def _has_unscored_row(rows: Rows) -> bool:

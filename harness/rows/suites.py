@@ -38,7 +38,9 @@ from harness.rows.readers.layouts import Lines
 from harness.rows.readers.tables import read_table
 from harness.rows.records import UNSET_COLUMN, RawRows, Wanted
 from harness.rows.sides import read_sides
+from harness.rows.wording import write_option
 from harness.suite.tables import Eval, Model, ScoredRows, Suite, SuiteTable
+from harness.texts.counts import count_noun
 
 Runs = Mapping[str, dict[str, RawRows]]  # by evaluation and side
 
@@ -135,6 +137,9 @@ def judge_rows(
     each = [(spec, found.measured[spec.name]) for spec in suite.evals]
     tasks = {spec.name: RowsTask(spec, evaluator, {m.metric.name: m.metric}, m.samples) for spec, m in each}
     check_gates(context, tasks)
+    for gate in gates:
+        if gate.eval in found.measured and (why := _find_guessed_pairing_error(gate, found.measured[gate.eval])):
+            context.mistakes.add(gate.where, why)
     for spec, one in each:
         for what in _iterate_interim_look_errors(suite, spec, len(one.samples)):
             context.mistakes.add(spec.where, what)
@@ -165,6 +170,15 @@ def judge_rows(
     ]
     found.standings = adjudicator.standings
     return found
+
+
+def _find_guessed_pairing_error(gate: Gate, one: MeasuredRows) -> str:
+    """Return that a claim depends on how copies without an id are paired, or an empty text."""
+    key = "cap" if gate.cap is not None else "on_at_most" if gate.on_at_most is not None else "max_failures"
+    if not gate.versus or not one.pairs.guessed or getattr(gate, key) is None:
+        return ""
+    copies = f"{count_noun(one.pairs.guessed, 'question')} of {one.name} occur several times without an id"
+    return f'"{key}" compares row by row, but {copies}; name a column of ids with {write_option("id", "COLUMN")}'
 
 
 def _add_task_slices(spec: Eval, one: MeasuredRows) -> Eval:

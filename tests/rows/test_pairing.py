@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from harness import Sample, UsageError
+from harness.cli.main import main
 from harness.data.identity import add_question_keys, question_key
 from harness.rows.pairing import PairedRows, pair_rows
 from harness.rows.records import RawRow, RawRows
@@ -101,3 +102,51 @@ def test_a_question_is_known_as_our_own_are() -> None:
     one, other = (Sample("", text, "Paris") for text in ("What  is THIS?", "what is this?"))
     assert {s.key for s in add_question_keys([one, other], None)} == {question_key("What is this?", "PARIS")}
     assert question_key("", "") == "" and question_key("a", "") != question_key("", "a")
+
+
+def _make_copies(scores: tuple[float, float], **more: str) -> list[dict[str, object]]:
+    """Return 40 questions twice, without ids, and 80 rows on which nothing changes."""
+    twice = [{"input": f"q {i}?", "target": "a", "score": s} for s in scores for i in range(40)]
+    return [*twice, *({"input": f"same {i}?", "target": "a", "score": 0.5, **more} for i in range(80))]
+
+
+def test_a_claim_about_single_rows_needs_to_know_them(
+    table: Table, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Copies paired by their scores lose the least, so what counts losses is refused; a mean is the same either way."""
+    table("base", _make_copies((0.9, 0.1)))
+    table("candidate", _make_copies((0.1, 0.9)))
+    suite = (
+        '[suite]\nname = "g"\n[rows.base]\npath = "base.jsonl"\n[rows.candidate]\npath = "candidate.jsonl"\n'
+        '[[eval]]\nname = "q"\nuse = "rows"\nbetter = "higher"\nscale = "proportion"\n'
+        '[[gate]]\nid = "few"\nmetric = "q.score"\nversus = "base"\n'
+    )
+    for claim, code in (("worse_by_more_than = 0.2\non_at_most = 0.05", 4), ("worse_by_at_most = 0.1", 0)):
+        (tmp_path / "g.toml").write_text(f"{suite}{claim}\n", "utf-8")
+        assert main(["run", str(tmp_path / "g.toml"), "--out", str(tmp_path / "reports")]) == code
+        said = capsys.readouterr()
+        assert code == 0 or "compares row by row, but 40 questions of q occur several times" in said.err
+
+
+def test_copies_are_paired_within_their_cluster(gate: Gate, table: Table) -> None:
+    """A question in two documents is two rows, each of its document on both sides, whatever their scores."""
+    base = make_asked_rows([1] * 60 + [0] * 20)
+    rows = [row | {"doc": f"d{i % 20}"} for i, row in enumerate(base)]
+    same = [{"input": "same?", "target": "a", "score": s, "doc": doc} for s, doc in ((0, "d1"), (1, "d2"))]
+    swapped = [one | {"score": 1 - int(str(one["score"]))} for one in same]
+    said = gate(table("base", [*rows, *same]), table("candidate", [*rows, *swapped]), "--cluster", "doc")
+    assert said.code in (0, 6) and "82 paired by content" in said.out, said
+
+
+@pytest.mark.parametrize("field", ["weight", "cluster", "slice"])
+def test_repeats_of_a_row_are_alike_but_for_their_scores(gate: Gate, table: Table, field: str) -> None:
+    """The first repeat does not decide what its row weighs, or where it belongs."""
+    rows = [
+        {"id": f"q{i}", "rep": r, "score": int((i + r) % 3 > 0), "of": (1 + r if i == 7 else 1)}
+        for i in range(40)
+        for r in range(2)
+    ]
+    said = gate(
+        table("base", rows), table("candidate", rows[::-1]), "--id", "id", "--repeat", "rep", f"--{field}", "of"
+    )
+    assert said.code == 4 and f'repeats of row "q7" differ in {field}' in said.err, said
