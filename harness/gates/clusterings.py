@@ -39,9 +39,12 @@ def is_nested(inner: Labels, outer: Labels) -> bool:
 
 def coarsest_cluster_of_rows(samples: Sequence[Sample]) -> Labels:
     """Return the cluster of each row, of the kind of which there are fewest; a row that is in none is its own."""
-    return min(
-        coarsest_clusterings(cluster_labels(samples)), key=lambda c: len(set(c)), default=[s.id for s in samples]
-    )
+    return next(iter(sort_clusterings(samples)), [s.id for s in samples])
+
+
+def sort_clusterings(samples: Sequence[Sample]) -> list[Labels]:
+    """Return the kinds of clusters that cross each other, that with the fewest clusters first."""
+    return sorted(coarsest_clusterings(cluster_labels(samples)), key=lambda c: len(set(c)))
 
 
 def connect_clusters(clusterings: Sequence[Labels]) -> Labels:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from harness.collection.collection import Collection, Task
-from harness.gates.clusterings import coarsest_cluster_of_rows
+from harness.gates.clusterings import sort_clusterings
 from harness.gates.gate import Gate
 from harness.gates.min_rows import find_unprovable_error
 from harness.pipeline.aa_record import AaRecord
@@ -119,12 +119,15 @@ def _forecast_gate(
     apart = history.seed_spread(gate, candidate) if recipe else None
     then = gate.rows_by_slice(past.samples) if past else {}
     noise = equal_runs.find_metric(gate.eval, tested.name) if gate.versus and past is None else None
-    clusters, cases = tuple(coarsest_cluster_of_rows(every)), list[GatePower]()
+    clusters, *crossed = sort_clusterings(every) or [[s.id for s in every]]
+    cases = list[GatePower]()
     for name, rows in large.items():
         chosen = None if len(rows) == len(every) else tuple(number[s.id] for s in rows)
         own = replace(past, samples=then[name]) if past and len(then.get(name, ())) >= MIN_ROWS else None
         before = verdict if len(parts) == 1 else None
-        cases.append(GatePower(restated, tested, clusters, chosen, alpha, own, before, seeds, apart, noise))
+        cases.append(
+            GatePower(restated, tested, tuple(clusters), chosen, alpha, own, before, seeds, apart, noise, crossed)
+        )
     worst = min(cases, key=lambda c: -1.0 if c.chance is None else c.chance)
     odds = _compute_odds(worst, blank, bool(history.runs))
     if len(cases) > 1:

@@ -166,5 +166,7 @@ def _simulate_joint_passes(cases: Sequence[GatePower], better: bool, factor: flo
     pairs = [(d, max(min(differ, limit), abs(d))) for (d, differ), limit in zip(pairs, most, strict=True)]
     rows = BinomialRows(right, tuple(pairs), cases[0].clusters, sum(case.icc for case in cases) / len(cases))
     at = {name: i for i, name in enumerate(baselines)}
-    claims = tuple(PowerClaim(c.bound, c.alpha, at[c.gate.versus] if c.gate.versus else None, c.chosen) for c in cases)
+    claims = tuple(
+        PowerClaim(c.bound, c.alpha, at[c.gate.versus] if c.gate.versus else None, c.chosen, c.crossing) for c in cases
+    )
     return rows.simulate_passes(claims, cases[0].seed, runs, factor)

@@ -8,12 +8,12 @@ from __future__ import annotations
 import math
 import zlib
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, NamedTuple
 
-from harness.gates.clusterings import coarsest_cluster_of_rows
+from harness.gates.clusterings import Labels, coarsest_cluster_of_rows, sort_clusterings
 from harness.gates.gate import Gate
 from harness.pipeline.aa_record import RowFlips
 from harness.planning.history import PastRows, run_name
@@ -22,7 +22,7 @@ from harness.planning.resampling import DRAWN_RUNS, BinomialRows, EmpiricalRows,
 from harness.records.metrics import Metric
 from harness.records.run import Run
 from harness.records.verdicts import Verdict
-from harness.stats import power, ratio
+from harness.stats import crossed, power, ratio
 from harness.stats.arrays import Bools, distributions, np
 from harness.texts.numbers import typographic_minus
 
@@ -58,6 +58,7 @@ class GatePower:
     seeds: int = 0  # of a recipe that the gate is about
     apart: SeedSpread | None = None  # how far its runs lay apart in the last run
     equal_runs: RowFlips | None = None  # of the metric, as `harness aa` measured it on these rows
+    crossed: Sequence[Labels] = ()  # clusters of all rows of the eval, of kinds that cross `clusters`
 
     def __post_init__(self) -> None:
         self.sign, margin, self.factor = self.gate.kind.oriented(self.gate, self.metric)
@@ -139,7 +140,7 @@ class GatePower:
     def spread(self) -> float | None:
         """The error of the last run for one row, or cluster, instead of all; None where it is not known."""
         if self.past_rows is not None:
-            return self.past_rows.spread or None
+            return self.past_rows.spread * self.crossing or None
         v = self.before[0] if self.before else None
         if v is None or v.lower is None or v.upper is None or v.alpha is None:
             return None
@@ -173,7 +174,24 @@ class GatePower:
     @property
     def effect(self) -> float:
         """By how much clusters multiply the rows needed."""
-        return power.design_effect(self.sizes, self.icc) if self.clustered else 1.0
+        return power.design_effect(self.sizes, self.icc) * self.crossing**2 if self.clustered else 1.0
+
+    @cached_property
+    def crossing(self) -> float:
+        """By how much clusters of other kinds raise the error, as `crossed.crossed_variance` adds theirs."""
+        if self.gate.estimand != "rows" or self.metric.combine:
+            return 1.0
+        if self.past_rows is not None and self.past is not None:
+            v, w = np.asarray(self.past_rows.values), np.asarray(self.past_rows.weights)
+            kinds = [crossed.crossed_mean(v, w, labels) for labels in sort_clusterings(self.past.samples)]
+            if len(kinds) < 2 or not kinds[0].of.error > 0:
+                return 1.0
+            variance = crossed.crossed_variance(kinds, crossed.crossed_mean(v, w, None).of.error ** 2)
+            return math.sqrt(float(variance)) / float(kinds[0].of.error)
+        own = power.design_effect(self.sizes, self.icc)
+        chosen = range(len(self.clusters)) if self.chosen is None else self.chosen
+        each = [Counter(labels[i] for i in chosen).values() for labels in self.crossed]
+        return math.sqrt(1 + sum(power.design_effect([*sizes], self.icc) - 1 for sizes in each) / own)
 
     def notes(self) -> list[str]:
         differ, told = self.format_spread(self.seed_spread), self.where if self.apart else "assumed"
@@ -238,10 +256,11 @@ class GatePower:
         """Return on which of `runs` draws it passes."""
         if not self.is_binary:
             assert self.past_rows is not None
+            bound = truth - (truth - bound) / self.crossing
             return self.past_rows.simulate_passes(truth, bound, self.alpha, round(self.count * factor), self.seed, runs)
         versus = self.gate.versus
         right, pairs = ((1 + truth) / 2, ((truth, self.min_discordance(truth)),)) if versus else (truth, ())
-        claim = PowerClaim(bound, self.alpha, 0 if versus else None)
+        claim = PowerClaim(bound, self.alpha, 0 if versus else None, crossing=self.crossing)
         return BinomialRows(right, pairs, self.own, self.icc).simulate_passes((claim,), self.seed, runs, factor)[:, 0]
 
     def min_discordance(self, difference: float) -> float:

@@ -29,6 +29,7 @@ class PowerClaim:
     alpha: float
     against: int | None = None
     rows: tuple[int, ...] | None = None  # their numbers; None for all
+    crossing: float = 1.0  # by how much clusters of other kinds raise the error
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,7 @@ class BinomialRows:
         won, lost = (counts[:, asked][..., hit].sum(-1) for hit in (ours > theirs, ours < theirs))  # (runs, parts)
         size, cluster = layout.size[asked], layout.cluster[asked]
         truth = self.right if claim.against is None else self.against[claim.against][0]
-        bound = truth - (truth - claim.bound) * layout.scale
+        bound = truth - (truth - claim.bound) * layout.scale / claim.crossing
         bound = min(max(bound, 0.0 if claim.against is None else -1 + 1e-9), 1 - 1e-9)
         if not layout.clustered_in[number]:
             n, wins, losses = int(size.sum()), won.sum(-1), lost.sum(-1)

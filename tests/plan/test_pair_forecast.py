@@ -5,15 +5,19 @@ from __future__ import annotations
 import csv
 import json
 import math
+import re
 from pathlib import Path
 
+import numpy as np
 import pytest
+from scipy.stats import binom
 
 from harness.cli.main import main
 from harness.planning.pair_forecast import forecast_pair
 from harness.records.metrics import Metric
 from harness.records.samples import Sample, Score
-from harness.stats import power
+from harness.stats import crossed, power
+from harness.stats.arrays import Floats
 
 ACC = Metric("acc", "higher", "proportion")
 CLAIM = ["--id", "id", "--score", "score"]
@@ -98,3 +102,33 @@ def test_too_little_is_said(rows: list[float], says: str, tmp_path: Path, capsys
     main(["plan", one, other, *CLAIM, "--allow", "identical"])
     out = capsys.readouterr()
     assert says in out.out + out.err
+
+
+@pytest.mark.slow
+def test_clusters_that_cross_cost_rows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """With documents and prompts that both vary, less is proven than with either alone, and as much as the gate can."""
+    draw = np.random.default_rng(4)
+
+    def draw_rights() -> Floats:  # (documents, prompts)
+        shared = draw.normal(0, 0.8, (30, 1)) + draw.normal(0, 0.8, (1, 30))
+        return (shared + draw.normal(0, 0.6, (30, 30)) + 1 > 0).astype(float)
+
+    places = [(d, p) for d in range(30) for p in range(30)]
+    for name in ("base", "candidate"):
+        rights = draw_rights()
+        lines = [f"{d}-{p},d{d},p{p},{rights[d, p]}" for d, p in places]
+        (tmp_path / f"{name}.csv").write_text("\n".join(["id,doc,prompt,score", *lines]), "utf-8")
+    margins = []
+    for clusters in (["doc"], ["prompt"], ["doc", "prompt"]):
+        words = [word for name in clusters for word in ("--cluster", name)]
+        assert main(["plan", *(str(tmp_path / f"{n}.csv") for n in ("base", "candidate")), *CLAIM, *words]) == 0
+        margins.append(float(re.findall(r"worse by at most (0\.\d+)", capsys.readouterr().out)[0]))
+    assert margins[2] > 1.15 * max(margins[:2])
+    passed, (documents, prompts) = 0, ([str(part) for part in parts] for parts in zip(*places, strict=True))
+    for _ in range(30):
+        differences = (draw_rights() - draw_rights()).ravel()
+        test = crossed.crossed_t(
+            differences, np.ones(900), [documents, prompts], -margins[2], 0.05, support=(-1.0, 1.0)
+        )
+        passed += test.p_pass <= 0.05
+    assert binom.cdf(passed, 30, 0.8) > 1e-3 and binom.sf(passed - 1, 30, 0.8) > 1e-3
