@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 from harness.artifacts.digests import template_digest, walk_files
 from harness.artifacts.gguf import read_gguf
-from harness.artifacts.model_files import ADAPTER, NOTE_PREFIX, ambiguity_error, extra_files
+from harness.artifacts.model_files import ADAPTER, NOTE_PREFIX, TOKENIZER, ambiguity_error, extra_files
 from harness.artifacts.safetensors import read_safetensors
 from harness.artifacts.strict_json import read_json
 from harness.files import open_file
@@ -297,6 +297,8 @@ def _read_safe_configuration(name: str, path: Path, size: int) -> dict[str, Any]
                 raise UnsafeFileError(f'{name}: "{key}" makes a loader download a kernel; remove it')
         if key == "megatron_core" and value not in (None, "megatron.core"):
             raise UnsafeFileError(f'{name}: "{key}" makes a loader run code; remove it')
+        if key == "fast_tokenizer_files" and value not in (None, [], [TOKENIZER]):
+            raise UnsafeFileError(f'{name}: "{key}" makes a loader read another tokenizer than {TOKENIZER}; remove it')
         if key == "use_pretrained_backbone" and value not in (None, False):
             raise UnsafeFileError(f'{name}: "{key}" makes a loader download weights; remove it')
     return data

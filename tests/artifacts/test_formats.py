@@ -138,6 +138,7 @@ CONFIGURATIONS: dict[str, Any] = {
     "auto_map in a part": {"text_config": {"auto_map": {"AutoModel": "m.M"}}},
     "auto_mapping in a list": {"a": [[{"auto_mapping": {"parent_library": "m"}}]]},
     "a backbone": {"use_pretrained_backbone": True},
+    "another tokenizer": {"fast_tokenizer_files": ["../secret/tokenizer.4.0.0.json"]},
 }
 
 
