@@ -9,6 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from harness.artifacts.attestation import EVIDENCE, ITEMS, MODEL
 from harness.cli.options import PLUGIN_HELP, add_plugin_option, set_command
 from harness.errors import ExitCode, UsageError
 from harness.texts.printing import print_line
@@ -25,7 +26,7 @@ STRICT_NAME = Path("strict")  # the policy of this name is the harness's own; a 
 def _run_verify(args: argparse.Namespace) -> int:
     from harness.release.publish import restore_export
 
-    if (args.export / "items.jsonl").is_file() or args.sources:  # what `harness gate` left, and no export
+    if _is_rows_evidence(args.export) or args.sources:
         from harness.rows.bundle import verify_bundle
 
         return verify_bundle(args.export, args, _read_policy(args)[0])
@@ -37,6 +38,11 @@ def _run_verify(args: argparse.Namespace) -> int:
         raise UsageError("--sign-with signs the document of --as; add --as, or use harness sign for the export")
     with restore_export(args.export) as export:
         return _verify_and_print_export(args, export)
+
+
+def _is_rows_evidence(folder: Path) -> bool:
+    """Return whether a folder holds the evidence of `harness gate`, and no part of an export."""
+    return (folder / ITEMS).is_file() and not any((folder / name).exists() for name in (EVIDENCE, MODEL))
 
 
 def _verify_and_print_export(args: argparse.Namespace, export: Path) -> int:

@@ -76,11 +76,11 @@ def write_bundle(found: JudgedRows, folder: Path) -> None:
 
 def verify_bundle(folder: Path, args: Namespace, policy: Policy | None) -> int:
     """Say whether a bundle is what was written, and its verdicts what its rows, or the sources again, come to."""
+    steps, code, refused = dict[str, str](), ExitCode.OK, ""
     try:
-        steps = _run_verification_steps(folder, args, policy)
-        code, refused = ExitCode.OK, ""
+        _run_verification_steps(folder, args, policy, steps)
     except Exception as error:  # of evidence that somebody made whatever is raised is a refusal
-        steps, code, refused = {}, ExitCode.REFUSED, printable(str(error) or type(error).__name__)
+        code, refused = ExitCode.REFUSED, printable(str(error) or type(error).__name__)
     args.document = {"folder": str(folder), "ok": not refused, "refused": refused, "steps": steps}
     for name, told in steps.items():
         print(f"{name}: {printable(told)}")
@@ -89,19 +89,21 @@ def verify_bundle(folder: Path, args: Namespace, policy: Policy | None) -> int:
     return code
 
 
-def _run_verification_steps(folder: Path, args: Namespace, policy: Policy | None) -> dict[str, str]:
-    """Return the steps that were passed. Raises ValueError and others at the first that was not."""
+def _run_verification_steps(folder: Path, args: Namespace, policy: Policy | None, steps: dict[str, str]) -> None:
+    """Add the steps that passed. Raises ValueError and others at the first that does not."""
     if args.told_as or args.beside or args.summary or args.suite or args.replay is not None:
         raise ValueError("scored rows are not an export: they have no model that could be replayed or attested")
     manifest = read_json(_read_bounded_bytes(folder, MANIFEST))
     if manifest.get("format") != FORMAT:
         raise ValueError(f"is not a bundle of this version ({FORMAT})")
+    if strange := sorted({path.name for path in folder.iterdir()} - {SUITE, ITEMS, VERDICTS, MANIFEST}):
+        raise ValueError(f'"{strange[0]}" is not a file of the evidence; remove it')
     told, raw = manifest["files"], {name: _read_bounded_bytes(folder, name) for name in (SUITE, ITEMS, VERDICTS)}
     there = {name: hashlib.sha256(data).hexdigest() for name, data in raw.items()}
     if odd := next((name for name in {**there, **told} if told.get(name) != there.get(name)), ""):
         raise ValueError(f"{odd} differs from the written file")
     bound = {f"{r['side']}: {r['binding']}" + (f" ({r['bound']})" if r["bound"] else "") for r in manifest["runs"]}
-    steps = {"files": f"{len(told)} as written", "binding": ", ".join(sorted(bound))}
+    steps |= {"files": f"{len(told)} as written", "binding": ", ".join(sorted(bound))}
     verdicts = read_json(raw[VERDICTS])
     if args.recompute or args.sources or policy:
         suite, runs = _parse_suite_and_rows(raw, manifest)
@@ -116,7 +118,9 @@ def _run_verification_steps(folder: Path, args: Namespace, policy: Policy | None
         if args.sources:
             steps["sources"] = _require_same_source_rows(suite, runs, args.sources)
     steps["verdicts"] = ", ".join(f"{v['outcome']} {v['gate']}" for v in verdicts)
-    return steps
+    for v in verdicts:
+        if v["blocking"] and v["outcome"] != Outcome.PASS and not v[WAIVER]:
+            raise ValueError(f'gate "{v["gate"]}" is {v["outcome"]}')
 
 
 def _require_policy_met(policy: Policy, manifest: Mapping[str, Any], again: JudgedRows) -> str:

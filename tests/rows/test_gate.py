@@ -285,7 +285,7 @@ def test_a_secret_in_a_tools_words_is_struck(gate: Gate, table: Table, tmp_path:
 
 @pytest.mark.parametrize(
     "words",
-    [("--worse-by-at-most", "50%"), ("--worse-by-at-most", "0.2", "--cluster", "doc", "--cluster", "lang")],
+    [("--worse-by-at-most", "50%"), ("--worse-by-at-most", "0.45", "--cluster", "doc", "--cluster", "lang")],
     ids=["relative", "crossed"],
 )
 def test_evidence_of_every_form_of_a_claim_is_verified(
@@ -295,7 +295,7 @@ def test_evidence_of_every_form_of_a_claim_is_verified(
     rows = [{"id": i, "acc": float(i % 5 > 0), "doc": i % 20, "lang": i % 7} for i in range(200)]
     runs = [table("base", rows), table("cand", [r | {"acc": r["acc"] * (r["id"] % 49 > 0)} for r in rows])]
     said = gate(*runs, "--id", "id", "--score", "acc", claim=words)
-    assert said.code in (0, 6), said
+    assert said.code == 0, said
     assert main(["verify", str(next(tmp_path.glob("reports/gate-*Z")) / "gate"), "--recompute"]) == 0
     assert "recomputed 1 of 1" in capsys.readouterr().out
 

@@ -155,10 +155,30 @@ def verify(capsys: pytest.CaptureFixture[str], folder: Path, *words: str) -> Sai
 def test_the_evidence_comes_to_the_same(bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The verdict comes out of the rows again, and the rows out of the files."""
     said = verify(capsys, bundle, "--recompute", "--sources", "base.jsonl", "candidate.jsonl")
-    assert said.code == 0 and "recomputed 1 of 1 gates" in said.out and "800 rows read again, identical" in said.out
+    assert "recomputed 1 of 1 gates" in said.out and "800 rows read again, identical" in said.out
+    assert said.code == 7 and said.err.endswith('gate "no-worse" is INCONCLUSIVE\n')  # as it was
     (tmp_path / "candidate.jsonl").write_text("".join(json.dumps(row) + "\n" for row in make_asked_rows(BASE)), "utf-8")
     said = verify(capsys, bundle, "--sources", "base.jsonl", "candidate.jsonl")
     assert said.code == 7 and ": the original files have other rows than the bundle" in said.err
+
+
+def test_evidence_of_rows_vouches_for_no_model(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Beside files of an export it is no evidence of that, and no other file may lie in its folder."""
+    (bundle / "notes.txt").write_text("", "utf-8")
+    assert '"notes.txt" is not a file of the evidence' in verify(capsys, bundle).err
+    (bundle / "model").mkdir()
+    said = verify(capsys, bundle)
+    assert said.code == 7 and "as written" not in said.out
+
+
+def test_evidence_of_a_gate_that_failed_is_refused(
+    gate: Gate, table: Table, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It is what was written, and says FAIL: as of an export, only what passed is verified."""
+    gate(table("base", make_asked_rows(BASE)), table("candidate", make_asked_rows([0] * len(BASE))))
+    (folder,) = tmp_path.glob("reports/*/gate")
+    said = verify(capsys, folder, "--recompute")
+    assert said.code == 7 and "recomputed 1 of 1 gates" in said.out and 'gate "no-worse" is FAIL' in said.err
 
 
 def test_changed_evidence_is_refused(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
