@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -73,13 +72,19 @@ def _run_verification_steps(args: argparse.Namespace, export: Path, policy: Poli
     from harness.release.releases import current_release
     from harness.release.verify import verify_export
 
-    last = None
-    with suppress(UsageError):  # a record that cannot be read is told by `harness promote`
+    last, unreadable = None, ""
+    try:
         last = current_release(args.export)
+    except UsageError as error:
+        unreadable = str(error)
     copy = args.suite if args.replay is None else None  # a replay compares what it asks
     found = verify_export(
         export, policy, recompute=args.recompute, last=last, beside=args.beside, suite=copy, served=args.served
     )
+    if unreadable and found.ok and policy and policy.ledger != "any":
+        found.ok, found.refused = False, f'{unreadable}; the policy requires ledger = "{policy.ledger}"'
+    elif unreadable:
+        found.notes.append(unreadable)
     if found.ok and args.replay is not None:
         from harness.pipeline.replay import replay_rows
 

@@ -98,10 +98,10 @@ def restore_export(folder: Path) -> Iterator[Path]:
         export = Path(made)
         for name, _ in _iterate_published_files(folder):
             _link_or_copy_file((folder / name).resolve(), export / MODEL / name)
-        for path in (folder / EVIDENCE).iterdir():
-            _link_or_copy_file(
-                path.resolve(), export / path.name if path.name == CARD else export / EVIDENCE / path.name
-            )
+        for path in (folder / EVIDENCE).rglob("*"):
+            if path.is_file():  # what is missing then, or too much, verification refuses
+                name = path.relative_to(folder / EVIDENCE)
+                _link_or_copy_file(path.resolve(), export / name if name == Path(CARD) else export / EVIDENCE / name)
         yield export
 
 

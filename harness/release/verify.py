@@ -38,6 +38,7 @@ from harness.release.served import require_served_statement
 from harness.release.source import find_source_error
 from harness.release.verdict_consistency import find_verdicts_error
 from harness.release.verified import VerifiedExport, read_evidence_file
+from harness.suite.waivers import describe_claim
 from harness.texts.counts import count_noun
 
 UNSIGNED_TEXT = "no policy: bytes match the evidence, but the evidence is not authenticated"
@@ -316,8 +317,9 @@ class _Verification:
         doubt = "the evidence has no ledger of attempts" if ledger is None else ""
         before = None
         if self.last and self.last.resolve() != self.folder.resolve():
-            there = (self.last / EVIDENCE / MANIFEST).exists()  # it may have been moved away
+            there = (self.last / EVIDENCE / MANIFEST).exists()
             before = read_json(read_evidence_file(self.last, MANIFEST)).get("ledger") if there else None
+            doubt = doubt or ("" if there else f"the evidence of the last release, {self.last.name}, is missing")
         if ledger is not None and before is not None and (lost := set(before["heads"]) - set(ledger["lines"])):
             doubt = f"attempts may be missing: the last release's ledger has a line that is missing here ({min(lost)})"
         elif ledger is not None and ledger["began"] and not (wanted == "first" and before is None):
@@ -339,6 +341,8 @@ class _Verification:
                 raise ExportRefusedError(said)
             if self.policy and not self.policy.waivers:
                 raise ExportRefusedError(f"{said} and waived, but the policy allows no waivers")
+            if (waiver["gate"], waiver["claim"]) != (gate, describe_claim(self.locked.gates[gate])):
+                raise ExportRefusedError(f"{said}, and its waiver is for another claim")
             self.waived(said, f'gate "{gate}" is waived', waiver)
         if passed and self.policy and not self.policy.approximate and verdict.get("risk") != "exact":
             raise ExportRefusedError(

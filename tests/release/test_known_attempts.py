@@ -71,6 +71,23 @@ def test_ledger_that_began_again_is_told_by_the_last_release(suite: Project, led
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("damage", ["record", "evidence"])
+def test_a_damaged_record_of_releases_is_no_empty_one(suite: Project, damage: str) -> None:
+    """Who breaks a line of the record, or removes what was released, does not begin the ledger again."""
+    assert promote(suite, "first")[0] == 0
+    kept = suite.folder / f"{TO}.releases"
+    (suite.folder / LEDGER).unlink()
+    retrain(suite, 0.95)
+    assert promote(suite, "first")[0] == 7
+    if damage == "record":
+        (kept / "releases.jsonl").write_text("{\n", "utf-8")
+    else:
+        next(kept.glob("*/evidence/manifest.json")).unlink()
+    refused = suite.harness("verify", TO, "--policy", "policy.toml")
+    assert refused.code == 7 and 'the policy requires ledger = "first"' in refused.err
+
+
+@pytest.mark.slow
 def test_ledger_that_went_on_is_known(suite: Project) -> None:
     """What was moved to another place with its rows goes on as it was."""
     assert promote(suite, "first")[0] == 0

@@ -87,6 +87,20 @@ def test_a_download_is_verified_as_it_is(passed: Project) -> None:
     assert [path.name for path in passed.folder.iterdir() if path.name.startswith(".harness")] == []
 
 
+@pytest.mark.parametrize("damage", ["folder", "link"])
+def test_a_damaged_download_is_refused(passed: Project, damage: str) -> None:
+    """A folder in its evidence, or a link to nothing, is no internal error."""
+    evidence = publish(passed) / "evidence"
+    if damage == "folder":
+        (evidence / "sub").mkdir()
+        (evidence / "sub" / "x").write_text("", "utf-8")
+    else:
+        (evidence / "manifest.json").unlink()
+        (evidence / "manifest.json").symlink_to("nowhere")
+    refused = passed.harness("verify", "upload")
+    assert refused.code == 7 and refused.err.startswith("refused: upload: digests: "), refused.err
+
+
 def test_no_text_of_a_row_is_published(passed: Project) -> None:
     """Neither inputs, targets and answers, nor what a finding quotes of them, are in any file."""
     passed.write({"harnessfile.py": QUOTES})

@@ -267,7 +267,8 @@ def make_extra_file_edit(name: str) -> Callable[[Path], None]:
     return edit
 
 
-WAIVER = {"gate": "floor", "claim": "c", "reason": "launch", "by": "kim", "added": "2026-01-01"}
+CLAIM = "qa.exact_match at least 0.5"
+WAIVER = {"gate": "floor", "claim": CLAIM, "reason": "launch", "by": "kim", "added": "2026-01-01"}
 DECEITS: dict[str, tuple[Callable[[Path], None], str]] = {
     "a gate that failed": (lambda e: edit_gates(e, outcome="FAIL"), 'gates: gate "floor" is FAIL'),
     "a gate that is inconclusive": (lambda e: edit_gates(e, outcome="INCONCLUSIVE"), '"floor" is INCONCLUSIVE'),
@@ -377,6 +378,14 @@ def test_waiver_in_force_is_taken_and_told(export: Path) -> None:
     found = verify_export(export)
     assert found.ok
     assert f'gate "floor" is waived until {until}: launch' in found.notes
+
+
+@pytest.mark.parametrize("other", [{"gate": "other"}, {"claim": "qa.exact_match at least 0.1"}])
+def test_a_waiver_of_another_claim_does_not_count(export: Path, other: dict[str, str]) -> None:
+    """It names the gate and what that claims."""
+    until = datetime.now(UTC).date() + timedelta(days=1)
+    edit_gates(export, **REFUTED, waiver={**WAIVER, "until": until.isoformat(), **other})
+    assert "its waiver is for another claim" in verify_export(export).refused
 
 
 REFUTED: dict[str, Any] = {
