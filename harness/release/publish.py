@@ -100,8 +100,9 @@ def restore_export(folder: Path) -> Iterator[Path]:
             _link_or_copy_file((folder / name).resolve(), export / MODEL / name)
         for path in (folder / EVIDENCE).rglob("*"):
             if path.is_file():  # what is missing then, or too much, verification refuses
-                name = path.relative_to(folder / EVIDENCE)
-                _link_or_copy_file(path.resolve(), export / name if name == Path(CARD) else export / EVIDENCE / name)
+                below = path.relative_to(folder / EVIDENCE)
+                to = export if below == Path(CARD) else export / EVIDENCE
+                _link_or_copy_file(path.resolve(), to / below)
         yield export
 
 

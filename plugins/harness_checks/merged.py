@@ -53,6 +53,17 @@ NEUTRAL_VALUES: dict[str, Any] = {  # how a server answers where generation_conf
     **{"repetition_penalty": 1.0, "no_repeat_ngram_size": 0, "num_beams": 1, "length_penalty": 1.0},
 }
 SERVED_KEYS = ("do_sample", "temperature", "repetition_penalty", "no_repeat_ngram_size", "num_beams")
+# keys that force or forbid tokens in every answer, and the values that do nothing
+FORCING_KEYS: tuple[str, ...] = (
+    "suppress_tokens",
+    "begin_suppress_tokens",
+    "bad_words_ids",
+    "force_words_ids",
+    "constraints",
+)
+FORCING_KEYS += ("forced_bos_token_id", "forced_eos_token_id", "sequence_bias", "min_length", "min_new_tokens")
+FORCING_KEYS += ("guidance_scale", "watermarking_config", "exponential_decay_length_penalty", "dola_layers")
+NEUTRAL_FORCING = {"guidance_scale": 1, "min_length": 0, "min_new_tokens": 0}
 
 
 @checker(title="merged-weights-mismatch")
@@ -179,7 +190,7 @@ def tokenizer_changed(merged: ModelRef, base: ModelRef) -> Iterator[Finding]:
     tokenizer that was loaded; tensors must have the shapes that config.json says (-shapes); plain texts, one of all
     special tokens and a chat must give the same ids as before, and there must be an embedding for every token. A note
     names what generation_config.json makes servers do, and an evaluation here does not: sampling, and a penalty on
-    repetition.
+    repetition. Keys that force or forbid tokens in every answer, such as suppress_tokens, are an error (-forced).
     """
     if odd := find_mismatched_shapes(Path(merged.path)):
         fix = "save weights and config.json together: resize_token_embeddings and save_pretrained write both"
@@ -225,16 +236,29 @@ def tokenizer_changed(merged: ModelRef, base: ModelRef) -> Iterator[Finding]:
         what = f"the base reads more than text, but this model lacks {lost_parts[0]}"
         fix = "ship the harness's own merge, which keeps all of the base, unless only text is intended"
         yield Finding("warning", what, lost_parts[1:], fix, "text-only")
-    told = {name: settings[1][name] for name in SERVED_KEYS}
-    if said := [f"{n} = {format_json(value)}" for n, value in told.items() if value not in (None, NEUTRAL_VALUES[n])]:
-        what = f"servers apply generation_config.json ({', '.join(said)}), but evaluations here do not"
-        yield Finding("note", what, (), "serve it with the options used in evaluation", "served")
+    yield from _check_served_settings(settings[1])
     missing, missed = (
         len(t) - _count_embeddings(folder) for t, folder in zip((after, before), folders[::-1], strict=True)
     )
     if missing > max(0, missed):  # some bases have tokens of pictures that their embeddings lack
         what = f"there are {len(after) - missing} embeddings for {len(after)} tokens"
         yield Finding("error", what, (), "resize the embeddings before training", "embeddings")
+
+
+def _check_served_settings(settings: Mapping[str, Any]) -> Iterator[Finding]:
+    """Yield the settings that servers apply and evaluations do not."""
+    neutral = dict.fromkeys(FORCING_KEYS) | NEUTRAL_FORCING | NEUTRAL_VALUES
+    rules: tuple[tuple[tuple[str, ...], Severity, str], ...] = (
+        (FORCING_KEYS, "error", "remove these keys from generation_config.json"),
+        (SERVED_KEYS, "note", "serve it with the options used in evaluation"),
+    )
+    for keys, severity, fix in rules:
+        given = {name: settings[name] for name in keys if settings.get(name) not in (None, [], {}, neutral[name])}
+        if given:
+            listed = ", ".join(f"{name} = {format_json(value):.60}" for name, value in given.items())
+            what = f"servers apply generation_config.json ({listed}), but evaluations here do not"
+            kind = "served" if severity == "note" else "forced"
+            yield Finding(severity, what, (), fix, kind)
 
 
 @checker(title="missing-stop-token")

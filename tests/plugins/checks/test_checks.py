@@ -680,6 +680,24 @@ def test_what_servers_obey_is_told(twins: tuple[Path, Path]) -> None:
     assert told.startswith("note: servers apply generation_config.json (do_sample = true, temperature = 0.6)")
 
 
+@pytest.mark.parametrize(
+    ("key", "value", "neutral"),
+    [
+        ("suppress_tokens", [69, 70], []), ("bad_words_ids", [[5]], None), ("forced_eos_token_id", 2, None),
+        ("min_new_tokens", 8, 0), ("guidance_scale", 9.0, 1.0), ("sequence_bias", {"5": -9.0}, {}),
+    ],
+)  # fmt: skip
+def test_forced_tokens_are_an_error(key: str, value: Any, neutral: Any, twins: tuple[Path, Path]) -> None:
+    """Whoever generates with the exported files gets other answers than were gated, also where the base has the key."""
+    for folder in twins:
+        make_json_edit("generation_config.json", lambda c: c.update({key: neutral}))(folder)
+    assert find_tokenizer_changes(*twins) == {}
+    for folder in twins:
+        make_json_edit("generation_config.json", lambda c: c.update({key: value}))(folder)
+    (told,) = find_tokenizer_changes(*twins).values()
+    assert told.startswith(f"error: servers apply generation_config.json ({key} = ")
+
+
 def test_an_adapters_own_word_on_its_base_is_told_as_that(tmp_path: Path) -> None:
     """A note in a folder that was not made here can refuse, and cannot silence; one that was sealed here can."""
     from harness.artifacts.artifact_cache import seal_folder
