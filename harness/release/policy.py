@@ -74,8 +74,8 @@ class ServedDemands:
 class Policy:
     """The demands of one policy file.
 
-    None and an empty `all_of`, `data` or `gates` demand nothing; without `ignored` evidence may be silent about it.
-    Without `binding` no rows of others are taken; with it there may be no keys, since nobody signs those.
+    None and an empty `all_of`, `data`, `subjects` or `gates` demand nothing; without `ignored` evidence may be silent
+    about it. Without `binding` no rows of others are taken; with it there may be no keys, since nobody signs those.
     """
 
     suites: list[str]
@@ -91,6 +91,7 @@ class Policy:
     approximate: bool = True
     ignored: list[str] | None = None
     data: dict[str, str] = field(default_factory=dict)
+    subjects: dict[str, str] = field(default_factory=dict)
     plugins: list[str] | None = None
     harness: str | list[str] | None = None
     binding: Literal["none", "named", "claimed"] | None = None
@@ -112,6 +113,7 @@ POLICY_DEMANDS: tuple[tuple[int, str, str, Callable[[Policy], object]], ...] = (
     (2, "suite", "suites", lambda p: p.suites != [ANY_SUITE]),
     (2, "claims of its gates", "[[claim]]", lambda p: p.claims or all(re.fullmatch(DIGEST, s) for s in p.suites)),
     (3, "rows", "data", lambda p: p.data),
+    (3, "baselines' weights", "subjects", lambda p: p.subjects),
     (4, "plugins' code", "plugins", lambda p: p.plugins is not None),
     (4, "harness version", "harness", lambda p: p.harness is not None),
     (5, "number of attempts", "max_attempts", lambda p: p.max_attempts is not None),
@@ -191,7 +193,9 @@ def _iterate_claim_gates(tables: list[dict[str, Any]], complain: schema.Complain
         def said(_: str, what: str, title: str = f"[[claim]] number {number}") -> None:
             complain("", f"{title}: {what}")
 
-        claim = schema.read_table(Gate, {"id": f"claim {number}", **table}, said, where="", group="", among=1)
+        claim = schema.read_table(
+            Gate, {"id": f"claim {number}", **table}, said, where="", group="", among=1, guards=""
+        )
         if claim:
             foreign = [f'"{key}" is a key of a suite\'s gates; remove it' for key in OF_SUITES if key in table]
             for mistake in foreign or claim.find_mistakes():
@@ -225,9 +229,11 @@ def _iterate_impossible_values(policy: Policy, raw: Mapping[str, Any]) -> Iterat
         value = raw.get(key)  # nan is in no range
         if value is not None and not ((value >= 0 if key == "recomputed" else value > 0) and value <= most):
             yield f'"{key}" is {schema.format_toml(value)}; it must be {want}'
-    for name, digest in policy.data.items():
-        if not re.fullmatch(DIGEST, digest):
-            yield f'"data" of "{name}" is {schema.format_toml(digest)}; give the 64 hex digits from suite.lock.json'
+    for key, digests in (("data", policy.data), ("subjects", policy.subjects)):
+        for name, digest in digests.items():
+            if not re.fullmatch(DIGEST, digest):
+                given = schema.format_toml(digest)
+                yield f'"{key}" of "{name}" is {given}; give the 64 hex digits from suite.lock.json'
     for plugin in policy.plugins or ():
         if not re.fullmatch(PLUGIN, plugin):
             what = "a version is a label that anybody could write; " if re.fullmatch(r"\S+ \S+", plugin) else ""

@@ -45,6 +45,9 @@ def find_refusals(policy: Policy, manifest: Mapping[str, Any], lock: Mapping[str
     for name, digest in policy.data.items():
         if (there := lock["data"].get(name, {}).get("sha256", digest)) != digest:
             yield f'the rows of "{name}" have digest {there[:16]}, but the policy requires {digest[:16]} (data)'
+    for name, digest in policy.subjects.items():
+        if (there := lock["subjects"].get(name, digest)) != digest:
+            yield f'the weights of "{name}" have digest {there[:16]}, but the policy requires {digest[:16]} (subjects)'
     if policy.plugins is not None:
         yield from _iterate_unlisted_plugin_errors(policy.plugins, lock["plugins"])
 
@@ -82,6 +85,9 @@ def match_policy(
         lacking[f"gate {gate}"] = f'gate "{gate}" has no verdict on {candidate} (gates)'
     for name in (name for name in policy.data if name not in lock["data"]):
         lacking[f"data {name}"] = f'the lock has no rows of "{name}"{did_you_mean(name, lock["data"])} (data)'
+    for name in (name for name in policy.subjects if name not in lock["subjects"]):
+        guess = did_you_mean(name, lock["subjects"])
+        lacking[f"subject {name}"] = f'the lock has no weights of "{name}"{guess} (subjects)'
     for number, claim in enumerate(policy.claims):
         gate, why = _find_covering_gate(claim, locked, verdicts, candidate)
         if gate:

@@ -135,6 +135,7 @@ def make_policy_text(folder: Path, lines: str, keys: tuple[str, ...] = ("release
     """Return a policy of the suite "domain", unless lines say another; `<…>` stands for what the lock has."""
     lock = read_lock_file(folder / "exports/domain")
     known = {f"<{name}>": data["sha256"] for name, data in lock["data"].items()} | {"<suite>": lock["suite"]["digest"]}
+    known["<base>"] = lock["subjects"]["base"]
     known |= {"<code>": next(p["code"] for p in lock["plugins"] if p["name"] == "harness.testing")}
     pins = [f'"{p["name"]} sha256:{p["code"]}"' for p in lock["plugins"] if p["name"] != "harness.testing"]
     known |= {'"<ours>"': ", ".join(pins), "<none>": "0" * 64}
@@ -184,6 +185,16 @@ POLICIES: dict[str, tuple[str, str, str]] = {
         'data = {qa = "<qa>"}',
         'data = {qua = "<qa>"}',
         'no rows of "qua"; did you mean "qa"? (data)',
+    ),
+    "a baseline": (
+        'subjects = {base = "<base>"}',
+        'subjects = {base = "<none>"}',
+        'the weights of "base" have digest',
+    ),
+    "a known baseline": (
+        'subjects = {base = "<base>"}',
+        'subjects = {bse = "<base>"}',
+        'no weights of "bse"; did you mean "base"? (subjects)',
     ),
     "listed plugins": (TESTED, 'plugins = ["<ours>"]', "which the policy does not list (plugins)"),
     "plugins by their code": (TESTED, TESTED.replace("<code>", "<none>"), f"sha256:{'0' * 64} (plugins)"),
@@ -520,7 +531,7 @@ def test_what_is_not_looked_at_is_said_first(once: Path, exports: Path, project:
     assert [key for key in (*keys, "cached_answers", "recomputed") if f"({key})" not in " ".join(first)] == []
     text = (
         "suites = ['<suite>']\ncached_answers = false\nrecomputed = 1.0\n"
-        f"data = {{qa = '<qa>'}}\n{TESTED}\nwaivers = false"
+        f"data = {{qa = '<qa>'}}\nsubjects = {{base = '<base>'}}\n{TESTED}\nwaivers = false"
         "\napproximate = false"
     )
     (project.folder / "policy.toml").write_text(make_policy_text(once, text), "utf-8")
