@@ -15,6 +15,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
 from types import UnionType
@@ -67,6 +68,7 @@ def read_run(folder: Path) -> Run:
         found: Run = from_json(Run, data, "it")
         if odd := found.find_odd_name():
             raise ValueError(f"{odd} is not the name of a suite, a subject or an eval")
+        datetime.fromisoformat(found.started)
     except (TypeError, ValueError, RecursionError) as error:
         what = f"was not written by this version of the harness: {error}"
         raise UsageError(f"{path}: {what}; name a folder in reports/") from None

@@ -45,20 +45,20 @@ def training_section(kept: LoadedRun) -> SimpleNamespace | None:
     if not facts and not steps:
         return None
     said, kinds = [], [("ignored" if f.ignored is not None else f.severity, f) for f in kept.run.findings]
-    if "steps" in facts and "rows" in facts:
+    if _is_finite_number(facts.get("steps")) and _is_finite_number(facts.get("rows")):
         tokens = f"; {facts['tokens']:,} tokens" if _is_finite_number(facts.get("tokens")) else ""
         learnt = facts.get("supervised_tokens")
         tokens += f", {learnt:,} of them trained on" if _is_finite_number(learnt) else ""
         said.append(f"{count_noun(facts['steps'], 'step')} over {count_noun(facts['rows'], 'row')}{tokens}.")
     if _is_finite_number(facts.get("trainable_parameters")) and _is_finite_number(facts.get("total_parameters")):
         said.append(f"{facts['trainable_parameters']:,} of {facts['total_parameters']:,} parameters trained.")
-    if "truncated_rows" in facts:
+    if _is_finite_number(facts.get("truncated_rows")):
         said.append(
             f"{count_noun(facts['truncated_rows'], 'row')} truncated."
             if facts["truncated_rows"]
             else "No row was truncated."
         )
-    if "spikes" in facts:
+    if isinstance(facts.get("spikes"), list):
         said.append(f"The loss spiked at {len(facts['spikes'])} steps." if facts["spikes"] else "No loss spikes.")
     return SimpleNamespace(
         said=said,
@@ -107,7 +107,8 @@ def _iterate_training_charts(steps: Sequence[TrainingStep], facts: Mapping[str, 
         if ended > begun and tokens > before:
             speed.append((float(at), (tokens - before) / (ended - begun)))
     if speed:
-        mean = f"mean of the run {format_value(facts['tokens_per_second'])}" if "tokens_per_second" in facts else ""
+        is_known = _is_finite_number(facts.get("tokens_per_second"))
+        mean = f"mean of the run {format_value(facts['tokens_per_second'])}" if is_known else ""
         yield charts.line_chart("Tokens per second", mean, {"tokens per second": speed})
 
 

@@ -59,6 +59,8 @@ def format_limit(x: float) -> str:
 
 def format_seconds(x: float) -> str:
     """Write a time: 12.3 s, 4 min 5 s, 2 h 10 min."""
+    if not math.isfinite(x):
+        return NO_VALUE
     if x < 60:
         return f"{x:.1f} s"
     whole = int(x)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import math
 import os
 import re
 import shutil
@@ -439,6 +440,16 @@ def test_options_of_others_stay_struck(ran: Path) -> None:
     settings = {s.key: s for s in configuration.settings_rows(now, replace(now, lock=lock))}
     assert settings["train.api_key"].value == "(struck)"
     assert (settings["train.skill"].before, settings["train.use"].before) == ("0.8", None)
+
+
+@pytest.mark.parametrize("key", ["tokens_per_second", "steps", "truncated_rows", "spikes", "tokens", "train_loss"])
+@pytest.mark.parametrize("odd", [{}, None, "many", [[]]])
+def test_facts_of_a_trainer_may_be_anything(key: str, odd: Any, ran: Path) -> None:
+    """A fact that is no number is left out of the page."""
+    kept = read_folder(ran)
+    facts = {"training": {**kept.run.facts.get("training", {}), key: odd}}
+    run = replace(kept.run, facts={**kept.run.facts, **facts}, stages={"adapter": math.nan})
+    assert "<html" in render_run(replace(kept, run=run))
 
 
 # -- a run goes on ---------------------------------------------------------------------------------
