@@ -350,7 +350,7 @@ class Summary:
             )
             seconds = ("–" if t.seconds is None else format_duration(t.seconds)) + (" (earlier)" if t.reused else "")
             parameters = "–" if t.parameters is None else f"{t.parameters:,}"
-            p = "–" if t.p is None else format_p(t.p)
+            p = "–" if t.p is None else format_p(t.p, sweep.alpha)
             rows.append([f"{mark} {format_toml(t.value)}", metric, change, p, parameters, seconds])
         rows += [
             [f"  {format_toml(value)}", "not tried", "", "", "", ""] for value in sweep.values[len(sweep.trials) :]

@@ -236,7 +236,7 @@ def _iterate_verdict_lines(v: Verdict, found: JudgedRows) -> Iterator[str]:
     changed = f" pairs, {figures.lost:,} lost, {figures.won:,} won" if v.baseline is not None else " rows"
     of = f" of {v.n:,}" if figures.where else ""
     p = v.p_fail if v.outcome is Outcome.FAIL else v.p_pass
-    chance = "" if p is None else f" · {numbers.format_p_in_sentence(p)}"
+    chance = "" if p is None else f" · {numbers.format_p_in_sentence(p, v.alpha)}"
     yield from _wrap_line(
         f"{indent}{figures.n:,}{of}{changed} · {v.method}, risk {numbers.format_percent(v.alpha or 0)}{chance}", indent
     )

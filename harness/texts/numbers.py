@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 MIN_PRINTED_P = 1e-4  # p-value that is written by its digits
+MAX_P_DIGITS = 6
 SIZES = ((10**9, "GB"), (10**6, "MB"), (10**3, "kB"))
 
 
@@ -33,14 +34,20 @@ def format_short(x: float | None) -> str:
     return typographic_minus(f"{x:.3f}" if abs(x) < 10 else f"{x:,.0f}" if abs(x) >= 1000 else f"{x:.2f}")
 
 
-def format_p(p: float) -> str:
-    """Write a p-value in a column; one below 0.0001 by that alone, as it is exact no further and never 0."""
-    return "< 0.0001" if p < MIN_PRINTED_P else f"{p:.2g}"
+def format_p(p: float, alpha: float | None = None) -> str:
+    """Write a p-value in a column; one below 0.0001 by that alone, as it is exact no further and never 0.
+
+    With more digits where two would put it on the other side of `alpha`.
+    """
+    digits = 2
+    while alpha is not None and digits < MAX_P_DIGITS and (float(f"{p:.{digits}g}") <= alpha) != (p <= alpha):
+        digits += 1
+    return "< 0.0001" if p < MIN_PRINTED_P else f"{p:.{digits}g}"
 
 
-def format_p_in_sentence(p: float) -> str:
+def format_p_in_sentence(p: float, alpha: float | None = None) -> str:
     """Write a p-value in a sentence: p = 0.012, p < 0.0001."""
-    return f"p {'' if p < MIN_PRINTED_P else '= '}{format_p(p)}"
+    return f"p {'' if p < MIN_PRINTED_P else '= '}{format_p(p, alpha)}"
 
 
 def format_bytes(n: float) -> str:

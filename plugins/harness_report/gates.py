@@ -211,8 +211,8 @@ def _list_details(v: Verdict) -> list[str]:
     if v.method and v.method != "point":
         text = f"{v.method[:1].upper()}{v.method[1:]}"
         if v.p_pass is not None and not is_counted_verdict(v):
-            text += f"; {numbers.format_p_in_sentence(v.p_pass)} for the claim"
-            text += f", {numbers.format_p_in_sentence(v.p_fail)} against it" if v.p_fail is not None else ""
+            text += f"; {numbers.format_p_in_sentence(v.p_pass, v.alpha)} for the claim"
+            text += f", {numbers.format_p_in_sentence(v.p_fail, v.alpha)} against it" if v.p_fail is not None else ""
             text += f", α = {v.alpha:g}, one-sided" if v.alpha else ""
         found.append(text + (f"; attempt {v.attempt}" if v.attempt else ""))
     notes = [note for note in v.notes if note.kind != "rows"]  # which the page says once

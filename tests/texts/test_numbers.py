@@ -9,7 +9,7 @@ import pytest
 from harness.pipeline.conclusions import _describe_change
 from harness.records.run import Change
 from harness.records.scales import OnScale
-from harness.texts.numbers import format_bytes, format_metric, format_short
+from harness.texts.numbers import format_bytes, format_metric, format_p, format_short
 
 
 @pytest.mark.parametrize(
@@ -61,3 +61,18 @@ def test_a_merge_is_told_with_the_digits_of_the_table() -> None:
     told = _describe_change(change, "merging")
     assert f"({format_metric(change.theirs)} to {format_metric(change.ours)}, " in told
     assert f"{OnScale('mean').format_change(1111.04)} [+1,012, +1,210])" in told
+
+
+@pytest.mark.parametrize(
+    ("p", "alpha", "text"),
+    [
+        (0.05011, 0.05, "0.0501"),
+        (0.04999, 0.05, "0.05"),
+        (0.05, 0.05, "0.05"),
+        (0.0123, 0.05, "0.012"),
+        (1e-9, 0.05, "< 0.0001"),
+    ],
+)
+def test_a_p_value_stands_on_its_side_of_alpha(p: float, alpha: float, text: str) -> None:
+    """Rounding makes no claim look proven, and none refuted."""
+    assert format_p(p, alpha) == text
