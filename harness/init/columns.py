@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
@@ -14,7 +13,7 @@ from typing import Any
 
 from harness.data.identity import canonical_text
 from harness.errors import UsageError, did_you_mean
-from harness.init.layouts import AMBIGUOUS, Layout
+from harness.init.layouts import AMBIGUOUS, Layout, format_value
 from harness.texts.missing import MISSING_VALUES
 
 Row = dict[str, Any]
@@ -64,7 +63,7 @@ def rename_columns(rows: Sequence[Row], fewest: int = 2) -> tuple[list[Row], dic
         want = "an input column and another column with its label or answer are needed"
         raise UsageError(f"its columns are {list_names([*names]) or 'none'}; {want}")
     rows = [{names[name]: value for name, value in row.items()} for row in rows]
-    return rows, {name: [_format_value(row.get(name)) for row in rows] for name in names.values()}
+    return rows, {name: [format_value(row.get(name)) for row in rows] for name in names.values()}
 
 
 def safe_name(name: str) -> str:
@@ -81,15 +80,6 @@ def list_names(names: Sequence[str]) -> str:
     """Return names in quotes, the first ten and the number of the others."""
     more = f" and {len(names) - SHOWN_COLUMNS:,} more" if len(names) > SHOWN_COLUMNS else ""
     return ", ".join(map(quote_text, names[:SHOWN_COLUMNS])) + more
-
-
-def _format_value(value: Any) -> str:
-    """Return a value as it is read: numbers as a person writes them, and nothing of what is no text."""
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, float):
-        return "" if math.isnan(value) else f"{value:.0f}" if value.is_integer() else str(value)
-    return value.strip() if isinstance(value, str) else "" if value is None else str(value)
 
 
 def find_roles(columns: Columns, given: Mapping[str, str | None], ask: Ask) -> Roles:
@@ -167,7 +157,8 @@ def to_layout(rows: Sequence[Row], columns: Columns, roles: Roles) -> Layout:
     """Return the rows of a table as a suite with a template reads them. Raises UsageError for lists and objects."""
     for name in (*roles.inputs, roles.label):
         if odd := next((row[name] for row in rows if isinstance(row.get(name), (list, dict))), None):
-            raise UsageError(f'column "{name}" contains {quote_text(str(odd)[:40])}; only text and numbers are allowed')
+            shown = quote_text(format_value(odd)[:40])
+            raise UsageError(f'column "{name}" contains {shown}; only text and numbers are allowed')
     asked, made = ["\n".join(texts) for texts in zip(*(columns[c] for c in roles.inputs), strict=True)], list[Row]()
     for i in range(len(rows)):
         made.append({name: columns[name][i] for name in (*roles.inputs, roles.label)})

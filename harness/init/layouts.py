@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -58,7 +59,7 @@ class Layout:
             return str(row["messages"][-1]["content"])
         names: dict[Kind, str] = {"completion": "completion", "preference": "chosen"}
         answer = row[names.get(self.kind) or self.columns["label"]]
-        return answer_text(answer)
+        return format_value(answer)
 
 
 def find_layout(rows: Sequence[Row]) -> Layout | None:
@@ -90,28 +91,29 @@ def _make_preference_layout(rows: Sequence[Row], names: Mapping[str, str]) -> La
     prompts = [names[name] for name in ("system", *PROMPTS) if name in names]
     made, asked, answers, refused = list[Row](), list[str](), list[str](), dict[int, str]()
     for i, row in enumerate(rows):
-        pair = {name: _parse_json_cell(row.get(names[name])) for name in ("chosen", "rejected")}
-        pair = {name: [to_message(value)] if isinstance(value, dict) else value for name, value in pair.items()}
-        pair = {name: to_messages(value, i) if isinstance(value, list) else value for name, value in pair.items()}
-        prompt: Any = "\n".join(text for name in prompts if (text := answer_text(row.get(name))))
+        pair: dict[str, Any] = {name: _read_text_or_turns(row.get(names[name]), i) for name in ("chosen", "rejected")}
+        if len({*map(type, pair.values())}) > 1:  # a text beside messages
+            pair = {name: _to_answer_turns(value) for name, value in pair.items()}
+        prompt: Any = "\n".join(text for name in prompts if (text := format_value(row.get(name))))
         if chat is not None:
             prompt = to_messages(_parse_json_cell(row.get(chat)), i)
-        elif len(prompts) == 1 and isinstance(given := _parse_json_cell(row.get(prompts[0])), list):
-            prompt = to_messages(given, i)
+        elif len(prompts) == 1:
+            given = _read_text_or_turns(row.get(prompts[0]), i)
+            prompt = given if isinstance(given, list) else prompt
         if isinstance(pair["chosen"], list):
             split = split_preference_pair({**pair, **({"prompt": prompt} if isinstance(prompt, list) else {})})
             prompt = split.pop("prompt", prompt)
             pair |= split
             prompt = prompt if isinstance(prompt, list) else [{"role": "user", "content": prompt}] * bool(prompt)
         elif isinstance(prompt, list):
-            pair = {name: [{"role": "assistant", "content": answer_text(value)}] for name, value in pair.items()}
-        texts = [answer_text(pair[name]) for name in ("chosen", "rejected")]
+            pair = {name: _to_answer_turns(value) for name, value in pair.items()}
+        texts = [_join_text(pair[name]) for name in ("chosen", "rejected")]
         if not prompt or not all(texts):
             refused[i] = "without a prompt, a chosen or a rejected answer"
         elif texts[0] == texts[1]:
             refused[i] = "whose chosen and rejected answers are equal"
         made.append({"prompt": prompt, **pair})
-        asked.append(answer_text(prompt))
+        asked.append(_join_text(prompt))
         answers.append("\n".join(texts))
     used = {"prompt": chat or ", ".join(prompts) or names["chosen"]}
     used |= {name: names[name] for name in ("chosen", "rejected")}
@@ -126,15 +128,15 @@ def _make_messages_layout(rows: Sequence[Row], names: Mapping[str, str], column:
         value = _parse_json_cell(row.get(column))
         shared |= isinstance(value, list) and bool(value) and isinstance(value[0], dict) and "from" in value[0]
         messages = to_messages(value, i)
-        system = answer_text(row.get(names.get("system", "")))
+        system = format_value(row.get(names.get("system", "")))
         if system and not any(m["role"] == "system" for m in messages):
             messages = [{"role": "system", "content": system}, *messages]
         if why := _find_chat_error(messages):
             refused[i] = why
         tools = _parse_json_cell(row.get(names["tools"])) if "tools" in names else None
         made.append({"messages": messages, **({"tools": tools} if tools else {})})
-    asked = [answer_text(row["messages"][:-1]) for row in made]
-    answers = [answer_text(row["messages"][-1:]) for row in made]
+    asked = [_join_text(row["messages"][:-1]) for row in made]
+    answers = [_join_text(row["messages"][-1:]) for row in made]
     return Layout("chat", "ShareGPT" if shared else "messages", used, asked, answers, made, refused)
 
 
@@ -153,23 +155,21 @@ def _make_completion_layout(rows: Sequence[Row], names: Mapping[str, str]) -> La
         raise UsageError(f'{KTO} suite with use = "kto"')
     used, made, refused = {name: names[name] for name in ("prompt", "completion")}, list[Row](), dict[int, str]()
     for i, row in enumerate(rows):
-        prompt, completion = (_parse_json_cell(row.get(used[name])) for name in ("prompt", "completion"))
+        prompt, completion = (_read_text_or_turns(row.get(used[name]), i) for name in ("prompt", "completion"))
         if isinstance(prompt, list) or isinstance(completion, list):
-            said = to_messages(prompt, i) if isinstance(prompt, list) else [{"role": "user", "content": prompt}]
-            last = to_messages(completion, i) if isinstance(completion, list) else []
-            made.append({"messages": said + (last or [{"role": "assistant", "content": answer_text(completion)}])})
-        else:
-            asks = prompt if isinstance(prompt, str) else answer_text(prompt)  # white space before an answer matters
-            made.append({"prompt": asks, "completion": answer_text(completion)})
-            refused |= {} if asks.strip() and made[-1]["completion"] else {i: "without a prompt or a completion"}
+            said = prompt if isinstance(prompt, list) else [{"role": "user", "content": prompt}]
+            made.append({"messages": said + _to_answer_turns(completion)})
+        else:  # white space before an answer matters
+            made.append({"prompt": prompt, "completion": completion.strip()})
+            refused |= {} if prompt.strip() and made[-1]["completion"] else {i: "without a prompt or a completion"}
     chats = [i for i, row in enumerate(made) if "messages" in row]
     if chats and len(chats) < len(rows):
         other = next(i for i, row in enumerate(made) if "messages" not in row)
         raise UsageError(f"row {chats[0]} has messages as its prompt, and row {other} has text; use one form for all")
     for i in chats:
         refused |= {i: why} if (why := _find_chat_error(made[i]["messages"])) else {}
-    asked = [answer_text(row["messages"][:-1] if chats else row["prompt"]) for row in made]
-    answers = [answer_text(row["messages"][-1:] if chats else row["completion"]) for row in made]
+    asked = [_join_text(row["messages"][:-1] if chats else row["prompt"]) for row in made]
+    answers = [_join_text(row["messages"][-1:] if chats else row["completion"]) for row in made]
     return Layout("chat" if chats else "completion", "prompt and completion", used, asked, answers, made, refused)
 
 
@@ -180,10 +180,10 @@ def _make_alpaca_layout(rows: Sequence[Row], names: Mapping[str, str], answer: s
     used = {"prompt": asks, "answer": answer} | {n: names[n] for n in ("system", "history") if n in names}
     made = []
     for row in rows:
-        user = [answer_text(row.get(name)) for name in asks.split(", ")]
+        user = [format_value(row.get(name)) for name in asks.split(", ")]
         before = _parse_json_cell(row.get(names["history"])) if "history" in names else None
         turns = [turn for turn in before if isinstance(turn, list) and len(turn) == 2] if before else []
-        made.append(_make_chat(row, names, user, answer_text(row.get(answer)), turns))
+        made.append(_make_chat(row, names, user, format_value(row.get(answer)), turns))
     return _make_chat_layout(f"Alpaca ({asks} → {answer})", used, made)
 
 
@@ -193,13 +193,13 @@ def _make_question_layout(rows: Sequence[Row], names: Mapping[str, str]) -> Layo
     used = {"prompt": ", ".join(asks), "answer": names["answer"], "system": names["system"]}
     made = []
     for row in rows:
-        user = [answer_text(row.get(name)) for name in asks]
-        made.append(_make_chat(row, names, user, answer_text(row.get(names["answer"])), []))
+        user = [format_value(row.get(name)) for name in asks]
+        made.append(_make_chat(row, names, user, format_value(row.get(names["answer"])), []))
     return _make_chat_layout(f"system, {', '.join(asks)} → {names['answer']}", used, made)
 
 
 def _make_chat(row: Row, names: Mapping[str, str], user: list[str], answer: str, turns: Sequence[Any]) -> Row:
-    system = answer_text(row.get(names.get("system", "")))
+    system = format_value(row.get(names.get("system", "")))
     messages = [{"role": "system", "content": system}] * bool(system)
     for asked, said in turns:
         messages += [{"role": "user", "content": str(asked)}, {"role": "assistant", "content": str(said)}]
@@ -208,7 +208,7 @@ def _make_chat(row: Row, names: Mapping[str, str], user: list[str], answer: str,
 
 
 def _make_chat_layout(name: str, used: Mapping[str, str], made: Sequence[Row]) -> Layout:
-    asked = [answer_text([m for m in row["messages"][:-1] if m["role"] != "system"]) for row in made]
+    asked = [_join_text([m for m in row["messages"][:-1] if m["role"] != "system"]) for row in made]
     answers = [row["messages"][-1]["content"] for row in made]
     refused = {i: "without an input or an answer" for i in range(len(made)) if not (asked[i].strip() and answers[i])}
     return Layout("chat", name, used, asked, answers, made, refused)
@@ -236,6 +236,8 @@ def to_message(turn: Row) -> Row:
         )
     if isinstance(content, list) and all(isinstance(part, dict) and part.get("type") == "text" for part in content):
         content = "\n".join(str(part.get("text")) for part in content)
+    elif not isinstance(content, (str, list)) and content is not None:
+        content = format_value(content)
     others = {
         k: v
         for k, v in turn.items()
@@ -244,11 +246,41 @@ def to_message(turn: Row) -> Row:
     return {"role": role, "content": content, **others}
 
 
-def answer_text(value: Any) -> str:
-    """Return a text, or what messages say, as one text; nothing of null."""
-    if isinstance(value, list):
-        return "\n".join(str(m.get("content") or "") for m in value if isinstance(m, dict))
+def format_value(value: Any) -> str:
+    """Return a value as text: numbers as people write them, objects and lists as JSON, null as nothing."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, float):
+        return "" if math.isnan(value) else f"{value:.0f}" if value.is_integer() else str(value)
+    if isinstance(value, (dict, list)):
+        return json.dumps(value, ensure_ascii=False, default=str)
     return "" if value is None or value != value else str(value).strip()
+
+
+def _join_text(value: str | Sequence[Row]) -> str:
+    """Return a text, or the contents of messages as one text."""
+    if isinstance(value, str):
+        return value.strip()
+    return "\n".join(content for m in value if (content := format_value(m.get("content"))))
+
+
+def _read_text_or_turns(value: Any, number: int) -> str | list[Row]:
+    """Return messages where a value holds turns, else its text, unchanged."""
+    parsed = _parse_json_cell(value)
+    turns = [parsed] if isinstance(parsed, dict) else parsed
+    if isinstance(turns, list) and turns and all(map(_is_turn, turns)):
+        return to_messages(turns, number)
+    return value if isinstance(value, str) else format_value(value)
+
+
+def _is_turn(value: Any) -> bool:
+    """Return whether a value has the keys of a message or of a ShareGPT turn."""
+    keys = value.keys() if isinstance(value, dict) else set[str]()
+    return keys >= {"from", "value"} or ("role" in keys and bool({"content", "tool_calls"} & keys))
+
+
+def _to_answer_turns(value: str | list[Row]) -> list[Row]:
+    return value if isinstance(value, list) else [{"role": "assistant", "content": value.strip()}]
 
 
 def _parse_json_cell(value: Any) -> Any:

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from harness.cli.main import main
+from harness.init.layouts import find_layout
 from harness.pipeline.run import Options, prepare_collection
 
 Row = dict[str, Any]
@@ -215,6 +216,36 @@ def test_system_prompts_history_and_tools_are_kept(init: Init) -> None:
     assert init("a.jsonl", encode_jsonl(rows))[0] == 0
     first = read_parts()["train"][0]["messages"]
     assert [m["role"] for m in first] == ["system", "user", "assistant", "user", "assistant"]
+
+
+JSON_TEXT = '{"price": 1.10,  "ok": true, "x": null, "of": [1, 2]}'
+JSON_ROWS: dict[str, tuple[Row, Row]] = {  # a row of a file, what is written of it
+    "a completion": ({"prompt": "a", "completion": JSON_TEXT}, {"completion": JSON_TEXT}),
+    "a prompt": ({"prompt": JSON_TEXT, "completion": "a"}, {"prompt": JSON_TEXT}),
+    "a list": ({"prompt": "a", "completion": "[1, 2]"}, {"completion": "[1, 2]"}),
+    "a chosen answer": ({"prompt": "a", "chosen": JSON_TEXT, "rejected": "b"}, {"chosen": JSON_TEXT}),
+    "an object": (
+        {"instruction": "a", "output": {"ok": True, "x": None}},
+        {"messages": [{"role": "user", "content": "a"}, *said('{"ok": true, "x": null}')]},
+    ),
+    "a list of objects": (
+        {"prompt": "a", "completion": [{"from": "Köln", "n": 1}]}, {"completion": '[{"from": "Köln", "n": 1}]'},
+    ),
+    "an object as content": (
+        {"messages": [*turns(0)[:1], {"role": "assistant", "content": {"ok": True}}]},
+        {"messages": [*turns(0)[:1], *said('{"ok": true}')]},
+    ),
+    "truth": ({"prompt": "a", "completion": True}, {"completion": "true"}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", JSON_ROWS)
+def test_json_stays_json(case: str) -> None:
+    """Texts in JSON stay unchanged, and objects become JSON."""
+    given, want = JSON_ROWS[case]
+    layout = find_layout([given, given])
+    assert layout
+    assert layout.rows[0].items() >= want.items(), layout.rows[0]
 
 
 def test_several_inputs_are_named_with_a_comma(init: Init) -> None:
