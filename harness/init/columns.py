@@ -230,7 +230,7 @@ def clean_rows(rows: Sequence[Row], columns: Columns, layout: Layout, group: str
         others = {k: v for k, v in rows[i].items() if k not in without and k not in layout.used}
         others |= {group: columns[group][i]} if group and group not in written else {}
         made.append({**others, "id": ids[i] if own else i + 1, **written})
-    groups = [columns[group][i] if group else layout.asked[i] for i in kept]
+    groups = [columns[group][i] if group else (layout.questions or layout.asked)[i] for i in kept]
     notes = ['id: row numbers, since "id" is empty or repeated in some rows'] if ids and not own else []
     notes += _describe_spellings(spelt, usual) if chosen else []
     return CleanRows(made, [layout.asked[i] for i in kept], answers, groups, chosen, dropped, notes)

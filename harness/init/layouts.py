@@ -41,6 +41,7 @@ class Layout:
     answers: Sequence[str]
     rows: Sequence[Row] = field(repr=False)
     refused: Mapping[int, str] = field(default_factory=dict)  # rows that cannot be used, and why
+    questions: Sequence[str] = ()  # without system messages, to keep together; otherwise `asked`
 
     @property
     def used(self) -> set[str]:
@@ -89,7 +90,7 @@ def _make_preference_layout(rows: Sequence[Row], names: Mapping[str, str]) -> La
     """Read pairs of TRL (texts, messages or a prompt inside both) and of LLaMA-Factory (Alpaca, ShareGPT)."""
     chat = next((names[name] for name in CHATS if name in names), None)
     prompts = [names[name] for name in ("system", *PROMPTS) if name in names]
-    made, asked, answers, refused = list[Row](), list[str](), list[str](), dict[int, str]()
+    made, asked, systems, answers, refused = list[Row](), list[str](), list[str](), list[str](), dict[int, str]()
     for i, row in enumerate(rows):
         pair: dict[str, Any] = {name: _read_text_or_turns(row.get(names[name]), i) for name in ("chosen", "rejected")}
         if len({*map(type, pair.values())}) > 1:  # a text beside messages
@@ -114,10 +115,13 @@ def _make_preference_layout(rows: Sequence[Row], names: Mapping[str, str]) -> La
             refused[i] = "whose chosen and rejected answers are equal"
         made.append({"prompt": prompt, **pair})
         asked.append(_join_text(prompt))
+        said = prompt if isinstance(prompt, list) else []
+        systems.append(_join_text(_take_system_messages(said)) or format_value(row.get(names.get("system", ""))))
         answers.append("\n".join(texts))
     used = {"prompt": chat or ", ".join(prompts) or names["chosen"]}
     used |= {name: names[name] for name in ("chosen", "rejected")}
-    return Layout("preference", "preference pairs", used, asked, answers, made, refused)
+    questions = _remove_system_texts(asked, systems)
+    return Layout("preference", "preference pairs", used, asked, answers, made, refused, questions)
 
 
 def _make_messages_layout(rows: Sequence[Row], names: Mapping[str, str], column: str) -> Layout:
@@ -135,9 +139,7 @@ def _make_messages_layout(rows: Sequence[Row], names: Mapping[str, str], column:
             refused[i] = why
         tools = _parse_json_cell(row.get(names["tools"])) if "tools" in names else None
         made.append({"messages": messages, **({"tools": tools} if tools else {})})
-    asked = [_join_text(row["messages"][:-1]) for row in made]
-    answers = [_join_text(row["messages"][-1:]) for row in made]
-    return Layout("chat", "ShareGPT" if shared else "messages", used, asked, answers, made, refused)
+    return _make_chat_layout("ShareGPT" if shared else "messages", used, made, refused)
 
 
 def _find_chat_error(messages: Sequence[Row]) -> str:
@@ -168,9 +170,11 @@ def _make_completion_layout(rows: Sequence[Row], names: Mapping[str, str]) -> La
         raise UsageError(f"row {chats[0]} has messages as its prompt, and row {other} has text; use one form for all")
     for i in chats:
         refused |= {i: why} if (why := _find_chat_error(made[i]["messages"])) else {}
-    asked = [_join_text(row["messages"][:-1] if chats else row["prompt"]) for row in made]
-    answers = [_join_text(row["messages"][-1:] if chats else row["completion"]) for row in made]
-    return Layout("chat" if chats else "completion", "prompt and completion", used, asked, answers, made, refused)
+    name = "prompt and completion"
+    if chats:
+        return _make_chat_layout(name, used, made, refused)
+    asked, answers = [row["prompt"].strip() for row in made], [row["completion"] for row in made]
+    return Layout("completion", name, used, asked, answers, made, refused)
 
 
 def _make_alpaca_layout(rows: Sequence[Row], names: Mapping[str, str], answer: str) -> Layout:
@@ -207,11 +211,26 @@ def _make_chat(row: Row, names: Mapping[str, str], user: list[str], answer: str,
     return {"messages": [*messages, {"role": "assistant", "content": answer}]}
 
 
-def _make_chat_layout(name: str, used: Mapping[str, str], made: Sequence[Row]) -> Layout:
-    asked = [_join_text([m for m in row["messages"][:-1] if m["role"] != "system"]) for row in made]
-    answers = [row["messages"][-1]["content"] for row in made]
-    refused = {i: "without an input or an answer" for i in range(len(made)) if not (asked[i].strip() and answers[i])}
-    return Layout("chat", name, used, asked, answers, made, refused)
+def _make_chat_layout(
+    name: str, used: Mapping[str, str], made: Sequence[Row], refused: Mapping[int, str] | None = None
+) -> Layout:
+    """Return a layout of chats, by default without the rows that lack a question or an answer."""
+    asked, systems = ([_join_text(of(row["messages"][:-1])) for row in made] for of in (list, _take_system_messages))
+    answers = [_join_text(row["messages"][-1:]) for row in made]
+    if refused is None:
+        blank = [i for i, row in enumerate(made) if not (answers[i] and _join_text(row["messages"][-2:-1]))]
+        refused = dict.fromkeys(blank, "without an input or an answer")
+    return Layout("chat", name, used, asked, answers, made, refused, _remove_system_texts(asked, systems))
+
+
+def _take_system_messages(messages: Sequence[Row]) -> list[Row]:
+    return [m for m in messages if m["role"] in ("system", "developer")]
+
+
+def _remove_system_texts(asked: Sequence[str], systems: Sequence[str]) -> Sequence[str]:
+    """Return what is asked without system messages, unless these vary as much as the questions."""
+    bare = [text.removeprefix(system).strip() for text, system in zip(asked, systems, strict=True)]
+    return bare if len({*systems}) < len({*bare}) else asked
 
 
 def to_messages(value: Any, number: int) -> list[Row]:

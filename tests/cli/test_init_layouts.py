@@ -218,6 +218,33 @@ def test_system_prompts_history_and_tools_are_kept(init: Init) -> None:
     assert [m["role"] for m in first] == ["system", "user", "assistant", "user", "assistant"]
 
 
+@pytest.mark.parametrize("layout", ["messages", "question", "preference"])
+def test_one_question_under_several_system_messages_is_in_one_part(layout: str, init: Init) -> None:
+    """Rows that differ in their system message alone stay together, and none is left out."""
+
+    def make(i: int, system: str) -> Row:
+        question, answer = f"What of {asked(i)}?", answered(i)
+        if layout == "messages":
+            before = [{"role": "system", "content": system}, {"role": "user", "content": question}]
+            return {"messages": [*before, *said(answer)]}
+        answers = {"chosen": answer, "rejected": "no"} if layout == "preference" else {"answer": answer}
+        return {"system": system, "question": question, **answers}
+
+    rows = [make(i, system) for i in range(100) for system in ("Be brief.", "Answer as a pirate does.", "Rhyme.")]
+    code, told = init("a.jsonl", encode_jsonl(rows))
+    parts = [{w for w in json.dumps(part).split() if w.isdigit()} for part in read_parts().values()]
+    assert (code, sum(map(len, read_parts().values()))) == (0, 300), told
+    assert sum(map(len, parts)) == len(set.union(*parts)) == 100
+
+
+def test_documents_in_system_messages_are_split(init: Init) -> None:
+    """A few questions about many documents are split by document."""
+    rows = [{"system": f"The bill says: {asked(i)}.", "question": f"What of {i % 3}?", "answer": answered(i)}
+            for i in range(ROWS)]  # fmt: skip
+    assert init("a.jsonl", encode_jsonl(rows))[0] == 0
+    assert sum(map(len, read_parts().values())) == ROWS
+
+
 JSON_TEXT = '{"price": 1.10,  "ok": true, "x": null, "of": [1, 2]}'
 JSON_ROWS: dict[str, tuple[Row, Row]] = {  # a row of a file, what is written of it
     "a completion": ({"prompt": "a", "completion": JSON_TEXT}, {"completion": JSON_TEXT}),
