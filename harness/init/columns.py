@@ -177,6 +177,7 @@ class CleanRows:
     choices: Sequence[str]
     dropped: Counter[str]
     notes: Sequence[str]
+    cluster: str | None  # the column that holds the groups
 
 
 def clean_rows(rows: Sequence[Row], columns: Columns, layout: Layout, group: str | None) -> CleanRows:
@@ -223,17 +224,21 @@ def clean_rows(rows: Sequence[Row], columns: Columns, layout: Layout, group: str
         what += "; add rows"
         left_out = ", ".join(f"{n:,} {why}" for why, n in dropped.items())
         raise UsageError(f"{what}; left out: {left_out}" if dropped else what)
-    without = {*RESERVED, "id", *layout.rows[0], *(AMBIGUOUS if layout.kind != "columns" else ())}
+    reserved = {*RESERVED, "id", *(AMBIGUOUS if layout.kind != "columns" else ())}
+    without, cluster = {*reserved, *layout.rows[0]}, group
+    if group in reserved:  # its name means something else in a suite
+        names = ("group", *(f"group_{i}" for i in range(2, len(columns) + 3)))
+        cluster = next(name for name in names if name not in columns and name not in layout.rows[0])
     made, answers = list[Row](), [usual[layout.answers[i].casefold()] if chosen else layout.answers[i] for i in kept]
     for i, answer in zip(kept, answers, strict=True):
         written = layout.write_answer(layout.rows[i], answer) if chosen else layout.rows[i]
         others = {k: v for k, v in rows[i].items() if k not in without and k not in layout.used}
-        others |= {group: columns[group][i]} if group and group not in written else {}
+        others |= {cluster: columns[group][i]} if group and cluster and cluster not in written else {}
         made.append({**others, "id": ids[i] if own else i + 1, **written})
     groups = [columns[group][i] if group else (layout.questions or layout.asked)[i] for i in kept]
     notes = ['id: row numbers, since "id" is empty or repeated in some rows'] if ids and not own else []
     notes += _describe_spellings(spelt, usual) if chosen else []
-    return CleanRows(made, [layout.asked[i] for i in kept], answers, groups, chosen, dropped, notes)
+    return CleanRows(made, [layout.asked[i] for i in kept], answers, groups, chosen, dropped, notes, cluster)
 
 
 def _describe_spellings(spelt: Counter[str], usual: Mapping[str, str]) -> list[str]:

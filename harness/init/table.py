@@ -114,8 +114,9 @@ def _make_draft(args: argparse.Namespace, rows: Sequence[Row]) -> tuple[Draft, C
     parts = {part: [cleaned.rows[i] for i in places] for part, places in split.items()}
     used = {*map(safe_name, layout.used), *layout.used, roles.group, "id"}
     varied = [name for name, texts in columns.items() if name not in used and len({*texts}) > 1]
+    draft = Draft(Path(args.data).name, args.model or MODEL, layout, roles, cleaned.choices, parts, cleaned.cluster)
     unused = [f"not used: {list_names(varied)}"] if varied else []
-    return Draft(Path(args.data).name, args.model or MODEL, layout, roles, cleaned.choices, parts), cleaned, unused
+    return draft, cleaned, unused
 
 
 def _ask_column(role: str, among: Sequence[str]) -> str:
@@ -142,6 +143,7 @@ class Draft:
     roles: Roles
     choices: Sequence[str]
     parts: Mapping[str, Sequence[Row]]
+    cluster: str | None = None
 
     @property
     def name(self) -> str:
@@ -167,10 +169,8 @@ class Draft:
 
     def how(self) -> str:
         """Return the lines of a suite by which rows are read, the same for training and evaluation."""
-        cluster = (
-            f"cluster = {quote_text(self.roles.group or '')}            # keeps rows with the same value together\n"
-        )
-        lines = cluster if self.roles.group else ""
+        cluster = f"cluster = {quote_text(self.cluster or '')}            # keeps rows with the same value together\n"
+        lines = cluster if self.cluster else ""
         if self.layout.kind != "columns":
             return lines
         label = self.roles.label.replace("{", "{{").replace("}", "}}")
@@ -289,6 +289,7 @@ def _print_draft_report(
         columns = ", ".join(f"{role} {list_names(names.split(', '))}" for role, names in layout.columns.items())
         lines.append(f"layout: {layout.name}; {columns}")
     group = f"group: {quote_text(roles.group)}, {roles.why['group']}" if roles.group else ""
+    group += f', written as "{draft.cluster}"' if roles.group != draft.cluster else ""
     lines.append(group or "group: none; --group COLUMN keeps the rows of one user or document together")
     metric, _, kind = draft.evaluator()
     if draft.choices:

@@ -245,6 +245,36 @@ def test_documents_in_system_messages_are_split(init: Init) -> None:
     assert sum(map(len, read_parts().values())) == ROWS
 
 
+GROUPS: dict[str, tuple[str, Callable[[int], Row]]] = {  # the group, a row
+    "id": ("id", lambda i: {"id": f"u{i // 5}", "text": asked(i), "label": "ab"[i % 2]}),
+    "choices": ("choices", lambda i: {"choices": f"u{i // 5}", "text": asked(i), "label": "ab"[i % 2]}),
+    "an input": (
+        "input", lambda i: {"instruction": asked(i), "input": asked(i // 5), "output": answered(i), "group": i}
+    ),
+    "a target": ("target", lambda i: {"target": f"u{i // 5}", "messages": turns(i)}),
+    "a text": ("text", lambda i: {"text": f"u{i // 5}", "messages": turns(i)}),
+    "a question": (
+        "question", lambda i: {"prompt": asked(i), "question": f"u{i // 5}", "chosen": answered(i), "rejected": "b"},
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", GROUPS)
+def test_a_group_has_a_name_that_means_nothing_else(case: str, init: Init) -> None:
+    """A group column keeps its values, and no row gets a second reading."""
+    group, make = GROUPS[case]
+    rows = [make(i) for i in range(ROWS)]
+    code, told = init("a.jsonl", encode_jsonl(rows), "--group", group)
+    assert code == 0, told
+    suite = prepare_collection(Path("mine/suite.toml"), Options()).suite
+    assert suite.train and suite.train.cluster == suite.evals[0].cluster
+    cluster = str(suite.train.cluster)
+    assert cluster.startswith("group") and f', written as "{cluster}"' in told, told
+    parts = [{row[cluster] for row in part} for part in read_parts().values()]
+    assert sum(map(len, parts)) == len(set.union(*parts)) > 50
+    assert {str(row[group]) for row in rows} >= set.union(*parts)
+
+
 JSON_TEXT = '{"price": 1.10,  "ok": true, "x": null, "of": [1, 2]}'
 JSON_ROWS: dict[str, tuple[Row, Row]] = {  # a row of a file, what is written of it
     "a completion": ({"prompt": "a", "completion": JSON_TEXT}, {"completion": JSON_TEXT}),
