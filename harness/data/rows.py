@@ -248,12 +248,15 @@ def _map_rows_to_known_columns(
         mapped = {ALIASES.get(name, name): row[column] for name, column in columns.items()}
         named = {**row, **aliased, **mapped, **written}
         messages = row.get(columns.get("messages", "messages"))
-        if "input" not in named and isinstance(messages, list) and messages:
+        chosen = "messages" in columns and not {"input", "target"} & (mapped.keys() | written.keys())
+        if (chosen or "input" not in named) and isinstance(messages, list) and messages:
             last = messages[-1]
             answered = isinstance(last, dict) and last.get("role") == "assistant"
             said = last.get("content") if answered else ""
             said = (last.get("tool_calls") if answered and json_targets else None) or said
-            named = {"input": messages[:-1] if answered else messages, "target": said, **named}
+            asked = {"input": messages[:-1] if answered else messages, "target": said}
+            first = asked if answered else {"input": messages}
+            named = {**asked, **named, **first} if chosen else {**asked, **named}
         if json_targets and not isinstance(value := named.get("target"), str):  # a text is JSON already
             named = {**named, "target": "" if value is None else json.dumps(value, ensure_ascii=False)}
         found.append(named)
