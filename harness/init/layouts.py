@@ -13,6 +13,7 @@ from typing import Any, Literal
 from harness.data.rows import split_preference_pair
 from harness.errors import UsageError, did_you_mean
 from harness.texts.escaping import shorten_text
+from harness.texts.missing import MISSING_VALUES
 
 Row = dict[str, Any]
 Kind = Literal["columns", "chat", "completion", "preference"]
@@ -183,11 +184,10 @@ def _make_alpaca_layout(rows: Sequence[Row], names: Mapping[str, str], answer: s
     asks = ", ".join([names["instruction"], *([context] if context else [])])
     used = {"prompt": asks, "answer": answer} | {n: names[n] for n in ("system", "history") if n in names}
     made = []
-    for row in rows:
+    for i, row in enumerate(rows):
         user = [format_value(row.get(name)) for name in asks.split(", ")]
-        before = _parse_json_cell(row.get(names["history"])) if "history" in names else None
-        turns = [turn for turn in before if isinstance(turn, list) and len(turn) == 2] if before else []
-        made.append(_make_chat(row, names, user, format_value(row.get(answer)), turns))
+        history = _read_history(row.get(names.get("history", "")), i)
+        made.append(_make_chat(row, names, user, format_value(row.get(answer)), history))
     return _make_chat_layout(f"Alpaca ({asks} → {answer})", used, made)
 
 
@@ -202,11 +202,24 @@ def _make_question_layout(rows: Sequence[Row], names: Mapping[str, str]) -> Layo
     return _make_chat_layout(f"system, {', '.join(asks)} → {names['answer']}", used, made)
 
 
-def _make_chat(row: Row, names: Mapping[str, str], user: list[str], answer: str, turns: Sequence[Any]) -> Row:
+def _read_history(value: Any, number: int) -> list[Row]:
+    """Return earlier turns as messages; raises UsageError, naming the row, where they have another form."""
+    if format_value(value).lower() in MISSING_VALUES:
+        return []
+    turns = _parse_json_cell(value)
+    if isinstance(turns, list) and all(isinstance(turn, list) and len(turn) == 2 for turn in turns):
+        texts = [format_value(text) for turn in turns for text in turn]
+        return [{"role": ("user", "assistant")[i % 2], "content": text} for i, text in enumerate(texts)]
+    if isinstance(turns, list) and all(map(_is_turn, turns)):
+        return to_messages(turns, number)
+    shown = json.dumps(shorten_text(format_value(value), 40), ensure_ascii=False)
+    raise UsageError(f"row {number} has {shown} as its history; give [[question, answer], ...] or messages")
+
+
+def _make_chat(row: Row, names: Mapping[str, str], user: list[str], answer: str, history: Sequence[Row]) -> Row:
     system = format_value(row.get(names.get("system", "")))
     messages = [{"role": "system", "content": system}] * bool(system)
-    for asked, said in turns:
-        messages += [{"role": "user", "content": str(asked)}, {"role": "assistant", "content": str(said)}]
+    messages += history
     messages.append({"role": "user", "content": "\n".join(filter(None, user))})
     return {"messages": [*messages, {"role": "assistant", "content": answer}]}
 

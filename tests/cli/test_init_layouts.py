@@ -245,6 +245,26 @@ def test_documents_in_system_messages_are_split(init: Init) -> None:
     assert sum(map(len, read_parts().values())) == ROWS
 
 
+@pytest.mark.parametrize(
+    ("history", "roles"),
+    [
+        (None, []),
+        (float("nan"), []),
+        ("", []),
+        ("[]", []),
+        ([["a", "b"]], ["user", "assistant"]),
+        ('[["a", "b"]]', ["user", "assistant"]),
+        (turns(1), ["user", "assistant"]),
+        (json.dumps(make_sharegpt_turns(1)), ["user", "assistant"]),
+    ],
+)
+def test_a_history_of_each_form_is_kept(history: object, roles: list[str]) -> None:
+    """Pairs and messages become earlier turns, and an empty history is none."""
+    layout = find_layout([{"instruction": "c", "output": "d", "history": history}])
+    assert layout
+    assert [m["role"] for m in layout.rows[0]["messages"]] == [*roles, "user", "assistant"]
+
+
 GROUPS: dict[str, tuple[str, Callable[[int], Row]]] = {  # the group, a row
     "id": ("id", lambda i: {"id": f"u{i // 5}", "text": asked(i), "label": "ab"[i % 2]}),
     "choices": ("choices", lambda i: {"choices": f"u{i // 5}", "text": asked(i), "label": "ab"[i % 2]}),
@@ -383,6 +403,13 @@ WRONG: dict[str, tuple[Callable[[int], Row], str]] = {
     ),
     "mixed prompts": (
         lambda i: {"prompt": turns(i)[:1] if i else asked(i), "completion": answered(i)}, "use one form for all",
+    ),
+    "history in text": (
+        lambda i: {"instruction": asked(i), "output": answered(i), "history": "User: a"},
+        'row 0 has "User: a" as its history; give [[question, answer], ...] or messages',
+    ),
+    "history in numbers": (
+        lambda i: {"instruction": asked(i), "output": answered(i), "history": 5}, 'row 0 has "5" as its history; give',
     ),
     "one column": (lambda i: {"text": asked(i)}, 'its columns are "text"; an input column and another column'),
     "objects": (lambda i: {"question": asked(i), "answer": {"text": "x"}}, 'column "answer" contains '),
