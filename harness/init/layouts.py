@@ -28,7 +28,7 @@ ANSWERS = ("output", "response", "completion", "answer")  # of Alpaca and its re
 CONTEXTS = ("input", "context")
 AMBIGUOUS = {*PROMPTS, *ANSWERS, "target", "text", "messages"}  # columns that would give a row a second meaning
 TURN_LISTS = "give a list of messages with role and content, or of turns with from and value"
-KTO = "has prompt, completion and a true or false label, as KTO does; keep the rows whose label is true, or write a"
+KTO = "as KTO does; keep the rows whose label is true, or write a suite"
 
 
 @dataclass(frozen=True)
@@ -127,6 +127,8 @@ def _make_preference_layout(rows: Sequence[Row], names: Mapping[str, str]) -> La
 
 def _make_messages_layout(rows: Sequence[Row], names: Mapping[str, str], column: str) -> Layout:
     """Read messages of OpenAI's form or turns of ShareGPT's, the last of which is the answer that is learnt."""
+    if _has_rejected_answers(rows, names):
+        raise UsageError(f'has messages and a true or false label, {KTO} with use = "kto"')
     used = {"messages": column} | {name: names[name] for name in ("system", "tools") if name in names}
     made, refused, shared = list[Row](), dict[int, str](), False
     for i, row in enumerate(rows):
@@ -153,9 +155,15 @@ def _find_chat_error(messages: Sequence[Row]) -> str:
     return "" if any(m["role"] == "user" for m in messages) else "without a user's message"
 
 
+def _has_rejected_answers(rows: Sequence[Row], names: Mapping[str, str], others: tuple[str, ...] = ()) -> bool:
+    """Return whether the column "label" marks some answers as bad; only both of `others` mean that."""
+    labels = {format_value(row.get(names.get("label", ""))).lower() for row in rows}
+    return "false" in labels <= {"true", "false"} or labels == {*others}
+
+
 def _make_completion_layout(rows: Sequence[Row], names: Mapping[str, str]) -> Layout:
-    if "label" in names and all(str(row.get(names["label"])).lower() in ("true", "false", "0", "1") for row in rows):
-        raise UsageError(f'{KTO} suite with use = "kto"')
+    if _has_rejected_answers(rows, names, ("1", "0")):
+        raise UsageError(f'has prompt, completion and a true or false label, {KTO} with use = "kto"')
     used, made, refused = {name: names[name] for name in ("prompt", "completion")}, list[Row](), dict[int, str]()
     for i, row in enumerate(rows):
         prompt, completion = (_read_text_or_turns(row.get(used[name]), i) for name in ("prompt", "completion"))

@@ -265,6 +265,14 @@ def test_a_history_of_each_form_is_kept(history: object, roles: list[str]) -> No
     assert [m["role"] for m in layout.rows[0]["messages"]] == [*roles, "user", "assistant"]
 
 
+@pytest.mark.parametrize("label", [True, "True", 1, 0])
+def test_the_accepted_rows_of_kto_can_be_used(label: object) -> None:
+    """Rows that all have a true label are rows to learn from."""
+    rows: list[Row] = [{"prompt": asked(i), "completion": answered(i), "label": label} for i in range(9)]
+    assert find_layout(rows)
+    assert find_layout([{"messages": turns(i), "label": i} for i in range(2)])
+
+
 GROUPS: dict[str, tuple[str, Callable[[int], Row]]] = {  # the group, a row
     "id": ("id", lambda i: {"id": f"u{i // 5}", "text": asked(i), "label": "ab"[i % 2]}),
     "choices": ("choices", lambda i: {"choices": f"u{i // 5}", "text": asked(i), "label": "ab"[i % 2]}),
@@ -393,6 +401,10 @@ WRONG: dict[str, tuple[Callable[[int], Row], str]] = {
     "KTO": (
         lambda i: {"prompt": asked(i), "completion": answered(i), "label": i % 2 == 0},
         "has prompt, completion and a true or false label, as KTO does; keep the rows whose label is true",
+    ),
+    "KTO in messages": (
+        lambda i: {"messages": turns(i), "label": i % 2 == 0},
+        "has messages and a true or false label, as KTO does; keep the rows whose label is true",
     ),
     "equal pairs": (
         lambda i: {"prompt": asked(i), "chosen": "a", "rejected": "a"}, "whose chosen and rejected answers are equal",
