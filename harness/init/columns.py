@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -200,25 +201,25 @@ def clean_rows(rows: Sequence[Row], columns: Columns, layout: Layout, group: str
     )
     chosen = sorted(kinds) if labels and max(map(len, kinds)) <= LONGEST_LABEL else []
     pairs = layout.kind == "preference"
-    keys = [canonical_text(text) for text in layout.asked]
+    keys = [_normalize_spelling(text) for text in layout.asked]
     meant = defaultdict[str, set[str]](set)
-    for key, answer in zip(keys, layout.answers, strict=True):
-        meant[key].add(answer.casefold())
+    for i, (key, answer) in enumerate(zip(keys, layout.answers, strict=True)):
+        meant[key] |= {answer.casefold()} if i not in layout.refused else set()
     ids, seen, dropped = columns.get("id", ()), set[str](), Counter[str]()
     own, kept = len({*ids}) == len(rows) and "" not in ids, list[int]()
     for i, (key, answer) in enumerate(zip(keys, layout.answers, strict=True)):
-        same = f"{key}\n{canonical_text(answer)}" if pairs else key
+        same = {f"{canonical_text(layout.asked[i])}\n{canonical_text(answer)}", *(() if pairs else (key,))}
         if i in layout.refused:
             dropped[layout.refused[i]] += 1
         elif not key or answer.lower() in MISSING_VALUES or (group and not columns[group][i]):
             dropped["without an input, a label or a group"] += 1
         elif chosen and len(meant[key] - MISSING_VALUES) > 1:
             dropped["whose input also occurs with another label"] += 1
-        elif same in seen:
+        elif same & seen:
             dropped["that repeat the question of an earlier row"] += 1
         else:
             kept.append(i)
-        seen.add(same)
+            seen |= same
     if len(kept) < MIN_ROWS:
         what = f"only {len(kept)} of {len(rows)} rows are left, but at least {MIN_ROWS} are needed to decide anything"
         what += "; add rows"
@@ -239,6 +240,11 @@ def clean_rows(rows: Sequence[Row], columns: Columns, layout: Layout, group: str
     notes = ['id: row numbers, since "id" is empty or repeated in some rows'] if ids and not own else []
     notes += _describe_spellings(spelt, usual) if chosen else []
     return CleanRows(made, [layout.asked[i] for i in kept], answers, groups, chosen, dropped, notes, cluster)
+
+
+def _normalize_spelling(text: str) -> str:
+    """Return a text in NFC with single spaces; case, fractions and powers keep their meaning."""
+    return " ".join(unicodedata.normalize("NFC", text).split())
 
 
 def _describe_spellings(spelt: Counter[str], usual: Mapping[str, str]) -> list[str]:

@@ -273,6 +273,27 @@ def test_the_accepted_rows_of_kto_can_be_used(label: object) -> None:
     assert find_layout([{"messages": turns(i), "label": i} for i in range(2)])
 
 
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [("How much is 3²", "How much is 32"), ("Is a uppercase", "Is A uppercase"), ("a\u0301", "a\u0301\u200b")],
+)
+def test_rows_that_differ_in_a_letter_are_kept(one: str, other: str, init: Init) -> None:
+    """Inputs that differ in case or in a compatible character are different rows, in one part."""
+    rows = [{"text": f"{text} {asked(i)}", "label": label} for i in range(100)
+            for text, label in ((one, "yes"), (other, "no"))]  # fmt: skip
+    code, told = init("a.jsonl", encode_jsonl(rows))
+    assert (code, "left out" in told) == (0, False), told
+    houses = [{row["text"].partition("house")[2].split()[0] for row in part} for part in read_parts().values()]
+    assert sum(map(len, houses)) == len(set.union(*houses)) == 100
+
+
+def test_a_row_without_a_label_costs_no_other(init: Init) -> None:
+    """A row that is left out is no earlier row of its question."""
+    rows = [{"text": asked(i), "label": label} for i in range(100) for label in ("", "ab"[i % 2])]
+    assert init("a.jsonl", encode_jsonl(rows))[0] == 0
+    assert sum(map(len, read_parts().values())) == 100
+
+
 GROUPS: dict[str, tuple[str, Callable[[int], Row]]] = {  # the group, a row
     "id": ("id", lambda i: {"id": f"u{i // 5}", "text": asked(i), "label": "ab"[i % 2]}),
     "choices": ("choices", lambda i: {"choices": f"u{i // 5}", "text": asked(i), "label": "ab"[i % 2]}),
