@@ -12,6 +12,7 @@ from hashlib import sha256
 from statistics import fmean
 from typing import Any
 
+from harness.data import chat
 from harness.data.identity import canonical_text
 from harness.errors import UsageError, did_you_mean
 from harness.init.layouts import AMBIGUOUS, Layout, format_value
@@ -37,7 +38,7 @@ PAIRS = (  # columns that are inputs together
     ("passage", "question"), ("paragraph", "question"), ("document", "question"), ("article", "question"),
     ("query", "passage"), ("query", "document"),
 )  # fmt: skip
-RESERVED = ("choices", "gold", "tools", "chat_template_kwargs")  # columns that mean something else in a suite
+RESERVED = ("choices", "gold", chat.TOOLS, chat.ARGUMENTS, *chat.MEDIA)  # columns that mean something else in a suite
 MAX_TRAINING_ROWS = 200_000  # rows to train on; more make every look at them take minutes
 PARTS = {"confirm": (0.2, 200, 5000), "select": (0.1, 0, 1000)}  # share, at least (a third at most), at most
 BY_FEW_VALUES = "by its few distinct values"

@@ -10,6 +10,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from harness.data import chat
 from harness.data.rows import split_preference_pair
 from harness.errors import UsageError, did_you_mean
 from harness.texts.escaping import shorten_text
@@ -89,7 +90,7 @@ def find_layout(rows: Sequence[Row]) -> Layout | None:
 
 def _make_preference_layout(rows: Sequence[Row], names: Mapping[str, str]) -> Layout:
     """Read pairs of TRL (texts, messages or a prompt inside both) and of LLaMA-Factory (Alpaca, ShareGPT)."""
-    chat = next((names[name] for name in CHATS if name in names), None)
+    column = next((names[name] for name in CHATS if name in names), None)
     prompts = [names[name] for name in ("system", *PROMPTS) if name in names]
     made, asked, systems, answers, refused = list[Row](), list[str](), list[str](), list[str](), dict[int, str]()
     for i, row in enumerate(rows):
@@ -97,8 +98,8 @@ def _make_preference_layout(rows: Sequence[Row], names: Mapping[str, str]) -> La
         if len({*map(type, pair.values())}) > 1:  # a text beside messages
             pair = {name: _to_answer_turns(value) for name, value in pair.items()}
         prompt: Any = "\n".join(text for name in prompts if (text := format_value(row.get(name))))
-        if chat is not None:
-            prompt = to_messages(_parse_json_cell(row.get(chat)), i)
+        if column is not None:
+            prompt = to_messages(_parse_json_cell(row.get(column)), i)
         elif len(prompts) == 1:
             given = _read_text_or_turns(row.get(prompts[0]), i)
             prompt = given if isinstance(given, list) else prompt
@@ -112,6 +113,8 @@ def _make_preference_layout(rows: Sequence[Row], names: Mapping[str, str]) -> La
         texts = [_join_text(pair[name]) for name in ("chosen", "rejected")]
         if not prompt or not all(texts):
             refused[i] = "without a prompt, a chosen or a rejected answer"
+        elif why := _find_content_error([m for v in (prompt, *pair.values()) if isinstance(v, list) for m in v]):
+            refused[i] = why
         elif texts[0] == texts[1]:
             refused[i] = "whose chosen and rejected answers are equal"
         made.append({"prompt": prompt, **pair})
@@ -119,8 +122,9 @@ def _make_preference_layout(rows: Sequence[Row], names: Mapping[str, str]) -> La
         said = prompt if isinstance(prompt, list) else []
         systems.append(_join_text(_take_system_messages(said)) or format_value(row.get(names.get("system", ""))))
         answers.append("\n".join(texts))
-    used = {"prompt": chat or ", ".join(prompts) or names["chosen"]}
+    used = {"prompt": column or ", ".join(prompts) or names["chosen"]}
     used |= {name: names[name] for name in ("chosen", "rejected")}
+    _require_one_form([isinstance(row["chosen"], list) for row in made], "answers")
     questions = _remove_system_texts(asked, systems)
     return Layout("preference", "preference pairs", used, asked, answers, made, refused, questions)
 
@@ -140,12 +144,32 @@ def _make_messages_layout(rows: Sequence[Row], names: Mapping[str, str], column:
             messages = [{"role": "system", "content": system}, *messages]
         if why := _find_chat_error(messages):
             refused[i] = why
-        tools = _parse_json_cell(row.get(names["tools"])) if "tools" in names else None
+        tools = _read_tools(row.get(names.get("tools", "")), i)
         made.append({"messages": messages, **({"tools": tools} if tools else {})})
     return _make_chat_layout("ShareGPT" if shared else "messages", used, made, refused)
 
 
+def _find_content_error(messages: Sequence[Row]) -> str:
+    if kind := chat.find_media(messages):
+        return f'with a part of type "{kind}", but only text is trained on'
+    blank = any(m.get("content") is None and not m.get("tool_calls") for m in messages[:-1])
+    return "with a message without content" if blank else ""
+
+
+def _read_tools(value: Any, number: int) -> list[Row]:
+    """Return the tools of a row; raises UsageError, naming the row, where they are no objects."""
+    if format_value(value).lower() in MISSING_VALUES:
+        return []
+    tools = _parse_json_cell(value)
+    if not isinstance(tools, list) or not all(isinstance(tool, dict) for tool in tools):
+        shown = json.dumps(shorten_text(format_value(value), 40), ensure_ascii=False)
+        raise UsageError(f"row {number} has {shown} as its tools; give a list of objects, or drop the column")
+    return tools
+
+
 def _find_chat_error(messages: Sequence[Row]) -> str:
+    if why := _find_content_error(messages):
+        return why
     if any(m["role"] == "function_call" or m.get("tool_calls") for m in messages):
         return "with calls of tools, which harness init --task tools shows how to write"
     if not messages or messages[-1]["role"] != "assistant":
@@ -174,9 +198,7 @@ def _make_completion_layout(rows: Sequence[Row], names: Mapping[str, str]) -> La
             made.append({"prompt": prompt, "completion": completion.strip()})
             refused |= {} if prompt.strip() and made[-1]["completion"] else {i: "without a prompt or a completion"}
     chats = [i for i, row in enumerate(made) if "messages" in row]
-    if chats and len(chats) < len(rows):
-        other = next(i for i, row in enumerate(made) if "messages" not in row)
-        raise UsageError(f"row {chats[0]} has messages as its prompt, and row {other} has text; use one form for all")
+    _require_one_form(["messages" in row for row in made], "prompt")
     for i in chats:
         refused |= {i: why} if (why := _find_chat_error(made[i]["messages"])) else {}
     name = "prompt and completion"
@@ -184,6 +206,13 @@ def _make_completion_layout(rows: Sequence[Row], names: Mapping[str, str]) -> La
         return _make_chat_layout(name, used, made, refused)
     asked, answers = [row["prompt"].strip() for row in made], [row["completion"] for row in made]
     return Layout("completion", name, used, asked, answers, made, refused)
+
+
+def _require_one_form(chats: Sequence[bool], of: str) -> None:
+    """Raise UsageError where some rows have messages and others have text."""
+    if any(chats) and not all(chats):
+        one, other = chats.index(True), chats.index(False)
+        raise UsageError(f"row {one} has messages as its {of}, and row {other} has text; use one form for all")
 
 
 def _make_alpaca_layout(rows: Sequence[Row], names: Mapping[str, str], answer: str) -> Layout:
@@ -276,8 +305,8 @@ def to_message(turn: Row) -> Row:
         )
     if isinstance(content, list) and all(isinstance(part, dict) and part.get("type") == "text" for part in content):
         content = "\n".join(str(part.get("text")) for part in content)
-    elif not isinstance(content, (str, list)) and content is not None:
-        content = format_value(content)
+    elif not (isinstance(content, list) and all(isinstance(part, dict) for part in content)) and content is not None:
+        content = content if isinstance(content, str) else format_value(content)
     others = {
         k: v
         for k, v in turn.items()

@@ -230,6 +230,16 @@ def _fill_template(file: str, /, **values: str) -> str:
     return Template((TEMPLATES / file).read_text("utf-8")).substitute(values)
 
 
+def _name_source_row(message: str, draft: Draft, folder: str) -> str:
+    """Return a message about a file of the draft as one about the table, its row by the id."""
+    place = rf"{re.escape(folder)}/suite\.toml(?::\d+)?: (\[train\] data \S+|eval [^:]+): (?:row (\d+) )?"
+    if (found := re.match(place, message)) is None:
+        return message.replace(f"{folder}/", "")
+    rows, number = draft.parts["train" if found[1].startswith("[train]") else "confirm"], int(found[2] or -1)
+    named = f"the row with the id {json.dumps(rows[number]['id'])} " if 0 <= number < len(rows) else ""
+    return f"{named}{message[found.end() :]}"
+
+
 def _drop_near_duplicates(draft: Draft) -> tuple[Draft, Counter[str]]:
     """Return a draft without the rows to train on and to choose by that D10 finds in another part, and how many."""
     from harness.evaluation.checks import CRASH_KIND, make_data_objects
@@ -239,7 +249,10 @@ def _drop_near_duplicates(draft: Draft) -> tuple[Draft, Counter[str]]:
     with TemporaryDirectory() as folder:
         for name, text in draft.files().items():
             write_text(Path(folder, name), text)
-        collection = prepare_collection(Path(folder, "suite.toml"), Options())
+        try:
+            collection = prepare_collection(Path(folder, "suite.toml"), Options())
+        except UsageError as error:
+            raise UsageError(*(_name_source_row(message, draft, folder) for message in error.messages)) from None
     (task,), training = collection.tasks.values(), collection.training or ()
     samples, checks, left = task.select or (), collect_checks(collection, Options()), Counter[str]()
     keep = {"train": [*range(len(training))], "select": [*range(len(samples))]}

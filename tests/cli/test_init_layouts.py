@@ -7,6 +7,7 @@ import gzip
 import io
 import itertools
 import json
+import re
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -294,6 +295,23 @@ def test_a_row_without_a_label_costs_no_other(init: Init) -> None:
     assert sum(map(len, read_parts().values())) == 100
 
 
+def test_a_row_is_named_by_its_id(init: Init) -> None:
+    """What the draft refuses is a row of the table, and no temporary file."""
+    rows = [{"id": f"n{i}", "image": asked(i), "label": "ab"[i % 2]} for i in range(ROWS)]
+    code, told = init("a.jsonl", encode_jsonl(rows), "--input", "image")
+    assert code == 4 and re.search('^error: a.jsonl: the row with the id "n[0-9]+" has "image", which', told), told
+    assert "suite.toml" not in told and "/" not in told
+
+
+def test_images_are_left_out(init: Init) -> None:
+    """A column of images is not used, and a row with an image is left out and counted."""
+    rows = [{"messages": turns(i), "image": f"{i}.png"} for i in range(ROWS)]
+    rows[7]["messages"] = [{"role": "user", "content": [{"type": "text", "text": "hi"}, IMAGE]}, *turns(7)[1:]]
+    code, told = init("a.jsonl", encode_jsonl(rows))
+    assert (code, 'left out: 1 with a part of type "image_url", but only' in told) == (0, True), told
+    assert 'not used: "image"' in told
+
+
 GROUPS: dict[str, tuple[str, Callable[[int], Row]]] = {  # the group, a row
     "id": ("id", lambda i: {"id": f"u{i // 5}", "text": asked(i), "label": "ab"[i % 2]}),
     "choices": ("choices", lambda i: {"choices": f"u{i // 5}", "text": asked(i), "label": "ab"[i % 2]}),
@@ -412,6 +430,7 @@ def test_ten_thousand_columns_are_read(init: Init) -> None:
     assert 'not used: "c1", "c2"' in told and ', "c11" and 8,561 more' in told, told
 
 
+IMAGE = {"type": "image_url", "image_url": {"url": "http://x"}}
 WRONG: dict[str, tuple[Callable[[int], Row], str]] = {
     "unknown speaker": (
         lambda i: {"conversations": [{"from": "narrator", "value": "x"}]},
@@ -443,6 +462,21 @@ WRONG: dict[str, tuple[Callable[[int], Row], str]] = {
     ),
     "history in numbers": (
         lambda i: {"instruction": asked(i), "output": answered(i), "history": 5}, 'row 0 has "5" as its history; give',
+    ),
+    "tools in text": (
+        lambda i: {"messages": turns(i), "tools": "search"}, 'row 0 has "search" as its tools; give a list of objects',
+    ),
+    "images alone": (
+        lambda i: {"messages": [{"role": "user", "content": [IMAGE]}, *turns(i)[1:]]},
+        'no row can be used: 300 with a part of type "image_url", but only text is trained on; correct the rows',
+    ),
+    "mixed pairs": (
+        lambda i: {"prompt": asked(i), "chosen": said("a") if i else "a", "rejected": "b"},
+        "row 1 has messages as its answers, and row 0 has text; use one form for all",
+    ),
+    "an empty turn": (
+        lambda i: {"id": f"n{i}", "messages": [*turns(i)[:1], {"role": "user", "content": None}, *turns(i)[1:]]},
+        "300 with a message without content; correct the rows",
     ),
     "one column": (lambda i: {"text": asked(i)}, 'its columns are "text"; an input column and another column'),
     "objects": (lambda i: {"question": asked(i), "answer": {"text": "x"}}, 'column "answer" contains '),
