@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -28,6 +29,7 @@ PROMPTS = ("prompt", "question", "instruction", "query", "input")  # of preferen
 ANSWERS = ("output", "response", "completion", "answer")  # of Alpaca and its relatives
 CONTEXTS = ("input", "context")
 AMBIGUOUS = {*PROMPTS, *ANSWERS, "target", "text", "messages"}  # columns that would give a row a second meaning
+TURNS = re.compile(r"\s*\[?\s*\{|\s*\[\s*\]")  # how a list of messages begins in a cell, in JSON or as Python writes it
 TURN_LISTS = "give a list of messages with role and content, or of turns with from and value"
 KTO = "as KTO does; keep the rows whose label is true, or write a suite"
 
@@ -74,7 +76,7 @@ def find_layout(rows: Sequence[Row]) -> Layout | None:
     found = None
     if {"chosen", "rejected"} <= names.keys():
         found = _make_preference_layout(rows, names)
-    elif column := next((names[name] for name in CHATS if name in names), None):
+    elif column := next((names[n] for n in CHATS if n in names and _has_turns(rows, names[n])), None):
         found = _make_messages_layout(rows, names, column)
     elif "prompt" in names and "completion" in names:
         found = _make_completion_layout(rows, names)
@@ -88,9 +90,16 @@ def find_layout(rows: Sequence[Row]) -> Layout | None:
     return found
 
 
+def _has_turns(rows: Sequence[Row], column: str) -> bool:
+    """Return whether a column looks like conversations, or is the only one."""
+    values = (row.get(column) for row in rows)
+    looks = any(TURNS.match(v) if isinstance(v, str) else isinstance(v, (list, dict)) for v in values)
+    return looks or not any(row.keys() - {column} for row in rows)
+
+
 def _make_preference_layout(rows: Sequence[Row], names: Mapping[str, str]) -> Layout:
     """Read pairs of TRL (texts, messages or a prompt inside both) and of LLaMA-Factory (Alpaca, ShareGPT)."""
-    column = next((names[name] for name in CHATS if name in names), None)
+    column = next((names[n] for n in CHATS if n in names and _has_turns(rows, names[n])), None)
     prompts = [names[name] for name in ("system", *PROMPTS) if name in names]
     made, asked, systems, answers, refused = list[Row](), list[str](), list[str](), list[str](), dict[int, str]()
     for i, row in enumerate(rows):

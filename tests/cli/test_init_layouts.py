@@ -102,6 +102,10 @@ LAYOUTS: dict[str, tuple[Callable[[int], Row], str, str]] = {  # a row, what is 
         lambda i: {"text": asked(i), "label": "spam" if i % 33 == 0 else "ham"},
         'majority class "ham": 97.0% of the rows that confirm', 'use = "multiple_choice"',
     ),
+    "text in a column of that name": (
+        lambda i: {"conversation": f"[Customer] {asked(i)}", "label": "ab"[i % 2]}, 'input: "conversation", ',
+        'template = "Conversation: {conversation}',
+    ),
     "question and answer": (
         lambda i: {"question": f"What of {asked(i)}?", "answer": answered(i)}, 'label: "answer", by its name',
         "exact_match",
@@ -477,6 +481,9 @@ WRONG: dict[str, tuple[Callable[[int], Row], str]] = {
     "an empty turn": (
         lambda i: {"id": f"n{i}", "messages": [*turns(i)[:1], {"role": "user", "content": None}, *turns(i)[1:]]},
         "300 with a message without content; correct the rows",
+    ),
+    "messages as Python writes them": (
+        lambda i: {"messages": str(turns(i)), "label": "a"}, "as its conversation; give a list of messages with role",
     ),
     "one column": (lambda i: {"text": asked(i)}, 'its columns are "text"; an input column and another column'),
     "objects": (lambda i: {"question": asked(i), "answer": {"text": "x"}}, 'column "answer" contains '),
