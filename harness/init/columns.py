@@ -189,8 +189,8 @@ def clean_rows(rows: Sequence[Row], columns: Columns, layout: Layout, group: str
     Raises UsageError where nothing can be learnt.
     """
     spelt = Counter(text for text in layout.answers if text.lower() not in MISSING_VALUES)
-    usual = {text.casefold(): text for text, _ in reversed(spelt.most_common())}
-    kinds = Counter(usual[text.casefold()] for text in spelt.elements())
+    usual = {_fold_label(text): text for text, _ in reversed(spelt.most_common())}
+    kinds = Counter(usual[_fold_label(text)] for text in spelt.elements())
     if len(kinds) < 2:
         all_of_them = f'all labels are "{next(iter(kinds))}"' if kinds else "no row has a label"
         where = layout.columns.get("label") or layout.columns.get("answer") or [*layout.columns.values()][-1]
@@ -205,7 +205,7 @@ def clean_rows(rows: Sequence[Row], columns: Columns, layout: Layout, group: str
     keys = [_normalize_spelling(text) for text in layout.asked]
     meant = defaultdict[str, set[str]](set)
     for i, (key, answer) in enumerate(zip(keys, layout.answers, strict=True)):
-        meant[key] |= {answer.casefold()} if i not in layout.refused else set()
+        meant[key] |= {_fold_label(answer)} if i not in layout.refused else set()
     ids, seen, dropped = columns.get("id", ()), set[str](), Counter[str]()
     own, kept = len({*ids}) == len(rows) and "" not in ids, list[int]()
     for i, (key, answer) in enumerate(zip(keys, layout.answers, strict=True)):
@@ -231,7 +231,7 @@ def clean_rows(rows: Sequence[Row], columns: Columns, layout: Layout, group: str
     if group in reserved:  # its name means something else in a suite
         names = ("group", *(f"group_{i}" for i in range(2, len(columns) + 3)))
         cluster = next(name for name in names if name not in columns and name not in layout.rows[0])
-    made, answers = list[Row](), [usual[layout.answers[i].casefold()] if chosen else layout.answers[i] for i in kept]
+    made, answers = list[Row](), [usual[_fold_label(layout.answers[i])] if chosen else layout.answers[i] for i in kept]
     for i, answer in zip(kept, answers, strict=True):
         written = layout.write_answer(layout.rows[i], answer) if chosen else layout.rows[i]
         others = {k: v for k, v in rows[i].items() if k not in without and k not in layout.used}
@@ -248,11 +248,18 @@ def _normalize_spelling(text: str) -> str:
     return " ".join(unicodedata.normalize("NFC", text).split())
 
 
+def _fold_label(text: str) -> str:
+    """Return a label without its case, in NFC."""
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", text).casefold())
+
+
 def _describe_spellings(spelt: Counter[str], usual: Mapping[str, str]) -> list[str]:
     """Return lines about labels of which others differ in case alone, and of those that look like a missing value."""
-    others = [text for text in spelt if usual[text.casefold()] != text]
-    pairs = ", ".join(f"{quote_text(text)} as {quote_text(usual[text.casefold()])}" for text in others[:3])
-    lines = [f"labels that differ only in case count as one: {pairs}{' …' * (len(others) > 3)}"] if others else []
+    others, lines = [text for text in spelt if usual[_fold_label(text)] != text], list[str]()
+    cases = [text for text in others if usual[_fold_label(text)].casefold() == text.casefold()]
+    for what, some in (("case", cases), ("Unicode form", [text for text in others if text not in cases])):
+        pairs = ", ".join(f"{quote_text(text)} as {quote_text(usual[_fold_label(text)])}" for text in some[:3])
+        lines += [f"labels that differ only in {what} count as one: {pairs}{' …' * (len(some) > 3)}"] if some else []
     odd = [text for text in spelt if text.lower() in ("none", "na", "-", "?", "unknown")]
     lines += [f"the label {quote_text(odd[0])} may be a missing value; remove such rows if it is"] if odd else []
     return lines

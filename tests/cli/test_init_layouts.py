@@ -419,6 +419,15 @@ def test_labels_that_may_be_mistakes_are_said(init: Init) -> None:
     assert 'id: row numbers, since "id" is empty or repeated in some rows' in told
 
 
+def test_one_label_in_two_unicode_forms_is_one(init: Init) -> None:
+    """A composed and a decomposed spelling are one choice, and a line names them."""
+    labels = itertools.cycle(["caf\u00e9", "caf\u00e9", "cafe\u0301", "bar"])
+    code, told = init("a.jsonl", encode_jsonl([{"text": asked(i), "label": next(labels)} for i in range(ROWS)]))
+    assert (code, 'choices: "bar", "caf\u00e9"\n' in told) == (0, True), told
+    assert "labels that differ only in Unicode form count as one: " in told
+    assert {row["label"] for part in read_parts().values() for row in part} == {"bar", "caf\u00e9"}
+
+
 def test_float_ids_are_numbers(init: Init) -> None:
     """An id that a table made a float is the number that it was."""
     init("a.jsonl", encode_jsonl([{"id": float(i), "question": asked(i), "answer": answered(i)} for i in range(ROWS)]))
