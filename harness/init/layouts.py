@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any, Literal
 
 from harness.data import chat
@@ -25,6 +26,7 @@ SPEAKERS = {  # of ShareGPT, in small letters -> roles of messages
     "function_call": "function_call",
 }  # fmt: skip
 CHATS = ("messages", "conversations", "conversation")
+SYSTEM_ROLES = ("system", "developer")
 PROMPTS = ("prompt", "question", "instruction", "query", "input")  # of preference pairs
 ANSWERS = ("output", "response", "completion", "answer")  # of Alpaca and its relatives
 CONTEXTS = ("input", "context")
@@ -158,6 +160,17 @@ def _make_messages_layout(rows: Sequence[Row], names: Mapping[str, str], column:
     return _make_chat_layout("ShareGPT" if shared else "messages", used, made, refused)
 
 
+def _find_order_error(roles: Sequence[str]) -> str:
+    """Describe an order of roles that D11 refuses, or return an empty text."""
+    if any(role in SYSTEM_ROLES for role in roles[1:]):
+        return "with a system message that is not the first"
+    turns = [role for role in roles if role in ("user", "assistant")]
+    if turns[:1] == ["assistant"]:
+        return "that begin with the assistant"
+    same = "tool" not in roles and any(one == other for one, other in pairwise(turns))
+    return "with two successive messages of one role" if same else ""
+
+
 def _find_content_error(messages: Sequence[Row]) -> str:
     if kind := chat.find_media(messages):
         return f'with a part of type "{kind}", but only text is trained on'
@@ -183,6 +196,8 @@ def _find_chat_error(messages: Sequence[Row]) -> str:
         return "with calls of tools, which harness init --task tools shows how to write"
     if not messages or messages[-1]["role"] != "assistant":
         return "that do not end with the assistant's answer"
+    if why := _find_order_error([m["role"] for m in messages]):
+        return why
     if not isinstance(messages[-1].get("content"), str) or not messages[-1]["content"].strip():
         return "with an empty answer"
     return "" if any(m["role"] == "user" for m in messages) else "without a user's message"
@@ -283,7 +298,7 @@ def _make_chat_layout(
 
 
 def _take_system_messages(messages: Sequence[Row]) -> list[Row]:
-    return [m for m in messages if m["role"] in ("system", "developer")]
+    return [m for m in messages if m["role"] in SYSTEM_ROLES]
 
 
 def _remove_system_texts(asked: Sequence[str], systems: Sequence[str]) -> Sequence[str]:

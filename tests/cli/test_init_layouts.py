@@ -299,6 +299,22 @@ def test_a_row_without_a_label_costs_no_other(init: Init) -> None:
     assert sum(map(len, read_parts().values())) == 100
 
 
+@pytest.mark.parametrize(
+    ("first", "told"),
+    [
+        (said("hello"), "1 that begin with the assistant"),
+        (turns(1)[:1], "1 with two successive messages of one role"),
+        ([*turns(1), {"role": "system", "content": "Be brief."}], "1 with a system message that is not the first"),
+    ],
+)
+def test_chats_out_of_order_are_left_out(first: list[Row], told: str, init: Init) -> None:
+    """A chat that D11 would refuse is left out and counted."""
+    rows = [{"messages": [*(first if i == 5 else turns(i + 500)), *turns(i)]} for i in range(ROWS)]
+    code, err = init("a.jsonl", encode_jsonl(rows))
+    assert (code, f"left out: {told}\n" in err) == (0, True), err
+    assert "learnt: all turns, the user's as well, since 1" in err and "have several answers" in err
+
+
 def test_a_row_is_named_by_its_id(init: Init) -> None:
     """What the draft refuses is a row of the table, and no temporary file."""
     rows = [{"id": f"n{i}", "image": asked(i), "label": "ab"[i % 2]} for i in range(ROWS)]
