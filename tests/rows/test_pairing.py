@@ -101,3 +101,10 @@ def test_a_question_is_known_as_our_own_are() -> None:
     one, other = (Sample("", text, "Paris") for text in ("What  is THIS?", "what is this?"))
     assert {s.key for s in add_question_keys([one, other], None)} == {question_key("What is this?", "PARIS")}
     assert question_key("", "") == "" and question_key("a", "") != question_key("", "a")
+
+
+def test_only_common_is_no_advice_where_nothing_is_common() -> None:
+    """Ids that all differ in a space have another fix."""
+    base, candidate = make_run_rows(row("a", "")), make_run_rows(row("a ", ""))
+    with pytest.raises(UsageError, match="no row is in both, so check that both answered"):
+        pair_rows(base, candidate, only_common=False)
