@@ -277,7 +277,14 @@ def _make_training_row(number: int, named: Row, where: str, columns: Columns, te
             raise UsageError(
                 f"{where}: row {number} has {shorten_repr(named['prompt'])} as its prompt; give text, or messages"
             )
-        return answers_as_continuations({key: "" if named[key] is None else named[key] for key in shape})
+        if isinstance(answer := named[shape[-1]], Mapping):
+            answer = json.dumps(answer, ensure_ascii=False)
+        answer = _convert_target_to_text(answer) if _is_text_or_number(answer) or answer is None else answer
+        if "completion" in shape and not isinstance(answer, (str, list)):
+            raise UsageError(
+                f"{where}: row {number} has {shorten_repr(answer)} as its completion; give text, a number or messages"
+            )
+        return answers_as_continuations({**{key: named[key] for key in shape}, shape[-1]: answer})
     prompt, value = named["input"], named["target"]
     if not _is_prompt(prompt):
         want = "give text, or messages with role and content"
