@@ -61,7 +61,11 @@ def rename_columns(rows: Sequence[Row], fewest: int = 2) -> tuple[list[Row], dic
     Raises UsageError where there are fewer columns than `fewest`, or two with the same name.
     """
     names = {name: safe_name(name) for name in dict.fromkeys(name for row in rows for name in row)}
-    if len({*names.values()}) < max(fewest, len(names)):
+    for name, safe in names.items():
+        if (other := next(first for first, same in names.items() if same == safe)) != name:
+            both = f"{quote_text(other)} and {quote_text(name)}"
+            raise UsageError(f"the columns {both} have one name in a template, {quote_text(safe)}; rename one")
+    if len(names) < fewest:
         want = "an input column and another column with its label or answer are needed"
         raise UsageError(f"its columns are {list_names([*names]) or 'none'}; {want}")
     rows = [{names[name]: value for name, value in row.items()} for row in rows]
