@@ -26,6 +26,7 @@ SPEAKERS = {  # of ShareGPT, in small letters -> roles of messages
     "function_call": "function_call",
 }  # fmt: skip
 CHATS = ("messages", "conversations", "conversation")
+LAST_SPEAKER = "\n\nAssistant:"  # in a transcript of HH-RLHF
 SYSTEM_ROLES = ("system", "developer")
 PROMPTS = ("prompt", "question", "instruction", "query", "input")  # of preference pairs
 ANSWERS = ("output", "response", "completion", "answer")  # of Alpaca and its relatives
@@ -92,6 +93,14 @@ def find_layout(rows: Sequence[Row]) -> Layout | None:
     return found
 
 
+def _split_transcripts(pair: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+    """Return the prompt that two transcripts of HH-RLHF share, and their answers."""
+    one, two = pair["chosen"], pair["rejected"]
+    ends = [m.end() for m in re.finditer(LAST_SPEAKER, one)]
+    place = max((end for end in ends if two.startswith(one[:end])), default=0)
+    return one[:place], {name: text[place:].strip() for name, text in pair.items()} if place else pair
+
+
 def _has_turns(rows: Sequence[Row], column: str) -> bool:
     """Return whether a column looks like conversations, or is the only one."""
     values = (row.get(column) for row in rows)
@@ -114,6 +123,8 @@ def _make_preference_layout(rows: Sequence[Row], names: Mapping[str, str]) -> La
         elif len(prompts) == 1:
             given = _read_text_or_turns(row.get(prompts[0]), i)
             prompt = given if isinstance(given, list) else prompt
+        if not prompt and isinstance(pair["chosen"], str):
+            prompt, pair = _split_transcripts(pair)
         if isinstance(pair["chosen"], list):
             split = split_preference_pair({**pair, **({"prompt": prompt} if isinstance(prompt, list) else {})})
             prompt = split.pop("prompt", prompt)
@@ -122,7 +133,9 @@ def _make_preference_layout(rows: Sequence[Row], names: Mapping[str, str]) -> La
         elif isinstance(prompt, list):
             pair = {name: _to_answer_turns(value) for name, value in pair.items()}
         texts = [_join_text(pair[name]) for name in ("chosen", "rejected")]
-        if not prompt or not all(texts):
+        if not prompt and all(texts) and not (prompts or column):
+            refused[i] = "without a prompt, which belongs in a column or as messages into chosen and rejected"
+        elif not prompt or not all(texts):
             refused[i] = "without a prompt, a chosen or a rejected answer"
         elif why := _find_content_error([m for v in (prompt, *pair.values()) if isinstance(v, list) for m in v]):
             refused[i] = why

@@ -332,6 +332,15 @@ def test_images_are_left_out(init: Init) -> None:
     assert 'not used: "image"' in told
 
 
+def test_transcripts_of_hh_rlhf_share_their_prompt() -> None:
+    """The prompt of two transcripts ends with the last speaker that both have."""
+    texts = (f"\n\nHuman: a\n\nAssistant: b\n\nHuman: c\n\nAssistant: {answer}" for answer in ("yes", "yet no"))
+    layout = find_layout([dict(zip(("chosen", "rejected"), texts, strict=True))])
+    assert layout and layout.rows[0] == {
+        "prompt": "\n\nHuman: a\n\nAssistant: b\n\nHuman: c\n\nAssistant:", "chosen": "yes", "rejected": "yet no",
+    }  # fmt: skip
+
+
 GROUPS: dict[str, tuple[str, Callable[[int], Row]]] = {  # the group, a row
     "id": ("id", lambda i: {"id": f"u{i // 5}", "text": asked(i), "label": "ab"[i % 2]}),
     "choices": ("choices", lambda i: {"choices": f"u{i // 5}", "text": asked(i), "label": "ab"[i % 2]}),
@@ -435,6 +444,17 @@ def test_labels_that_may_be_mistakes_are_said(init: Init) -> None:
     assert 'id: row numbers, since "id" is empty or repeated in some rows' in told
 
 
+@pytest.mark.parametrize(("encoding", "text"), [("gbk", "这个 产品 很好"), ("cp1256", "منتج جيد"), ("cp1251", "товар")])
+def test_a_guessed_encoding_is_doubted(encoding: str, text: str, init: Init) -> None:
+    """Texts that no Western language writes are a line, with the option."""
+    content = "".join(f"{text} hotel bravo golf {i},{'ab'[i % 2]}\n" for i in range(200))
+    code, told = init("a.csv", f"text,label\n{content}".encode(encoding))
+    assert (code, "is a guess, and some words have no letter from A to Z; if they" in told) == (0, True), told
+    Path("mine").rename("first")
+    code, told = init("a.csv", f"text,label\n{content}".encode(encoding), "--encoding", encoding)
+    assert (code, "guess" in told) == (0, False), told
+
+
 def test_one_label_in_two_unicode_forms_is_one(init: Init) -> None:
     """A composed and a decomposed spelling are one choice, and a line names them."""
     labels = itertools.cycle(["caf\u00e9", "caf\u00e9", "cafe\u0301", "bar"])
@@ -474,6 +494,10 @@ WRONG: dict[str, tuple[Callable[[int], Row], str]] = {
     "KTO in messages": (
         lambda i: {"messages": turns(i), "label": i % 2 == 0},
         "has messages and a true or false label, as KTO does; keep the rows whose label is true",
+    ),
+    "pairs without a prompt": (
+        lambda i: {"chosen": asked(i), "rejected": answered(i)},
+        "300 without a prompt, which belongs in a column or as messages into chosen and rejected",
     ),
     "equal pairs": (
         lambda i: {"prompt": asked(i), "chosen": "a", "rejected": "a"}, "whose chosen and rejected answers are equal",
