@@ -284,6 +284,8 @@ def _make_training_row(number: int, named: Row, where: str, columns: Columns, te
             raise UsageError(
                 f"{where}: row {number} has {shorten_repr(answer)} as its completion; give text, a number or messages"
             )
+        if "completion" in shape and isinstance(named["prompt"], list) and isinstance(answer, str) and answer:
+            answer = [{"role": "assistant", "content": answer}]
         return answers_as_continuations({**{key: named[key] for key in shape}, shape[-1]: answer})
     prompt, value = named["input"], named["target"]
     if not _is_prompt(prompt):

@@ -301,5 +301,8 @@ def test_a_number_as_completion_is_its_text() -> None:
     """Training learns the text that an evaluation wants, and refuses what it refuses."""
     [row] = to_training_rows([{"prompt": "2+2?", "completion": 4}], {}, "x")
     assert row == {"prompt": "2+2?", "completion": " 4"}
+    asked = [{"role": "user", "content": "2+2?"}]
+    [row] = to_training_rows([{"prompt": asked, "completion": "4"}], {}, "x")
+    assert row == {"prompt": asked, "completion": [{"role": "assistant", "content": "4"}]}
     with pytest.raises(UsageError, match="x: row 0 has True as its completion; give text, a number or messages"):
         to_training_rows([{"prompt": "2+2?", "completion": True}], {}, "x")
