@@ -13,7 +13,8 @@ def find_ambiguous_row(
 ) -> str:
     """Describe the first row with two readings that `columns` and the template leave open, or return an empty text.
 
-    A `text` beside an input and a target is one in training alone: an evaluation never asks it.
+    A `text` beside an input and a target is one in training alone: an evaluation never asks it. An input or a target
+    beside messages is one in evaluation alone: training on messages reads neither.
     """
     if "text" in columns or "messages" in columns:
         return ""
@@ -23,6 +24,23 @@ def find_ambiguous_row(
             [name for name, value in row.items() if value is not None], chosen, training
         ):
             return f"row {i} {what}"
+        if not (training or chosen & NAMES.keys()) and (what := _describe_second_question(row)):
+            return f"row {i} {what}"
+    return ""
+
+
+def _describe_second_question(row: Mapping[str, Any]) -> str:
+    """Name the column that asks or answers something else than the messages, or return an empty text."""
+    messages = row.get("messages")
+    if not isinstance(messages, list) or not messages or not isinstance(messages[-1], Mapping):
+        return ""
+    last = messages[-1]
+    answer = last.get("content") if last.get("role") == "assistant" else None
+    for ours, names in NAMES.items():
+        name = next((n for n in (ours, *names) if row.get(n) is not None), "")
+        if name and (ours == "input" or (answer and str(row[name]).strip() != str(answer).strip())):
+            one = f'has "messages" and "{name}", either of which could be its {ours}'
+            return f'{one}; {_suggest_columns({"messages": "messages"})}, or {ours} = "{name}"'
     return ""
 
 

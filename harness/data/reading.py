@@ -222,6 +222,7 @@ def _parse_json_line(text: str, place: str) -> Any:
     except RecursionError:
         raise UsageError(f"{place}: is nested more than {MAX_DEPTH} levels deep; flatten it") from None
     except json.JSONDecodeError as error:
+        place += f":{error.lineno}" if "\n" in text.strip() else ""
         raise UsageError(
             f"{place}: not valid JSON: {error.msg} at column {error.colno}; correct it, or "
             "check that the file is complete"

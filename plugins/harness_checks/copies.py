@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 
 from harness import Finding, Sample, checker, quote_text
 from harness.internals import Suite, Task, split_grams
-from harness_checks.leaks import tasks_by_data, texts_of_samples
+from harness_checks.comparable_rows import texts_of_samples
+from harness_checks.leaks import tasks_by_data
 
 MAX_ROWS = 2000  # rows of an evaluation that are compared, the first of them
 FRAME_SHARE = 0.5  # share of rows above which words are the frame of all and identify none

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from itertools import product
 from typing import Any
@@ -20,11 +20,8 @@ from harness.internals import (
     count_words,
     is_unspaced,
     normalize_text,
-    prompt_text,
-    split_answer,
-    split_words,
 )
-from harness_checks.frames import FRAME_SHARE, find_frame, system_message
+from harness_checks.comparable_rows import ComparableRow, texts_of_rows, texts_of_samples
 from harness_checks.lint import row_numbers
 
 GRAM_WORDS = 13  # words, as GPT-3 and most after it counted (arXiv:2005.14165, appendix C)
@@ -35,7 +32,6 @@ SHORT_ANSWER, FEW_ANSWERS = 10, 50  # words of an answer, or different ones, by 
 MIN_SHINGLES = 8  # shingles: of fewer the index means little
 MAX_GRAM_SHARE = 0.01  # a gram in more rows than this share, and in more than two, is a template's
 MAX_SHARED_GROUPS = 0.5  # of the clusters on both sides: then the split was never by them
-MIN_BARE_WORDS = 3  # words at least of a question that is compared without what stands around all of its kind
 MIN_CONTAINED_WORDS, ANCHOR_WORDS = 5, 4  # of a question looked for in longer texts; of what it is found by
 
 Hits = dict[int, tuple[int, float]]  # evaluated row -> training row, degree
@@ -47,7 +43,8 @@ def leaks(rows: list[TrainingRow], tasks: Mapping[str, Task], suite: Suite) -> I
     """Training rows in the evaluations: the score measures memorisation.
 
     Exact: the same prompt or text, but for case, punctuation, Markdown, white space and what of Unicode looks the
-    same; a turn of a conversation, or a question in a frame of all rows, is compared by itself. Inside: a question of
+    same; a turn of a conversation, or a question in a frame of all rows, is compared by itself,
+    and so are a question and its answer under another system message. Inside: a question of
     five words or more that stands in a longer text and ends there. Coverage: half of a row's 13-word sequences stand
     in the training data; sequences in more than 1 % of the training rows are the template's and do not count, or every
     row of such data would be a hit (arXiv:2311.04850). Near: at least 0.8 of two prompts' word pairs in common
@@ -151,20 +148,27 @@ def _contains_word_sequence(whole: Sequence[str], part: Sequence[str]) -> bool:
 
 
 def _match_rows_by_exact_key(training: Sequence[ComparableRow], evaluated: Sequence[ComparableRow]) -> dict[int, int]:
-    """Return evaluated row -> training row, where one has a key of the other, or its bare question."""
+    """Return evaluated row -> training row, where one has a key of the other, or its bare question.
+
+    A question under another system message is the same if its answer is.
+    """
     backwards = list(enumerate(training))[::-1]  # so that of several rows with a key the first is kept
     seen = {key: j for j, text in backwards for key in text.keys}
     bare = {text.bare: j for j, text in backwards if text.bare}
+    answered = {(key, text.answer): j for j, text in backwards for key in (*text.keys, text.bare, text.question)}
     often = Counter(text.keys[0] for text in evaluated if text.keys)
-    found: dict[int, int] = {}
+    often += Counter(text.question for text in evaluated if text.question not in text.keys[:1])
+    found, most = dict[int, int](), max(3, len(evaluated) / 2)
     for i, text in enumerate(evaluated):
         # One prompt of most rows ("Summarise:") says nothing about the rest of them.
-        fixed = text.keys and often[text.keys[0]] > max(3, len(evaluated) / 2)
+        fixed = text.keys and often[text.keys[0]] > most
         keys = text.keys[1:] if fixed else (*text.keys, text.bare)
         if hit := next((key for key in keys if key in seen), None):
             found[i] = seen[hit]
         elif hit := next((key for key in text.keys if key in bare and not fixed), None):
             found[i] = bare[hit]
+        elif text.question and often[text.question] <= most and (text.question, text.answer) in answered:
+            found[i] = answered[text.question, text.answer]
     return found
 
 
@@ -389,62 +393,3 @@ def tasks_by_data(tasks: Mapping[str, Task]) -> list[list[Task]]:
             whose = about.data or f"{about.use} {sorted(about.options.items())}"
             groups[whose, about.select, about.fewshot_data, repr(about.columns)].append(task)
     return [sorted(group, key=lambda t: -len(t.samples or ())) for group in groups.values()]
-
-
-@dataclass(frozen=True)
-class ComparableRow:
-    """A row as it is compared: how to name it, its keys for equality, its words."""
-
-    name: str
-    sample: str
-    keys: tuple[str, ...]
-    words: Sequence[str] = field(repr=False)
-    asked: int = 0  # of the words, from the first
-    shown: str = ""
-    bare: str = ""  # the question alone, without a frame
-    whole: str = field(default="", repr=False)  # all of the text
-    answer: tuple[str, ...] = ()  # what is wanted, where something is asked
-
-
-def texts_of_rows(rows: Sequence[TrainingRow]) -> list[ComparableRow]:
-    """Return training rows as texts, less the frame that they share."""
-    before, after = find_frame([row.prompt for row in rows if row.prompt])
-    found = []
-    for row in rows:
-        messages = row.row.get("prompt", row.row.get("messages"))
-        own = [m for m in messages if isinstance(m, Mapping)] if isinstance(messages, list) else []
-        parts = [prompt_text([m]) for m in own if m.get("role") not in ("assistant", "system", "developer")]
-        if "text" in row.row:
-            parts = [line for line in row.answer.splitlines() if len(split_words(line)) >= MIN_BARE_WORDS]
-        bare = row.prompt.removeprefix(before).removesuffix(after)
-        one = _make_comparable_row(f"training row {row.number}", str(row.number), row.prompt, row.answer, parts, bare)
-        found.append(replace(one, answer=split_answer(row.answer) if row.prompt else ()))
-    return found
-
-
-def texts_of_samples(samples: Sequence[Sample]) -> list[ComparableRow]:
-    """Return evaluated rows as texts, less the system message and the frame that they share."""
-    systems = Counter(system_message(s.input) for s in samples)
-    fixed = max(systems.values(), default=0) >= FRAME_SHARE * len(samples)  # else it may be what the question is about
-    asked = [prompt_text(s.input[1:] if fixed and system_message(s.input) is not None else s.input) for s in samples]
-    before, after = find_frame([text for text in asked if text])
-    found = []
-    for sample, bare in zip(samples, asked, strict=True):
-        whole, rest = prompt_text(sample.input), str(sample.row.get("text", ""))
-        rest = rest or (sample.target if isinstance(sample.target, str) else " ".join(sample.target[:1]))
-        bare = bare.removeprefix(before).removesuffix(after)
-        one = _make_comparable_row(f'row "{sample.id}"', sample.id, whole, "" if whole else rest, (), bare)
-        found.append(replace(one, answer=split_answer(" ".join(sample.targets[:1])) if whole else ()))
-    return found
-
-
-def _make_comparable_row(
-    name: str, sample: str, asked: str, rest: str, parts: Iterable[str], bare: str
-) -> ComparableRow:
-    prompt = split_words(asked)
-    words = prompt + split_words(rest)
-    keys = (" ".join(prompt), " ".join(words), *(" ".join(split_words(part)) for part in parts))
-    unique = tuple(key for key in dict.fromkeys(keys) if key)
-    alone = split_words(bare)
-    own, whole = " ".join(alone) if len(alone) >= MIN_BARE_WORDS else "", f"{asked}\n{rest}"
-    return ComparableRow(name, sample, unique, words, len(prompt) or len(words), asked or rest, own, whole)

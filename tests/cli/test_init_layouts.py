@@ -7,6 +7,7 @@ import gzip
 import io
 import itertools
 import json
+import re
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import Any
 import pytest
 
 from harness.cli.main import main
+from harness.init.layouts import find_layout
 from harness.pipeline.run import Options, prepare_collection
 
 Row = dict[str, Any]
@@ -99,6 +101,10 @@ LAYOUTS: dict[str, tuple[Callable[[int], Row], str, str]] = {  # a row, what is 
     "classification": (
         lambda i: {"text": asked(i), "label": "spam" if i % 33 == 0 else "ham"},
         'majority class "ham": 97.0% of the rows that confirm', 'use = "multiple_choice"',
+    ),
+    "text in a column of that name": (
+        lambda i: {"conversation": f"[Customer] {asked(i)}", "label": "ab"[i % 2]}, 'input: "conversation", ',
+        'template = "Conversation: {conversation}',
     ),
     "question and answer": (
         lambda i: {"question": f"What of {asked(i)}?", "answer": answered(i)}, 'label: "answer", by its name',
@@ -217,6 +223,184 @@ def test_system_prompts_history_and_tools_are_kept(init: Init) -> None:
     assert [m["role"] for m in first] == ["system", "user", "assistant", "user", "assistant"]
 
 
+@pytest.mark.parametrize("layout", ["messages", "question", "preference"])
+def test_one_question_under_several_system_messages_is_in_one_part(layout: str, init: Init) -> None:
+    """Rows that differ in their system message alone stay together, and none is left out."""
+
+    def make(i: int, system: str) -> Row:
+        question, answer = f"What of {asked(i)}?", answered(i)
+        if layout == "messages":
+            before = [{"role": "system", "content": system}, {"role": "user", "content": question}]
+            return {"messages": [*before, *said(answer)]}
+        answers = {"chosen": answer, "rejected": "no"} if layout == "preference" else {"answer": answer}
+        return {"system": system, "question": question, **answers}
+
+    rows = [make(i, system) for i in range(100) for system in ("Be brief.", "Answer as a pirate does.", "Rhyme.")]
+    code, told = init("a.jsonl", encode_jsonl(rows))
+    parts = [{w for w in json.dumps(part).split() if w.isdigit()} for part in read_parts().values()]
+    assert (code, sum(map(len, read_parts().values()))) == (0, 300), told
+    assert sum(map(len, parts)) == len(set.union(*parts)) == 100
+
+
+def test_documents_in_system_messages_are_split(init: Init) -> None:
+    """A few questions about many documents are split by document."""
+    rows = [{"system": f"The bill says: {asked(i)}.", "question": f"What of {i % 3}?", "answer": answered(i)}
+            for i in range(ROWS)]  # fmt: skip
+    assert init("a.jsonl", encode_jsonl(rows))[0] == 0
+    assert sum(map(len, read_parts().values())) == ROWS
+
+
+@pytest.mark.parametrize(
+    ("history", "roles"),
+    [
+        (None, []),
+        (float("nan"), []),
+        ("", []),
+        ("[]", []),
+        ([["a", "b"]], ["user", "assistant"]),
+        ('[["a", "b"]]', ["user", "assistant"]),
+        (turns(1), ["user", "assistant"]),
+        (json.dumps(make_sharegpt_turns(1)), ["user", "assistant"]),
+    ],
+)
+def test_a_history_of_each_form_is_kept(history: object, roles: list[str]) -> None:
+    """Pairs and messages become earlier turns, and an empty history is none."""
+    layout = find_layout([{"instruction": "c", "output": "d", "history": history}])
+    assert layout
+    assert [m["role"] for m in layout.rows[0]["messages"]] == [*roles, "user", "assistant"]
+
+
+@pytest.mark.parametrize("label", [True, "True", 1, 0])
+def test_the_accepted_rows_of_kto_can_be_used(label: object) -> None:
+    """Rows that all have a true label are rows to learn from."""
+    rows: list[Row] = [{"prompt": asked(i), "completion": answered(i), "label": label} for i in range(9)]
+    assert find_layout(rows)
+    assert find_layout([{"messages": turns(i), "label": i} for i in range(2)])
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [("How much is 3²", "How much is 32"), ("Is a uppercase", "Is A uppercase"), ("a\u0301", "a\u0301\u200b")],
+)
+def test_rows_that_differ_in_a_letter_are_kept(one: str, other: str, init: Init) -> None:
+    """Inputs that differ in case or in a compatible character are different rows, in one part."""
+    rows = [{"text": f"{text} {asked(i)}", "label": label} for i in range(100)
+            for text, label in ((one, "yes"), (other, "no"))]  # fmt: skip
+    code, told = init("a.jsonl", encode_jsonl(rows))
+    assert (code, "left out" in told) == (0, False), told
+    houses = [{row["text"].partition("house")[2].split()[0] for row in part} for part in read_parts().values()]
+    assert sum(map(len, houses)) == len(set.union(*houses)) == 100
+
+
+def test_a_row_without_a_label_costs_no_other(init: Init) -> None:
+    """A row that is left out is no earlier row of its question."""
+    rows = [{"text": asked(i), "label": label} for i in range(100) for label in ("", "ab"[i % 2])]
+    assert init("a.jsonl", encode_jsonl(rows))[0] == 0
+    assert sum(map(len, read_parts().values())) == 100
+
+
+@pytest.mark.parametrize(
+    ("first", "told"),
+    [
+        (said("hello"), "1 that begin with the assistant"),
+        (turns(1)[:1], "1 with two successive messages of one role"),
+        ([*turns(1), {"role": "system", "content": "Be brief."}], "1 with a system message that is not the first"),
+    ],
+)
+def test_chats_out_of_order_are_left_out(first: list[Row], told: str, init: Init) -> None:
+    """A chat that D11 would refuse is left out and counted."""
+    rows = [{"messages": [*(first if i == 5 else turns(i + 500)), *turns(i)]} for i in range(ROWS)]
+    code, err = init("a.jsonl", encode_jsonl(rows))
+    assert (code, f"left out: {told}\n" in err) == (0, True), err
+    assert "learnt: all turns, the user's as well, since 1" in err and "have several answers" in err
+
+
+def test_a_row_is_named_by_its_id(init: Init) -> None:
+    """What the draft refuses is a row of the table, and no temporary file."""
+    rows = [{"id": f"n{i}", "image": asked(i), "label": "ab"[i % 2]} for i in range(ROWS)]
+    code, told = init("a.jsonl", encode_jsonl(rows), "--input", "image")
+    assert code == 4 and re.search('^error: a.jsonl: the row with the id "n[0-9]+" has "image", which', told), told
+    assert "suite.toml" not in told and "/" not in told
+
+
+def test_images_are_left_out(init: Init) -> None:
+    """A column of images is not used, and a row with an image is left out and counted."""
+    rows = [{"messages": turns(i), "image": f"{i}.png"} for i in range(ROWS)]
+    rows[7]["messages"] = [{"role": "user", "content": [{"type": "text", "text": "hi"}, IMAGE]}, *turns(7)[1:]]
+    code, told = init("a.jsonl", encode_jsonl(rows))
+    assert (code, 'left out: 1 with a part of type "image_url", but only' in told) == (0, True), told
+    assert 'not used: "image"' in told
+
+
+def test_transcripts_of_hh_rlhf_share_their_prompt() -> None:
+    """The prompt of two transcripts ends with the last speaker that both have."""
+    texts = (f"\n\nHuman: a\n\nAssistant: b\n\nHuman: c\n\nAssistant: {answer}" for answer in ("yes", "yet no"))
+    layout = find_layout([dict(zip(("chosen", "rejected"), texts, strict=True))])
+    assert layout and layout.rows[0] == {
+        "prompt": "\n\nHuman: a\n\nAssistant: b\n\nHuman: c\n\nAssistant:", "chosen": "yes", "rejected": "yet no",
+    }  # fmt: skip
+
+
+GROUPS: dict[str, tuple[str, Callable[[int], Row]]] = {  # the group, a row
+    "id": ("id", lambda i: {"id": f"u{i // 5}", "text": asked(i), "label": "ab"[i % 2]}),
+    "choices": ("choices", lambda i: {"choices": f"u{i // 5}", "text": asked(i), "label": "ab"[i % 2]}),
+    "an input": (
+        "input", lambda i: {"instruction": asked(i), "input": asked(i // 5), "output": answered(i), "group": i}
+    ),
+    "a target": ("target", lambda i: {"target": f"u{i // 5}", "messages": turns(i)}),
+    "a text": ("text", lambda i: {"text": f"u{i // 5}", "messages": turns(i)}),
+    "a question": (
+        "question", lambda i: {"prompt": asked(i), "question": f"u{i // 5}", "chosen": answered(i), "rejected": "b"},
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", GROUPS)
+def test_a_group_has_a_name_that_means_nothing_else(case: str, init: Init) -> None:
+    """A group column keeps its values, and no row gets a second reading."""
+    group, make = GROUPS[case]
+    rows = [make(i) for i in range(ROWS)]
+    code, told = init("a.jsonl", encode_jsonl(rows), "--group", group)
+    assert code == 0, told
+    suite = prepare_collection(Path("mine/suite.toml"), Options()).suite
+    assert suite.train and suite.train.cluster == suite.evals[0].cluster
+    cluster = str(suite.train.cluster)
+    assert cluster.startswith("group") and f', written as "{cluster}"' in told, told
+    parts = [{row[cluster] for row in part} for part in read_parts().values()]
+    assert sum(map(len, parts)) == len(set.union(*parts)) > 50
+    assert {str(row[group]) for row in rows} >= set.union(*parts)
+
+
+JSON_TEXT = '{"price": 1.10,  "ok": true, "x": null, "of": [1, 2]}'
+JSON_ROWS: dict[str, tuple[Row, Row]] = {  # a row of a file, what is written of it
+    "a completion": ({"prompt": "a", "completion": JSON_TEXT}, {"completion": JSON_TEXT}),
+    "a prompt": ({"prompt": JSON_TEXT, "completion": "a"}, {"prompt": JSON_TEXT}),
+    "a list": ({"prompt": "a", "completion": "[1, 2]"}, {"completion": "[1, 2]"}),
+    "a chosen answer": ({"prompt": "a", "chosen": JSON_TEXT, "rejected": "b"}, {"chosen": JSON_TEXT}),
+    "an object": (
+        {"instruction": "a", "output": {"ok": True, "x": None}},
+        {"messages": [{"role": "user", "content": "a"}, *said('{"ok": true, "x": null}')]},
+    ),
+    "a list of objects": (
+        {"prompt": "a", "completion": [{"from": "Köln", "n": 1}]}, {"completion": '[{"from": "Köln", "n": 1}]'},
+    ),
+    "an object as content": (
+        {"messages": [*turns(0)[:1], {"role": "assistant", "content": {"ok": True}}]},
+        {"messages": [*turns(0)[:1], *said('{"ok": true}')]},
+    ),
+    "truth": ({"prompt": "a", "completion": True}, {"completion": "true"}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", JSON_ROWS)
+def test_json_stays_json(case: str) -> None:
+    """Texts in JSON stay unchanged, and objects become JSON."""
+    given, want = JSON_ROWS[case]
+    layout = find_layout([given, given])
+    assert layout
+    assert layout.rows[0].items() >= want.items(), layout.rows[0]
+
+
 def test_several_inputs_are_named_with_a_comma(init: Init) -> None:
     """`--input A,B` asks both columns in this order, and a column that is missing is named."""
     content = encode_jsonl([{"a": asked(i), "b": asked(i + 700), "c": answered(i)} for i in range(ROWS)])
@@ -260,6 +444,26 @@ def test_labels_that_may_be_mistakes_are_said(init: Init) -> None:
     assert 'id: row numbers, since "id" is empty or repeated in some rows' in told
 
 
+@pytest.mark.parametrize(("encoding", "text"), [("gbk", "这个 产品 很好"), ("cp1256", "منتج جيد"), ("cp1251", "товар")])
+def test_a_guessed_encoding_is_doubted(encoding: str, text: str, init: Init) -> None:
+    """Texts that no Western language writes are a line, with the option."""
+    content = "".join(f"{text} hotel bravo golf {i},{'ab'[i % 2]}\n" for i in range(200))
+    code, told = init("a.csv", f"text,label\n{content}".encode(encoding))
+    assert (code, "is a guess, and some words have no letter from A to Z; if they" in told) == (0, True), told
+    Path("mine").rename("first")
+    code, told = init("a.csv", f"text,label\n{content}".encode(encoding), "--encoding", encoding)
+    assert (code, "guess" in told) == (0, False), told
+
+
+def test_one_label_in_two_unicode_forms_is_one(init: Init) -> None:
+    """A composed and a decomposed spelling are one choice, and a line names them."""
+    labels = itertools.cycle(["caf\u00e9", "caf\u00e9", "cafe\u0301", "bar"])
+    code, told = init("a.jsonl", encode_jsonl([{"text": asked(i), "label": next(labels)} for i in range(ROWS)]))
+    assert (code, 'choices: "bar", "caf\u00e9"\n' in told) == (0, True), told
+    assert "labels that differ only in Unicode form count as one: " in told
+    assert {row["label"] for part in read_parts().values() for row in part} == {"bar", "caf\u00e9"}
+
+
 def test_float_ids_are_numbers(init: Init) -> None:
     """An id that a table made a float is the number that it was."""
     init("a.jsonl", encode_jsonl([{"id": float(i), "question": asked(i), "answer": answered(i)} for i in range(ROWS)]))
@@ -275,6 +479,7 @@ def test_ten_thousand_columns_are_read(init: Init) -> None:
     assert 'not used: "c1", "c2"' in told and ', "c11" and 8,561 more' in told, told
 
 
+IMAGE = {"type": "image_url", "image_url": {"url": "http://x"}}
 WRONG: dict[str, tuple[Callable[[int], Row], str]] = {
     "unknown speaker": (
         lambda i: {"conversations": [{"from": "narrator", "value": "x"}]},
@@ -286,6 +491,14 @@ WRONG: dict[str, tuple[Callable[[int], Row], str]] = {
         lambda i: {"prompt": asked(i), "completion": answered(i), "label": i % 2 == 0},
         "has prompt, completion and a true or false label, as KTO does; keep the rows whose label is true",
     ),
+    "KTO in messages": (
+        lambda i: {"messages": turns(i), "label": i % 2 == 0},
+        "has messages and a true or false label, as KTO does; keep the rows whose label is true",
+    ),
+    "pairs without a prompt": (
+        lambda i: {"chosen": asked(i), "rejected": answered(i)},
+        "300 without a prompt, which belongs in a column or as messages into chosen and rejected",
+    ),
     "equal pairs": (
         lambda i: {"prompt": asked(i), "chosen": "a", "rejected": "a"}, "whose chosen and rejected answers are equal",
     ),
@@ -295,6 +508,31 @@ WRONG: dict[str, tuple[Callable[[int], Row], str]] = {
     ),
     "mixed prompts": (
         lambda i: {"prompt": turns(i)[:1] if i else asked(i), "completion": answered(i)}, "use one form for all",
+    ),
+    "history in text": (
+        lambda i: {"instruction": asked(i), "output": answered(i), "history": "User: a"},
+        'row 0 has "User: a" as its history; give [[question, answer], ...] or messages',
+    ),
+    "history in numbers": (
+        lambda i: {"instruction": asked(i), "output": answered(i), "history": 5}, 'row 0 has "5" as its history; give',
+    ),
+    "tools in text": (
+        lambda i: {"messages": turns(i), "tools": "search"}, 'row 0 has "search" as its tools; give a list of objects',
+    ),
+    "images alone": (
+        lambda i: {"messages": [{"role": "user", "content": [IMAGE]}, *turns(i)[1:]]},
+        'no row can be used: 300 with a part of type "image_url", but only text is trained on; correct the rows',
+    ),
+    "mixed pairs": (
+        lambda i: {"prompt": asked(i), "chosen": said("a") if i else "a", "rejected": "b"},
+        "row 1 has messages as its answers, and row 0 has text; use one form for all",
+    ),
+    "an empty turn": (
+        lambda i: {"id": f"n{i}", "messages": [*turns(i)[:1], {"role": "user", "content": None}, *turns(i)[1:]]},
+        "300 with a message without content; correct the rows",
+    ),
+    "messages as Python writes them": (
+        lambda i: {"messages": str(turns(i)), "label": "a"}, "as its conversation; give a list of messages with role",
     ),
     "one column": (lambda i: {"text": asked(i)}, 'its columns are "text"; an input column and another column'),
     "objects": (lambda i: {"question": asked(i), "answer": {"text": "x"}}, 'column "answer" contains '),

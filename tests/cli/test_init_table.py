@@ -196,7 +196,7 @@ WRONG: dict[str, tuple[str, str | bytes | None, list[str], str]] = {
         "a.csv",
         make_csv(header="a.b,a_b"),
         [],
-        'its columns are "a.b", "a_b"; an input column and another',
+        'the columns "a.b" and "a_b" have one name in a template, "a_b"; rename one',
     ),
     "open quote": (
         "a.csv",
@@ -210,6 +210,7 @@ WRONG: dict[str, tuple[str, str | bytes | None, list[str], str]] = {
         [],
         "a.csv:2: has 3 fields, but the header has 2; check for a missing comma or quote (299 more rows like this)",
     ),
+    "broken JSON": ("a.json", '[\n{"a": 1},\n{"a": 2,}\n]', [], "a.json:3: not valid JSON: "),
     "cut JSON": ("a.json", encode_json_rows(DICTS)[:-9], [], "a.json: not valid JSON:"),
     "JSON of one": ("a.json", '{"a": 1}', [], ": contains a dict; it must be a list of objects"),
     "JSON of lists": ("a.json", "[[1, 2]]", [], ": row 0 is [1, 2]; it must be an object"),

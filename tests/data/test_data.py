@@ -295,3 +295,14 @@ def test_a_value_that_is_cut_says_so() -> None:
     """A long value in a message ends in an ellipsis."""
     with pytest.raises(UsageError, match=r"row 0 has \['aaaa.*a… as its target"):
         to_training_rows([{"input": "a", "target": ["a" * 99]}], {}, "x")
+
+
+def test_a_number_as_completion_is_its_text() -> None:
+    """Training learns the text that an evaluation wants, and refuses what it refuses."""
+    [row] = to_training_rows([{"prompt": "2+2?", "completion": 4}], {}, "x")
+    assert row == {"prompt": "2+2?", "completion": " 4"}
+    asked = [{"role": "user", "content": "2+2?"}]
+    [row] = to_training_rows([{"prompt": asked, "completion": "4"}], {}, "x")
+    assert row == {"prompt": asked, "completion": [{"role": "assistant", "content": "4"}]}
+    with pytest.raises(UsageError, match="x: row 0 has True as its completion; give text, a number or messages"):
+        to_training_rows([{"prompt": "2+2?", "completion": True}], {}, "x")

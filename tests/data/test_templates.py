@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from harness import UsageError
+from harness.data.ambiguity import find_ambiguous_row
 from harness.data.reading import split_slice
 from harness.data.rows import to_samples, to_training_rows
 from harness.data.templates import fill_template, find_template_error
@@ -122,6 +125,27 @@ READINGS = {
         'has "completion" and "answer", either of which could be its',
     ),
 }
+
+
+CHAT = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+
+
+@pytest.mark.parametrize(
+    ("row", "told"),
+    [
+        ({"messages": CHAT, "prompt": "c"}, 'has "messages" and "prompt", either of which could be its input'),
+        ({"messages": CHAT, "target": "c"}, 'has "messages" and "target", either of which could be its target'),
+        ({"messages": CHAT, "answer": "b"}, ""),
+        ({"messages": CHAT[:1], "answer": "c"}, ""),
+    ],
+)
+def test_messages_beside_another_question_are_refused(row: dict[str, Any], told: str) -> None:
+    """An evaluation that would read another column than training names both."""
+    found = find_ambiguous_row([row], {}, None, training=False)
+    assert found.startswith(f"row 0 {told}") if told else not found
+    assert not find_ambiguous_row([row], {}, None, training=True)
+    [sample] = to_samples([row], "x", columns={"messages": "messages"}, cluster=None, slices=())
+    assert (sample.input, sample.target) == (CHAT[:1], "b" if len(row["messages"]) == 2 else "c")
 
 
 @pytest.mark.parametrize("case", READINGS)

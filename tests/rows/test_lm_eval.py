@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import shutil
 from collections.abc import Callable
@@ -49,6 +50,19 @@ def edit_results(folder: Path, told: Callable[[dict[str, Any]], None]) -> None:
     found = json.loads(path.read_text("utf-8"))
     told(found)
     path.write_text(json.dumps(found), "utf-8")
+
+
+def test_renamed_samples_are_named(runs: tuple[Path, Path], tmp_path: Path) -> None:
+    """Rows under another name, or compressed, are not missing rows."""
+    (path,) = runs[0].glob("samples_cap_mc_*.jsonl")
+    renamed, folder = tmp_path / "cap.jsonl", tmp_path / "packed"
+    shutil.copy(path, renamed)
+    folder.mkdir()
+    (folder / f"{path.name}.gz").write_bytes(gzip.compress(path.read_bytes()))
+    shutil.copy(next(runs[0].glob("results_*.json")), folder)
+    for other in (renamed, folder):
+        with pytest.raises(UsageError, match="contains rows of lm_eval under another name; name it samples_TASK_DATE"):
+            read_run_rows(str(other), Wanted())
 
 
 @pytest.mark.parametrize(

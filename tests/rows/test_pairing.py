@@ -150,3 +150,10 @@ def test_repeats_of_a_row_are_alike_but_for_their_scores(gate: Gate, table: Tabl
         table("base", rows), table("candidate", rows[::-1]), "--id", "id", "--repeat", "rep", f"--{field}", "of"
     )
     assert said.code == 4 and f'repeats of row "q7" differ in {field}' in said.err, said
+
+
+def test_only_common_is_no_advice_where_nothing_is_common() -> None:
+    """Ids that all differ in a space have another fix."""
+    base, candidate = make_run_rows(row("a", "")), make_run_rows(row("a ", ""))
+    with pytest.raises(UsageError, match="no row is in both, so check that both answered"):
+        pair_rows(base, candidate, only_common=False)

@@ -16,7 +16,7 @@ from harness.records.samples import Sample
 from harness.rows.readers import fields as ask
 from harness.rows.readers import lm_eval_groups
 from harness.rows.records import Better, Binding, RawMetric, RawRow, RawRows, Wanted
-from harness.rows.safe_read import SafeFiles
+from harness.rows.safe_read import HEAD_BYTES, SafeFiles
 from harness.rows.wording import write_option
 
 DATE = r"(\d{4}-\d\d-\d\dT\d\d-\d\d-\d\d\.\d+)"
@@ -41,6 +41,7 @@ class LmEval(ask.RowReader):
         found = [path] if path.is_file() else files.list_files("**/samples_*.jsonl")
         dated = [(m[2], m[1], p) for p in found if (m := re.fullmatch(rf"samples_(.+)_{DATE}\.jsonl", p.name))]
         if not dated:
+            _require_name_of_samples(files, path)
             raise UsageError(f"{path}: contains no rows of lm_eval; run it with --log_samples")
         tasks = {name for _, name, _ in dated}
         newest = max(dated)[0]
@@ -56,6 +57,19 @@ class LmEval(ask.RowReader):
         old = sorted({d for d, name, _ in dated if name == task} - {files_of[task][0]})
         note = f"of {len(old) + 1} runs in {path} the newest, {files_of[task][0]}, is used; the one before is "
         return replace(run, notes=(f"{note}{old[-1]}",) if old else ())
+
+
+def _require_name_of_samples(files: SafeFiles, path: Path) -> None:
+    """Raise UsageError for rows of lm_eval in a file that was renamed or compressed."""
+    others = [path] if path.is_file() else files.list_files("**/samples_*")
+    for other in (p for p in others if p.is_file()):
+        with files.open_content(other) as f:
+            rows = b'"doc_hash"' in f.read(HEAD_BYTES)
+            while f.read(HEAD_BYTES):
+                pass
+        if rows:
+            want = "name it samples_TASK_DATE.jsonl, as lm_eval did, and decompress it"
+            raise UsageError(f"{other}: contains rows of lm_eval under another name; {want}")
 
 
 def _read_task(files: SafeFiles, path: Path, newest: tuple[str, str, Path], task: str, want: Wanted) -> RawRows:

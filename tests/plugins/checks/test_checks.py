@@ -464,6 +464,15 @@ def test_leaks_in_a_frame(case: str) -> None:
     assert list(found(train, test)) == kinds
 
 
+NO_SUITE: Any = SimpleNamespace(subjects={})
+
+
+def make_chat_task(samples: list[Sample]) -> Any:
+    spec = SimpleNamespace(name="qa", data="d", columns={}, clusters=[], select=None, fewshot_data=None)
+    spec.use, spec.options = "task", {}
+    return SimpleNamespace(spec=spec, samples=tuple(samples), shots=(), select=None, brings_rows=False)
+
+
 def test_a_system_message_that_varies_is_a_part_of_the_question() -> None:
     """One question about ten documents is ten questions, where the documents stand in system messages."""
     turns = [
@@ -475,12 +484,21 @@ def test_a_system_message_that_varies_is_a_part_of_the_question() -> None:
     ]
     rows = [{"prompt": prompt, "completion": [{"role": "assistant", "content": "x"}]} for prompt in turns[:10]]
     train = [TrainingRow(i, "train", row, row) for i, row in enumerate(rows, 1)]
-    spec = SimpleNamespace(name="qa", data="d", columns={}, clusters=[], select=None, fewshot_data=None)
-    spec.use, spec.options = "task", {}
-    samples = tuple(Sample(str(i), prompt, "yes") for i, prompt in enumerate(turns[10:]))
-    task: Any = SimpleNamespace(spec=spec, samples=samples, shots=(), select=None, brings_rows=False)
-    suite: Any = SimpleNamespace(subjects={})
-    assert list(leaks(train, {"qa": task}, suite)) == []
+    task = make_chat_task([Sample(str(i), prompt, "yes") for i, prompt in enumerate(turns[10:])])
+    assert list(leaks(train, {"qa": task}, NO_SUITE)) == []
+
+
+@pytest.mark.parametrize(("same", "leaked"), [(True, 1), (False, 0)])
+def test_one_question_under_several_system_messages_leaks(same: bool, leaked: int) -> None:
+    """A question with the same answer leaks, whichever system message is before it."""
+
+    def ask(i: int, system: str) -> list[dict[str, str]]:
+        return [{"role": "system", "content": system}, {"role": "user", "content": f"Where is house {i}?"}]
+
+    rows = [{"prompt": ask(0, "Be kind."), "completion": [{"role": "assistant", "content": "Here."}]}]
+    samples = [Sample(str(i), ask(i, f"Be brief, {i % 2}."), "here" if same else f"at {i}") for i in range(8)]
+    flags = list(leaks([TrainingRow(1, "train", row, row) for row in rows], {"qa": make_chat_task(samples)}, NO_SUITE))
+    assert sum(len(flag.rows["qa"]) for flag in flags if flag.kind == "exact") == leaked
 
 
 @pytest.mark.parametrize(

@@ -14,8 +14,8 @@ from scipy.stats import binom
 from harness import Finding, Sample
 from harness.suite.tables import Eval
 from harness.testing import SUITE, TRAIN, Project
+from harness_checks.comparable_rows import texts_of_samples
 from harness_checks.copies import near_copies, passing_rate
-from harness_checks.leaks import texts_of_samples
 
 Rows = list[dict[str, Any]]
 
