@@ -28,7 +28,7 @@ CHUNK_BYTES = 1 << 22  # bytes copied at a time
 USE_LOCK = "used.lock"  # in the cache folder; held by every process that uses it
 _used: dict[Path, int] = {}
 OLD_SUFFIX = ".old"
-CACHE_LEVELS = 2  # of a cache whose owners and modes are looked at: a model in "models", an adapter in "trained"
+CACHE_LEVELS = 8  # whose owners and modes are checked; a merged model in "trained" is three levels deep
 
 
 def cache_dir() -> Path:

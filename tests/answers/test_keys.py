@@ -601,6 +601,17 @@ def test_what_belongs_to_another_user_is_refused(passed: Project, name: str) -> 
     assert len(outcome.err.splitlines()) == 1
 
 
+def test_a_deep_folder_that_others_can_write_is_refused(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A merged model lies three levels deep, and may be replaced there as well."""
+    cache = project.folder / "own"
+    (cache / "trained" / "a1b2" / "merged-original").mkdir(mode=0o755, parents=True)
+    cache.chmod(0o755)
+    (cache / "trained" / "a1b2" / "merged-original").chmod(0o777)
+    monkeypatch.setenv("HARNESS_CACHE", str(cache))
+    outcome = project.harness("cache")
+    assert (outcome.code, 'contains "trained/a1b2/merged-original"' in outcome.err) == (4, True)
+
+
 def test_a_file_that_others_can_write_is_refused(passed: Project) -> None:
     """In a folder that others may enter no file may be theirs to write; in one that they may not, it is no matter."""
     (passed.folder / "cache/responses.sqlite").chmod(0o666)
