@@ -39,7 +39,7 @@ class LocalWorkers:
         if not (found := re.fullmatch(r"([1-9]\d*)(?:x([1-9]\d*))?", place)):
             what = 'give a number of workers, such as "local:2", or "local:2x4" with four GPUs each'
             raise UsageError(f"{describe_workers(self.said)}: {what}")
-        self.count, self.started = int(found[1]), 0
+        self.count, self.started, self._workers = int(found[1]), 0, dict[int, ChildWorker]()  # by place
         self.gpus = (
             [] if place == "1" else assign_gpus(describe_workers(self.said), self.count, python, int(found[2] or 0))
         )
@@ -49,10 +49,16 @@ class LocalWorkers:
         return [self.restart() for _ in range(self.count)]
 
     def restart(self) -> Worker:
-        """Start one more, on the GPU of the one that it follows; one alone has all GPUs, as this process would."""
+        """Start a worker on the GPU of one that ended.
+
+        A single worker has all GPUs, as this process would.
+        """
         self.started += 1
-        device = self.gpus[(self.started - 1) % self.count] if self.gpus else None
-        return ChildWorker(self.python, f"worker {self.started}", worker_environment(device, ours=not self.elsewhere))
+        free = [i for i in range(self.count) if i not in self._workers or self._workers[i].has_ended]
+        place = free[0] if free else self.started % self.count
+        environment = worker_environment(self.gpus[place] if self.gpus else None, ours=not self.elsewhere)
+        worker = self._workers[place] = ChildWorker(self.python, f"worker {self.started}", environment)
+        return worker
 
 
 class ChildWorker:
@@ -72,6 +78,11 @@ class ChildWorker:
         except OSError as error:
             self._errors.close()
             raise UsageError(f'python "{python}": {error.strerror}; name the interpreter of an environment') from None
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether the process has ended."""
+        return self._process.poll() is not None
 
     def send(self, message: str, hear: Callable[[str], None] = lambda _: None) -> Future[str]:
         """Give a message; its future holds the reply, or raises Lost."""

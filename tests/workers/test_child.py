@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -293,17 +294,25 @@ def test_workers_that_cannot_be_are_a_mistake(on: str, says: str, suite: Project
     assert (outcome.code, outcome.err.count("\n"), says in outcome.err) == (4, 1, True), outcome.err
 
 
-@pytest.mark.parametrize(("count", "seen"), [("2", ["4", "5", "4"]), ("1", ["4,5", "4,5"])])
+@pytest.mark.parametrize(
+    ("count", "lost", "seen"),
+    [("2", 0, ["4", "5", "4"]), ("2", 1, ["4", "5", "5"]), ("1", 0, ["4,5", "4,5"])],
+)
 def test_a_worker_alone_sees_every_gpu(
-    count: str, seen: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    count: str, lost: int, seen: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A model that is spread over several has them all; of several workers each has one, and so has its successor."""
     machine(tmp_path, monkeypatch, *[L4] * 6)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,5")
     given: list[str] = []
-    monkeypatch.setattr(local, "ChildWorker", lambda python, name, env: given.append(env["CUDA_VISIBLE_DEVICES"]))
+
+    def start(python: str, name: str, environment: dict[str, str]) -> SimpleNamespace:
+        given.append(environment["CUDA_VISIBLE_DEVICES"])
+        return SimpleNamespace(has_ended=False)
+
+    monkeypatch.setattr(local, "ChildWorker", start)
     crew = LocalWorkers(count)
-    crew.start()
+    crew.start()[lost].has_ended = True  # type: ignore[attr-defined]
     crew.restart()
     assert given == seen
 
