@@ -47,15 +47,15 @@ def run(
     junit_xml: str | Path | None = None,
     listeners: Sequence[object] = (),
 ) -> Run:
-    """Run a suite as `harness run` would, without printing, and return the Run.
+    """Run a suite as `harness run` does, without printing.
 
     `overrides` are "table.key=value". `candidate` is a folder that is gated instead of training; of several
-    `candidates` the best on the select rows is. `keyword` is an expression such as "merged and not quiz"; with
-    `last_failed` only items that failed before run. `limit` is in rows of each evaluation. `plugins` are names of
-    modules, or "no:NAME". `on` is "NAME:PLACE" of a worker backend, `patience` in seconds. `ignore` has codes of
-    checks. `listeners` are plugin objects whose hooks are called.
+    `candidates`, the best on the select rows is gated. `keyword` is an expression such as "merged and not quiz"; with
+    `last_failed`, only items that failed before run. `limit` is the number of rows of each evaluation. `plugins` are
+    module names, or "no:NAME". `on` is "NAME:PLACE" of a worker backend, `patience` is in seconds. `ignore` has codes
+    of checks. `listeners` are plugin objects with hooks to call.
 
-    Raises UsageError on a mistake in the suite, the data or the options, RuntimeError where a plugin calls sys.exit().
+    Raises UsageError for a mistake in the suite, the data or the options, RuntimeError if a plugin calls sys.exit().
     """
     from harness.pipeline.run import Options, run_suite
 
@@ -115,16 +115,17 @@ def gate(
     allow: str | Sequence[str] = (),
     only_common: bool = False,
 ) -> GateResult:
-    """Gate rows that another tool scored, as `harness gate` would without printing, and return what was decided.
+    """Gate rows scored by another tool, as `harness gate` does.
 
-    Rows are a path, a list of dicts, a mapping of names to scores, or a frame of pandas, polars or Arrow; a single
-    argument is the candidate, for `min` or `max`. Exactly one claim is given: `worse_by_at_most`, `better_by` (in the
-    metric's units, or a share such as "2%"), `min` or `max`. `alpha` is the risk that a model on the limit passes,
-    `range` the lowest and highest score of a row, `metric` "TASK:NAME[,FILTER]", `tool` the format of the files.
-    `id`, `score`, `input`, `target`, `answer`, `weight`, `repeat`, `cluster` and `slice` name columns, `base_score` and
-    `candidate_score` those of each side in one table ("a.b" is b in the objects of a). Counts as an attempt.
+    Nothing is printed. Rows are a path, a list of dicts, a mapping of names to scores, or a frame of pandas, polars or
+    Arrow; a single argument is the candidate, for `min` or `max`. Exactly one claim is given: `worse_by_at_most`,
+    `better_by` (in the metric's units, or a share such as "2%"), `min` or `max`. `alpha` is the risk that a model on
+    the limit passes, `range` the lowest and highest score of a row, `metric` "TASK:NAME[,FILTER]", `tool` the format of
+    the files. `id`, `score`, `input`, `target`, `answer`, `weight`, `repeat`, `cluster` and `slice` name columns,
+    `base_score` and `candidate_score` those of each side in one table ("a.b" is b in the objects of a). The call counts
+    as an attempt.
 
-    Raises UsageError where rows cannot be read, paired or compared fairly, or the claim is missing or wrong.
+    Raises UsageError if the rows cannot be read, paired or compared fairly, or the claim is missing or wrong.
     """
     given = dict(locals())
     from harness.rows import api

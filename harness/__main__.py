@@ -1,4 +1,4 @@
-"""`python -m harness` is the command `harness`, with the Python that runs it."""
+"""Entry point for `python -m harness`, the `harness` command in this interpreter."""
 
 import sys
 

@@ -1,6 +1,6 @@
-"""What can go wrong, and how the process ends.
+"""Errors, and the exit codes of the process.
 
-UsageError   the user can fix it: one clear line each, no traceback (exit 4)
+UsageError        the user can fix it: one clear line each, no traceback (exit 4)
 CheckFailedError  the model is broken, and a check saw it: one line, no export (exit 1)
 """
 
@@ -64,7 +64,10 @@ class Mistakes:
 
     @contextmanager
     def collecting(self, where: str = "") -> Iterator[None]:
-        """Take what a block raises as UsageError, behind a place unless it names that itself, and go on after it."""
+        """Collect the UsageErrors that a block raises.
+
+        The block ends there, and execution goes on after it. `where` is put before messages that do not begin with it.
+        """
         try:
             yield
         except UsageError as error:
@@ -127,7 +130,7 @@ NO_MEMORY = (
 
 
 def memory_error(error: BaseException) -> str:
-    """Return in a line that memory ran out, where that is what an error is or came of, else nothing."""
+    """Describe an error caused by exhausted memory, in one line. Empty if an error has another cause."""
     said = ""
     for cause in _iterate_causes(error):
         text = str(cause)
@@ -141,7 +144,10 @@ MEMORY_ADVICE = "give the process more memory, or lower dtype, batch_tokens, bat
 
 
 def resource_error(error: BaseException) -> str:
-    """Return in a line what the machine had too little of: disk, memory or open files; nothing where it is not that."""
+    """Describe an error caused by exhausted disk, memory or open files.
+
+    Empty if an error has another cause; else one line.
+    """
     if getattr(error, "errno", None) in (errno.EMFILE, errno.ENFILE):
         return f"{os.strerror(errno.EMFILE)}; raise the limit of open files (ulimit -n) and run again"
     full = disk_full_error(error)
@@ -149,7 +155,10 @@ def resource_error(error: BaseException) -> str:
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """Return `; did you mean "x"?`, or what there is to choose from, or an empty text."""
+    """Return `; did you mean "x"?`, else the known names.
+
+    Empty for a very long word, and if no name is similar and more than 12, or none, are known.
+    """
     known = sorted(known)
     if len(word) > MAX_COMPARED_NAMES:
         return ""
@@ -166,7 +175,10 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
 
 
 def suggest_option(word: str, known: Iterable[str]) -> str:
-    """Return `; did you mean "x"?` for an unknown option, a pointer for another tool's option, or an empty text."""
+    """Return a hint for an unknown option.
+
+    It is `; did you mean "x"?`, or a pointer for another tool's name of an option. Empty if there is none.
+    """
     from harness.texts.option_names import OPTION_NAMES  # which help does not need
 
     known = [*known]

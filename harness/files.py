@@ -1,4 +1,4 @@
-"""Where the harness keeps what it can make again, and how it writes without leaving halves."""
+"""The cache folder, and atomic, locked and durable file writes."""
 
 from __future__ import annotations
 
@@ -32,9 +32,10 @@ CACHE_LEVELS = 8  # whose owners and modes are checked; a merged model in "train
 
 
 def cache_dir() -> Path:
-    """Return the user's cache folder (`HARNESS_CACHE`, else `XDG_CACHE_HOME`/harness), made if need be.
+    """Return the user's cache folder, created if needed.
 
-    Whoever can write there decides verdicts. Raises UsageError where anybody else but root can, as ssh does with keys.
+    It is `HARNESS_CACHE`, else `XDG_CACHE_HOME`/harness. Anyone with write access there decides verdicts, so that it
+    raises UsageError if others than root have it, as ssh does with keys, or if the folder cannot be used.
     """
     fallback = Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser()) / "harness"
     folder = Path(os.environ.get("HARNESS_CACHE") or fallback)
@@ -53,13 +54,19 @@ def cache_dir() -> Path:
 
 
 def is_sole_user(folder: Path) -> bool:
-    """Return whether no other process uses a cache; from here on none can, until this one ends."""
+    """Return whether no other process uses a cache.
+
+    If so, none can until this process ends. On a file system without locks this is assumed.
+    """
     _lock_cache_until_exit(folder)
     return folder in _used and try_lock(_used[folder]) is not False  # a file system without locks cannot tell
 
 
 def _lock_cache_until_exit(folder: Path) -> None:
-    """Hold a cache until this process ends, so that nobody removes what it reads; waits for whoever does."""
+    """Hold a shared lock on a cache until this process ends.
+
+    The lock keeps others from removing entries that this process reads. Waits for a process that is removing some.
+    """
     if folder in _used:
         return
     for handle in _used.values():  # a process has one cache, and a test one after the other
@@ -71,7 +78,10 @@ def _lock_cache_until_exit(folder: Path) -> None:
 
 
 def _find_shared_access_error(folder: Path) -> str:
-    """Return why others could put an answer into a folder, by its owner, mode and content, or an empty text."""
+    """Return why others could write answers into a folder.
+
+    Its owner, mode and content are checked. Empty if they are safe, and on Windows.
+    """
     if not hasattr(os, "geteuid"):  # Windows, where the profile of a user is theirs alone
         return ""
     about = folder.stat()
@@ -89,7 +99,7 @@ def _find_shared_access_error(folder: Path) -> str:
 
 
 def _iterate_folder_stats(folder: Path, levels: int) -> Iterator[tuple[Path, os.stat_result]]:
-    """Yield what lies in a folder, and in those that lie in it, so many levels deep."""
+    """Yield the entries below a folder with their stats, `levels` deep."""
     with suppress(OSError), os.scandir(folder) as entries:
         for entry in entries:
             with suppress(OSError):  # a link to nothing, or gone
@@ -99,7 +109,10 @@ def _iterate_folder_stats(folder: Path, levels: int) -> Iterator[tuple[Path, os.
 
 
 def _find_foreign_writer_error(about: os.stat_result, *, modes: bool) -> str:
-    """Return who else than this user and root could write, or an empty text."""
+    """Return why another user could write, else an empty text.
+
+    This user and root are trusted.
+    """
     if about.st_uid not in (os.geteuid(), 0):
         return f"belongs to user {about.st_uid}, who could plant answers there"
     if modes and about.st_mode & stat.S_IWOTH:
@@ -110,7 +123,10 @@ def _find_foreign_writer_error(about: os.stat_result, *, modes: bool) -> str:
 
 
 def _is_private(group: int) -> bool:
-    """Return whether a group is this user's own, of their name and with nobody else in it, as many systems make one."""
+    """Return whether a group is this user's own.
+
+    Many systems create such a group, with the user's name and no other member.
+    """
     import grp
     import pwd
 
@@ -122,10 +138,11 @@ def _is_private(group: int) -> bool:
 
 
 def write_text(path: Path, text: str | Iterable[str], *, below: Path | None = None) -> None:
-    """Write a file, of pieces if it is large, so that it is whole or not there: temporary file, fsync, rename.
+    """Write a file atomically, through a temporary file, fsync and rename.
 
-    Its mode follows the umask. Half a surrogate pair, which UTF-8 cannot hold, is written as JSON escapes it.
-    A link in its place is replaced, and folders `below` another are no links; raises OSError at one.
+    A large text may be given in pieces. The mode follows the umask. A lone surrogate, which UTF-8 cannot encode, is
+    written as JSON escapes it. A link in the file's place is replaced, and folders below `below` must not be links;
+    raises OSError at one.
     """
     if below is None:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -162,10 +179,10 @@ def reporting_write_errors(path: Path | str, then: str = "") -> Iterator[None]:
 
 
 def append_line(path: Path, value: Mapping[str, Any], *, below: Path | None = None) -> None:
-    """Append one JSON line to a file, whole and on the disk when it returns.
+    """Append one JSON line to a file, whole and synced to disk.
 
-    Raises OSError, at a link too, and leaves the file as it was; what a kill cut off at its end, and nobody was told
-    of, is cut away.
+    A line that a kill cut off at the file's end, and that was never acknowledged, is removed first. Raises OSError,
+    also if the path is a link, and leaves the file as it was.
     """
     line = json.dumps(value, ensure_ascii=False).encode("utf-8", "backslashreplace") + b"\n"
     if below is None:
@@ -198,7 +215,10 @@ def _read_at(handle: int, size: int, start: int) -> bytes:
 
 
 def split_json_lines(data: bytes) -> list[bytes]:
-    """Return the lines of a file of JSON lines, but for a last one without an end and no JSON: a kill cut it off."""
+    """Return the lines of a JSON Lines file.
+
+    A last line without a line end is dropped unless it is JSON: a kill cut it off.
+    """
     *lines, last = data.split(b"\n")
     try:
         json.loads(last)
@@ -209,7 +229,10 @@ def split_json_lines(data: bytes) -> list[bytes]:
 
 @contextmanager
 def hold_exclusively(path: Path, *, below: Path | None = None) -> Iterator[None]:
-    """Hold a file, made if need be, against every other process that would hold it; waits for it. Raises OSError."""
+    """Hold an exclusive lock on a file in a block.
+
+    The file is created if needed. Waits for other holders. Raises OSError.
+    """
     if below is None:
         path.parent.mkdir(parents=True, exist_ok=True)
     handle = open_for_writing(path, os.O_RDWR, below=below)
@@ -221,9 +244,10 @@ def hold_exclusively(path: Path, *, below: Path | None = None) -> Iterator[None]
 
 
 def copy_range(source: IO[bytes], to: IO[bytes], start: int, size: int) -> None:
-    """Append `size` bytes of a file from `start` on to another, neither of them buffered, through no memory of ours.
+    """Append `size` bytes of a file, from `start`, to another.
 
-    Where the file system can, the two share their blocks until one is written to. Raises OSError.
+    Both files must be unbuffered. The kernel copies if it can, and the file system may let the two share blocks until
+    one is written to; else the copy is in chunks of CHUNK_BYTES. Raises OSError.
     """
     while size and hasattr(os, "copy_file_range"):
         try:
@@ -246,10 +270,10 @@ def copy_range(source: IO[bytes], to: IO[bytes], start: int, size: int) -> None:
 
 @contextmanager
 def replace_folder(final: Path) -> Iterator[Path]:
-    """Yield a temporary folder beside `final`; put it in its place when the block ends well, else remove it.
+    """Yield a temporary folder that replaces `final` after the block.
 
-    All of it is on the disk before it counts. A folder that was there before stays until the new one is whole, also
-    when the process is killed; what a killed one left behind is removed by the next. Raises OSError.
+    It is synced to disk first, and removed if the block raises. A previous folder stays until the new one is complete,
+    even if the process is killed; leftovers of a killed process are removed by the next call. Raises OSError.
     """
     final.parent.mkdir(parents=True, exist_ok=True)
     _remove_abandoned_work_folders(final)
@@ -281,9 +305,10 @@ def replace_folder(final: Path) -> Iterator[Path]:
 
 
 def _make_locked_work_folder(final: Path) -> tuple[Path, int]:
-    """Make a work folder beside `final`, and return it with a handle that holds its lock.
+    """Create a locked work folder beside `final`.
 
-    A lock ends with its process, in whichever container or on whichever machine that runs; a process id does not tell.
+    Also returns the handle that holds the lock. A lock ends with its process, in any container and on any machine; a
+    process id does not tell that.
     """
     while True:
         work = final.with_name(f".{final.name}.{secrets.token_hex(8)}")
@@ -315,7 +340,10 @@ def _sync_handle(handle: int) -> None:
 
 
 def _exchange_folders(one: Path, other: Path) -> bool:
-    """Let two folders change places in one step; say whether this system and file system can."""
+    """Swap two folders in one step, and return whether it succeeded.
+
+    The system and the file system must support it.
+    """
     import ctypes
 
     rename = getattr(ctypes.CDLL(None), "renameat2", None)
@@ -324,7 +352,10 @@ def _exchange_folders(one: Path, other: Path) -> bool:
 
 
 def _remove_abandoned_work_folders(final: Path) -> None:
-    """Remove the work folders beside a folder that no process holds any more; bring back what they had moved."""
+    """Remove work folders that no process holds any more.
+
+    A folder that was moved aside is restored if its place is empty.
+    """
     mine = re.compile(rf"\.{re.escape(final.name)}\.[0-9a-f]{{16}}({re.escape(OLD_SUFFIX)})?")
     left = {p.name.removesuffix(OLD_SUFFIX) for p in final.parent.iterdir() if mine.fullmatch(p.name)}
     for work in sorted(final.with_name(name) for name in left):
@@ -345,7 +376,10 @@ def _remove_abandoned_work_folders(final: Path) -> None:
 
 
 def read_text(path: Path, *, encoding: str = "utf-8", where: str = "", hint: str = "") -> str:
-    """Return the text of a file that somebody wrote; raises UsageError, with a hint, where it cannot be read."""
+    """Read a user's text file.
+
+    Raises UsageError if it is not UTF-8, or cannot be read, then with the hint.
+    """
     try:
         return path.read_text(encoding)
     except OSError as error:
@@ -355,7 +389,10 @@ def read_text(path: Path, *, encoding: str = "utf-8", where: str = "", hint: str
 
 
 def read_facts(note: Path) -> dict[str, Any]:
-    """Return the facts that a plugin noted beside what it made; it owes us none."""
+    """Return the facts that a plugin noted beside its output.
+
+    Empty if there are none or they are invalid, since a plugin owes none.
+    """
     try:
         told = json.loads(note.read_text("utf-8"))
     except (OSError, ValueError):

@@ -37,53 +37,66 @@ hookimpl = pluggy.HookimplMarker("harness")
 
 @hookspec
 def harness_loaders() -> dict[str, Loader]:  # type: ignore[empty-body]
-    """Return loaders for `[model] use = …` by name; each opens a Source and lends a Subject per ModelRef."""
+    """Return loaders for `[model] use = …` by name. Each opens a Source and lends a Subject per ModelRef."""
 
 
 @hookspec
 def harness_adapters() -> dict[str, AdapterFactory]:  # type: ignore[empty-body]
-    """Return factories for `[adapter] use = …` by name; each returns an Adapter, or None to train all weights."""
+    """Return adapter factories for `[adapter] use = …` by name.
+
+    Each returns an Adapter, or None to train all weights.
+    """
 
 
 @hookspec
 def harness_trainers() -> dict[str, Trainer]:  # type: ignore[empty-body]
-    """Return trainers for `[train] use = …` by name; each writes an adapter, or a whole model, to a folder."""
+    """Return trainers for `[train] use = …` by name.
+
+    Each writes an adapter, or a whole model, to a folder.
+    """
 
 
 @hookspec
 def harness_evaluators() -> dict[str, Evaluator | Marker]:  # type: ignore[empty-body]
-    """Return evaluators for `[[eval]] use = …` by name; each yields one Score per Sample."""
+    """Return evaluators for `[[eval]] use = …` by name. Each yields one Score per Sample."""
 
 
 @hookspec
 def harness_exporters() -> dict[str, Exporter]:  # type: ignore[empty-body]
-    """Return exporters for `[[export]] use = …` by name; each writes a model into an empty temporary folder."""
+    """Return exporters for `[[export]] use = …` by name.
+
+    Each writes a model into an empty temporary folder.
+    """
 
 
 @hookspec
 def harness_saboteurs() -> dict[str, Saboteur]:  # type: ignore[empty-body]
-    """Return saboteurs for `harness selftest` by name; each writes a model that must not ship."""
+    """Return saboteurs for `harness selftest` by name. Each writes a model that must not ship."""
 
 
 @hookspec
 def harness_checks() -> dict[str, Check]:  # type: ignore[empty-body]
-    """Return checks by code; each yields a Finding for everything that looks broken.
+    """Return checks by code. Each yields a Finding for everything that looks broken.
 
-    The names of its parameters say what it looks at, and it runs at the last stage that one of them belongs to. An
-    error stops the run: before training with exit code 4, after it with 1. `harness explain CODE` prints the docstring.
+    The names of its parameters select its data, and it runs at the last stage that one of them belongs to. An error
+    stops the run: before training with exit code 4, after it with 1. `harness explain CODE` prints the docstring.
     """
 
 
 @hookspec
 def harness_worker_backends() -> dict[str, WorkerBackend]:  # type: ignore[empty-body]
-    """Return worker backends for `--on NAME:PLACE` by name; each returns Workers, which start when they are needed."""
+    """Return worker backends for `--on NAME:PLACE` by name.
+
+    Each returns Workers, which start when they are needed.
+    """
 
 
 @hookspec(firstresult=True)
 def harness_read_samples(path: str) -> list[dict[str, Any]] | None:
-    """Return the rows of a data source such as "tickets:test", or None; the first plugin that returns rows is used.
+    """Return the rows of a data source such as "tickets:test", or None.
 
-    `path` is the value of `data` in the suite, where it names neither a file nor a known source.
+    The first plugin that returns rows is used. `path` is the value of `data` in the suite, if it names neither a file
+    nor a known source.
     """
 
 
@@ -104,7 +117,7 @@ def harness_progress(progress: Progress) -> None:
 
 @hookspec
 def harness_item_finish(run: Run, item: ItemResult) -> None:
-    """Called when one evaluation of one subject has ended; `item` has its metrics and verdicts."""
+    """Called when an evaluation of a subject has ended. `item` has its metrics and verdicts."""
 
 
 @hookspec
@@ -114,7 +127,7 @@ def harness_finding(run: Run, finding: Finding) -> None:
 
 @hookspec
 def harness_trial(run: Run, trial: Trial) -> None:
-    """Called when one trial of a sweep was measured; `run.sweep` has the earlier ones."""
+    """Called when a trial of a sweep was measured. `run.sweep` has the earlier ones."""
 
 
 @hookspec

@@ -1,6 +1,6 @@
-"""What first-party plugins use of the core, and what may move with it: no version of the harness promises these names.
+"""Core names for first-party plugins, without any promise of stability.
 
-A plugin of others that needs one asks for it to join `harness`. `internals.pyi` says where each is defined.
+A third-party plugin that needs one should request that it join `harness`. `internals.pyi` lists where each is defined.
 """
 
 from harness.lazy import attach_lazily

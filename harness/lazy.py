@@ -1,4 +1,4 @@
-"""Names whose modules are imported when they are asked for."""
+"""Module attributes that are imported on access."""
 
 from __future__ import annotations
 

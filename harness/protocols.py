@@ -40,12 +40,15 @@ class Evaluator(Protocol):
 
 
 class Marker(Protocol):
-    """An evaluator that marks answers once the model is unloaded, declared with `@evaluator(marks=…)`."""
+    """An evaluator that marks answers after the model is unloaded.
+
+    It is declared with `@evaluator(marks=…)`.
+    """
 
     def __call__(
         self, samples: Sequence[Sample], answers: Sequence[str], baseline_answers: Any, /, *args: Any, **options: Any
     ) -> Iterable[Score | Caveat | Labels]:
-        """Return a Score for each sample; the keyword `marking` is a Marking."""
+        """Return a Score for each sample. The keyword `marking` is a Marking."""
 
 
 class Loader(Protocol):
@@ -58,40 +61,58 @@ class Loader(Protocol):
 
 
 class AdapterFactory(Protocol):
-    """Makes the Adapter of a suite from the options of `[adapter]`; None where all weights are trained."""
+    """A factory of a suite's Adapter from the options of `[adapter]`.
+
+    It returns None if all weights are trained.
+    """
 
     def __call__(self, *args: Any, **options: Any) -> Adapter | None:
         """Return the adapter; raises UsageError on options that it refuses."""
 
 
 class Trainer(Protocol):
-    """Trains on rows, and writes the adapter, or the whole model where `adapter` is None, to the folder `out`."""
+    """A trainer that writes an adapter or a whole model.
+
+    It trains on rows and writes to the folder `out`, the whole model if `adapter` is None.
+    """
 
     def __call__(
         self, ref: ModelRef, adapter: Any, rows: Sequence[Mapping[str, Any]], out: Path, /, *args: Any, **options: Any
     ) -> Path:
-        """Train and return `out`; the keywords `progress` and `seed` are always given."""
+        """Train and return `out`. The keywords `progress` and `seed` are always given."""
 
 
 class Exporter(Protocol):
-    """Writes a model into the empty folder `to` and returns that folder."""
+    """An exporter that writes a model into the empty folder `to`.
+
+    It returns that folder.
+    """
 
     def __call__(self, ref: ModelRef, to: Path, /, *args: Any, **options: Any) -> Path:
-        """Write the export; raises UsageError where the model cannot be written so."""
+        """Write the export. Raises UsageError if the model cannot be written in this format."""
 
 
 class Saboteur(Protocol):
-    """Writes a model that must not ship into the empty folder `out`, for `harness selftest`."""
+    """A writer of models that must not ship, for `harness selftest`.
+
+    It writes into the empty folder `out`.
+    """
 
     def __call__(self, base: Path, out: Path, /, *, seed: int) -> object:
-        """Write a whole model or a PEFT adapter; the first line of the docstring says why it must not ship."""
+        """Write a whole model or a PEFT adapter.
+
+        The first line of the implementation's docstring says why it must not ship.
+        """
 
 
 class Check(Protocol):
-    """Yields a Finding for everything that looks broken; its parameters' names say what it looks at."""
+    """A check that yields a Finding for each apparent mistake.
+
+    The names of its parameters select the objects that it examines.
+    """
 
     def __call__(self, *args: Any, **objects: Any) -> Iterable[Finding]:
-        """Return what was found."""
+        """Return the findings."""
 
 
 class Worker(Protocol):
@@ -107,7 +128,10 @@ class Worker(Protocol):
         """Send a message; its future has the reply or raises WorkerLostError. `hear` gets heartbeats, in any thread."""
 
     def close(self, why: str = "") -> None:
-        """End the worker and all that it started; `why` is the reason of the WorkerLostError of pending replies."""
+        """End the worker and all processes that it started.
+
+        Pending replies raise WorkerLostError with the reason `why`.
+        """
 
 
 class Workers(Protocol):
@@ -120,13 +144,17 @@ class Workers(Protocol):
         """Start them; raises UsageError where they cannot be started."""
 
     def restart(self) -> Worker | None:
-        """Start one in place of a lost one, or return None to go on with fewer."""
+        """Start a replacement for a lost worker.
+
+        None means to go on with fewer.
+        """
 
 
 class WorkerBackend(Protocol):
-    """Returns Workers for a place, the text behind the colon of `--on NAME:PLACE`; raises UsageError at a wrong one.
+    """A factory of Workers for `--on NAME:PLACE`.
 
-    `python` is another interpreter, where the suite's `[model]` names one.
+    `place` is the text after the colon; raises UsageError if it is invalid. `python` is another interpreter, if the
+    suite's `[model]` names one.
     """
 
     def __call__(self, place: str, /, *, python: str | None = None) -> Workers:
@@ -195,9 +223,9 @@ def optional(method: F) -> F:
 
 
 class BaseEvaluator:
-    """Base of an evaluator, or a marker, with optional methods; a subclass defines `__call__` and `metrics`.
+    """Base of an evaluator or marker, with optional methods.
 
-    `options` are those of its table, `folder` the suite's.
+    A subclass defines `__call__` and `metrics`. `options` are those of its table, `folder` is the suite's.
     """
 
     metrics: Sequence[Metric] = ()
@@ -223,7 +251,10 @@ class BaseEvaluator:
 
     @optional
     def check(self, options: Options, folder: Path, path: str) -> None:
-        """Raise UsageError on what can be seen before a model is loaded; `path` is that of `[model]`."""
+        """Raise UsageError on mistakes visible before a model is loaded.
+
+        `path` is that of `[model]`.
+        """
         raise NotImplementedError
 
     @optional
@@ -233,36 +264,49 @@ class BaseEvaluator:
 
     @optional
     def counts(self, metric: str, sample: Sample) -> bool:
-        """Return whether a row counts in a metric; a Score of one that does not has weight 0 in it."""
+        """Return whether a row counts in a metric.
+
+        Otherwise its Score has weight 0 in that metric.
+        """
         raise NotImplementedError
 
     @optional
     def votes(self, answer: str, options: Options) -> Hashable:
-        """Return what an answer is a vote for: of several answers to a row, the most frequent is `maj@k`."""
+        """Return the vote of an answer.
+
+        Of several answers to a row, the one with the most frequent vote is `maj@k`.
+        """
         raise NotImplementedError
 
     @optional
     def remarks(self, scores: Sequence[Score]) -> Iterable[str]:
-        """Return what a reader should know about a result."""
+        """Return remarks on a result for its reader."""
         raise NotImplementedError
 
     @optional
     def adversaries(self, options: Options) -> Mapping[str, Callable[[Prompt], str]]:
-        """Return functions by name that answer a prompt with worthless text, which no gate may pass."""
+        """Return functions that answer prompts with worthless text, by name.
+
+        No gate may pass them.
+        """
         raise NotImplementedError
 
     @optional
     def estimate(
         self, options: Options, samples: Sequence[Sample], models: int, answers: Sequence[Callable[[Prompt], str]]
     ) -> str:
-        """Return a line on the cost of judging so many models, and the answers of these adversaries."""
+        """Return one line on the cost of judging.
+
+        It covers `models` models and the `answers` of adversaries.
+        """
         raise NotImplementedError
 
 
 class BaseLoader:
-    """Base of a loader with optional methods; a subclass defines `__call__` and `open`.
+    """Base of a loader, with optional methods.
 
-    Every method takes the loader's options as keywords, but `probe`, `reads` and `needs`.
+    A subclass defines `__call__` and `open`. These and `identity` take the loader's options as keywords; `needs` takes
+    them as a mapping.
     """
 
     remote: ClassVar[bool] = False
@@ -270,7 +314,10 @@ class BaseLoader:
     lacks: ClassVar[Sequence[str]] = ()
 
     def open(self, path: str, /, *args: Any, **options: Any) -> Source:
-        """Return a model's Source without loading its weights; raises UsageError where there is none."""
+        """Return a model's Source without loading its weights.
+
+        Raises UsageError if there is no model.
+        """
         raise NotImplementedError
 
     @optional
@@ -285,7 +332,7 @@ class BaseLoader:
 
     @optional
     def reads(self, path: Path) -> Iterable[str]:
-        """Return the names of the files in a folder that a model is loaded from."""
+        """Return the names of the files that loading a folder's model reads."""
         raise NotImplementedError
 
     @optional
@@ -295,14 +342,20 @@ class BaseLoader:
 
     @optional
     def fingerprint(self, ref: ModelRef, base: Path | None) -> Any:
-        """Return a `Fingerprint`, with which a server is compared; `base` is the folder of the base, or None."""
+        """Return a `Fingerprint`, for comparison with a server.
+
+        `base` is the folder of the base model.
+        """
         raise NotImplementedError
 
     @optional
     def live(
         self, model: Any, ref: ModelRef, *, base: bool = False, processing_class: Any = None
     ) -> AbstractContextManager[Subject]:
-        """Yield a Subject of a model in memory that is being trained, or of its base, and restore it afterwards."""
+        """Yield a Subject of a model in memory during its training.
+
+        With `base` it is the Subject of the base model. The model is restored afterwards.
+        """
         raise NotImplementedError
 
 
@@ -316,31 +369,43 @@ class BaseTrainer:
 
     @optional
     def look(self, *args: Any, **options: Any) -> None:
-        """Raise UsageError on options, at collection, where no library may be imported."""
+        """Raise UsageError on invalid options at collection.
+
+        No library may be imported here.
+        """
         raise NotImplementedError
 
     @optional
     def check(self, *args: Any, **options: Any) -> None:
-        """Raise UsageError on options in preflight; may have parameters named `adapter` and `ref`."""
+        """Raise UsageError on invalid options in preflight.
+
+        It may have parameters named `adapter` and `ref`.
+        """
         raise NotImplementedError
 
     @optional
     def build(
         self, ref: ModelRef, adapter: Any, rows: Sequence[Mapping[str, Any]], /, *args: Any, **options: Any
     ) -> Built:
-        """Prepare the rows without training, for the checks; the keyword `seed` is always given."""
+        """Prepare the rows for the checks, without training.
+
+        The keyword `seed` is always given.
+        """
         raise NotImplementedError
 
     @optional
     def measure(
         self, ref: ModelRef, adapter: Any, rows: Sequence[Mapping[str, Any]], /, *args: Any, **options: Any
     ) -> Mapping[str, Any]:
-        """Train a few steps, and return what they took, for `harness plan --measure`."""
+        """Train a few steps and return their measurements.
+
+        It is for `harness plan --measure`; the keys are fields of `Measured`.
+        """
         raise NotImplementedError
 
     @optional
     def memory(self, ref: ModelRef, adapter: Any, /, *args: Any, **options: Any) -> Mapping[str, int]:
-        """Return the bytes that each process needs at least, by what they are for."""
+        """Return the least memory of each process, in bytes by purpose."""
         raise NotImplementedError
 
 
@@ -351,10 +416,13 @@ class BaseExporter:
 
     @optional
     def check(self, model: Path, options: Options) -> None:
-        """Raise UsageError on what can be seen in the folder of the base, before anything is trained."""
+        """Raise UsageError on mistakes visible before anything is trained.
+
+        `model` is the folder of the base.
+        """
         raise NotImplementedError
 
     @optional
     def open_options(self, options: Options) -> Mapping[str, Any]:
-        """Return options of the loader that the copy needs beside its parent's."""
+        """Return the loader options that a copy needs beside its parent's."""
         raise NotImplementedError

@@ -38,9 +38,10 @@ T = TypeVar("T")
 
 
 def read_table(cls: type[T], table: Mapping[str, Any], complain: Complain, **given: Any) -> T | None:
-    """Make a dataclass from a TOML table, telling every unknown key, wrong type and missing key.
+    """Build a dataclass from a TOML table, reporting all mistakes.
 
-    A field `from_` is the key `from`; a field `options` takes the keys that are left, fields in `given` are no keys.
+    These are unknown keys, wrong types and missing keys. A field `from_` is the key `from`; a field `options` takes the
+    remaining keys; fields in `given` are no keys.
     """
     fields = {f.name.rstrip("_"): f for f in dataclasses.fields(cls) if f.name not in given}  # type: ignore[arg-type]
     rest = fields.pop("options", None)
@@ -75,9 +76,10 @@ def field_hints(cls: type) -> dict[str, Any]:
 
 
 def accepts_options(cls: type[Any]) -> Callable[[Callable[..., T]], Callable[..., T]]:
-    """Give a callable the fields of a dataclass as keywords; it gets them as one object, its parameter `options`.
+    """Let a callable accept the fields of a dataclass as keywords.
 
-    As in `read`, a field `options` takes the keywords that are left.
+    It receives them as one object, its parameter `options`. As in `read_table`, a field `options` takes the remaining
+    keywords.
     """
     made = {f.name: f.default_factory for f in dataclasses.fields(cls) if f.default_factory is not dataclasses.MISSING}
     fields = {f.name: made[f.name]() if f.name in made else f.default for f in dataclasses.fields(cls) if f.init}
@@ -106,7 +108,7 @@ def accepts_options(cls: type[Any]) -> Callable[[Callable[..., T]], Callable[...
 
 
 def list_options(function: Callable[..., Any]) -> tuple[dict[str, inspect.Parameter], bool]:
-    """Return the options of a plugin's callable by name, and whether it passes others through to a library."""
+    """Return a plugin's options, and whether it passes others to a library."""
     parameters = inspect.signature(function).parameters.values()
     named = {p.name: p for p in parameters if p.kind is p.KEYWORD_ONLY and p.name not in INJECTED_PARAMETERS}
     return named, any(p.kind is p.VAR_KEYWORD for p in parameters)
@@ -119,7 +121,7 @@ def with_defaults(function: Callable[..., Any], options: Mapping[str, Any]) -> d
 
 
 def parameter_types(function: Callable[..., Any]) -> dict[str, Any]:
-    """Return the types of a callable's parameters; one that only type checkers can resolve is left out."""
+    """Return the types of a callable's parameters. Types that only type checkers can resolve are left out."""
     function = _unwrap_callable(function)
     with suppress(*ANNOTATION_ERRORS):
         return get_type_hints(function)
@@ -132,7 +134,7 @@ def parameter_types(function: Callable[..., Any]) -> dict[str, Any]:
 
 
 def _unwrap_callable(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Return `__call__` of an instance, where it is written in Python; anything else as it is."""
+    """Return an instance's `__call__`, if it is written in Python. Anything else is returned unchanged."""
     call = getattr(type(function), "__call__", None)  # noqa: B004 - the function itself, not whether there is one
     return call if inspect.isfunction(call) else function
 
@@ -143,7 +145,7 @@ def has_parameter(function: Callable[..., Any], name: str) -> bool:
 
 
 def find_signature_error(function: Callable[..., Any], given: Sequence[str], names: Sequence[str]) -> str:
-    """Return why a plugin's callable cannot be called with so many arguments and these keywords, or an empty text."""
+    """Return why a callable does not accept these arguments and keywords."""
     signature = inspect.signature(function)
     options = {*list_options(function)[0], *INJECTED_PARAMETERS} - {*names}
     asked = [p for n, p in signature.parameters.items() if n not in options]
@@ -155,7 +157,7 @@ def find_signature_error(function: Callable[..., Any], given: Sequence[str], nam
 
 
 def check_options(function: Callable[..., Any], options: Mapping[str, Any], complain: Complain) -> None:
-    """Report every option of a table that the plugin's callable does not have, has with another type, or lacks."""
+    """Report unknown, mistyped and missing options of a plugin's callable."""
     (known, open_ended), hints = list_options(function), parameter_types(function)
     for key, value in options.items():
         want = hints.get(key, Any)
@@ -169,7 +171,7 @@ def check_options(function: Callable[..., Any], options: Mapping[str, Any], comp
 
 
 def is_deep(value: Any) -> bool:
-    """Return whether tables and lists lie in each other more than DEEPEST deep."""
+    """Return whether a value nests more than `MAX_DEPTH` levels deep."""
     level = [value]
     for _ in range(MAX_DEPTH + 1):
         outer = (o.values() if isinstance(o, dict) else o for o in level if isinstance(o, (dict, list)))
@@ -179,9 +181,10 @@ def is_deep(value: Any) -> bool:
 
 
 def find_value_error(value: Any) -> str:
-    """Return why a value of a suite is one that no key can have, or an empty text; all of the harness relies on it.
+    """Return why a suite's value is invalid, regardless of its key.
 
-    Numbers are finite and whole ones fit 64 bits, texts are UTF-8 without NUL, tables do not nest too deeply.
+    All of the harness relies on it: numbers are finite, integers fit 64 bits, texts are UTF-8 without NUL, tables do
+    not nest too deeply.
     """
     if is_deep(value):
         return f"nests tables or lists more than {MAX_DEPTH} levels deep"
@@ -202,7 +205,10 @@ def find_value_error(value: Any) -> str:
 
 
 def matches_type(value: Any, want: Any) -> bool:
-    """Return whether a TOML value has the wanted type; an integer is a float, a list is a sequence or a tuple."""
+    """Return whether a TOML value has the wanted type.
+
+    An integer counts as a float, a list as a sequence or a tuple.
+    """
     origin, args = get_origin(want), get_args(want)
     if want is Any or want is inspect.Parameter.empty:
         return True
@@ -222,7 +228,7 @@ def matches_type(value: Any, want: Any) -> bool:
 
 
 def type_name(want: Any) -> str:
-    """Return the name of a type, as a person who writes TOML would say it."""
+    """Return the name of a type in the terms of TOML."""
     origin, args = get_origin(want), get_args(want)
     names = {str: "a string", int: "an integer", float: "a number", bool: "true or false", dict: "a table"}
     if origin is Literal:
@@ -238,7 +244,10 @@ def type_name(want: Any) -> str:
 
 
 def format_toml(value: Any) -> str:
-    """Write a value as TOML would, its end left out when it is long."""
+    """Format a value as TOML, truncated to `MAX_VALUE_CHARS` characters.
+
+    Python cannot print integers of more than 4,300 digits, so huge ones are given by their length.
+    """
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, int) and abs(value) > MAX_INTEGER:

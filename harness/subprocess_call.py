@@ -23,11 +23,11 @@ QUIET_ENVIRONMENT = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error"}
 def call_module(
     module: str, question: Mapping[str, Any], lost: str, *, seconds: float | None = None, heard: Heard | None = None
 ) -> dict[str, Any]:
-    """Run a module that calls `answer`, with the question as JSON on its stdin, and return the facts.
+    """Run a module in a subprocess and return its facts.
 
-    `heard` gets what, done and total of each sign of life that the module gives by `tell`. Raises the CheckFailedError
-    that it tells; and UsageError, which begins with `lost`, when it comes to no answer, in `seconds` where they are
-    given.
+    The module calls `serve_call`, which reads the question as JSON from stdin. `heard` gets (what, done, total) of each
+    `report_progress`. Raises the CheckFailedError that the module reports; and UsageError, which begins with `lost`, if
+    there is no answer, or none within `seconds`.
     """
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p), **QUIET_ENVIRONMENT}
     last, ends = "", time.monotonic() + (seconds or threading.TIMEOUT_MAX)

@@ -1,1 +1,1 @@
-"""What models said, asked once and kept under keys of all it came from."""
+"""Cached model answers, keyed by everything they depend on."""

@@ -22,7 +22,7 @@ Stream = Generator[tuple[int, T], None, None]  # (number of the request, answer)
 
 
 class RequestCount(NamedTuple):
-    """Requests of a subject, and those that were answered from the cache."""
+    """Counts of requests and cache hits."""
 
     requests: int
     cache_hits: int
@@ -48,7 +48,10 @@ class StageModels:
         return self.loaded[number]
 
     def notes(self) -> list[str]:
-        """Take what the loaded models have to say about themselves."""
+        """Return and clear the notes of the loaded models.
+
+        A model with answers that contained a lone surrogate gets a note that these were replaced.
+        """
         found = [
             (
                 f'"{name}": {n} answers contain a lone surrogate, which is not a valid '
@@ -70,9 +73,9 @@ class StageModels:
 
 
 class CachedSubject:
-    """A subject whose answers are looked up by `identity` and request before its model is asked, from any thread.
+    """A thread-safe subject that looks answers up before running its model.
 
-    `asked` counts the requests so far, `found` those that were answered before.
+    The cache key is `identity` and the request. `asked` counts the requests so far, `found` the cache hits.
     """
 
     def __init__(
@@ -150,7 +153,7 @@ class CachedSubject:
         return self._find_or_request_answers(keys, partial(self._ask, "count_tokens", pairs, {}), int, _require_int)
 
     def render(self, messages: list[dict[str, str]]) -> str:
-        """Write chat messages as the template does, with the answer's turn opened."""
+        """Render chat messages with the template, including the generation prompt."""
 
         def ask(_: Sequence[int]) -> Stream[str]:
             yield 0, self.loaded.render(messages)
@@ -158,10 +161,10 @@ class CachedSubject:
         return self._find_or_request_answers([self._key("render", messages)], ask, str, _require_text)[0]
 
     def pop_sent_prompts(self, prompts: Sequence[Prompt], *, as_json: bool = False) -> list[str | None]:
-        """Return each prompt as the model got it since the last call; None for what it did not get or nobody knows.
+        """Return prompts as the model got them since the last call.
 
-        No model is loaded for it: messages are rendered by one that is in memory, and remembered. With `as_json` those
-        that cannot be rendered are returned as JSON.
+        None stands for a prompt that was not sent, or has no known rendering. No model is loaded for it: messages are
+        rendered by a loaded model, and cached. With `as_json` messages that cannot be rendered are returned as JSON.
         """
         got = [_stringify_prompt(prompt) in self._sent for prompt in prompts]
         self._sent.clear()
@@ -181,7 +184,10 @@ class CachedSubject:
         return [(p if isinstance(p, str) else texts[i]) if got[i] else None for i, p in enumerate(prompts)]
 
     def __getattr__(self, name: str) -> Any:
-        """Answer what is not asked row by row: facts such as `nbytes` are remembered, the rest is the model's own."""
+        """Return a cached fact, else the model's own attribute.
+
+        This serves everything that is not requested row by row. Texts and whole numbers, such as `nbytes`, are cached.
+        """
         if name.startswith("_"):
             raise AttributeError(name)
         key = self._key("fact", name)
@@ -208,7 +214,10 @@ class CachedSubject:
         from_json: Callable[[Any], T],
         enough: Callable[[T], bool] = lambda _: True,
     ) -> list[T]:
-        """Look the keys up, ask for what is missing or not `enough`, each once, and write answers as they come."""
+        """Return cached answers, and request and store the missing ones.
+
+        Each key is requested once, also if its cached answer is not `enough`. Answers are stored as they arrive.
+        """
         with self._models.lock:
             return self._answer(keys, ask, to_json, from_json, enough)
 
@@ -243,7 +252,10 @@ def _stringify_prompt(prompt: Prompt) -> str:
 
 
 def _require_text(value: Any) -> str:
-    """Return a remembered answer; this and those below raise TypeError or ValueError where it is of another kind."""
+    """Return a cached answer that must be a text.
+
+    This and the functions below raise TypeError or ValueError for a value of another kind.
+    """
     if not isinstance(value, str):
         raise TypeError("not a text")
     return value
@@ -277,5 +289,8 @@ def uncached(subject: Subject) -> Subject:
 
 
 def count_requests(subject: Subject | None) -> RequestCount:
-    """Count the requests so far, and those that were answered from the cache."""
+    """Return the counts of requests and cache hits so far.
+
+    Both are 0 for a subject without a cache.
+    """
     return RequestCount(subject.asked, subject.found) if isinstance(subject, CachedSubject) else RequestCount(0, 0)

@@ -49,7 +49,7 @@ MOST_NAMED = 8  # of each
 
 
 class ReadKey(NamedTuple):
-    """The key in a variable, and what is wrong with it."""
+    """An API key from an environment variable, or its error."""
 
     key: str
     error: str
@@ -72,19 +72,29 @@ class ServerConnection:
         self._wrote: dict[tuple[str, str], set[str]] = {}
 
     def redact(self, text: str, most: int = 200) -> str:
-        """Make one line of what a server said, without any part of a secret and what a terminal would obey."""
+        """Return a server's text as one printable line.
+
+        Parts of secrets are redacted, unprintable characters become spaces, and a line of more than `most` characters
+        is cut.
+        """
         text = secrets.redact_parts(text[: 20 * most], self._secrets)
         line = " ".join("".join(c if c.isprintable() else " " for c in text).split())
         return line if len(line) <= most else line[:most] + "…"
 
     def record_model(self, asked: str, reply: Any) -> None:
-        """Note who a reply says wrote it, by the model that was asked for."""
+        """Record the model and system fingerprint that a reply names.
+
+        They are kept under the requested model.
+        """
         for what, field in REPLY_FACTS.items() if isinstance(reply, dict) else ():
             if isinstance(name := reply.get(field), str) and name:
                 self._wrote.setdefault((asked, what), set()).add(self.redact(name, 100))
 
     def facts(self, asked: str) -> dict[str, Any]:
-        """Return the proxy, and by whom replies were written so far where a model was asked for."""
+        """Return the proxy, and the reply facts for a requested model.
+
+        These are the models and system fingerprints that its replies named so far, at most MOST_NAMED of each.
+        """
         told: dict[str, Any] = {"proxy": self.proxy} if self.proxy else {}
         for what in REPLY_FACTS:
             if names := sorted(self._wrote.get((asked, what), ())):
@@ -94,12 +104,13 @@ class ServerConnection:
 
 
 def http_client(sdk: Any, peer: ServerConnection, *, fresh: bool = False) -> Any:
-    """Return an HTTP client for an SDK, `openai` or `anthropic`, whose requests go to no other host.
+    """Return an HTTP client for an SDK that follows no redirects.
 
-    With `fresh` each request gets a connection of its own, which a load balancer may send to another replica.
+    `sdk` is `openai` or `anthropic`. With `fresh` each request gets a new connection, which a load balancer may send to
+    another replica.
 
-    A reply that is not read to its end is an APIConnectionError of the SDK, with its Trouble behind it. Of the
-    environment it knows the peer's proxy and CERTIFICATES; raises UsageError where they cannot be used.
+    A reply that is redirected, too slow or too large raises the SDK's APIConnectionError, caused by a RequestError.
+    From the environment only the peer's proxy and CERTIFICATES are used; raises UsageError if they cannot be.
     """
 
     class Client(sdk.DefaultHttpxClient):  # type: ignore[misc]
@@ -131,9 +142,10 @@ def http_client(sdk: Any, peer: ServerConnection, *, fresh: bool = False) -> Any
 
 
 class Client:
-    """A server that is asked by an SDK, "openai" or "anthropic", which gets the peer's key and no other.
+    """A client of a server through the SDK "openai" or "anthropic".
 
-    `variable` holds that key. Raises UsageError where the SDK is `missing`, and as `http_client` does.
+    The server gets the peer's key and no other; `variable` is the environment variable that holds it. Raises UsageError
+    with the text `missing` if the SDK is not installed, and as `http_client` does.
     """
 
     def __init__(
@@ -165,9 +177,9 @@ class Client:
         self.client.close()
 
     def send(self, path: str, body: Mapping[str, Any] | None, timeout: float) -> Any:
-        """Return the JSON that comes for a body, or without one for a GET; a list of events if it streams.
+        """Send a request and return the reply's JSON.
 
-        Raises RequestError.
+        Without a body it is a GET. A streamed reply is returned as a list of events. Raises RequestError.
         """
         sdk = self.sdk
         connect = sdk.Timeout(timeout, connect=min(CONNECT_TIMEOUT_S, timeout))
@@ -201,7 +213,7 @@ class Client:
         return reply
 
     def _parse_sse_events(self, model: str, text: str) -> list[Any]:
-        """Return the events of a stream (server-sent events); raises ValueError at one that is not JSON."""
+        """Parse a stream of server-sent events. Raises ValueError if one is not JSON."""
         told = [line.removeprefix("data:").strip() for line in text.splitlines() if line.startswith("data:")]
         events = [json.loads(line) for line in told if line != "[DONE]"]
         for event in events[:1]:
@@ -209,7 +221,10 @@ class Client:
         return events
 
     def _make_status_error(self, error: Any) -> RequestError:
-        """Return what an HTTP status means: something that may pass, or a mistake."""
+        """Return the RequestError for an HTTP error status.
+
+        It distinguishes errors that may pass from mistakes.
+        """
         status, body = int(error.status_code), error.body
         if status == 401:  # what servers say here may show parts of a key
             what = f"rejects the key in {self.variable}" if self.variable else "requires an API key"
@@ -233,7 +248,10 @@ class Client:
 
 
 def read_key(variable: str) -> ReadKey:
-    """Return the key in a variable, and what is wrong with it, or nothing."""
+    """Read an API key from an environment variable.
+
+    The key is empty, with an error, if the variable is not set or holds characters that no key contains.
+    """
     key = os.environ.get(variable, "").strip()
     if key and not (key.isascii() and key.isprintable()):
         return ReadKey(
@@ -248,7 +266,10 @@ def is_openai(url: str) -> bool:
 
 
 def find_url_error(url: str) -> str:
-    """Return what is wrong with a URL, or an empty text. What cannot be read may be a password: it is not shown."""
+    """Return the error of a URL, else an empty text.
+
+    An unreadable URL may be a password, so it is not shown.
+    """
     want = 'give a URL such as "http://localhost:8000/v1"'
     try:
         parts = urlsplit(url)
@@ -265,7 +286,10 @@ def find_url_error(url: str) -> str:
 
 
 def find_variable_error(name: str) -> str:
-    """Return what is wrong with a key's variable, or an empty text; a name with small letters may be the key."""
+    """Return the error of a key variable's name, else an empty text.
+
+    A name with small letters may be the key itself, so it is not shown.
+    """
     what = (
         "is not the name of an environment variable (capital letters, digits, _); it is not "
         "shown here, since it may be a key"
@@ -275,7 +299,10 @@ def find_variable_error(name: str) -> str:
 
 
 def error_message(body: Any) -> str:
-    """Return the message in an error's body, in one of the shapes that servers use."""
+    """Extract the message from an error body.
+
+    The body may have any of the shapes that servers use.
+    """
     if isinstance(body, dict):
         for name in ("message", "error", "detail"):
             if found := body.get(name):
@@ -297,7 +324,10 @@ def retry_after(headers: Mapping[str, str]) -> float | None:
 
 
 def _find_proxy(url: str) -> tuple[str, str]:
-    """Return the variable that names the proxy for a URL, and its address; two empty texts where none is used."""
+    """Return the proxy variable and proxy address for a URL.
+
+    Both are empty if no proxy is used. Raises UsageError if the address is invalid.
+    """
     target, found = urlsplit(url), getproxies()
     kind = next((k for k in (target.scheme, "all") if found.get(k)), "")
     host = target.hostname or ""
@@ -329,7 +359,11 @@ def _make_proxy_error(variable: str, socks: bool = False) -> UsageError:
 
 
 def _make_ssl_context_from_env() -> ssl.SSLContext | bool:
-    """Return what the environment trusts; True where it does not say, for the library's own."""
+    """Return the SSL context that CERTIFICATES in the environment define.
+
+    True, the library's default, if none of them is set. Raises UsageError if the path does not exist or contains no
+    certificates.
+    """
     for variable in CERTIFICATES:
         if place := os.environ.get(variable):
             why = "which does not exist"
@@ -345,9 +379,10 @@ def _make_ssl_context_from_env() -> ssl.SSLContext | bool:
 
 
 def _call_with_timeout(seconds: float, call: Any) -> Any:
-    """Return what a call returns in a thread of its own: an HTTP library bounds the pauses of a server, not their sum.
+    """Run a call in its own thread with a total timeout.
 
-    A server that sends its headers byte by byte keeps the thread, never the caller.
+    An HTTP library bounds each pause of a server, not their sum. A server that sends its headers byte by byte blocks
+    the thread, never the caller. `call` gets the deadline on the monotonic clock. Raises RequestError after `seconds`.
     """
     result: Future[Any] = Future()
     until = time.monotonic() + seconds

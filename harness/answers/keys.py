@@ -1,8 +1,7 @@
-"""What keys of remembered things are made of: code, model folders, libraries and switches, all by content.
+"""Cache keys for code, model folders, libraries and environment switches.
 
-Whatever is remembered (answers, findings of checks, preflight, adapters, merges, copies) is kept under a digest of
-everything that was looked at or that it was made from. These functions say what identifies each of these; there are
-no others.
+Everything that is cached (answers, findings of checks, preflight, adapters, merges, copies) is kept under a digest of
+its inputs. These functions define the identity of each input, by content; there are no others.
 """
 
 from __future__ import annotations
@@ -54,14 +53,17 @@ _UNKNOWN = uuid.uuid4().hex  # stands for code that cannot be read: what it make
 
 
 def library_versions() -> dict[str, str]:
-    """Return the versions of what a run depends on."""
+    """Return the versions of the harness and the libraries it uses."""
     return {CORE: sys.modules[CORE].__version__} | {
         n: version for n in LIBRARIES if (version := _find_distribution_version(n))
     }
 
 
 def environment_switches() -> dict[str, str]:
-    """Return the environment variables that change results, as they were before any library set its own."""
+    """Return the environment variables that change results.
+
+    Their values are from before any library set its own.
+    """
     return dict(AT_START)
 
 
@@ -91,7 +93,7 @@ def digest_folder(folder: Path, weights: str | None = None) -> str:
 
 
 def describe_model(ref: ModelRef) -> list[Any]:
-    """Return what a reference to a model stands for: its fields, and the content of its folders."""
+    """Return a model reference's fields and the digests of its folders."""
     base, adapter = (ref.seal.base or None, ref.seal.weights) if ref.seal else (None, None)
     folders = [(Path(ref.path), base if ref.adapter else ref.digest), (ref.adapter, adapter)]
     return [asdict(ref), *(digest_folder(folder, digest) for folder, digest in folders if folder and folder.is_dir())]
@@ -105,18 +107,22 @@ def _raise_error(error: OSError) -> None:
 
 
 def digest_code(objects: Iterable[Any], *, core: bool = True) -> str:
-    """Return one sha256 for the code that modules, functions, classes and instances come from.
+    """Return one sha256 of the code that defines some objects.
 
-    That is each module, or all files of the package it belongs to; what these import, by content where it is local or
-    a plugin, else by the version of its distribution; and Python. A module that is one file may also be helped by the
-    modules beside it that are named in it. `core` adds the harness itself, and what loads and asks models for it.
+    Objects are modules, functions, classes and instances. The digest covers each module, or all files of its package;
+    their imports, by content if local or a plugin, else by the version of the distribution; and Python. For a module
+    that is one file it also covers the modules beside it that its text names. `core` adds the harness itself and its
+    imports.
     """
     found = _Code(objects, core)
     return digest_value([platform.python_implementation(), sys.version_info[:2], found.content, found.versions])
 
 
 def digest_content(objects: Iterable[Any]) -> str:
-    """Return one sha256 for the code of objects as `digest_code` finds it, whatever libraries are installed."""
+    """Return one sha256 of objects' code, independent of installed libraries.
+
+    The code is found as by `digest_code`.
+    """
     return digest_value(_Code(objects, core=False).content)
 
 
@@ -181,7 +187,10 @@ class _Code:
 
 
 def _digest_code_and_find_imports(path: Path) -> tuple[str, frozenset[str], frozenset[str]]:
-    """Return the sha256 of a file, or of all files of a folder; the modules that they import; the words of a file."""
+    """Return the sha256, imports and words of a file or folder.
+
+    The sha256 covers all files of a folder. The words are those of a Python file, and empty for a folder.
+    """
     files = [] if path.is_dir() else [path]
     for place, folders, names in os.walk(path, onerror=_raise_error) if path.is_dir() else ():
         folders[:] = sorted(name for name in folders if name not in NO_CODE)
@@ -206,7 +215,7 @@ _package_once = functools.cache(_digest_code_and_find_imports)
 
 
 def _find_defining_module(value: Any) -> ModuleType | str:
-    """Return the module that an object's code is in, or its name where there is none."""
+    """Return an object's defining module, or its name if not imported."""
     while isinstance(value, functools.partial) or inspect.ismethod(value):
         value = value.func if isinstance(value, functools.partial) else value.__func__
     if isinstance(value, ModuleType):
@@ -218,7 +227,10 @@ def _find_defining_module(value: Any) -> ModuleType | str:
 
 
 def _find_outermost_package(module: ModuleType) -> ModuleType:
-    """Return the outermost package of a module that has a file of its own, or the module itself."""
+    """Return the outermost package of a module.
+
+    It must have a file of its own; without such a package it is the module itself.
+    """
     parts = module.__name__.split(".")
     packages = (sys.modules.get(".".join(parts[:n])) for n in range(1, len(parts)))
     return next((p for p in packages if p is not None and getattr(p, "__file__", None)), module)
@@ -232,7 +244,10 @@ def _find_spec_or_none(name: str) -> importlib.machinery.ModuleSpec | None:
 
 @functools.cache
 def _map_modules_to_distributions() -> dict[str, str | None]:
-    """Return the top-level modules of the harness and of its installed plugins, with the distribution of each."""
+    """Map top-level modules of the harness and plugins to distributions.
+
+    A distribution is its name and version.
+    """
     points = list(importlib.metadata.entry_points(group=GROUP))
     told = {id(dist): f"{dist.name} {dist.version}" for dist in {id(p.dist): p.dist for p in points if p.dist}.values()}
     return {CORE: None, **{p.module.partition(".")[0]: told.get(id(p.dist)) for p in points}}
@@ -244,7 +259,10 @@ def _is_installed(file: Path) -> bool:
 
 @functools.cache
 def _find_distribution_version(name: str) -> str | None:
-    """Return the version of a distribution, by its own name or by that of a module that it brings."""
+    """Return the version of a distribution or a top-level module.
+
+    For a module these are the dist-info names of the distributions that installed it.
+    """
     with suppress(importlib.metadata.PackageNotFoundError):
         return importlib.metadata.version(name)
     spec = _find_spec_or_none(name)

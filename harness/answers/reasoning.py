@@ -14,11 +14,11 @@ from harness.records.samples import Prompt
 def generate_final_answers(
     subject: Subject, prompts: Sequence[Prompt], *, thought: Sequence[str] = (), **options: Unpack[Generation]
 ) -> list[tuple[str, str]]:
-    """Return what is said to each prompt, and all that was generated.
+    """Return the final answer and the whole completion for each prompt.
 
-    `thought` holds the marks between which a model thinks, such as "<think>" and "</think>". What is said then begins
-    after the last end of a thought, and ends before the first stop string from there on; a thought that never ends
-    says nothing. Raises UsageError unless there are two marks, or none.
+    `thought` holds the marks around a model's reasoning, such as "<think>" and "</think>". With them the final answer
+    begins after the last closing mark and ends before the first stop string from there on; it is empty if the reasoning
+    never ends. Raises UsageError unless there are two marks, or none.
     """
     how = Generate(**options)
     if not thought:
@@ -34,7 +34,10 @@ def generate_final_answers(
 
 
 def _extract_text_after_reasoning(subject: Any, prompt: Prompt, text: str, begin: str, end: str) -> str:
-    """Return what is said behind a thought; nothing where it never ends, be it that the prompt began it."""
+    """Return the text after the reasoning.
+
+    It is empty if the reasoning never ends, even if the prompt opened it.
+    """
     if end in text:
         return text.rpartition(end)[2].lstrip()
     if begin in text or not text:

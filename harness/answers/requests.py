@@ -1,4 +1,4 @@
-"""Many requests at a time, results as they come; what went wrong with one, and when it is tried again."""
+"""Concurrent requests with results as they arrive, errors and retries."""
 
 from __future__ import annotations
 
@@ -52,9 +52,10 @@ class RequestError(Exception):
 
 
 def retry(ask: Callable[[], R], tries: int, stop: threading.Event = NEVER) -> R:
-    """Return what is answered at the first try at which something is; raises the Trouble of the last.
+    """Retry a call until it succeeds, at most `tries` times.
 
-    Once `stop` is set nobody waits for an answer any more, and there is no other try.
+    Raises the last RequestError; there is no other try if it is not passing or its pause exceeds MAX_RETRY_AFTER_S.
+    Setting `stop` ends the pause and the tries.
     """
     number = 0
     while True:
@@ -69,7 +70,10 @@ def retry(ask: Callable[[], R], tries: int, stop: threading.Event = NEVER) -> R:
 
 
 class RequestThreads(Generic[A, R]):
-    """Threads that each wait for one answer at a time; daemons, so that a server that hangs keeps nobody alive."""
+    """Daemon threads that each wait for one answer at a time.
+
+    Daemons, since a server that hangs must not keep the process alive.
+    """
 
     def __init__(self, size: int, ask: Callable[[A], R]) -> None:
         self.size, self._ask, self.running = size, ask, 0
@@ -91,7 +95,10 @@ class RequestThreads(Generic[A, R]):
         self._todo.put((name, asked))
 
     def next_result(self, timeout: float | None = None) -> tuple[Any, R | Exception] | None:
-        """Wait for the next answer, and return it under its name, or what was raised; None after so many seconds."""
+        """Return the name and answer of the next finished request.
+
+        The exception stands for the answer if one was raised. None if no request finishes within `timeout` seconds.
+        """
         try:
             ended = self._done.get(timeout=None if timeout is None else max(0.0, timeout))
         except Empty:
@@ -110,10 +117,12 @@ class RequestThreads(Generic[A, R]):
 
 
 def map_concurrent(ask: Callable[[int, threading.Event], R], count: int, workers: int) -> Iterator[tuple[int, R]]:
-    """Yield (number, ask(number)) for 0 … count-1 as they are done, at most `workers` at a time.
+    """Yield (number, answer) pairs in the order in which calls finish.
 
-    When one raises, no other is begun, those under way are waited for and yielded, and then the first exception is
-    raised. The event is set from then on, and when the caller stops listening.
+    The calls are `ask(number, event)` for 0 … count-1, at most `workers` at a time.
+
+    If one raises, no other is started, running ones are awaited and yielded, and then the first exception is raised.
+    The event is set from then on, and when the caller stops iterating.
     """
     stop, failed = threading.Event(), list[Exception]()
 

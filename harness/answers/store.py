@@ -47,9 +47,10 @@ class Responses:
     def find(
         self, keys: Iterable[bytes], read: Callable[[Any], Any] = lambda value: value, *, counts: bool = True
     ) -> dict[bytes, Any]:
-        """Return what is remembered under some keys, as `read` makes it of a JSON value; it raises where it cannot.
+        """Return the cached values under some keys.
 
-        What is no answer `counts` for none.
+        `read` converts a JSON value and raises ValueError, TypeError or LookupError if it cannot; the file then counts
+        as damaged and is replaced. Lookups with `counts` false are left out of the counts.
         """
         with self._lock:
             return self._find_cached_values(list(dict.fromkeys(keys)), read, counts)
@@ -83,14 +84,17 @@ class Responses:
         return found
 
     def store(self, key: bytes, value: Any) -> None:
-        """Remember an answer; it is on the disk within half a second of the next one, or after `flush`."""
+        """Store an answer.
+
+        It is written to disk by the first call more than WRITE_EVERY seconds after the last write, or by `flush`.
+        """
         with self._lock:
             self._waiting[key] = json.dumps(value)  # in ASCII: half a surrogate pair has no other bytes
             if time.monotonic() - self._written > WRITE_EVERY:
                 self.flush()
 
     def flush(self) -> None:
-        """Write what waits."""
+        """Write all pending answers."""
         with self._lock:
             self._write()
 
@@ -109,13 +113,16 @@ class Responses:
                 self._handle_database_error(error)
 
     def close(self) -> None:
-        """Write what waits, and close the file."""
+        """Write all pending answers and close the file."""
         with self._lock:
             self._write()
             self._disconnect()
 
     def _connect(self) -> None:
-        """Open the file, and make its table; without it where that cannot be."""
+        """Open the file and create its table.
+
+        A damaged file is replaced; without a usable file answers are not cached.
+        """
         try:
             self._db = db = sqlite3.connect(self.path, timeout=LOCK_TIMEOUT_S, check_same_thread=False)
             if db.execute("PRAGMA user_version").fetchone()[0] > TABLE_VERSION:
@@ -136,7 +143,7 @@ class Responses:
             self._handle_database_error(error)
 
     def _handle_database_error(self, error: Exception) -> None:
-        """Disconnect where the error passes, set a damaged file aside, and raise any other error again."""
+        """Disconnect on a passing error, replace a damaged file, else raise."""
         code = getattr(error, "sqlite_errorcode", None)
         if isinstance(error, sqlite3.ProgrammingError) or not isinstance(error, (sqlite3.Error, ValueError)):
             raise error
@@ -153,7 +160,10 @@ class Responses:
         self._db = None
 
     def _replace_damaged_file(self, why: str) -> None:
-        """Rename a damaged file, warn, and start a new one; the second time go on without."""
+        """Rename a damaged file, warn, and start a new one.
+
+        The second time, or if it cannot be renamed, go on without a file.
+        """
         self._disconnect()
         aside = self.path.with_suffix(f".damaged-{time.time_ns()}")
         try:
@@ -176,7 +186,10 @@ def request_key(identity: str, kind: str, *request: Any) -> bytes:
 
 
 def to_json_value(value: Any) -> Any:
-    """Return what JSON has in the place of a value that it does not know; raises TypeError where it has nothing."""
+    """Convert a value that JSON cannot encode by itself.
+
+    A mapping becomes a dict; raises TypeError for any other value.
+    """
     if isinstance(value, Mapping):
         return dict(value)
     raise TypeError(f"a request holds a {type(value).__name__}, which cannot be written as JSON")

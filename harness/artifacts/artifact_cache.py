@@ -1,6 +1,8 @@
-"""What was made and is kept: one run makes it, the others wait for it; what is not as it was made is set aside.
+"""Integrity of cached artifacts, and removal of old ones.
 
-How much lies in the cache of which kind, used when, and how to make room without touching what is in use.
+One run makes an artifact while the others wait for it. An artifact that differs from its note is set aside and made
+again. Also lists the entries of the cache by kind, size and last use, so that room can be made without touching those
+in use.
 """
 
 from __future__ import annotations
@@ -37,9 +39,9 @@ Warn = Callable[[str], None]
 
 @contextmanager
 def lock_work_folder(work: Path, tell: Warn) -> Iterator[None]:
-    """Lock a work folder against other runs, waiting for one that holds it; the process's end unlocks it.
+    """Lock a work folder against other runs.
 
-    `tell` gets one line when there is somebody to wait for.
+    Waits for a run that holds the lock; `tell` then gets one line. The lock ends with the process.
     """
     work.parent.mkdir(parents=True, exist_ok=True)
     handle = os.open(f"{work}.lock", os.O_RDWR | os.O_CREAT | NO_LINK, 0o600)
@@ -54,7 +56,7 @@ def lock_work_folder(work: Path, tell: Warn) -> Iterator[None]:
 
 
 def is_intact(folder: Path, warn: Warn) -> bool:
-    """Return whether a made folder is there and as it was made; set it aside if it is there and is not."""
+    """Return whether a made folder exists and matches its note. Set it aside if it differs."""
     if not os.path.lexists(folder):
         return False
     if why := _find_integrity_error(folder):
@@ -69,7 +71,10 @@ def is_sealed(folder: Path) -> bool:
 
 
 def seal_folder(folder: Path, final: Path | None = None) -> None:
-    """Write down what a folder holds that is, or will be, in its place at `final`; the last step of making it."""
+    """Record sizes and digests of a folder's files.
+
+    This is the last step of making it. `final` is its later place, if it is to be renamed.
+    """
     write_sealed_json(_make_note_path(final or folder), file_digests(folder))
 
 
@@ -79,7 +84,7 @@ def write_sealed_json(path: Path, value: Any) -> None:
 
 
 def read_sealed_json(path: Path, warn: Warn) -> Any:
-    """Return a value that was kept, or None; what is damaged is set aside."""
+    """Read a sealed JSON value. None if it is missing, or if it is damaged and so set aside."""
     why = "its digest does not match"
     try:
         found = json.loads(path.read_text("utf-8"))
@@ -96,7 +101,7 @@ def read_sealed_json(path: Path, warn: Warn) -> Any:
 
 
 def set_aside(path: Path, why: str, warn: Warn) -> None:
-    """Rename what is damaged, and warn. Raises UsageError when it cannot be renamed."""
+    """Rename a damaged cache entry, and warn. Raises UsageError if it cannot be renamed."""
     aside = path.with_name(f"{path.name}.damaged-{time.time_ns()}")
     try:
         path.rename(aside)
@@ -111,7 +116,10 @@ def _make_note_path(folder: Path) -> Path:
 
 
 def _find_integrity_error(folder: Path) -> str:
-    """Return how a folder differs from what was made, or an empty text; names and sizes come first, which are cheap."""
+    """Describe how a folder differs from its note.
+
+    Empty if it does not. Names and sizes are compared before digests, since they are cheap.
+    """
     if not isinstance(note := read_sealed_json(_make_note_path(folder), lambda _: None), dict):
         return "the list of its files is missing"
     if folder.is_symlink() or not folder.is_dir():
@@ -150,7 +158,10 @@ class Entry:
 
 
 def list_entries(cache: Path) -> list[Entry]:
-    """Return what is in a cache and could be removed, the longest unused first; never the ledger of attempts."""
+    """List the removable entries of a cache, longest unused first.
+
+    The ledger of attempts is never among them.
+    """
     answers = [p for p in (cache / f"{ANSWERS}{tail}" for tail in ("", "-wal", "-shm")) if p.exists()]
     found = [_make_entry("answers", answers)]
     found += [_make_entry("damaged", [p]) for p in cache.glob(f"{Path(ANSWERS).stem}.damaged-*")]
@@ -164,7 +175,11 @@ def list_entries(cache: Path) -> list[Entry]:
 
 
 def select_removable(found: Sequence[Entry], days: float | None, most: int | None) -> list[Entry]:
-    """Return the entries unused for so many days, and then the longest unused ones until the rest has `most` bytes."""
+    """Select the entries that an age or size limit removes.
+
+    These are the entries unused for more than `days`, then the longest unused ones until at most `most` bytes are left.
+    `found` has the longest unused ones first.
+    """
     gone = [e for e in found if days is not None and time.time() - e.used > days * 86400]
     left = [e for e in found if e not in gone]
     while most is not None and left and sum(e.bytes for e in left) > most:

@@ -1,7 +1,8 @@
-"""What is in evidence/, and what it claims: in-toto statements about one digest, in DSSE envelopes, one a line.
+"""Statements in evidence/claims.intoto.jsonl, and names of the evidence files.
 
-Statement: https://in-toto.io/Statement/v1; envelope: DSSE 1.0. The payload of a statement is the same bytes
-whoever writes it, so that a reader can make it again from the evidence and compare.
+The statements are in-toto v1 (https://in-toto.io/Statement/v1) about one digest, in DSSE 1.0 envelopes, one a line. The
+payload of a statement has the same bytes no matter which program writes it, so a reader can make it again from the
+evidence and compare.
 """
 
 from __future__ import annotations
@@ -94,7 +95,10 @@ def make_statements(manifest: bytes, lock: bytes, gates: Sequence[Mapping[str, A
 
 
 def _make_provenance_predicate(told: Mapping[str, Any], locked: Mapping[str, Any], lock: bytes) -> dict[str, Any]:
-    """Return how a run was called, and on what; the lock, which it points to, has every option and package."""
+    """Make the SLSA provenance predicate of a run.
+
+    It has the invocation and the inputs; the lock, which it refers to, has every option and package.
+    """
     suite = locked["suite"]
     models = {key.partition("::")[0]: about["weights"] for key, about in told["evaluations"].items()}
     digests = {"evidence/suite.lock.json": hashlib.sha256(lock).hexdigest(), f"suite {suite['file']}": suite["digest"]}
@@ -115,14 +119,17 @@ def _make_provenance_predicate(told: Mapping[str, Any], locked: Mapping[str, Any
 
 
 def third_party_plugins(lock: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return the plugins of a lock that did not come with the harness, with the digest of their code."""
+    """Return a lock's plugins from other distributions than the harness."""
     own, *plugins = lock["plugins"]
     labels = {own["distribution"]} - {None} if "(not as" not in str(own["distribution"]) else set()
     return [p for p in plugins if p["distribution"] not in labels]
 
 
 def read_envelopes(text: str) -> list[Envelope]:
-    """Read the lines of claims.intoto.jsonl; raises ValueError unless each is exactly as `Envelope.line` writes it."""
+    """Read the lines of claims.intoto.jsonl.
+
+    Raises ValueError unless each is exactly as `Envelope.to_json_line` writes it.
+    """
     if not text.endswith("\n"):
         raise ValueError("the last line is truncated")
     found = []
@@ -141,11 +148,11 @@ def read_envelopes(text: str) -> list[Envelope]:
 
 
 def statement_bytes(kind: str, subject: Sequence[Any], predicate: Mapping[str, Any]) -> bytes:
-    """Return the bytes of a statement, the same whoever writes it."""
+    """Serialize a statement as canonical JSON, always the same bytes."""
     statement = {"_type": STATEMENT, "subject": subject, "predicateType": kind, "predicate": predicate}
     return json.dumps(statement, sort_keys=True, separators=(",", ":")).encode()
 
 
 def format_decimal(number: float) -> str:
-    """Write a number in decimal digits, exactly as many as tell it from its neighbours."""
+    """Format a number with the fewest digits that identify it. There is no exponent."""
     return format(Decimal(repr(number)), "f")

@@ -40,14 +40,14 @@ _hashed: dict[tuple[str, int, int, int, int, int], Hashed] = {}
 
 
 def weights_digest(folder: Path) -> str:
-    """Return the digest of the tensors in the weight files that a folder is read from, 64 hex digits.
+    """Return the digest of a folder's tensors, 64 hex digits.
 
-    That is safetensors, see `reads.weight_files`, or its one GGUF file.
+    These are the tensors in its safetensors, see `model_files.weight_files`, or in its one GGUF file.
 
-    Hashed are each tensor's name, dtype, shape and sha256 in order of names, so the digest does not depend
-    on how the tensors are spread over files nor on metadata. A GGUF file is hashed whole: its metadata says how to
-    compute with the tensors. Raises ValueError when there is no tensor, when a file is not what its name says or is
-    cut short, when two files hold a tensor of one name, or when there are weights of both kinds.
+    Hashed are each tensor's name, dtype, shape and sha256 in order of names, so the digest depends neither on how the
+    tensors are spread over files nor on metadata. A GGUF file is hashed whole: its metadata says how to compute with
+    the tensors. Raises ValueError if there is no tensor, if a file is not of the format of its name or is truncated, if
+    two files hold a tensor of one name, or if there are weights of both kinds.
     """
     if single := find_gguf(folder):
         read_gguf(single)
@@ -60,7 +60,10 @@ def weights_digest(folder: Path) -> str:
 
 
 def weights_digest_of_files(files: Mapping[str, Hashed]) -> str:
-    """Return the weights digest of a folder of whose files, by name, all were read; raises ValueError as it does."""
+    """Compute a folder's weights digest from its hashed files.
+
+    `files` maps all the folder's names. Raises ValueError as `weights_digest` does.
+    """
     names = sorted(name for name in files if "/" not in name)
     single = [name for name in names if name.endswith(SUFFIX)]
     tensors: dict[str, tuple[Any, ...]] = {}
@@ -90,18 +93,18 @@ def row_digest(row: Mapping[str, Any]) -> str:
 
 
 def file_digest(path: Path) -> str:
-    """Return the sha256 of a regular file, 64 hex digits; raises OSError when it is a link or anything else."""
+    """Return the sha256 of a regular file, 64 hex digits. Raises OSError at a link or anything else."""
     with open_file(path) as f:
         return _hash_once(f, path, None).sha256
 
 
 def hash_file(path: Path, *, follow: bool = False, whole: bool = True, below: Path | None = None) -> Hashed:
-    """Read a regular file once, and return all that is asked of its bytes; without `whole`, only of its tensors.
+    """Hash a regular file and, of safetensors, each tensor.
 
-    Within a process a file is read once for as long as it is untouched: a change leaves another time of change, which
-    nobody can set, unless it comes within a clock's tick, so that what is new is read every time. Nothing is remembered
-    on the disk. A link is followed only where told so. Raises OSError when it is anything else or changes meanwhile,
-    ValueError when it is named .safetensors and is none.
+    Without `whole` only the tensors are hashed. Within a process a file is read once as long as it is untouched: a
+    change leaves another ctime, which nobody can set, unless it comes within a tick of the clock, so a file changed in
+    the last seconds is read every time. Nothing is remembered on disk. A link is followed only with `follow`. Raises
+    OSError if it is no regular file or changes meanwhile, ValueError if it is named .safetensors but is malformed.
     """
     with open_file(path, follow=follow, below=below) as f:
         about = os.fstat(f.fileno())
@@ -115,7 +118,10 @@ def hash_file(path: Path, *, follow: bool = False, whole: bool = True, below: Pa
 
 
 def hash_files(folder: Path, names: Iterable[str]) -> dict[str, Hashed]:
-    """Read files of a folder once each, several at a time, never through a link; raises as `hash_file` does."""
+    """Hash files of a folder, several at a time.
+
+    Links are never followed. Raises as `hash_file` does.
+    """
     from concurrent.futures import ThreadPoolExecutor  # hashing lets other threads run
 
     names = list(names)
@@ -148,7 +154,7 @@ def _hash_once(f: IO[bytes], path: Path, parts: _Parts | None, whole: bool = Tru
 
 
 class _Parts:
-    """Hashes the tensors of a safetensors file while its bytes go by, in the order they lie in."""
+    """Incremental hasher of a safetensors file's tensors. Takes the bytes in file order."""
 
     def __init__(self, about: Safetensors) -> None:
         places = ((*entry["data_offsets"], name) for name, entry in about.tensors.items())
@@ -173,9 +179,10 @@ class _Parts:
 
 
 def file_digests(folder: Path) -> dict[str, dict[str, Any]]:
-    """Return size in bytes and sha256 of every file under a folder, by its path with forward slashes.
+    """Hash every file under a folder.
 
-    Links are followed: a model in a download cache is made of them.
+    Returns size in bytes and sha256 by relative path with forward slashes. Links are followed: a model in a download
+    cache is made of them.
     """
     found = {}
     for path in sorted(p for p in folder.rglob("*") if p.is_file()):
@@ -195,9 +202,10 @@ def root_digest(digests: Mapping[str, str]) -> str:
 
 
 def walk_files(folder: Path, prefix: str = "") -> Iterator[tuple[str, int]]:
-    """Yield path, behind a prefix, and size in bytes of every file under a folder, never through a link.
+    """Yield path and size of every file under a folder.
 
-    Raises ValueError at a link, a folder that holds no file, or what is neither file nor folder.
+    The path is relative, with `prefix` in front; the size is in bytes. Raises ValueError at a link, an empty folder, or
+    an entry that is neither file nor folder.
     """
     with os.scandir(folder) as found:
         entries = sorted(found, key=lambda e: e.name)
@@ -215,10 +223,10 @@ def walk_files(folder: Path, prefix: str = "") -> Iterator[tuple[str, int]]:
 
 
 def template_digest(folder: Path) -> str | None:
-    """Return the sha256 of a model's chat templates, or None where it has none.
+    """Digest a model's chat templates, if it has any.
 
-    transformers reads chat_template.jinja before the tokenizer's configuration, llama.cpp what is in a GGUF file.
-    Raises ValueError when two are there and differ, for then two programs would prompt in two ways.
+    transformers reads chat_template.jinja before the tokenizer's configuration, llama.cpp reads the GGUF file. Raises
+    ValueError if two files differ in a template of one name, since two programs would then format prompts in two ways.
     """
     found, told = dict[str, str](), dict[str, str]()
     if single := find_gguf(folder):

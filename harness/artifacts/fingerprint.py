@@ -33,7 +33,10 @@ Probe = tuple[int | float, ...]  # its number, of a text how many words, the lik
 
 @dataclass(frozen=True)
 class Fingerprint:
-    """What a fingerprint holds; `noise` is what each arithmetic costs a log-probability, in nats."""
+    """The content of fingerprint.json.
+
+    `noise` maps each arithmetic to the error it causes in a log-probability, in nats.
+    """
 
     seed: int
     chat: list[Probe]
@@ -55,7 +58,7 @@ def make_chats(seed: int) -> list[str]:
 
 
 def make_texts(seed: int) -> list[str]:
-    """Return the texts, of which probes are beginnings."""
+    """Return the texts from which probes take their first words."""
     return _make_random_texts(random.Random(f"text {seed}"), TEXTS, TEXT_WORDS)  # noqa: S311 -- no secret
 
 

@@ -1,4 +1,7 @@
-"""What may lie in a model's folder: data in formats that cannot run code, and configurations that fetch none."""
+"""File formats allowed in a model's folder.
+
+Formats cannot run code, and configurations cannot make a loader download or import any.
+"""
 
 from __future__ import annotations
 
@@ -45,7 +48,7 @@ class UnsafeFileError(ValueError):
 
 
 def is_allowed(path: Path) -> bool:
-    """Return whether a file is, by its name, of a kind that may be deployed."""
+    """Return whether a file's name is of a deployable type."""
     return path.suffix in SUFFIXES or LEGAL_FILES.fullmatch(path.name) is not None
 
 
@@ -55,13 +58,14 @@ def is_text_file(name: str) -> bool:
 
 
 def shipping_files(model: Path, only: Iterable[str] = ("*",)) -> list[str]:
-    """Return the names of the files of a model's folder that may ship: what it is read from, its templates, its texts.
+    """Return the names of a model's files that may ship.
 
-    `only` are patterns of names; what matches none of them is not looked at. What another reader would take for the
-    model stays behind, see `model_files.extra_files`.
+    These are the weights, configurations, chat templates and texts. `only` are patterns of names; files that match none
+    are not checked. Files that another reader would take for the model stay behind, see `model_files.extra_files`, and
+    so does any other type, such as a pickle.
+
     Raises UnsafeFileError at a link that leads out of the folder and of its Hub cache, at a pipe, socket or device, and
-    at a name that another system reads as something else. What is of another kind, such as a pickle, is left where it
-    is.
+    at a name that another system reads as something else.
     """
     model, patterns, found = model.resolve(), tuple(only), list[str]()
     for path in sorted(model.iterdir()):
@@ -86,9 +90,10 @@ def shipping_files(model: Path, only: Iterable[str] = ("*",)) -> list[str]:
 
 
 def check_files(model: Path) -> str:
-    """Return what was looked at.
+    """Check names, types and content of a model's files.
 
-    Raises UnsafeFileError at a file of a format that is not allowed, or not what it says.
+    Returns their number in words. Raises UnsafeFileError if a format is not allowed, or the content is not of the
+    format of the name.
     """
     names = [name for name, _ in walk_files(model)]
     _require_case_distinct_names(names)
@@ -116,7 +121,7 @@ def check_files(model: Path) -> str:
 
 
 def _require_unambiguous_model(model: Path) -> None:
-    """Raise UnsafeFileError where two readers would make two models of a folder."""
+    """Raise UnsafeFileError if readers would load different models from a folder."""
     try:
         why = ambiguity_error(model)
     except ValueError as error:
@@ -126,7 +131,10 @@ def _require_unambiguous_model(model: Path) -> None:
 
 
 def _require_safe_file_name(name: str) -> None:
-    """Raise UnsafeFileError unless every system reads a name as the same plain file, of a kind that may be deployed."""
+    """Raise UnsafeFileError unless a file name is portable and allowed.
+
+    Every system must read it as the same plain file, of a type that may be deployed.
+    """
     folder, _, last = name.rpartition("/")
     if not SAFE_NAME.fullmatch(last) or DEVICES.fullmatch(last):
         raise UnsafeFileError(
@@ -146,9 +154,10 @@ def _require_case_distinct_names(names: Iterable[str]) -> None:
 
 
 def _require_path_in_model(model: Path, path: Path, kind: Callable[[int], bool]) -> None:
-    """Raise UnsafeFileError unless a path is of a kind, in the folder or in the blobs of the Hub cache that it is in.
+    """Raise UnsafeFileError if a path leads out of the model.
 
-    A download cache is folders of links, `snapshots/REVISION/NAME -> ../../blobs/SHA256`.
+    Allowed are the folder itself and the blobs of its Hub cache, where files are links: `snapshots/REVISION/NAME ->
+    ../../blobs/SHA256`. Raises it at another type of file than `kind`, too.
     """
     name, about = path.relative_to(model).as_posix(), path.stat()
     real = path.resolve(strict=True)
@@ -160,7 +169,10 @@ def _require_path_in_model(model: Path, path: Path, kind: Callable[[int], bool])
 
 
 def _require_plain_text_file(name: str, path: Path) -> None:
-    """Raise UnsafeFileError unless a file is text in UTF-8 without control characters, or a SentencePiece model."""
+    """Raise UnsafeFileError if a file is not plain text.
+
+    Plain text is UTF-8 without control characters, and no pickle, program or web page. A SentencePiece model passes.
+    """
     with open_file(path, follow=True) as f:
         data = f.read(LARGEST_JSON + 1)
     if len(data) > LARGEST_JSON:
@@ -204,7 +216,10 @@ def is_sentencepiece(data: bytes) -> bool:
 
 
 def _is_executable_pickle(data: bytes) -> bool:
-    """Return whether a pickle begins here that calls something, be it cut short; one of protocol 0 is plain text."""
+    """Return whether bytes begin with a pickle that calls something.
+
+    A truncated one counts. Pickles of protocol 0 are plain text, so the character check does not find them.
+    """
     import pickletools
 
     depth, marks, named = 0, list[int](), False
@@ -226,7 +241,10 @@ def _is_executable_pickle(data: bytes) -> bool:
 
 
 def check_indexes(model: Path, tensors: Mapping[str, Collection[str]] | None = None) -> None:
-    """Raise UnsafeFileError unless every index of shards names files beside it, and exactly their tensors."""
+    """Raise UnsafeFileError if an index of shards is wrong.
+
+    It must name files in its own folder, and exactly the tensors that they hold.
+    """
     for path in sorted(model.glob(f"*{INDEX}")):
         if tensors is None:
             tensors = {
@@ -247,7 +265,10 @@ def check_indexes(model: Path, tensors: Mapping[str, Collection[str]] | None = N
 
 
 def check_configuration(model: Path) -> str:
-    """Return what was looked at; raises UnsafeFileError at a configuration that would have code or weights fetched."""
+    """Check all configurations in a model's folder.
+
+    Returns their number in words. Raises UnsafeFileError if one would make a loader fetch code or weights.
+    """
     sizes = {name: size for name, size in walk_files(model) if name.endswith(".json")}
     for name, size in sizes.items():
         data = _read_safe_configuration(name, model / name, size)
@@ -260,9 +281,9 @@ def check_configuration(model: Path) -> str:
 
 
 def check_candidate(model: Path) -> None:
-    """Raise UnsafeFileError at a file of a candidate that may ship and that `verify` would refuse in its export.
+    """Raise UnsafeFileError if `verify` would refuse a file in a candidate's export.
 
-    An adapter may name its base, and files may be links, as in a download cache.
+    Only files that may ship are checked. An adapter may name its base, and files may be links, as in a download cache.
     """
     names = shipping_files(model)
     for name in names:
@@ -305,7 +326,10 @@ def _read_safe_configuration(name: str, path: Path, size: int) -> dict[str, Any]
 
 
 def _drop_vocab_and_weight_map(name: str, data: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return a configuration without the tables whose keys are words and their numbers, or tensors and their files."""
+    """Return a configuration without its vocabulary or weight map.
+
+    Their keys are words and tensor names, which are no settings.
+    """
     if name == "vocab.json" and _has_only_values_of_type(data, int):
         return {}
     if name.endswith(INDEX) and _has_only_values_of_type(data.get("weight_map"), str):
@@ -321,7 +345,10 @@ def _has_only_values_of_type(table: Any, kind: type) -> bool:
 
 
 def _is_transformers_auto_mapping(mapping: Any) -> bool:
-    """Return whether PEFT's mapping names a class of transformers' own models, as it writes without a task type."""
+    """Return whether PEFT's auto_mapping names a class of transformers itself.
+
+    PEFT writes such a mapping if it was given no task type.
+    """
     if not isinstance(mapping, dict):
         return False
     rest = {k: v for k, v in mapping.items() if k not in ("base_model_class", "parent_library")}
@@ -331,7 +358,7 @@ def _is_transformers_auto_mapping(mapping: Any) -> bool:
 
 
 def _iterate_nested_items(data: Any) -> Iterator[tuple[str, Any]]:
-    """Yield every key with its value, and what lists hold under an empty one, however deep."""
+    """Yield every key and value at any depth. Items of lists have an empty key."""
     todo = [data]
     while todo:
         here = todo.pop()
@@ -341,7 +368,7 @@ def _iterate_nested_items(data: Any) -> Iterator[tuple[str, Any]]:
 
 
 def _read_weight_header(name: str, path: Path, read: Callable[[Path], T]) -> T:
-    """Return what the head of a weight file says; raises UnsafeFileError where it is not whole."""
+    """Read the header of a weight file. Raises UnsafeFileError if it is malformed or truncated."""
     try:
         return read(path)
     except ValueError as error:

@@ -1,7 +1,7 @@
-"""What a GGUF file holds, read from its head with the standard library alone.
+"""Reader of GGUF headers, with the standard library alone.
 
-Format (ggml, docs/gguf.md): magic, version, two counts, the metadata, a table of the tensors, padding, the data.
-Demanded is what llama.cpp demands: tensors one behind the other in the order of the table, each at the alignment.
+Format (ggml, docs/gguf.md): magic, version, two counts, the metadata, a table of the tensors, padding, the data. The
+demands are those of llama.cpp: tensors one after the other in the order of the table, each aligned.
 """
 
 from __future__ import annotations
@@ -51,16 +51,17 @@ class Tensor:
 
 @dataclass(frozen=True)
 class Gguf:
-    """A GGUF file's metadata (arrays as tuples) and its tensors by name, in the order they lie in."""
+    """A GGUF file's metadata and tensors. Arrays are tuples; tensors are in file order."""
 
     metadata: Mapping[str, Any]
     tensors: Mapping[str, Tensor]
 
 
 def find_gguf(folder: Path) -> Path | None:
-    """Return the one GGUF file that a folder is read from, or None; raises ValueError where it is not clear which.
+    """Find the GGUF file of a folder's model.
 
-    Beside the weights that transformers looks for, none is.
+    None if there is none, or if there are weights that transformers looks for. Raises ValueError if there are several,
+    or safetensors beside it.
     """
     files = [] if has_weights(folder) else sorted(folder.glob(f"*{SUFFIX}"))
     if len(files) > 1:
@@ -71,7 +72,7 @@ def find_gguf(folder: Path) -> Path | None:
 
 
 def read_gguf_type(folder: Path) -> str:
-    """Return the type of most of the weights in a folder's GGUF file, "" where there is none."""
+    """Return the most common type of a GGUF file's weights. Empty if the folder has no such file."""
     if (file := find_gguf(folder)) is None:
         return ""
     sizes = Counter[str]()
@@ -81,7 +82,10 @@ def read_gguf_type(folder: Path) -> str:
 
 
 def read_gguf(path: Path) -> Gguf:
-    """Read a GGUF file's head; raises ValueError unless its tensors fill the file without gap or overlap."""
+    """Read the header of a GGUF file.
+
+    Raises ValueError unless its tensors fill the file without gap or overlap.
+    """
     with path.open("rb") as f:
         head = _Head(path, os.fstat(f.fileno()).st_size, f)
         if f.read(4) != b"GGUF":

@@ -1,6 +1,6 @@
-"""Which files of a model's folder are the model, and which would be another one for another reader.
+"""The files of a folder that make up its model.
 
-Weights are found as transformers finds them; docs/reference/runtimes.md has what others read. Where a folder holds more
+Weights are found as transformers finds them; docs/reference/runtimes.md describes other readers. If a folder holds more
 (a second set of weights, a tokenizer of another library, notes on a quantisation), the rest is not the model that was
 judged, and does not ship.
 """
@@ -48,10 +48,10 @@ CHUNK_BYTES = 1 << 20  # bytes compared at a time
 
 
 def weight_files(folder: Path) -> list[str]:
-    """Return the names of the safetensors that a folder is read from, as transformers looks for them.
+    """List a model's safetensors as transformers finds them.
 
-    One file before an index, and of an index the files that it names. All there are where neither is there, which no
-    reader takes alike, or where the index cannot be read: who loads them says so.
+    A single file precedes an index, and an index gives the files that it names. Without either, or if the index cannot
+    be read, all safetensors are returned: readers differ there, and the loader reports it.
     """
     there = sorted(p.name for p in folder.glob("*.safetensors"))
     if not (folder / CONFIG).is_file() and ADAPTER_WEIGHTS in there:
@@ -63,25 +63,28 @@ def weight_files(folder: Path) -> list[str]:
 
 
 def has_weights(folder: Path) -> bool:
-    """Return whether a folder has weights by the names that transformers looks for."""
+    """Return whether a folder has weights that transformers finds by name."""
     return (folder / SINGLE).is_file() or (folder / INDEX).is_file()
 
 
 def _list_shards(index: Path) -> set[str]:
-    """Return the files that an index of shards names, or none where it is none."""
+    """Return the files that an index of shards names. Empty if it cannot be read."""
     weight_map = (_read_json_object_or_none(index) or {}).get("weight_map")
     return {str(file) for file in weight_map.values()} if isinstance(weight_map, dict) else set()
 
 
 def extra_files(folder: Path, names: Iterable[str] | None = None) -> list[str]:
-    """Return those of a folder's files, or of some of them, that a reader obeys and that the model is not read from."""
+    """Return files that other readers would take for the model.
+
+    The model itself is not read from them. `names` defaults to the whole folder.
+    """
     names = sorted(p.name for p in folder.iterdir()) if names is None else sorted(names)
     weights, known = weight_files(folder), _is_transformers_config(_read_json_object_or_none(folder / CONFIG) or {})
     return [name for name in names if "/" not in name and not _is_read_by_loader(name, weights, names, known=known)]
 
 
 def _read_json_object_or_none(path: Path) -> dict[str, Any] | None:
-    """Return what a file of JSON says, or None where it has no object: who loads it says what is wrong with it."""
+    """Read a JSON object, or return None. Its loader reports any error."""
     try:
         told: Any = json.loads(path.read_text("utf-8"))
     except (OSError, ValueError, RecursionError):
@@ -90,7 +93,7 @@ def _read_json_object_or_none(path: Path) -> dict[str, Any] | None:
 
 
 def _is_transformers_config(config: Mapping[str, Any]) -> bool:
-    """Return whether a configuration is one that transformers reads, and not some other loader's own."""
+    """Return whether transformers, not just another loader, reads a configuration."""
     return bool(config.keys() & {"model_type", "architectures"})
 
 
@@ -113,10 +116,10 @@ def _is_read_by_loader(name: str, weights: Collection[str], names: Collection[st
 
 
 def ambiguity_error(folder: Path, *, tied: bool = False) -> str:
-    """Return why readers would make different models of the very files that a folder is read from, or an empty text.
+    """Explain how readers would load different models from a folder.
 
-    `tied` is whether the head is the embedding where the configuration does not say, which its class knows. Raises
-    ValueError where a weight file is no whole safetensors.
+    Empty if they agree. `tied` applies if the configuration does not say whether the head is the embedding; only the
+    model's class knows then. Raises ValueError if a weight file is not a complete safetensors file.
     """
     index, weights = folder / INDEX, weight_files(folder)
     if SINGLE in weights and (others := _list_shards(index) - {SINGLE}):
@@ -160,7 +163,7 @@ def ambiguity_error(folder: Path, *, tied: bool = False) -> str:
 
 
 def _get_setting_with_text_fallback(config: Mapping[str, Any], key: str) -> Any:
-    """Return what a configuration says, or that of its text model."""
+    """Return a setting of a configuration, else of its text model."""
     text, said = config.get("text_config"), config.get(key)
     return text.get(key) if said is None and isinstance(text, dict) else said
 

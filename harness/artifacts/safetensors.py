@@ -28,9 +28,10 @@ class Safetensors:
 
 
 def read_safetensors(path: Path) -> Safetensors:
-    """Read a safetensors file's header; raises ValueError unless its tensors fill the file without gap or overlap.
+    """Read a safetensors file's header.
 
-    Format: eight bytes, the length of a JSON object {tensor: {"dtype", "shape", "data_offsets"}}, the object, the data.
+    Raises ValueError unless its tensors fill the file without gap or overlap. Format: eight bytes, the length of a JSON
+    object {tensor: {"dtype", "shape", "data_offsets"}}, the object, the data.
     """
     with open_file(path, follow=True) as f:
         return read_header(f, path)

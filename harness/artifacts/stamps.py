@@ -1,4 +1,7 @@
-"""Whether a folder is still what was read: inodes, sizes and times of change, which nobody can set."""
+"""Stamps of a folder's files, which show if it changed.
+
+Stamps are inodes, sizes and times; nobody can set a ctime.
+"""
 
 from __future__ import annotations
 
@@ -9,9 +12,10 @@ Stamps = dict[str, tuple[int, ...]]
 
 
 def read_stamps(folder: Path) -> Stamps:
-    """Return device, inode, size, and times of a folder and of all that lies in it, by path; raises OSError.
+    """Return the stamp of each path in a folder.
 
-    A swap that is undone within one tick of the kernel's clock, a few milliseconds, is not seen.
+    A stamp is device, inode, mode, size, mtime and ctime; the folder itself is ".". A swap that is undone within one
+    tick of the kernel's clock, a few milliseconds, is not seen. Raises OSError.
     """
     found = {".": _make_stamp(folder.stat())}
     for place, folders, names in os.walk(folder, onerror=_raise_error):

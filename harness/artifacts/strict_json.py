@@ -1,4 +1,4 @@
-"""JSON of which no two readers make two things."""
+"""JSON that no two readers parse differently."""
 
 from __future__ import annotations
 
@@ -11,19 +11,22 @@ MALFORMED = (KeyError, TypeError, ValueError, AttributeError, IndexError, Recurs
 
 
 def read_json(text: str | bytes, *, constants: bool = False) -> Any:
-    """Return what a text says; raises ValueError where a key stands twice, or at NaN and the infinities but if told."""
+    """Parse JSON strictly.
+
+    Raises ValueError at a duplicate key, and at NaN and the infinities unless `constants` is true.
+    """
     if isinstance(text, bytes):
         text = text.decode(json.detect_encoding(text), "surrogatepass")
     return (_WITH_CONSTANTS if constants else DECODER).decode(text)
 
 
 def reject_constant(name: str) -> None:
-    """Raise at NaN and the infinities, which Python reads and JSON does not know."""
+    """Raise ValueError at NaN and the infinities. Python's parser accepts them, JSON does not."""
     raise ValueError(f"it holds {name}, which is not a JSON number")
 
 
 def _require_unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Return an object of JSON; raise at two values under one key, of which Python takes the last."""
+    """Make a JSON object. Raises ValueError at a duplicate key; Python would take the last value."""
     found = dict(pairs)
     if len(found) < len(pairs):
         twice = next(key for key, n in Counter(key for key, _ in pairs).items() if n > 1)

@@ -1,1 +1,4 @@
-"""What made a gate fail: suspects among the training rows, and the proof by training without them."""
+"""Causes of a failed gate.
+
+Suspects are found among the training rows and proven by training without them.
+"""

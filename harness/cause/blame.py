@@ -31,7 +31,10 @@ from harness.reports.report_json import read_run
 
 @dataclass(frozen=True)
 class BlameQuestion:
-    """What is asked of a run: which gate, and how many rows, or which kinds of groups, are suspects."""
+    """The options of `harness blame`.
+
+    They name a gate, and the suspects as a number or share of rows, or as the best group of some kinds.
+    """
 
     gate: str
     rows: int | None = None
@@ -41,7 +44,7 @@ class BlameQuestion:
 
 @dataclass(frozen=True)
 class Blame:
-    """Suspects for the rows that a gate lost, and the run whose training they were part of."""
+    """The suspects for a gate's lost rows, with their run."""
 
     run: RunContext
     folder: Path
@@ -53,7 +56,7 @@ class Blame:
 
 
 def find_suspects(folder: Path, asked: BlameQuestion, options: Options) -> Blame:
-    """Name suspects in seconds, by text alone; nothing is loaded or trained. Raises UsageError."""
+    """Find suspects by text alone, in seconds. Nothing is loaded or trained. Raises UsageError."""
     report = read_run(folder)
     folder = folder if folder.is_dir() else folder.parent
     run = open_again(report, folder, options)

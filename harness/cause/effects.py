@@ -1,4 +1,7 @@
-"""What leaving out rows changes: the gate's metric, and what it costs of other metrics and of slices."""
+"""Effects of leaving out training rows.
+
+They are measured on the gate's metric, and as costs on other metrics and on slices.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,10 @@ Results = Mapping[str, Result]  # by evaluation
 
 @dataclass(frozen=True)
 class Measure:
-    """A metric on some rows of an evaluation; `slice` says which, and is empty where it is all that a gate is about."""
+    """A metric on some rows of an evaluation.
+
+    `slice` names these rows; it is empty if they are all that a gate is about.
+    """
 
     eval: str
     metric: Metric
@@ -32,10 +38,11 @@ class Measure:
 
 @dataclass(frozen=True)
 class Effect(Scaled):
-    """A metric of the training without suspects, of its controls and of the run, where it is tested.
+    """The effect of leaving out suspects on one metric.
 
-    `estimate`, with one-sided bounds at the gate's alpha each, is without suspects minus the mean of the controls;
-    `sign` is 1 where higher is better.
+    `before`, `without` and `controls` are the metric of the run, of the training without suspects and of its controls,
+    on the test scale. `estimate` is `without` minus the mean of the controls, with one-sided bounds at the gate's alpha
+    each; `sign` is 1 if higher is better.
     """
 
     name: str
@@ -65,7 +72,7 @@ class Effect(Scaled):
 
 
 def list_measures(collection: Collection, gate: Gate, tasks: Mapping[str, Task]) -> list[Measure]:
-    """Return what is measured: first the gate's own metric, then those of other gates, then slices."""
+    """Return the measures: the gate's metric, other gates' metrics, then slices."""
     others = [g for g in collection.suite.gates if g.metric and g.eval in tasks and g.id != gate.id]
     found: dict[tuple[str, str, str], Measure] = {}
     for one in (gate, *others):
@@ -119,7 +126,11 @@ def _select_scores(result: Result, samples: Sequence[Sample]) -> list[Score]:
 
 
 def _estimate_row_standard_error(measure: Measure, ours: Sequence[Score], controls: Sequence[Sequence[Score]]) -> float:
-    """Return the error over rows of the difference from the mean control; 0 of what is no mean over rows."""
+    """Return the row-level standard error of an effect.
+
+    The effect is the difference from the mean of the controls. The error is 0 for a metric that is not a mean over
+    rows.
+    """
     metric = measure.metric
     if metric.combine or not metric.is_of_rows:
         return 0.0

@@ -35,7 +35,7 @@ FRAME_SHARE = 0.03  # of the training rows, at least three, that share a word wh
 
 @dataclass(frozen=True)
 class LostRow:
-    """A row that a gate lost, and what the candidate answered to it."""
+    """A row that a gate lost, with the candidate's completion."""
 
     id: str
     prompt: str
@@ -45,7 +45,10 @@ class LostRow:
 
 @dataclass(frozen=True)
 class SplitRows:
-    """The rows of a gate that were lost in the half that chooses, and the ids of the half that confirms."""
+    """A gate's rows in a choosing and a confirming half.
+
+    `lost` holds the lost rows of the choosing half, `confirming` the ids of the other half.
+    """
 
     lost: tuple[LostRow, ...]
     choosing: int
@@ -54,7 +57,10 @@ class SplitRows:
 
 @dataclass(frozen=True)
 class Suspect:
-    """A training row by its number over all sources (from 1); see `score_rows`."""
+    """A suspected training row.
+
+    `number` counts rows over all sources, from 1; `score` is from `score_rows`.
+    """
 
     number: int
     source: str
@@ -65,7 +71,10 @@ class Suspect:
 
 @dataclass(frozen=True)
 class SuspectGroup:
-    """Training rows that share a value; `score` is how many standard errors their mean lies above that of all rows."""
+    """Training rows that share a value.
+
+    `score` is the distance of their mean from the mean of all rows, in standard errors.
+    """
 
     kind: str
     value: str
@@ -74,7 +83,10 @@ class SuspectGroup:
 
 
 def find_verdict(run: Run, folder: Path, gate: str, recipe: str) -> Verdict:
-    """Return the verdict of a gate on what was trained, whose rows can be looked at. Raises UsageError."""
+    """Return a gate's verdict on the trained candidate.
+
+    Raises UsageError if there is no such verdict, if it is PASS, or if it has no rows of its own.
+    """
     known = {v.gate: v for v in run.verdicts if v.candidate == recipe}
     if (verdict := known.get(gate)) is None:
         names = ", ".join(f'"{name}"' for name in known)
@@ -89,7 +101,10 @@ def find_verdict(run: Run, folder: Path, gate: str, recipe: str) -> Verdict:
 
 
 def split_rows(folder: Path, verdict: Verdict) -> SplitRows:
-    """Return the lost rows of the half that chooses, and the other half. Raises UsageError where there are none."""
+    """Split a gate's rows into choosing and confirming halves.
+
+    Raises UsageError if no row of the choosing half was lost.
+    """
     evaluation, _, metric = verdict.metric.partition(".")
     about = verdict.claim_spec
     sign = about.sign if about else 1
@@ -117,23 +132,25 @@ def split_rows(folder: Path, verdict: Verdict) -> SplitRows:
 
 
 def is_choosing(row: Mapping[str, Any]) -> bool:
-    """Return whether a row is in the half that chooses; rows that depend on each other are in the same half."""
+    """Return whether a row is in the choosing half. Rows that depend on each other are in the same half."""
     about = str(row.get("cluster") or row.get("key") or row["id"])
     return hashlib.sha256(about.encode("utf-8", "surrogatepass")).digest()[0] % 2 == 0
 
 
 def trained_rows(collection: Collection) -> list[TrainingRow]:
-    """Return the rows that are trained on, and not those that are for validation."""
+    """Return the training rows, without those held out for validation."""
     pairs = zip(collection.training or (), collection.origins, strict=True)
     rows = [TrainingRow(i, source, row, raw) for i, (row, (source, raw)) in enumerate(pairs, 1)]
     return [row for row in rows if not row.row.get(HELD_OUT)]
 
 
 def score_rows(rows: Sequence[TrainingRow], lost: Sequence[LostRow]) -> list[float]:
-    """Return how much each training row reads like the lost rows as they were answered, less half of as they should be.
+    """Score each training row's similarity to the lost rows.
 
-    Both are mean TF-IDF cosines of prompts with answers. Their parts are sequences of characters, since a spoilt answer
-    is often cut or misspelt; they count once a row, by how rare they are in the training rows.
+    The score is the similarity to the lost rows with the candidate's completions, minus half the similarity to the same
+    rows with their targets. Both are mean TF-IDF cosines over prompt and answer. The terms are character sequences,
+    since a corrupted answer is often truncated or misspelt; each counts once per row, weighted by its rarity in the
+    training rows.
     """
     import numpy as np
     from scipy import sparse
@@ -156,13 +173,19 @@ def score_rows(rows: Sequence[TrainingRow], lost: Sequence[LostRow]) -> list[flo
 
 
 def _split_shingles(prompt: str, answer: str) -> Iterator[str]:
-    """Yield all sequences of characters of both, with the ends of both marked, so that a short answer has one."""
+    """Yield all character sequences of a prompt and an answer.
+
+    The ends of both are marked, so that a short answer has a sequence of its own.
+    """
     text = "\n".join(["", *(" ".join(normalize_text(part).split()) for part in (prompt, answer)), ""])
     yield from (text[i : i + SHINGLE_CHARS] for i in range(max(1, len(text) - SHINGLE_CHARS + 1)))
 
 
 def rank_rows(rows: Sequence[TrainingRow], scores: Sequence[float], most: int) -> list[Suspect]:
-    """Return the suspects with the highest scores, and at the end copies of them that would stay otherwise."""
+    """Return the rows with the highest scores as suspects.
+
+    Duplicates of these rows follow, which would stay in the training otherwise.
+    """
     order = sorted(range(len(rows)), key=lambda i: (-scores[i], rows[i].number))
     texts = {digest_value(rows[i].raw) for i in order[:most]}
     chosen = order[:most] + [i for i in order[most:] if digest_value(rows[i].raw) in texts]
@@ -172,7 +195,10 @@ def rank_rows(rows: Sequence[TrainingRow], scores: Sequence[float], most: int) -
 def rank_groups(
     rows: Sequence[TrainingRow], scores: Sequence[float], kinds: Sequence[str] = KINDS
 ) -> list[SuspectGroup]:
-    """Return the groups of two rows or more, and of at most half of all, that lie above the mean of all rows."""
+    """Rank groups of training rows that score above the mean.
+
+    A group has at least two rows and at most half of all rows.
+    """
     mean = math.fsum(scores) / len(scores)
     spread = math.sqrt(math.fsum((s - mean) ** 2 for s in scores) / len(scores)) or 1.0
     found = []
@@ -197,7 +223,7 @@ def _make_suspect(row: TrainingRow, score: float) -> Suspect:
 
 
 def _iterate_groups_by_kind(rows: Sequence[TrainingRow], kinds: Sequence[str]) -> Iterator[tuple[str, str, list[int]]]:
-    """Yield kind, value and places of the rows that share a value."""
+    """Yield the kind, value and row indices of each group."""
     often = Counter(word for row in rows for word in set(split_words(row.prompt)))
     least = max(3.0, FRAME_SHARE * len(rows))
 

@@ -67,7 +67,10 @@ def _run_ask(args: Namespace) -> int:
 
 
 def _print_answers(screen: Screen, found: Answers) -> None:
-    """Print the prompt once for all models that were sent the same tokens, then each answer."""
+    """Print the prompt, then each model's answer.
+
+    The prompt is printed once for consecutive models that were sent the same tokens.
+    """
     where = f'as eval "{found.question.evaluation}" asks' if found.question.evaluation else "as it is"
     before: object = ()
     for reply in found.replies:

@@ -74,6 +74,6 @@ def _convert_entry_to_json(entry: Entry) -> dict[str, object]:
 
 
 def _describe_last_use(some: list[Entry]) -> str:
-    """Return how long ago the last of some entries was used, and the first if that was long before."""
+    """Return the range of days since entries were last used."""
     days = sorted({max(0, int((time.time() - e.used) // 86400)) for e in some})
     return f"used {days[0]} days ago" if len(days) == 1 else f"used {days[0]} to {days[-1]} days ago"

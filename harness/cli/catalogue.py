@@ -1,4 +1,7 @@
-"""What there is to write in a suite: what plugins provide, with options and metrics, data sources, tables and keys."""
+"""The catalogue of everything that a suite can name.
+
+It has the plugins with their options and metrics, the data sources, tables and keys.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +23,10 @@ OTHER_TABLES = {"sweep": 'by, alpha, rule, and one option such as "adapter.r"', 
 
 
 def catalogue_lines(told: Mapping[str, Any], whole: bool) -> Iterator[str]:
-    """Yield the lines of a catalogue; `whole` is one of everything, else all is said of what was chosen."""
+    """Yield the lines of a catalogue.
+
+    With `whole` everything is listed in short; otherwise the chosen entries are described in full.
+    """
     for p in told["plugins"]:
         yield f"{p['kind']} {p['name']}  ({p['plugin']})"
         lines = p["about"].split("\n")[:1] if whole else join_paragraphs(p["about"])
@@ -85,7 +91,7 @@ def _make_default_entry(value: Any) -> dict[str, Any]:
 
 
 def _describe_metrics(provided: Provided) -> list[str]:
-    """Return an evaluator's metrics in words, as they are with the defaults of its options."""
+    """Describe an evaluator's metrics, for the defaults of its options."""
     if provided.kind != "evaluator":
         return []
     metrics: Sequence[Metric] = getattr(provided.function, "metrics", ())

@@ -10,7 +10,7 @@ from harness.errors import ExitCode
 
 
 def doctor(parser: ArgumentParser) -> None:
-    """show what a run would use on this machine, and what would stop it"""
+    """examine this machine, and report problems that would stop a run"""
     set_command(
         parser, _run_doctor, "harness doctor", "harness doctor --on local:2", "harness doctor --python vllm/bin/python"
     )
@@ -22,7 +22,10 @@ def doctor(parser: ArgumentParser) -> None:
 
 
 def _run_doctor(args: Namespace) -> int:
-    """Print a line for each thing looked at; 4 where a run would fail."""
+    """Print the checks of this machine.
+
+    Returns exit code 4 if a run would fail.
+    """
     from harness.cli.doctor_report import FAILS, SIGNS, examine_machine
     from harness.cli.terminal import Terminal
 

@@ -17,7 +17,10 @@ MAX_TEXT_CHARS = 600  # characters of a text that is shown
 
 
 def show_flips(args: argparse.Namespace, report: Run, folder: Path) -> None:
-    """Print the rows each gate lost, won or failed, so many of each."""
+    """Print the rows that each gate lost, won or failed.
+
+    At most `args.n` rows are printed for each gate.
+    """
     screen, flips = Screen(), [(v, rows) for v in report.verdicts if (rows := read_changed_rows(report, folder, v))]
     gates = [{"gate": v.gate, "candidate": v.candidate, "rows": [asdict(r) for r in rows]} for v, rows in flips]
     args.document = {"run": str(folder), "gates": gates}
@@ -36,7 +39,10 @@ def show_flips(args: argparse.Namespace, report: Run, folder: Path) -> None:
 
 
 def show_rows(args: argparse.Namespace, report: Run, folder: Path) -> None:
-    """Print rows with the answers of all subjects, so many of each eval."""
+    """Print rows with the answers of all subjects.
+
+    At most `args.n` rows are printed for each eval. Raises UsageError if nothing was evaluated.
+    """
     screen, most = Screen(), None if args.json else args.n
     names = [args.rows] if args.rows else dict.fromkeys(r.eval for r in report.results if r.outcome == "done")
     if not (found := [read_all_rows(report, folder, name, wrong=args.wrong, most=most) for name in names]):

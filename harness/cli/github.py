@@ -64,7 +64,10 @@ class GithubJob:
             self._append_to_runner_file("GITHUB_OUTPUT", f"folder={printable(run.folder)}\n")
 
     def _append_to_runner_file(self, variable: str, text: str) -> None:
-        """Append to a file of the runner's; one that cannot be written changes no verdict."""
+        """Append a text to a file of the GitHub runner.
+
+        A write error becomes a warning and changes no verdict.
+        """
         try:
             if path := os.environ.get(variable):
                 with os.fdopen(open_for_writing(Path(path), os.O_WRONLY | os.O_APPEND), "a", encoding="utf-8") as file:
@@ -74,7 +77,10 @@ class GithubJob:
             self.of_runs.append(format_annotation("warning", f"the {name} cannot be written: {error.strerror}"))
 
     def write_annotations(self, mistakes: Sequence[str]) -> None:
-        """Annotate the mistakes of the command line, at the line of the suite where they name one, and its runs."""
+        """Annotate the mistakes of the command, and its runs.
+
+        A mistake is annotated at the line of the suite that it names. The annotations are printed when the job closes.
+        """
         found = []
         for message in mistakes:
             place = PLACE.match(message)
@@ -93,9 +99,9 @@ def format_refusal(mistakes: Sequence[str]) -> str:
 
 
 def list_annotations(run: Run, lines: Mapping[str, int]) -> list[str]:
-    """Return workflow commands that put what is wrong beside a suite, the worst first, at most MOST of a kind.
+    """Return workflow commands that annotate a suite with a run's problems.
 
-    `lines` are those of the gates in the suite, by id.
+    The worst come first, at most MAX_ANNOTATIONS of a kind. `lines` maps the ids of gates to lines of the suite.
     """
     problems = [(line, "the run ended early") for line in (run.problem or "").splitlines()]
     problems += [(f"{f.what}; {f.fix}".rstrip("; "), f.name) for f in run.findings if f.stops_run]
@@ -111,7 +117,10 @@ def list_annotations(run: Run, lines: Mapping[str, int]) -> list[str]:
 
 
 def limit_annotations(found: Sequence[str]) -> list[str]:
-    """Return the first MOST commands of each kind; the last of these says how many more there are."""
+    """Return the first MAX_ANNOTATIONS commands of each kind.
+
+    If there are more, the last of them says how many.
+    """
     kept: list[str] = []
     for kind in ("error", "warning", "notice"):
         mine = [one for one in found if one.startswith((f"::{kind} ", f"::{kind}::"))]
@@ -126,7 +135,10 @@ def limit_annotations(found: Sequence[str]) -> list[str]:
 
 
 def format_annotation(kind: str, message: str, file: str = "", line: int | None = None, title: str = "") -> str:
-    """Return a workflow command of one line, whatever its texts are."""
+    """Format a workflow command as one line.
+
+    All texts are escaped, and the message is cut at MAX_MESSAGE_CHARS.
+    """
     text = printable(message)
     text = text if len(text) <= MAX_MESSAGE_CHARS else f"{text[:MAX_MESSAGE_CHARS]}…"
     if file:  # from the root of the repository, where it lies in it
@@ -145,5 +157,8 @@ def format_annotation(kind: str, message: str, file: str = "", line: int | None 
 
 
 def _escape_command_message(text: str) -> str:
-    """Escape the message of a command as the runner reads it; in a property colons and commas are escaped as well."""
+    """Escape the message of a workflow command for the runner.
+
+    In a property colons and commas must be escaped as well.
+    """
     return text.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")

@@ -23,7 +23,11 @@ TASKS = {  # each runs and passes as it is, on a model that it builds; what a fo
 
 
 def _run_init(args: argparse.Namespace) -> int:
-    """Write a suite that runs and passes, for a task or on a table, and the suites' JSON Schema, which editors read."""
+    """Write a suite for a task or a table.
+
+    A task's suite runs and passes as it is. The JSON Schema of suites is written beside it, for editors. Raises
+    UsageError if options conflict or a file exists.
+    """
     import shlex
 
     if args.plugin is not None:
@@ -63,7 +67,10 @@ def _run_init(args: argparse.Namespace) -> int:
 
 
 def _write_plugin_package(args: argparse.Namespace) -> int:
-    """Write a package with a plugin, its test and its entry point, into a folder of its name."""
+    """Write a package with a plugin, its test and entry point.
+
+    Its folder has the plugin's name. Raises UsageError if options conflict or the folder is not empty.
+    """
     import shlex
 
     from harness.files import write_text
@@ -88,7 +95,7 @@ def _write_plugin_package(args: argparse.Namespace) -> int:
 
 
 def list_example_suites(task: str) -> list[str]:
-    """Return the suites of a task in the order in which they are run."""
+    """Return the suites of a task in run order."""
     return [name for name in ("train.toml", "suite.toml") if name in TASKS[task]]
 
 

@@ -22,7 +22,10 @@ FORMAT_VERSION = 1  # of the documents of --json; raised when what reads an olde
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command line and return its exit code; a mistake of the user is one line on stderr."""
+    """Run one command line and return its exit code.
+
+    A user's mistake is printed as one line on stderr.
+    """
     try:
         with streams.surviving_closed_pipes():
             try:
@@ -43,7 +46,11 @@ def _open_job(args: argparse.Namespace) -> AbstractContextManager[Any]:
 
 
 def _run_command(args: argparse.Namespace) -> int:
-    """Run a command; with --json, and in a job of GitHub's, what it prints goes where it can do no harm."""
+    """Run a command and return its exit code.
+
+    With --json its output goes to stderr, and one JSON document to stdout. In a GitHub job the runner ignores workflow
+    commands in its output.
+    """
     asked = getattr(args, "github", False) or os.environ.get("GITHUB_ACTIONS") == "true"
     job: AbstractContextManager[Any] = _open_job(args) if asked else nullcontext()  # obeys nothing that models say
     errors: list[str] = []
@@ -74,7 +81,7 @@ def _run_command(args: argparse.Namespace) -> int:
 
 
 def wants_json(args: argparse.Namespace) -> bool:
-    """Return whether a command is to write one JSON document, and nothing else, to stdout."""
+    """Return whether a command writes only one JSON document to stdout."""
     return bool(getattr(args, "documented", "") and args.json)
 
 

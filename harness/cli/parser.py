@@ -1,4 +1,4 @@
-"""The parser of the whole command line, its commands in the groups in which `harness --help` lists them."""
+"""The command-line parser, with commands grouped as in `harness --help`."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ SHELLS = ("bash", "zsh", "tcsh")
 
 
 class _Whole(Parser):
-    """The parser of all commands; its help lists them by what they are for."""
+    """The parser of all commands, grouped by purpose in its help."""
 
     def __init__(self) -> None:
         about = "Decide whether a fine-tuned language model may ship."
@@ -46,10 +46,11 @@ class _Whole(Parser):
         self.groups: dict[str, list[str]] = {group: [] for group in GROUPS}
 
     def add(self, name: str, build: Build) -> argparse.ArgumentParser:
-        """Add a command by a function of its parser, whose docstring is the help.
+        """Add a command from the function that builds its parser.
 
-        It adds the arguments, and sets `command`, a function of the parsed arguments that returns the exit code. With
-        --json, which every command has, stdout gets what that function left in `args.document`.
+        The function's docstring is the help. It adds the arguments and sets `command`, a function of the parsed
+        arguments that returns the exit code. With --json, which every command has, stdout gets `args.document` as that
+        function left it.
         """
         help = (inspect.getdoc(build) or "").partition("\n")[0]
         parser: argparse.ArgumentParser = self.commands.add_parser(name, help=help, description=help)
@@ -76,10 +77,11 @@ class _Whole(Parser):
 
 
 def make_parser(words: Sequence[str]) -> _Whole:
-    """Return the parser of a command line; what it makes of words has the function of its command as `command`.
+    """Return the parser for a command line.
 
-    Where the first word is no command of ours, those that plugins bring are added, each to the group that it sets as a
-    default. Raises UsageError where one cannot be loaded, or has a name that is taken.
+    Parsed arguments have the command's function as `command`. If the first word is none of our commands, those of
+    plugins are added, each to the group that it sets as a default. Raises UsageError if one cannot be loaded, or its
+    name is taken.
     """
     made = _Whole()
     made.add_argument("--version", action="version", version=f"harness {__version__}")
@@ -107,7 +109,11 @@ def make_parser(words: Sequence[str]) -> _Whole:
 
 
 def parse_arguments(words: Sequence[str]) -> argparse.Namespace:
-    """Parse a command line; `help`, and what is no command, are answered here. Raises UsageError."""
+    """Parse a command line.
+
+    Exits after printing the help for `help` or no words, or an error for an unknown command or argument. Raises
+    UsageError if an argument is not valid UTF-8, and as `make_parser` does.
+    """
     for word in words:
         try:
             os.fsencode(word)
@@ -130,7 +136,10 @@ def parse_arguments(words: Sequence[str]) -> argparse.Namespace:
 
 
 def _suggest_override(left: Sequence[str], words: Sequence[str]) -> str:
-    """Return the --set that was meant by an option that is a key of the suite, or an empty text."""
+    """Suggest --set for an unknown option that is a suite key.
+
+    Empty if there is no suggestion.
+    """
     from harness.texts.option_names import OPTION_NAMES
 
     name, _, value = left[0].partition("=")
@@ -144,7 +153,10 @@ def _suggest_override(left: Sequence[str], words: Sequence[str]) -> str:
 
 
 class _CompletionAction(argparse.Action):
-    """Print what a shell reads to complete our commands, and end."""
+    """An argparse action that prints a shell completion script and exits.
+
+    Raises UsageError if shtab is not installed.
+    """
 
     def __call__(self, parser: argparse.ArgumentParser, *given: Any) -> None:
         try:

@@ -104,7 +104,10 @@ def _print_recipes(forecast: Forecast, terminal: Terminal) -> None:
 def _print_number_and_details(
     terminal: Terminal, number: str, text: str, details: Iterable[str], style: str = ""
 ) -> None:
-    """Print a number, what it is of, and below that the details, no wider than WIDTH."""
+    """Print a number, its description, and the details below.
+
+    Lines are at most WIDTH_COLUMNS wide.
+    """
     for i, line in enumerate(textwrap.wrap(text, WIDTH_COLUMNS - len(INDENT))):
         terminal.print_line(f"  {number:>7}  {line}" if i == 0 else f"{INDENT}{line}", style)
     for detail in details:
@@ -113,7 +116,10 @@ def _print_number_and_details(
 
 
 def _format_power(power: float) -> str:
-    """Write a power; never as certain what is not."""
+    """Format a power in percent, without false certainty.
+
+    Values that would round to 0% or 100% become <1% or >99%.
+    """
     return ">99%" if power >= 0.995 else "<1%" if 0 < power < 0.005 else f"{power:.0%}"
 
 

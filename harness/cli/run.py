@@ -80,7 +80,7 @@ def _run_check(args: argparse.Namespace) -> int:
 
 
 def print_third_party_code(terminal: Terminal, plugins: Plugins) -> None:
-    """Name the code that runs with a suite and did not come with the harness."""
+    """Print the packages of third-party code that a suite loads."""
     if others := plugins.third_party_names():
         terminal.print_line(f"loads code of other packages: {', '.join(others)}")
 
@@ -116,7 +116,10 @@ def _run_suites(args: argparse.Namespace) -> int:
 
 
 def _run_suites_in_turn(args: argparse.Namespace, options: Options) -> int:
-    """Run suites one after the other, which share loaded models; return the worst exit code."""
+    """Run suites in turn and return the worst exit code.
+
+    The suites share loaded models; EXIT_CODE_ORDER ranks the codes.
+    """
     from harness.cli.terminal import Terminal
     from harness.pipeline.run import run_suite
     from harness.reports.events import Events
@@ -205,7 +208,10 @@ def _run_show(args: argparse.Namespace) -> int:
 
 
 def _show_unfinished_run(args: argparse.Namespace, found: RunProgress) -> int:
-    """Print what a run that has no report yet, or was cut off, came to so far."""
+    """Print the state of a run that has no report.
+
+    It may still be running, or was cut off.
+    """
     progress, run = found.progress, found.run
     told = {"suite": run.suite, "state": found.state, "stage": found.stage, "heard": found.heard.isoformat()}
     signs = {"progress": progress and asdict(progress), "left_seconds": found.left}

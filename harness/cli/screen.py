@@ -1,4 +1,4 @@
-"""A console as we write on it, in which nothing of a text is markup; numbers and verdicts as a person reads them."""
+"""Console output without markup, and formats for numbers and verdicts."""
 
 from __future__ import annotations
 
@@ -27,23 +27,29 @@ class Screen:
 
     @property
     def width(self) -> int | None:
-        """The columns that a line may have, or None where nothing is wrapped; a word that is wider stays whole."""
+        """The line width in columns, None if lines are not wrapped.
+
+        A word that is wider stays whole.
+        """
         return self.console.width if self.is_drawn else None
 
     def print_line(self, text: str, style: str = "", hang: int | None = None) -> None:
-        """Print a line; where it is wrapped, the rest of it stands at column `hang`, or two right of its beginning."""
+        """Print a line, wrapped to the screen's width.
+
+        Continuation lines start at column `hang`, by default two right of the line's beginning.
+        """
         for part in wrap_line(limit_length(printable(text)), self.width, hang):
             self.console.print(unmarked(part), style=style or None)
 
     def print_entry(self, word: str, style: str, text: str, hang: int) -> None:
-        """Print a line that begins with a word in a style of its own."""
+        """Print a line that begins with a styled word."""
         first, *rest = wrap_line(word + limit_length(printable(text)), self.width, hang)
         self.console.print(f"[{style}]{unmarked(word)}[/]{unmarked(first[len(word) :])}")
         for part in rest:
             self.console.print(unmarked(part))
 
     def print_lines(self, text: str, style: str = "") -> None:
-        """Print each line of a text that is one of several, such as a traceback, set off from our own."""
+        """Print the indented lines of a text such as a traceback."""
         for line in text.rstrip().split("\n"):
             self.print_line(f"  {line}", style)
 
@@ -76,7 +82,10 @@ class Screen:
 
 
 def format_title(v: Verdict) -> str:
-    """Return the name of a verdict's gate, and in brackets why it does not block by itself."""
+    """Return a gate's name, with its exemption in brackets.
+
+    The exemption says why the gate does not block by itself.
+    """
     if v.group:
         return f'{v.gate} (one of "{v.group}")'
     if not v.blocking:
@@ -85,7 +94,10 @@ def format_title(v: Verdict) -> str:
 
 
 def format_reasons(verdicts: Sequence[Verdict], *, tests: bool) -> list[str]:
-    """Return why each verdict is as it is, a long reason once: gates that no row was put to often share theirs."""
+    """Return the reason of each verdict, without long repetitions.
+
+    A long reason equal to the one before becomes SAME_REASON, since gates without rows often share theirs.
+    """
     whys = [v.why if tests else verdict_text.format_brief(v) for v in verdicts]
     return [
         SAME_REASON if why == before and v.estimate is None and len(why) > len(SAME_REASON) else why
@@ -94,7 +106,10 @@ def format_reasons(verdicts: Sequence[Verdict], *, tests: bool) -> list[str]:
 
 
 def format_interval(lower: float | None, upper: float | None, write: Callable[[float], str]) -> str:
-    """Return an interval in brackets after a space, or an empty text where a bound is lacking."""
+    """Format an interval in brackets, after a space.
+
+    Empty if a bound is missing.
+    """
     return "" if lower is None or upper is None else f" [{write(lower)}, {write(upper)}]"
 
 
@@ -107,14 +122,17 @@ def format_fact(key: str, value: object) -> str:
 
 
 def format_value(value: object) -> str:
-    """Write a number with four digits that matter, anything else as it is."""
+    """Format a number for display, and any other value as text.
+
+    Integers and numbers from 10,000 on get thousands separators, smaller floats four significant digits.
+    """
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return str(value)
     return f"{value:,.0f}" if isinstance(value, int) or abs(value) >= 10_000 else f"{value:.4g}"
 
 
 def short_path(path: str | Path) -> str:
-    """Write a path as short as it can be given from here."""
+    """Return a path relative to the working directory, if inside it."""
     try:
         return str(Path(path).relative_to(Path.cwd()))
     except (OSError, ValueError):  # elsewhere, or there is no here

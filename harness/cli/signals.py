@@ -1,7 +1,8 @@
-"""What may end a command from outside: signals, which do what Ctrl-C does, and native code of others.
+"""Protection of commands from signals and from crashing native code.
 
-A command whose process such code may end runs in one that is watched: their exit code is no verdict. Where memory is
-limited that may be any library; Ray ends its driver when its head node is gone.
+Signals do the same as Ctrl-C. A command that third-party native code may end runs in a watched process, since the exit
+code of such an end is no verdict. With limited memory that may be any library; Ray ends its driver when its head node
+is gone.
 """
 
 from __future__ import annotations
@@ -37,7 +38,11 @@ ENDING_SIGNALS = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if has
 
 @contextmanager
 def signals_as_interrupts() -> Iterator[None]:
-    """Raise KeyboardInterrupt at SIGTERM and SIGHUP, unless somebody ignores them (nohup) or handles them already."""
+    """Raise KeyboardInterrupt at SIGTERM and SIGHUP in a block.
+
+    A signal that is ignored (nohup) or handled already keeps its handler. A repetition within REPEAT_WINDOW_S seconds
+    is dropped.
+    """
     mine = threading.current_thread() is threading.main_thread()
     caught = [s for s in ENDING_SIGNALS if mine and signal.getsignal(s) is signal.SIG_DFL]
     last = -REPEAT_WINDOW_S
@@ -58,9 +63,11 @@ def signals_as_interrupts() -> Iterator[None]:
 
 
 def run_guarded(command: Callable[[Any], int], args: Any) -> int:
-    """Return what a command returns, from a process of its own where the address space is limited or others are in it.
+    """Run a command, in a child process if it may crash.
 
-    One that ends without Python's own end, as OpenBLAS ends it when it gets no memory, is one line and exit code 4.
+    It may crash if the address space is limited or third-party code runs in it. A process that ends without Python's
+    own exit, as OpenBLAS ends it when it gets no memory, gives one line and exit code 4. Without fork (Windows) the
+    command runs directly.
     """
     if not hasattr(os, "fork"):  # Windows, where nothing is trained
         return command(args)
@@ -103,7 +110,10 @@ def _is_memory_limited() -> bool:
 
 
 def _runs_foreign_code(args: Any) -> bool:
-    """Return whether a command has workers of a plugin's, may load an engine, or runs code that somebody brought."""
+    """Return whether a command runs code from outside the harness.
+
+    That is a plugin's worker backend, the vLLM engine, plugins named with -p, or a harnessfile.
+    """
     on, given = getattr(args, "on", ""), getattr(args, "suite", None) or []
     suites = [path for path in map(Path, given if isinstance(given, list) else [given]) if path.is_file()]
     said = [p.read_text("utf-8", "replace") for p in suites if os.access(p, os.R_OK)] + getattr(args, "overrides", [])
@@ -113,7 +123,10 @@ def _runs_foreign_code(args: Any) -> bool:
 
 
 def _forward_signals_until_exit(child: int, ended: int, heard: int, *, limited: bool) -> int:
-    """Pass on signals and what is said, and return the exit code."""
+    """Forward signals and stderr until the child exits.
+
+    Returns the exit code.
+    """
     relay = threading.Thread(target=_relay_stderr, args=(heard,), daemon=True)
     relay.start()
     status = 0

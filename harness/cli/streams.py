@@ -1,4 +1,7 @@
-"""Standard output whose reader may go away, as `head` does: the verdict and its exit code do not go with it."""
+"""Standard output that survives a closed pipe, as of `head`.
+
+The verdict and its exit code do not depend on the reader.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,10 @@ from typing import Any
 
 
 class ClosedPipeStream:
-    """A text stream that writes into nothing once its reader is gone, and spells out what it cannot encode."""
+    """A text stream that discards output once its reader is gone.
+
+    Characters that it cannot encode are written as escapes.
+    """
 
     def __init__(self, stream: Any) -> None:
         self._stream = stream
@@ -18,12 +24,15 @@ class ClosedPipeStream:
             stream.reconfigure(errors="backslashreplace")
 
     def write(self, text: str) -> int:
-        """Write a text, or nothing where nobody reads; return its length."""
+        """Write a text and return its length.
+
+        The text is discarded if the reader is gone.
+        """
         self._call_ignoring_broken_pipe(lambda: self._stream.write(text))
         return len(text)
 
     def flush(self) -> None:
-        """Write what waits."""
+        """Flush the stream, unless its reader is gone."""
         self._call_ignoring_broken_pipe(self._stream.flush)
 
     def _call_ignoring_broken_pipe(self, call: Any) -> None:
@@ -52,7 +61,7 @@ def surviving_closed_pipes() -> Iterator[None]:
 
 @contextmanager
 def reserve_stdout(wanted: bool) -> Iterator[Callable[[str], object]]:
-    """Where it is `wanted`, turn all that is printed to stderr, and yield what writes to stdout."""
+    """Redirect prints to stderr if `wanted`, and yield stdout's writer."""
     write = sys.stdout.write
     with redirect_stdout(sys.stderr if wanted else sys.stdout):
         yield write

@@ -1,4 +1,7 @@
-"""The pytest-like output, one listener among others, and the last page; data to stdout, nothing depends on colour."""
+"""The pytest-like terminal output of a run, and its summary.
+
+It is one listener among others. Data goes to stdout, and nothing depends on colour.
+"""
 
 from __future__ import annotations
 
@@ -140,7 +143,7 @@ class Terminal(Screen):
         Summary(self, run, self.verbosity).print_all()
 
     def print_progress(self, found: RunProgress) -> None:
-        """Print what a run came to so far, and what it was at when it was last heard of."""
+        """Print a run's results so far and its last known state."""
         self.harness_run_start(found.run)
         for flag in found.run.findings:
             print_finding(self, flag)
@@ -155,7 +158,7 @@ class Terminal(Screen):
         self.warned = len(run.warnings)
 
     def print_model(self, run: Run) -> None:
-        """Print what is known of the model, once preflight has opened it."""
+        """Print the facts of the model, once preflight has opened it."""
         if not self.opened and (facts := run.facts.get("model")):
             self.print_line("  " + " · ".join(format_fact(k, v) for k, v in facts.items() if k in MODEL_FACTS))
             self.opened = True
@@ -190,7 +193,10 @@ class Terminal(Screen):
             self.print_slices(report)
 
     def print_preview(self, built: Built) -> None:
-        """Print three rows as the model will see them, what is learnt between marks."""
+        """Print three training rows as the model will see them.
+
+        Trained tokens stand between marks.
+        """
         if not (examples := built.examples) or self.verbosity < 0:
             return
         self.print_line("training rows as the model will see them (trained tokens in ⟦ ⟧):")
@@ -227,7 +233,10 @@ class Terminal(Screen):
             self.print_columns([[column, *names], *rows], indent="    ")
 
     def draw_progress(self, progress: Sign, facts: str) -> float | None:
-        """Show how far something is where a person looks at it; return the seconds that it takes on, once known."""
+        """Draw a progress bar and return the estimated seconds left.
+
+        The bar is only visible on a terminal. The estimate is None until there is one.
+        """
         if self.bar is None:
             columns = (TextColumn("  {task.description}"), BarColumn(24), TextColumn("{task.completed}/{task.total}"))
             times = TimeElapsedColumn(), TimeRemainingColumn(), TextColumn("{task.fields[facts]}")
@@ -290,7 +299,7 @@ class Summary:
         self.print_ending()
 
     def print_not_passed(self) -> None:
-        """Print what did not pass, with what was claimed, and why."""
+        """Print the verdicts that did not pass, with claim and reason."""
         open_ = [v for v in sort_worst_first(self.run) if v.outcome is not Outcome.PASS]
         left = [v for v in open_ if not _is_shown_in_one_line(v, self.verbosity)]
         if self.verbosity < 0 and any(v.lower is not None or v.upper is not None for v in left):
@@ -359,7 +368,7 @@ class Summary:
 
 
 def print_finding(screen: Screen, flag: Finding) -> None:
-    """Print what a check found: the line, the rows that show it, the way out."""
+    """Print a finding with its evidence and fix."""
     word, hang = "ignored" if flag.ignored is not None else flag.severity, 11
     screen.print_line(f"  {word:<8} {flag.name}: {flag.what}", FLAG_STYLES[word], hang)
     if flag.ignored is not None:
@@ -372,18 +381,24 @@ def print_finding(screen: Screen, flag: Finding) -> None:
 
 
 def bounds_legend(alpha: float) -> str:
-    """Return what the brackets in a report are."""
+    """Return the legend of the bounds in brackets."""
     return f"[a, b]  each bound holds at {format_percent(1 - alpha)}, one-sided"
 
 
 def other_confidence(v: Verdict, alpha: float) -> str:
-    """Return the confidence of a verdict's bounds where the suite's alpha is not theirs."""
+    """Return the bounds' confidence if it differs from the suite's.
+
+    Empty otherwise, and for verdicts without bounds.
+    """
     bounded = (v.lower is not None or v.upper is not None) and v.method not in ("point", "failures counted")
     return f"; bounds at {format_percent(1 - v.alpha)}" if v.alpha and v.alpha != alpha and bounded else ""
 
 
 def summarize_outcomes(verdicts: Iterable[Verdict]) -> str:
-    """Count the verdicts by outcome; those that block nothing are counted apart, with the reason."""
+    """Return the counts of verdicts by outcome, as text.
+
+    Verdicts that block nothing are counted apart, with the reason.
+    """
     counts = Counter((describe_exemption(v), v.outcome) for v in verdicts)
     order = ("", "waived", "warn", "any_of", "not what ships")
     parts = [f"{n} {o}" + (f" ({why})" if why else "") for why in order for o in Outcome if (n := counts[why, o])]

@@ -1,1 +1,1 @@
-"""What a run will do: collected, selected and checked before a model is loaded."""
+"""Collection, selection and checks of a run before models are loaded."""

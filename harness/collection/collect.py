@@ -31,10 +31,11 @@ def collect(
     suite: Suite, plugins: Plugins, *, remote: bool = False, limit: int | None = None, selecting: bool = False,
     ahead: bool = False,
 ) -> Collection:  # fmt: skip
-    """Check names, options and data of a suite, and list its items.
+    """Check a suite's names, options and data, and list its items.
 
-    With `remote` data sets of the Hub are read too. `limit` takes the first rows of every eval, `selecting` those of
-    its select split. `ahead`, a suite for candidates has one still to come. Raises UsageError with every mistake.
+    With `remote` the data sets of the Hub are read too. `limit` takes the first rows of every eval, `selecting` the
+    rows of its select split. With `ahead` a suite for candidates is collected before it has a candidate. Raises
+    UsageError with every mistake.
     """
     suite = add_copies(suite, plugins)
     parts = ("adapter", *dict.fromkeys(suite.merged(variant) for variant in suite.merges))
@@ -88,7 +89,10 @@ def collect(
 
 
 def _check_sweep_merge_and_watch(context: Context, tasks: Mapping[str, Task]) -> None:
-    """Check what decides a merge and a sweep, and what is watched; warn where no trial could be shown to be better."""
+    """Check the metrics chosen by merge and sweep, and `watch`.
+
+    Warn if no trial of a sweep could be proven better.
+    """
     suite = context.suite
     if suite.choose and (what := _find_chooser_error(suite.choose, tasks)):
         context.mistakes.add(f'{suite.path}: [merge] choose = "{suite.choose}"', what)
@@ -119,7 +123,10 @@ def _check_sweep_merge_and_watch(context: Context, tasks: Mapping[str, Task]) ->
 
 
 def _find_chooser_error(by: str, tasks: Mapping[str, Task]) -> str:
-    """Return why no model can be chosen on select rows by an EVAL.METRIC, or an empty text."""
+    """Explain why no model can be chosen by an EVAL.METRIC.
+
+    Models are chosen on select rows. Empty if they can be.
+    """
     evaluation, _, metric = by.partition(".")
     if (task := tasks.get(evaluation)) is None:
         return f'no eval "{evaluation}"{did_you_mean(evaluation, tasks)}'
@@ -138,7 +145,10 @@ def _find_chooser_error(by: str, tasks: Mapping[str, Task]) -> str:
 
 
 def check_gates(context: Context, tasks: Mapping[str, Task]) -> None:
-    """Check the gates one by one and in their order, and that what stops early or is copied is gated."""
+    """Check every gate and the order of dependent gates.
+
+    An eval that stops early and a converted copy need a gate.
+    """
     suite, checks = context.suite, GateChecks(context, tasks)
     if not suite.gates:
         what = "there is no [[gate]], so nothing is decided and the run will end with exit 5"
@@ -166,7 +176,10 @@ class GateChecks:
         self._counted: dict[tuple[str, str, tuple[str, ...] | None], Sizes] = {}
 
     def find_mistakes(self, gate: Gate) -> Iterator[str]:
-        """Yield what is wrong with a gate's claim, and with the names of its eval, candidates and baseline."""
+        """Yield the mistakes of a gate.
+
+        They are in its claim, in the names of its eval, candidates and baseline, and in its metric.
+        """
         baselines, candidates = self.context.baselines, self.context.candidates
         yield from gate.find_mistakes()
         if not gate.any_of and gate.eval not in self.evals:
@@ -204,7 +217,7 @@ class GateChecks:
             yield f'of = "recipe": the runs of "{gate.eval}" must answer the same rows; remove stop = "early"'
 
     def _iterate_metric_mistakes(self, gate: Gate, task: Task) -> Iterator[str]:
-        """Yield what is wrong with a gate on its metric and rows, and warn of what these cannot prove."""
+        """Yield a gate's mistakes of metric and rows. Warn of claims that the rows cannot prove."""
         if mistakes := [*draws.find_gate_mistakes(gate, task)]:
             yield from mistakes
             return
@@ -260,7 +273,7 @@ class GateChecks:
             self.context.warnings.append(f"{gate.where}: {why}")
 
     def _count_slice_sizes(self, gate: Gate, task: Task) -> Sizes:
-        """Return the sizes of a gate's slices, which are counted once for all gates on the same."""
+        """Return the sizes of a gate's slices. They are cached, since gates on the same rows share them."""
         rows = task.rows_of(gate.metric_name) or ()
         some = gate.metric_name if len(rows) < len(task.samples or ()) else ""
         key = (task.spec.name, some, None if gate.slice is None else tuple(gate.slices))
@@ -269,7 +282,10 @@ class GateChecks:
         return self._counted[key]
 
     def _iterate_slice_mistakes(self, gate: Gate, task: Task) -> Iterator[str]:
-        """Yield which slices that a gate declares are no columns or values of its rows; warn where all are small."""
+        """Yield the mistakes in a gate's declared slices.
+
+        A column or a value may be missing from its rows. Warn if all slices are smaller than `min_n`.
+        """
         declared = [s for s in gate.slices if "=" in s]
         for column in dict.fromkeys(s.partition("=")[0] for s in declared):
             if column not in task.spec.slices:
@@ -288,7 +304,10 @@ class GateChecks:
 
 
 def _iterate_early_stop_errors(gate: Gate, metric: Metric, task: Task) -> Iterator[str]:
-    """Yield what keeps a gate from being decided row by row, where its eval has stop = "early"."""
+    """Yield reasons why a gate cannot be decided early.
+
+    An eval with stop = "early" needs gates that are decided row by row.
+    """
     clustered = bool(coarsest_clusterings(cluster_labels(task.samples or (), questions=False)))
     why = {
         f'"{metric.name}" has no known range': not metric.is_share or metric.combine is not None,
@@ -310,7 +329,10 @@ def _iterate_early_stop_errors(gate: Gate, metric: Metric, task: Task) -> Iterat
 
 
 def add_copies(suite: Suite, plugins: Plugins) -> Suite:
-    """Return the suite with a name for every copy, and with gates that only copies can meet kept to them."""
+    """Name every converted copy of a suite.
+
+    Gates that only copies can meet, such as those against the parent, apply to copies alone.
+    """
     exports = tuple(replace(e, name=e.name or e.use) if _is_converting_export(e, plugins) else e for e in suite.exports)
     exports = tuple(replace(e, path=e.path and str(suite.resolve(e.path))) for e in exports)
     suite = replace(suite, exports=exports)
@@ -321,7 +343,10 @@ def add_copies(suite: Suite, plugins: Plugins) -> Suite:
 
 
 def find_copy_mistakes(suite: Suite, plugins: Plugins, made: Sequence[str]) -> Iterator[tuple[str, str]]:
-    """Yield (where, what) is wrong with the copies; `made` are the candidates that they may be made of."""
+    """Yield the place and message of each mistake in converted copies.
+
+    `made` are the candidates that copies may be made from.
+    """
     taken = {*suite.subjects, *made}
     for export in suite.exports:
         exporter = plugins.provided.get(("exporter", export.use))
@@ -359,7 +384,11 @@ def _is_converting_export(export: Export, plugins: Plugins) -> bool:
 
 
 def _find_ungated_copy_error(suite: Suite, export: Export) -> str | None:
-    """Return why no gate keeps a copy from shipping; a claim about its parent is worth what is known of that."""
+    """Explain why no gate keeps a copy from shipping.
+
+    None if a gate does. A gate against its parent is not enough if the parent has no gate, since it proves no more than
+    is known of the parent.
+    """
     about = {g.id for g in suite.gates if g.versus == PARENT or g.eval in suite.compared}
     if not (blocking := [g for g in suite.gates if g.blocking and g.applies_to(export.name)]):
         return ""
@@ -388,9 +417,10 @@ def _select_few_shot_evals(context: Context, subject: str, tasks: Mapping[str, T
 def _iterate_evaluation_items(
     context: Context, tasks: Mapping[str, Task], prompted: Mapping[str, Sequence[str]], runs: Iterable[str]
 ) -> Iterator[Item]:
-    """Yield the items; `prompted` holds the evals of few-shot subjects and of the other `runs` of a recipe.
+    """Yield the items in their order of evaluation.
 
-    What one compares with is there before.
+    An item comes after the one that it is compared with. `prompted` holds the evals of few-shot subjects and of the
+    other `runs` of a recipe.
     """
     order = [*context.baselines, *context.candidates, *runs]
     for subject in order:

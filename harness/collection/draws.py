@@ -13,7 +13,7 @@ SPREAD = ".spread"  # behind the name of a metric: how much its answers differ w
 
 
 def find_draw_mistakes(task: Task) -> Iterator[str]:
-    """Yield what is wrong with how an eval samples."""
+    """Yield the mistakes in an eval's sampling settings."""
     spec, use = task.spec, task.spec.use
     if not 0 <= spec.temperature < math.inf:
         yield f"temperature is {spec.temperature:g}; it must be 0 (greedy) or more"
@@ -44,10 +44,11 @@ def find_draw_mistakes(task: Task) -> Iterator[str]:
 
 
 def make_draw_metrics(task: Task) -> dict[str, Metric]:
-    """Return the metrics of several answers, beside those of one, which become their mean.
+    """Return the metrics of several answers per row.
 
-    Of a share that is better higher: `pass@j`, the best of j answers; `all@k`, the worst of all; `maj@k`, the most
-    frequent one, where the evaluator tells what an answer votes for. Of every mean the `spread` within the rows.
+    They are added to those of one answer, which become means over the answers. A proportion for which higher is better
+    gets `pass@j`, the best of j answers; `all@k`, the worst of all; `maj@k`, the most frequent one, if the evaluator
+    defines the votes of answers. Every mean gets the `spread` within the rows.
     """
     found, k = dict[str, Metric](), task.repeats
     for metric in task.metrics.values() if k > 1 else ():
@@ -62,7 +63,7 @@ def make_draw_metrics(task: Task) -> dict[str, Metric]:
 
 
 def find_gate_mistakes(gate: Gate, task: Task) -> Iterator[str]:
-    """Yield why a gate cannot claim what it names of several answers a row."""
+    """Yield mistakes of a gate on metrics of several answers."""
     name, every = gate.metric_name, f"all@{task.repeats}"
     if name.endswith(SPREAD) and name in task.metrics:
         yield f'"{gate.metric}" says how answers differ within a row; claim "{gate.metric.removesuffix(SPREAD)}"'

@@ -32,7 +32,10 @@ class _NamedPath:
 
 
 def check_output_paths(suite: Suite, out: Path, junit_xml: Path | None) -> None:
-    """Raise UsageError, with every mistake, where what a run writes would overwrite, empty or hold another place."""
+    """Check the paths that a run writes to.
+
+    Raises UsageError, with every mistake, if one would overwrite, empty or hold another place.
+    """
     mistakes, written = Mistakes(), list[_NamedPath]()
     for export in suite.exports:
         says, name = f"to is {format_toml(export.to)}, which", f"the export {format_toml(export.to)}"
@@ -58,7 +61,7 @@ def check_output_paths(suite: Suite, out: Path, junit_xml: Path | None) -> None:
 
 
 def check_candidate(suite: Suite) -> None:
-    """Raise UsageError where the model that a suite gates is no folder."""
+    """Raise UsageError if the merged candidate is not a folder."""
     if (declared := suite.candidate) and declared.merged and not suite.resolve(declared.merged).is_dir():
         what = (
             f'"{declared.merged}" is not a folder or a GGUF file; name an adapter\'s folder, '
@@ -68,7 +71,10 @@ def check_candidate(suite: Suite) -> None:
 
 
 def _iterate_input_paths(suite: Suite) -> Iterator[_NamedPath]:
-    """Yield what a run reads: folders of models, in which nothing may be written, and files."""
+    """Yield the paths that a run reads.
+
+    They are files, and folders of models, in which a run may not write.
+    """
     declared = suite.candidate
     for model in (suite.model.path, *(s.path for s in suite.subjects.values() if s.use and s.path)):
         if os.path.isdir(model):  # noqa: PTH112 -- False where Path raises: for what no path can be
@@ -113,7 +119,7 @@ def _find_path_relation(one: Path, other: Path) -> str:
 
 
 def find_write_error(path: Path) -> str:
-    """Return why a file cannot be written, or an empty text; leave nothing behind."""
+    """Explain why a file cannot be written. Empty if it can; no file is left behind."""
     try:
         if path.is_dir():
             return "is a folder"

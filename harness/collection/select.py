@@ -17,7 +17,10 @@ PRECEDENCE = {"or": 1, "and": 2, "not": 3}  # operators of `-k`, and how closely
 
 
 def select_items(collection: Collection, keyword: str, last: Path | None) -> Collection:
-    """Return a collection of the items that match `keyword` and failed in `last`; raises UsageError if none is left."""
+    """Select the items that match `keyword` and failed in `last`.
+
+    Items that their gates depend on are selected too. Raises UsageError if no item matches.
+    """
     if not keyword.strip() and last is None and collection.items:
         return collection
     matches = compile_keyword(keyword)
@@ -51,9 +54,10 @@ def select_items(collection: Collection, keyword: str, last: Path | None) -> Col
 
 
 def compile_keyword(expression: str) -> Callable[[str], bool]:
-    """Return what says whether an item's id matches a `-k` expression: parts of names, and, or, not, parentheses.
+    """Compile a `-k` expression into a predicate on item ids.
 
-    As pytest reads it: "not" binds closest, then "and", then "or"; case does not count. Raises UsageError.
+    An expression has parts of names, and, or, not, and parentheses. As in pytest "not" binds closest, then "and", then
+    "or"; matching ignores case. Raises UsageError.
     """
     steps = _parse_expression_to_postfix(expression)
 
@@ -73,7 +77,7 @@ def compile_keyword(expression: str) -> Callable[[str], bool]:
 
 
 def _parse_expression_to_postfix(expression: str) -> list[str]:
-    """Return an expression as a machine with a stack takes it, operators after what they join; a name begins with =."""
+    """Convert a `-k` expression to postfix notation. A name begins with =."""
     steps: list[str] = []
     waiting: list[str] = []  # operators and parentheses that are not closed
     wants = True  # a name, and no operator
@@ -108,5 +112,5 @@ def _make_syntax_error(expression: str, why: str) -> UsageError:
 
 
 def has_failed(report: ItemResult) -> bool:
-    """Return whether an item could not be evaluated, or a blocking gate on it did not pass."""
+    """Return whether an item failed. It could not be evaluated, or a blocking gate on it did not pass."""
     return report.outcome == "error" or any(v.not_passed for v in report.verdicts)

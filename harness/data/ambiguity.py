@@ -11,10 +11,11 @@ from harness.data.rows import NAMES, Columns
 def find_ambiguous_row(
     rows: Sequence[Mapping[str, Any]], columns: Columns, template: str | None, *, training: bool
 ) -> str:
-    """Describe the first row with two readings that `columns` and the template leave open, or return an empty text.
+    """Describe the first row that can be read in two ways.
 
-    A `text` beside an input and a target is one in training alone: an evaluation never asks it. An input or a target
-    beside messages is one in evaluation alone: training on messages reads neither.
+    Empty if `columns` and the template settle the reading of every row. A `text` beside an input and a target is a
+    second reading in training only: evaluations never use it. An input or a target beside messages is one in evaluation
+    only: training on messages reads neither.
     """
     if "text" in columns or "messages" in columns:
         return ""
@@ -45,7 +46,7 @@ def _describe_second_question(row: Mapping[str, Any]) -> str:
 
 
 def _describe_ambiguous_readings(there: Sequence[str], chosen: set[str], training: bool) -> str:
-    """Name the two readings that these columns allow, or return an empty text."""
+    """Describe the two readings that these columns allow. Empty if there is only one."""
     for ours, names in NAMES.items():
         found = [name for name in names if name in there]
         if ours not in chosen and ours not in there and len(found) > 1:

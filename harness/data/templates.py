@@ -29,12 +29,15 @@ def find_template_error(template: str) -> str:
 
 
 def template_columns(template: str) -> list[str]:
-    """Return the columns that a template names, each once, in their order."""
+    """Return the columns that a template names, in order, without duplicates."""
     return list(dict.fromkeys(name for _, name, _, _ in string.Formatter().parse(template) if name is not None))
 
 
 def fill_template(template: str, rows: Sequence[Mapping[str, Any]], where: str) -> list[str]:
-    """Return a template filled in with each row's columns; raises UsageError on one that is missing or no text."""
+    """Return the template filled in with each row's columns.
+
+    Raises UsageError if a column is missing, or is neither text nor a number.
+    """
     for name in template_columns(template):
         if lacking := [i for i, row in enumerate(rows) if name not in row]:
             known = did_you_mean(name, rows[lacking[0]])

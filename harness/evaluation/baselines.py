@@ -38,7 +38,10 @@ def find_weakness(task: Task, metric: Metric, baseline: Result, base: Result | N
 
 
 def find_constant_answer(samples: Sequence[Sample], task: Task) -> tuple[str, float]:
-    """Return the commonest answer of rows whose answers are labels, and its share of them; otherwise ("", 0.0)."""
+    """Return the most frequent answer and its share of the rows.
+
+    Returns ("", 0.0) unless the answers are few enough to be labels.
+    """
     gold = str(task.spec.options.get("gold", "gold"))
     targets = [next((t.strip() for t in s.targets if t.strip()), "") for s in samples]
     answers = Counter(t or str(s.row.get(gold, "")) for t, s in zip(targets, samples, strict=True))
@@ -50,5 +53,5 @@ def find_constant_answer(samples: Sequence[Sample], task: Task) -> tuple[str, fl
 
 
 def _compute_sign_test_p(won: int, lost: int) -> float:
-    """Return how often as many rows are lost by chance, if either is as likely (exact binomial)."""
+    """Return the one-sided p-value of the exact binomial sign test."""
     return float(sum(math.comb(won + lost, k) for k in range(lost, won + lost + 1)) / 2 ** (won + lost))

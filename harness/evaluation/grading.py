@@ -29,11 +29,11 @@ ANSWER_OPTIONS = ("max_new_tokens", "stop", "thought")  # options of a marking e
 
 @dataclass(frozen=True)
 class Marking:
-    """What the harness gives to an evaluator that marks.
+    """The context that a grading evaluator receives.
 
-    `what` names the evaluation, `judged` the path of the model whose answers are marked, `folder` is the suite's;
-    `responses` remembers (None: nothing is remembered). In a rehearsal two rows are marked against themselves.
-    `kept` is the evaluator's own, for what it keeps from one marking to the next of the same evaluation in a run.
+    `what` names the evaluation, `judged` is the path of the model under test, `folder` is the suite's. `responses` is a
+    cache (None: responses are not cached). In a rehearsal two rows are graded against themselves. `kept` is state that
+    the evaluator may carry from one grading to the next of the same evaluation in a run.
     """
 
     what: str
@@ -47,7 +47,7 @@ class Marking:
 
 
 def generate_answers(task: Task, name: str, subject: Subject, progress: Callable[[Progress], None]) -> Result:
-    """Return a subject's answers to a task's rows, as Scores without values."""
+    """Generate a subject's answers to a task's rows, as unscored Scores."""
     samples, begun = task.samples or (), time.monotonic()
     named, _ = schema.list_options(task.function)
     how = {o: task.spec.options.get(o, named[o].default) for o in ANSWER_OPTIONS if o in named}
@@ -68,10 +68,10 @@ def generate_answers(task: Task, name: str, subject: Subject, progress: Callable
 
 
 def grade_answers(task: Task, answered: Result, baseline: Result | None, marking: Marking) -> Result:
-    """Return what a task's evaluator makes of answers; `baseline` holds those that they are paired with.
+    """Grade answers with a task's evaluator, paired with those of `baseline`.
 
-    A row without a score is listed in `missing`. Raises UsageError on scores for rows that do not exist or that were
-    scored already, and whatever the evaluator raises.
+    A row without a score is listed in `missing`. Raises UsageError on scores for rows that do not exist or were already
+    scored, and passes on errors of the evaluator.
     """
     samples, begun = task.samples or (), time.monotonic()
     theirs = _list_answers_in_row_order(task, baseline) if baseline else None

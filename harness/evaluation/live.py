@@ -1,4 +1,7 @@
-"""Evaluate a model while it is trained, on rows to choose by: `[train] watch` and `harness.training`."""
+"""Evaluation of a model during training, on the select rows of evals.
+
+For `[train] watch` and `harness.training`.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,7 @@ from harness.records.samples import Result
 
 
 def evaluate_live(tasks: Iterable[Task], subject: Subject, rows: int | None = None) -> dict[str, Result]:
-    """Evaluate a model on the select rows of evals, or the first `rows` of each; return the results by eval."""
+    """Evaluate a model on select rows; return results by eval. `rows` limits each eval to its first rows."""
     found = {}
     for task in tasks:
         assert task.select  # collection or preflight read them

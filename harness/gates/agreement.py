@@ -18,11 +18,12 @@ NEAR_ONE = 1e-9  # by which a kappa stays away from -1, where Fisher's scale end
 
 
 def kappa_test(labels: Labels, threshold: float, alpha: float) -> Test:
-    """Test Cohen's kappa of people and instrument against a number; labels of one prompt are one observation.
+    """Test the kappa of people and instrument against a threshold.
 
-    Student's t of the clusters' jackknife: on Fisher's scale artanh(kappa), with one half of a cluster's disagreement
-    added, and to refute the claim on kappa's own scale, too. Where all labels agree, the chance that no cluster
-    disagrees. Raises ValueError without two clusters, and where chance alone would agree.
+    It is Cohen's kappa; the labels of one prompt are one observation. The test is Student's t of the clusters'
+    jackknife, on Fisher's scale artanh(kappa) with half of a cluster's disagreement added; to refute the claim also on
+    kappa's own scale. If all labels agree, p_pass is the probability that no cluster disagrees. Raises ValueError if
+    there are fewer than two clusters, or if chance alone would give full agreement.
 
     Source: Cohen 1960, Educational and Psychological Measurement 20:37.
     """
@@ -39,7 +40,10 @@ def kappa_test(labels: Labels, threshold: float, alpha: float) -> Test:
 
 
 def confusion_tables(labels: Labels) -> Floats:
-    """Return how often a cluster's labels are of each pair of kinds, people's and the instrument's: (G, 3, 3)."""
+    """Count the labels of each cluster by kind.
+
+    The kinds are those of people and of the instrument, so the shape is (G, 3, 3).
+    """
     groups = number_clusters(labels.clusters)
     tables = np.zeros((int(groups.max()) + 1 if len(groups) else 0, 3, 3))
     ours = np.sign(np.asarray(labels.said) - 0.5).astype(int) + 1
@@ -48,12 +52,12 @@ def confusion_tables(labels: Labels) -> Floats:
 
 
 def kappa_and_chance(tables: Floats) -> tuple[Floats, Floats]:
-    """Return Cohen's kappa of all clusters together, and the agreement that chance gives; tables (G, 3, 3)."""
+    """Return overall Cohen's kappa and chance agreement. `tables` is (G, 3, 3)."""
     return _make_leave_one_out_counts(tables)[0].whole
 
 
 def kappa_p(tables: Floats, threshold: float) -> tuple[Floats, Floats]:
-    """Return p_pass and p_fail of kappa against a number; 1 where nothing can be said."""
+    """Return p_pass and p_fail of kappa against a threshold. Undefined p-values become 1."""
     of, fewer = _make_leave_one_out_counts(tables)
     value, chance = of.whole
     df, limit = of.count - 1, np.arctanh(max(threshold, NEAR_ONE - 1))
@@ -69,7 +73,7 @@ def kappa_p(tables: Floats, threshold: float) -> tuple[Floats, Floats]:
 
 
 def _compute_kappa_bounds(tables: Floats, alpha: float) -> tuple[float, float]:
-    """Return the one-sided bounds at alpha each that invert `kappa_p`, of one data set."""
+    """Return the one-sided bounds, each at alpha, that invert `kappa_p`. For one data set only."""
     of, fewer = _make_leave_one_out_counts(tables)
     value, chance = (float(x) for x in of.whole)
     if value == 1:
@@ -86,7 +90,10 @@ def _compute_kappa_bounds(tables: Floats, alpha: float) -> tuple[float, float]:
 
 @dataclass(frozen=True)
 class _LabelCounts:
-    """Labels that agree, and all labels by kind, people's and the instrument's, of so many clusters."""
+    """Counts of agreeing labels and of each kind, over clusters.
+
+    `alike` counts agreeing labels, `people` and `judged` the labels of each kind, `count` the clusters.
+    """
 
     count: int
     alike: Floats  # (...)
@@ -95,7 +102,7 @@ class _LabelCounts:
 
     @cached_property
     def chance(self) -> tuple[Floats, Floats]:
-        """The share of labels that differ, and the agreement that chance gives."""
+        """The share of labels that disagree, and the chance agreement."""
         n = self.people.sum(-1)
         return 1 - self.alike / n, (self.people * self.judged).sum(-1) / n**2
 
@@ -114,7 +121,7 @@ class _LabelCounts:
 
 
 def _make_leave_one_out_counts(tables: Floats) -> tuple[_LabelCounts, _LabelCounts]:
-    """Return the counts of all clusters together, and those without each of them, (..., G)."""
+    """Count labels over all clusters and without each, (..., G)."""
     each = np.einsum("...ii->...", tables), tables.sum(-1), tables.sum(-2)
     alike, people, judged = each[0].sum(-1), each[1].sum(-2), each[2].sum(-2)
     rest = alike[..., None] - each[0], people[..., None, :] - each[1], judged[..., None, :] - each[2]
@@ -123,6 +130,6 @@ def _make_leave_one_out_counts(tables: Floats) -> tuple[_LabelCounts, _LabelCoun
 
 
 def _estimate_jackknife_error(without: Floats) -> Floats:
-    """Return the jackknife's standard error of a number, from what it is without each cluster, (..., G)."""
+    """Return the jackknife standard error from leave-one-cluster-out estimates (..., G)."""
     count, apart = without.shape[-1], without - without.mean(-1, keepdims=True)
     return np.asarray(np.sqrt((count - 1) / count * (apart**2).sum(-1)))

@@ -11,7 +11,7 @@ from harness.records.verdict_text import format_limit
 
 
 class Bound(ClaimType):
-    """The metric of a candidate is at least, or at most, a number."""
+    """Claim that a metric is at least or at most a number."""
 
     keys = ("min", "max")
 
@@ -38,13 +38,16 @@ class Bound(ClaimType):
         return ClaimSpec("bound", -1, gate.max or 0.0) if gate.min is None else ClaimSpec("bound", 1, gate.min)
 
     def implies(self, gate: Gate, claim: Gate, metric: Metric) -> bool:
-        """Return whether its `min` is as high as the claim's, or its `max` as low."""
+        """Return whether this bound is as strict as the claim's."""
         if gate.min is not None:
             return claim.min is not None and gate.min >= claim.min
         return gate.max is not None and claim.max is not None and gate.max <= claim.max
 
     def best_case(self, gate: Gate, metric: Metric) -> BestCase | None:
-        """Return that every row is right, or wrong, of shares of rows."""
+        """Return the best case of a share.
+
+        Every row is right for `min`, and wrong for `max`.
+        """
         if not metric.is_share or metric.combine:
             return None
         if gate.min is not None:
@@ -55,7 +58,10 @@ class Bound(ClaimType):
 
 
 def _iterate_trivial_bound_errors(gate: Gate, metric: Metric) -> Iterator[str]:
-    """Yield why a cap or a range leaves nothing to prove, or nothing that could be proven."""
+    """Yield mistakes that make a bound trivial or unprovable.
+
+    They lie in `cap`, or in the range of a row's value.
+    """
     if not metric.is_of_rows or metric.is_share or metric.combine:
         return
     for key, bound in (("min", gate.min), ("max", gate.max)):

@@ -15,14 +15,20 @@ KINDS = ("clusters", "second clusters", "questions")  # in the order of `labels_
 
 
 def cluster_labels(samples: Sequence[Sample], *, questions: bool = True) -> tuple[Labels, Labels, Labels]:
-    """Return the cluster of each row by the declared columns, and by what it asks; one that is in none has its own."""
+    """Return each row's cluster, second cluster and question.
+
+    A row without one is a cluster of its own.
+    """
     first = [s.id if s.cluster is None else s.cluster for s in samples]
     second = [s.id if s.second_cluster is None else s.second_cluster for s in samples]
     return first, second, [(questions and s.key) or s.id for s in samples]
 
 
 def coarsest_clusterings(clusterings: Sequence[Labels]) -> list[Labels]:
-    """Return those in which rows share a cluster, and which are not nested in another of them."""
+    """Return the clusterings that matter.
+
+    Dropped are those in which no rows share a cluster, and those nested in another.
+    """
     grouping, found = [c for c in clusterings if len(set(c)) < len(c)], list[Labels]()
     for i, own in enumerate(grouping):
         others = [other for j, other in enumerate(grouping) if j < i or (j > i and not is_nested(other, own))]
@@ -32,13 +38,16 @@ def coarsest_clusterings(clusterings: Sequence[Labels]) -> list[Labels]:
 
 
 def is_nested(inner: Labels, outer: Labels) -> bool:
-    """Return whether all rows of one inner cluster are in one outer cluster."""
+    """Return whether each inner cluster lies within one outer cluster."""
     first: dict[str, str] = {}
     return all(first.setdefault(i, o) == o for i, o in zip(inner, outer, strict=True))
 
 
 def coarsest_cluster_of_rows(samples: Sequence[Sample]) -> Labels:
-    """Return the cluster of each row, of the kind of which there are fewest; a row that is in none is its own."""
+    """Return each row's cluster in the coarsest clustering.
+
+    It is that with the fewest clusters. If no rows share a cluster, each is its own.
+    """
     return next(iter(sort_clusterings(samples)), [s.id for s in samples])
 
 
@@ -63,7 +72,10 @@ def connect_clusters(clusterings: Sequence[Labels]) -> Labels:
 
 
 def count_repeated_questions(samples: Sequence[Sample]) -> dict[str, int]:
-    """Return how many rows ask what others ask, how many questions these are, and how often the most frequent is."""
+    """Count the rows with a repeated question.
+
+    Returns those rows, their distinct questions, and the count of the most frequent one.
+    """
     asked = Counter(s.key for s in samples if s.key)
     several = [n for n in asked.values() if n > 1]
     return {"rows": sum(several), "questions": len(several), "most": max(several, default=0)}

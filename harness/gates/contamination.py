@@ -29,7 +29,10 @@ Leaks = Mapping[str, Mapping[str, str]]  # evaluation -> id of a row -> the code
 
 
 def collect_leaks(flags: Iterable[Finding]) -> Leaks | None:
-    """Return the rows that the contamination check told of in errors and warnings; None where it could not look."""
+    """Return the rows that the contamination check reported as leaks.
+
+    Notes do not count, only errors and warnings. None if the check could not look.
+    """
     leaks: dict[str, dict[str, str]] = {}
     for flag in flags:
         if flag.code.partition("-")[0] != CHECK:
@@ -43,13 +46,13 @@ def collect_leaks(flags: Iterable[Finding]) -> Leaks | None:
 
 
 def is_left_out(flag: Finding, gates: Sequence[Gate]) -> bool:
-    """Return whether there is a gate on the rows that a finding names, and every such gate leaves them out."""
+    """Return whether all gates on a finding's rows ignore them. There must be such a gate, with `clean_only`."""
     affected = [g for g in gates if g.eval in flag.rows]
     return flag.code in KINDS and bool(affected) and all(g.clean_only for g in affected)
 
 
 def soften_findings(flags: Iterable[Finding], gates: Sequence[Gate]) -> list[Finding]:
-    """Return the findings, an error as a warning where no gate is judged on the rows it names."""
+    """Return the findings, with errors on left-out rows as warnings. See `is_left_out`."""
     result = []
     for flag in flags:
         if flag.severity == "error" and is_left_out(flag, gates):
@@ -70,7 +73,10 @@ def has_leak_check(plugins: Plugins) -> bool:
 def count_left_out(
     leaks: Leaks, gates: Sequence[Gate], rows: Mapping[str, Sequence[Sample]]
 ) -> dict[str, dict[str, Any]]:
-    """Return for every evaluation with such a gate how many rows are left out, of how many, and a digest of which."""
+    """Count the rows that `clean_only` gates leave out.
+
+    For every evaluation with such a gate, with the number of its rows, and the sha256 of the ids and codes left out.
+    """
     by_eval = {}
     for name in dict.fromkeys(g.eval for g in gates if g.clean_only):
         ids = {s.id for s in rows[name]}  # of one that another on the same data outnumbers, not all that leak
@@ -88,10 +94,11 @@ def decide_without_leaks(
     name: str,
     alpha: float,
 ) -> Verdict:
-    """Decide a gate on the rows that do not leak; `ask` decides it without the ids it is given.
+    """Decide a gate on the rows that do not leak.
 
-    ERROR where leaks were not looked for, where they are most rows of the gate or of a slice, or make a slice too
-    small to have to prove its claim. What is refuted with the leaking rows is not proven without them.
+    `ask` decides it without the ids that it gets. The verdict is ERROR if leaks were not looked for, if they are most
+    rows of the gate or of a slice, if they leave a slice too small to have to prove its claim, or if the verdict with
+    them is. A claim refuted with the leaked rows is not proven without them.
     """
     if leaks is None:
         why = f"clean_only: {CHECK} did not look for leaked rows, so which rows are clean is unknown"
@@ -124,7 +131,7 @@ def decide_without_leaks(
 
 
 def _find_too_many_leaks_error(gate: Gate, samples: Sequence[Sample], without: Collection[str]) -> str:
-    """Return why what is left without the rows that leak cannot be judged, or an empty text."""
+    """Explain why the rows without leaks cannot be judged. Empty if they can."""
     for name, rows in gate.rows_by_slice(samples).items():
         gone = sum(s.id in without for s in rows)
         where, left = f"{name}: " if name else "", len(rows) - gone

@@ -40,10 +40,10 @@ def decide(
     columns: Sequence[str] = (),
     without: Collection[str] = (),
 ) -> Verdict:
-    """Apply a gate to the candidate `name` at risk `alpha`; what is missing, not finite or not paired is an ERROR.
+    """Apply a gate to the candidate `name` at risk `alpha`.
 
-    `columns` are the eval's slices, of which the worst is named when the claim was not proven; `without` holds ids
-    of rows that are left out (`harness.gates.contamination`).
+    Input that is missing, not finite or not paired gives an ERROR. `columns` are the eval's slices; the worst one is
+    named if the claim is not proven. `without` holds ids of rows that are left out (`harness.gates.contamination`).
     """
     case = make_gate_input(gate, metric, candidate, baseline, samples, alpha, without)
     blank = error_verdict(gate, name, "", alpha, metric)
@@ -83,7 +83,10 @@ def _decide_slices(case: GateInput, whole: Hypothesis, blank: Verdict) -> Verdic
 
 
 def _describe_worst_slice(case: GateInput, blank: Verdict, verdict: Verdict, columns: Sequence[str]) -> str:
-    """Return the slice that is worst by its upper bound, where the whole was not proven and the test is quick."""
+    """Describe the slice with the lowest upper bound.
+
+    Empty if the claim is proven, or the test too slow to repeat on slices.
+    """
     if verdict.outcome is Outcome.PASS:
         return ""
     worst: list[tuple[float, str]] = []
@@ -96,7 +99,10 @@ def _describe_worst_slice(case: GateInput, blank: Verdict, verdict: Verdict, col
 
 
 def _make_refuted_slices_note(case: GateInput, verdict: Verdict, columns: Sequence[str]) -> list[Note]:
-    """Return on which declared slices, each by itself, a claim is refuted that was proven of all rows, by Holm."""
+    """Return a note on slices that refute a proven claim.
+
+    Each declared slice is tested by itself, with Holm's correction.
+    """
     tested = list(_iterate_slice_tests(case, verdict, columns))
     adjusted = adjust_holm([test.p_fail for _, _, test in tested])
     refuted = [
@@ -110,7 +116,10 @@ def _make_refuted_slices_note(case: GateInput, verdict: Verdict, columns: Sequen
 def _iterate_slice_tests(
     case: GateInput, verdict: Verdict, columns: Sequence[str]
 ) -> Iterator[tuple[str, Hypothesis, Test]]:
-    """Yield the slices of an evaluation that are large enough, each with its own test, where that is quick."""
+    """Yield each large slice of an evaluation with its test.
+
+    None if the gate names slices itself, or if the test is slow. A slice that cannot be tested is skipped.
+    """
     if case.gate.slice is not None or case.early or case.labels or verdict.method in SLOW:
         return
     parts = [replace(case.gate, slice=f"{column}=*").rows_by_slice(case.rows) for column in columns]

@@ -11,12 +11,15 @@ from harness.records.verdict_text import format_limit
 
 
 class Difference(ClaimType):
-    """The candidate is better than a baseline by more than a margin, or worse by less than one."""
+    """Claim of superiority or non-inferiority to a baseline.
+
+    The candidate is better by more than a margin, or worse by less than one.
+    """
 
     keys = ("versus better_by", "versus worse_by_at_most")
 
     def matches(self, gate: Gate) -> bool:
-        """Return whether a gate is of this kind; one that counts rows beyond a cap has a baseline, too."""
+        """Return whether a gate is of this kind. One with `max_failures` is not, though it may have a baseline."""
         return gate.max_failures is None and super().matches(gate)
 
     def find_mistakes(self, gate: Gate) -> list[str]:
@@ -62,14 +65,21 @@ class Difference(ClaimType):
         return ClaimSpec("difference", -1 if metric and metric.better == "lower" else 1, gate.margin, gate.relative)
 
     def oriented(self, gate: Gate, metric: Metric) -> Oriented:
-        """Return sign, margin and factor; a relative margin is a factor, which divides by nothing."""
+        """Return sign, margin and factor of the claim.
+
+        A relative margin becomes a factor on the baseline, so that nothing is divided.
+        """
         sign = 1 if metric.better == "higher" else -1
         if metric.is_log:
             return Oriented(sign, sign * math.log1p(sign * gate.margin), 1.0)
         return Oriented(sign, 0.0, 1 + sign * gate.margin) if gate.relative else Oriented(sign, gate.margin, 1.0)
 
     def implies(self, gate: Gate, claim: Gate, metric: Metric) -> bool:
-        """Return whether its margin is as large, in the same unit; a larger share of what is negative is no more."""
+        """Return whether its margin is as large as the claim's.
+
+        The units must be the same. Shares compare only if the metric is never negative: a larger share of a negative
+        value is not more.
+        """
         if gate.margin == claim.margin and gate.relative == claim.relative:
             return True
         never_negative = metric.is_share or metric.is_log or metric.is_count
@@ -77,7 +87,10 @@ class Difference(ClaimType):
         return units and gate.margin >= claim.margin
 
     def best_case(self, gate: Gate, metric: Metric) -> BestCase | None:
-        """Return that every row is won, or none is lost where the candidate may be worse."""
+        """Return the best case of a margin.
+
+        Every row is won, or, if the candidate may be worse, none is lost.
+        """
         closed = metric.is_share and not metric.combine and not gate.relative
         if gate.worse_by_at_most is not None and (closed or gate.cap is not None):
             margin = math.log1p(abs(gate.margin)) if metric.is_log else abs(gate.margin)

@@ -63,9 +63,10 @@ class Failures(ClaimType):
         return (gate.max_failures or 0) <= (claim.max_failures or 0)  # of one cap, which `Gate.covers` looks at
 
     def test(self, gate: Gate, metric: Metric, units: Units, alpha: float) -> hypothesis_tests.Test:
-        """Count the rows, or clusters with a row, that failed; bounds of their share are Clopper and Pearson's.
+        """Count the failed rows, or clusters with a failed row.
 
-        Clopper, Pearson 1934, Biometrika 26:404. Raises ValueError of one row, of one cluster, or of what is not 0/1.
+        The bounds of their share are those of Clopper, Pearson 1934, Biometrika 26:404. Raises ValueError if there is
+        one row or one cluster, or if a value is not 0/1.
         """
         (ours, theirs, clusters), name, bad = units, metric.name, 0.0 if metric.better == "higher" else 1.0
         if len(ours) < 2:
@@ -87,7 +88,7 @@ class Failures(ClaimType):
         )
 
     def find_inconsistency(self, gate: Gate, metric: Metric, verdict: Mapping[str, Any]) -> str:
-        """Return why such a count cannot be, by how many rows there are and by the value, or an empty text."""
+        """Explain why a verdict's count contradicts its rows or value. Empty if it does not."""
         failed, value = verdict["estimate"], verdict["value"]
         if not (0 <= failed <= verdict["n"] and failed == int(failed)):
             return f"it counts {failed:g} failures, but the verdict has {verdict['n']} rows"
@@ -106,6 +107,6 @@ def _flag_rows_beyond_cap(
 
 
 def find_fractional_score(name: str, scores: Iterable[Score]) -> str:
-    """Return of which row a metric is neither 0 nor 1, and what it is there, or an empty text."""
+    """Describe the first row without a 0/1 score. Empty if there is none."""
     odd = next((s for s in scores if s.values.get(name, 0) not in (0, 1)), None)
     return f'{name} of row "{odd.id}" is {odd.values[name]:g}' if odd else ""

@@ -35,9 +35,11 @@ class Oriented(NamedTuple):
 
 
 class BestCase(NamedTuple):
-    """A claim as its key says it, the chance that one row looks perfect although it is just wrong, and what perfect is.
+    """The best possible outcome of a claim.
 
-    `alike` says the latter of clusters: where some of their rows are imperfect they may prove more than where none is.
+    The fewest rows that can prove it follow from this. `claim` is the claim as its key states it. `chance` is the
+    probability that one row looks perfect although the claim is just false. `perfect` and `alike` describe that outcome
+    for rows and for clusters: clusters with some imperfect rows may prove more than clusters without.
     """
 
     claim: str
@@ -102,7 +104,10 @@ class Gate:
 
     @property
     def margin(self) -> float:
-        """How much better the candidate must be, or, below zero, how much worse it may be; a share if `relative`."""
+        """The margin by which the candidate must be better.
+
+        Negative if it may be worse; a share of the baseline if `relative`.
+        """
         return (
             _parse_margin(self.better_by)
             if self.better_by is not None
@@ -115,11 +120,11 @@ class Gate:
 
     @property
     def kind(self) -> ClaimType:
-        """What kind of claim it is; where keys of several are there, of the kind that was registered last."""
+        """The kind of claim. If keys of several are present, the one registered last."""
         return next((kind for kind in reversed(KINDS) if kind.matches(self)), KINDS[0])
 
     def find_mistakes(self) -> list[str]:
-        """Return what is wrong with the claim itself, whatever the suite."""
+        """Return mistakes in the claim itself, regardless of the suite."""
         found = self.kind.find_mistakes(self)
         if not self.id or not self.id.isprintable():
             found.append("id is empty or has unprintable characters; give the gate a name for its reports")
@@ -137,7 +142,7 @@ class Gate:
         return [*found, *self._find_recipe_mistakes()]
 
     def _find_recipe_mistakes(self) -> list[str]:
-        """Return what cannot be claimed of a recipe, which is a mean over rows and seeds."""
+        """Return mistakes in a recipe's claim. It must be a mean over rows and seeds."""
         if self.of != "recipe":
             return []
         found = []
@@ -150,7 +155,10 @@ class Gate:
         return found
 
     def find_metric_mistakes(self, metric: Metric, rows: int | None = None) -> list[str]:
-        """Return what is wrong with the claim for a metric of this scale and direction, and so many rows, if known."""
+        """Return mistakes in the claim for this metric.
+
+        Depends on its scale and direction, and on the number of rows, if known.
+        """
         found, odd = self.kind.find_metric_mistakes(self, metric, rows), ""
         if self.of == "recipe" and metric.is_count:
             odd = "one number about the weights, not a mean over rows"
@@ -163,7 +171,7 @@ class Gate:
         return self.kind.claim_text(self) + verdict_text.format_conditions(self.claim_spec(None))
 
     def claim_spec(self, metric: Metric | None) -> ClaimSpec:
-        """Return the claim as data, about a metric, or about none where there is none."""
+        """Return the claim as data. Its scale is known only with a metric."""
         return replace(
             self.kind.claim_spec(self, metric),
             scale=self.kind.restate(self, metric)[1].scale if metric else None,
@@ -181,13 +189,17 @@ class Gate:
         )
 
     def row_range(self, metric: Metric) -> Range:
-        """Return the range of a row's value that the gate declares, or else its metric; infinite where neither does."""
+        """Return the range of a row's value.
+
+        The gate may declare it, else its metric; infinite if neither does.
+        """
         return metric.row_range if self.range is None else Range(self.range[0], self.range[1])
 
     def risk(self, metric: Metric) -> Risk:
-        """Return whether its level holds for whatever the rows may be, or only where they are not too skewed.
+        """Return whether the gate's risk is exact or approximate.
 
-        It holds of counts, of labels, and of a mean whose rows have a declared range or a cap.
+        It is exact for counts, for labels, and for a mean over rows with a declared range or a cap. Otherwise it holds
+        only if the rows are not too skewed.
         """
         metric = self.kind.restate(self, metric)[1]
         own = self.kind.counts or self.kind.has_test or metric.is_count or metric.is_agreement or metric.labelled
@@ -195,14 +207,14 @@ class Gate:
         return "exact" if own or known else "approximate"
 
     def forbids_risk(self, risk: str) -> bool:
-        """Return whether it blocks, and may not pass at such a risk."""
+        """Return whether a risk keeps the gate from passing. It must block, and the risk be approximate."""
         return risk == "approximate" and self.severity == "block" and not self.allow_approximate
 
     def implies(self, claim: Gate, metric: Metric) -> bool:
-        """Return whether who proves it has proven a claim, too: on the same rows, judged alike, and at least as strict.
+        """Return whether proving this gate proves a claim, too.
 
-        Of a part of the rows that must be proven from `min_n` rows on, of answers of which few enough are cut, and
-        where equal models get another verdict seldom enough.
+        Both must be about the same rows, judged alike, and this gate must be at least as strict: as low a `min_n` for
+        its slices, and as low shares of truncated completions and of flips between equal models.
         """
         same = all(
             getattr(self, key) == getattr(claim, key) for key in ("metric", "versus", "estimand", "cap", "range", "of")
@@ -218,7 +230,7 @@ class Gate:
         return not self.on or candidate in self.on
 
     def rows_by_slice(self, samples: Sequence[Sample]) -> dict[str, list[Sample]]:
-        """Return the rows the gate is about, slice by slice; without `slice` all of them under the name ""."""
+        """Group the gate's rows by slice. Without `slice` all are in one group, "", together."""
         if self.slice is None:
             return {"": list(samples)}
         found: dict[str, list[Sample]] = {}
@@ -245,7 +257,10 @@ class ClaimType:
 
     @property
     def has_test(self) -> bool:
-        """Whether its test is its own, of which nothing else knows when it may stop, or its power."""
+        """Whether it has a test of its own.
+
+        No stopping rule or power computation is known for such a test.
+        """
         return type(self).test is not ClaimType.test
 
     def matches(self, gate: Gate) -> bool:
@@ -253,7 +268,7 @@ class ClaimType:
         return any(_is_option_given(gate, key) for keys in self.keys for key in keys.split())
 
     def find_mistakes(self, gate: Gate) -> list[str]:
-        """Return what is wrong with the claim, whatever its metric."""
+        """Return mistakes in the claim, regardless of its metric."""
         found = []
         if not (gate.eval and gate.metric_name):
             found.append(f'metric is "{gate.metric}"; write EVAL.METRIC, for instance "qa.exact_match"')
@@ -276,7 +291,7 @@ class ClaimType:
         return found
 
     def find_metric_mistakes(self, gate: Gate, metric: Metric, rows: int | None) -> list[str]:
-        """Return what is wrong with the claim for a metric, and so many rows where that is known."""
+        """Return mistakes in the claim for a metric. `rows` is None if unknown."""
         name, found = metric.name, []
         if metric.is_agreement and (gate.versus or gate.slice):
             found.append(
@@ -313,13 +328,16 @@ class ClaimType:
         raise NotImplementedError
 
     def restate(self, gate: Gate, metric: Metric) -> tuple[Gate, Metric]:
-        """Return the claim as it is tested, and about which metric, where that is another one of the same rows."""
+        """Return the claim and metric that are tested.
+
+        They differ from the given ones if the claim is about another metric of the same rows.
+        """
         return gate, metric
 
     def score_rows(
         self, gate: Gate, metric: Metric, ours: Sequence[Score], theirs: Sequence[Score] | None
     ) -> tuple[Sequence[Score], Sequence[Score] | None]:
-        """Return the rows of candidate and baseline as the restated claim is about them."""
+        """Score both sides' rows for the restated claim."""
         return ours, theirs
 
     def oriented(self, gate: Gate, metric: Metric) -> Oriented:
@@ -331,22 +349,29 @@ class ClaimType:
         return Oriented(about.sign, about.sign * metric.to_test_scale(about.threshold), 1.0)
 
     def implies(self, gate: Gate, claim: Gate, metric: Metric) -> bool:
-        """Return whether a gate is at least as strict as a claim of this kind on the same rows; by default never."""
+        """Return whether a gate is as strict as a claim.
+
+        Both are of this kind, on the same rows. By default never.
+        """
         return False
 
     def test(self, gate: Gate, metric: Metric, units: Units, alpha: float) -> Test | None:
-        """Return the test of its own, turned so that larger is better; None: the one that scale and rows choose.
+        """Run a test specific to this kind of claim.
 
-        Raises ValueError where the claim cannot be tested.
+        Its result is oriented so that larger is better. None to use the test that scale and rows choose. Raises
+        ValueError if the claim cannot be tested.
         """
         return None
 
     def best_case(self, gate: Gate, metric: Metric) -> BestCase | None:
-        """Return what the best of models could prove, where that has a closed form."""
+        """Return the best possible outcome, if in closed form."""
         return None
 
     def find_inconsistency(self, gate: Gate, metric: Metric, verdict: Mapping[str, Any]) -> str:
-        """Return how the estimate differs from the values it is made of, or an empty text; with slices, one slice's."""
+        """Explain how a verdict's estimate contradicts its values.
+
+        Empty if it does not. With slices the estimate is one slice's, so it is not compared.
+        """
         value, baseline, estimate = verdict["value"], verdict["baseline"], verdict["estimate"]
         if verdict["slices"] or verdict["method"] == "e-process" or gate.cap is not None:
             return ""

@@ -39,7 +39,10 @@ class Group(ClaimType):
 
 
 def link_groups(gates: Sequence[Gate]) -> tuple[Gate, ...]:
-    """Return the gates, each member of an `any_of` with its group, and that one's risk and candidates."""
+    """Link each member of an `any_of` to its group.
+
+    It takes the group's risk, candidates and severity.
+    """
     groups = {member: gate for gate in gates for member in gate.any_of}
     return tuple(
         replace(g, group=of.id, among=len(of.any_of), on=of.on, alpha=of.alpha, severity=of.severity)
@@ -50,17 +53,20 @@ def link_groups(gates: Sequence[Gate]) -> tuple[Gate, ...]:
 
 
 def assign_recipe_gates(gates: Sequence[Gate], recipe: str) -> tuple[Gate, ...]:
-    """Return the gates, those of the recipe kept to the candidate of which there is one for every seed."""
+    """Restrict gates of the recipe to its candidate.
+
+    That candidate has one model for every seed. Gates with `on` keep theirs.
+    """
     return tuple(replace(g, on=[recipe]) if g.of == "recipe" and recipe and not g.on else g for g in gates)
 
 
 def adjust_member_p_values(p_values: Iterable[float | None]) -> list[float]:
-    """Return the members' p-values by Holm (1979); one that could not be judged counts as 1."""
+    """Adjust the members' p-values by Holm (1979). One that could not be judged counts as 1."""
     return adjust_holm([1.0 if p is None else p for p in p_values])
 
 
 def member_p_pass(gate: Gate, risk: str, p_pass: float | None) -> float | None:
-    """Return the p-value by which a member may prove its claim; None where its risk bars it from that."""
+    """Return a member's p-value. None if its risk forbids a pass."""
     return None if gate.forbids_risk(risk) else p_pass
 
 
@@ -70,14 +76,17 @@ def group_p_fail(p_values: Iterable[float | None]) -> float:
 
 
 def group_outcome(outcomes: Collection[str]) -> Outcome:
-    """Return what members come to: one proven is a PASS, all refuted a FAIL; one that is missing is an ERROR then."""
+    """Combine the outcomes of a group's members.
+
+    One PASS is enough; without one, an ERROR is that of the group. If all failed it is a FAIL.
+    """
     if known := next((o for o in (Outcome.PASS, Outcome.ERROR) if o in outcomes), None):
         return known
     return Outcome.FAIL if set(outcomes) == {Outcome.FAIL} else Outcome.INCONCLUSIVE
 
 
 def find_member_mistakes(gates: Sequence[Gate]) -> Iterator[tuple[Gate, str]]:
-    """Yield what is wrong with the gates that `any_of` names; `gates` as they stand in the suite."""
+    """Yield mistakes in the gates that `any_of` names. `gates` are those of the suite, not linked yet."""
     by_id = {g.id: g for g in gates}
     named = Counter(name for g in gates for name in set(g.any_of))
     for gate in gates:
@@ -97,7 +106,10 @@ def find_member_mistakes(gates: Sequence[Gate]) -> Iterator[tuple[Gate, str]]:
 
 
 def find_order_mistakes(gates: Sequence[Gate], candidates: Sequence[str]) -> list[tuple[Gate, str]]:
-    """Return what is wrong with how gates name each other: unknown ids, circles, candidates of only one of them."""
+    """Return mistakes in how gates refer to each other.
+
+    These are unknown ids, cycles, and gates that are not on every candidate of the gate that names them.
+    """
     by_id = {g.id: g for g in gates}
     mistakes = []
     for gate in gates:

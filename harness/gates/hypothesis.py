@@ -18,22 +18,22 @@ from harness.stats.values import Bounds, Range
 
 
 class Hypothesis:
-    """A gate's claim about some rows of a candidate and, in a comparison, about the same rows of its baseline.
+    """A gate's claim about rows of candidate and baseline.
 
-    The claim is that sign · (candidate - factor · baseline) is above `margin`; `threshold` is that margin on the
-    metric's own scale.
+    The baseline has the same rows, and is there only in a comparison. The claim is that sign · (candidate - factor ·
+    baseline) is above `margin`; `threshold` is that margin on the metric's own scale.
     """
 
     def __init__(
         self, case: GateInput, runs: Sequence[Sequence[Score]], baselines: Sequence[Sequence[Score]],
         labels: Sequence[Labels],
     ) -> None:  # fmt: skip
-        """Leave out rows of weight 0, which say nothing of the metric, unless their value was lost.
+        """Select the rows with weight, and the units to test.
 
-        Of several `runs`, those of the seeds of a recipe, the claim is about the mean; there is one of `baselines` for
-        all of them, one for each, or none. `labels` hold the cluster of each row by kind, see
-        `clusterings.cluster_labels`. Of several claims that share the risk, by Holm's method, p-values are read at
-        alpha / their number and above.
+        Rows of weight 0, which say nothing of the metric, are dropped unless their value was lost. With several `runs`,
+        those of a recipe's seeds, the claim is about their mean; there is one of `baselines` for all of them, one for
+        each, or none. `labels` hold the cluster of each row by kind, see `clusterings.cluster_labels`. If several
+        claims share the risk, by Holm's method, their p-values are compared with alpha / their number and above.
         """
         ours, theirs = (_average_runs(several, case.metric) if several else None for several in (runs, baselines))
         assert ours is not None
@@ -83,13 +83,16 @@ class Hypothesis:
         self.units = make(self.ours), None if self.theirs is None else make(self.theirs), clusters
 
     def _has_draws_on_both_sides(self) -> bool:
-        """Return whether every row has several values of the metric, as many on both sides."""
+        """Return whether rows have draws, as many on both sides.
+
+        Every draw must have the metric.
+        """
         name, pairs = self.metric.name, zip(self.ours, self.theirs or self.ours, strict=True)
         drawn = (len(o.draws) == len(t.draws) and all(name in d.values for d in (*o.draws, *t.draws)) for o, t in pairs)
         return any(s.draws for s in self.ours) and all(drawn)
 
     def _expand_draws_to_units(self) -> None:
-        """Have every answer tested as it is, in the cluster of its row: their means alone have less power."""
+        """Test every draw by itself, clustered by row. Testing only the rows' means has less power."""
         counts = [len(s.draws) for s in self.ours]
 
         def repeat(labels: Labels) -> list[str]:
@@ -101,13 +104,14 @@ class Hypothesis:
 
     @cached_property
     def has_missing(self) -> bool:
-        """Whether the value of some row is not known, or not wholly."""
+        """Whether some row's value is lost, wholly or in part."""
         return any(s.lost or s.partly_lost for rows in (self.ours, self.theirs or ()) for s in rows)
 
     def with_missing_as(self, best: bool | None) -> Hypothesis:
-        """Return the same with every lost value as good for the claim as can be, or as bad; with None without them.
+        """Return the claim with lost values filled in or dropped.
 
-        What is left of a value that is lost in part counts as the row does.
+        With `best` true they are as good for the claim as possible, with false as bad. With None lost rows are left
+        out, and a partly lost value counts as it is.
         """
         pairs = zip(self.ours, self.theirs or self.ours, strict=True)
         keep = [i for i, (s, t) in enumerate(pairs) if best is not None or not (s.lost or t.lost)]
@@ -120,15 +124,16 @@ class Hypothesis:
         return Hypothesis(self.case, runs, theirs, [[kind[i] for i in keep] for kind in self.kinds])
 
     def bounds_minus_margin(self, test: Test) -> Bounds:
-        """Return how far the bounds of a test lie beyond the threshold, turned so that less is worse."""
+        """Return a test's bounds minus the margin. Oriented so that larger is better."""
         low, high = sorted((self.sign * test.lower, self.sign * test.upper))
         return Bounds(low - self.margin, high - self.margin)
 
     @cached_property
     def value(self) -> float:
-        """The metric of the candidate on these rows, or of the means of their clusters; corrected where labels are.
+        """The candidate's metric on these rows, corrected by any labels.
 
-        Of a recipe the mean of its runs on the scale of the test.
+        With another estimand it is that of the cluster means. For a recipe the runs are averaged on the scale of the
+        test.
         """
         if values := [self.metric.to_test_scale(run.value) for run in self._hypothesis_on_known_rows.runs]:
             return self.metric.from_test_scale(math.fsum(values) / len(values))
@@ -137,7 +142,7 @@ class Hypothesis:
 
     @cached_property
     def baseline(self) -> float | None:
-        """The metric of the baseline on these rows, or of the means of their clusters; see `value`."""
+        """The baseline's metric on these rows, never corrected by labels. See `value`."""
         if values := [
             self.metric.to_test_scale(b)
             for run in self._hypothesis_on_known_rows.runs
@@ -149,12 +154,12 @@ class Hypothesis:
 
     @cached_property
     def _hypothesis_on_known_rows(self) -> Hypothesis:
-        """The same on the rows whose value is known on both sides, which are those that the estimate is of."""
+        """The same claim about the rows known on both sides. The estimate is computed from them."""
         return self.with_missing_as(None) if self.has_missing else self
 
     @property
     def support(self) -> Range | None:
-        """The range of what a row can say of the claim, turned, where it is known."""
+        """The known range of a row's contribution to the claim. Oriented, and clipped to the cap."""
         if self.metric.combine:
             return None
         low, high = self.gate.row_range(self.metric)
@@ -167,7 +172,10 @@ class Hypothesis:
 
     @property
     def alternative_estimate(self) -> float | None:
-        """The estimate with clusters that count alike, or, of a gate that counts them so, rows; None for no mean."""
+        """The estimate with the other weighting of clusters.
+
+        Clusters count alike, or, if they do already, rows do. None if the metric is not a plain mean.
+        """
         if self.metric.combine or self.metric.is_count or self.gate.kind.counts or self.gate.cap is not None:
             return None
         results = [rows for rows in (self.ours, self.theirs) if rows is not None]
@@ -178,14 +186,14 @@ class Hypothesis:
         return means[0] - self.factor * means[1] if len(means) > 1 else means[0]
 
     def _make_group_mean_rows(self, rows: Sequence[Score]) -> list[Score]:
-        """Return the weighted mean of each cluster as a row of its own, all of them alike."""
+        """Return each cluster's weighted mean as a row. All rows have the same weight."""
         members: dict[str, list[Score]] = {}
         for group, score in zip(self.groups, rows, strict=True):
             members.setdefault(group, []).append(score)
         return [Score(group, {self.metric.name: self._compute_weighted_mean(own)}) for group, own in members.items()]
 
     def _normalize_group_weights(self, rows: Sequence[Score]) -> list[Score]:
-        """Return rows with weights of which those of each group sum to 1."""
+        """Scale the rows' weights to sum to 1 per group."""
         total: dict[str, float] = {}
         for group, score in zip(self.groups, rows, strict=True):
             total[group] = total.get(group, 0.0) + score.weight_of(self.metric.name)
@@ -199,7 +207,7 @@ class Hypothesis:
 
 
 def _fill_lost_value(score: Score, best: bool | None, value: float) -> Score:
-    """Return a score with a value in place of what was lost, or as if nothing of it was."""
+    """Fill in a score's lost value. With `best` None a partly lost value counts as known."""
     if best is None:
         return replace(score, partly_lost={}) if score.partly_lost else score
     return score.with_value(value) if score.lost or score.partly_lost else score
@@ -218,14 +226,14 @@ def make_hypothesis(case: GateInput, rows: Sequence[Sample]) -> Hypothesis:
 
 
 def _average_runs(runs: Sequence[Sequence[Score]], metric: Metric) -> Sequence[Score]:
-    """Return what runs scored on average, row by row."""
+    """Average the scores of several runs, row by row."""
     return runs[0] if len(runs) == 1 else [average_scores(row, metric) for row in zip(*runs, strict=True)]
 
 
 def average_scores(runs: Sequence[Score], metric: Metric) -> Score:
-    """Return what runs of a recipe scored on one row on average; a value that one of them lost is lost.
+    """Average the scores of one row over a recipe's runs.
 
-    Raises ValueError where the row has another weight in one of them.
+    A value that one of them lost is lost. Raises ValueError if the row has another weight in one of them.
     """
     first, name = runs[0], metric.name
     if lost := [run for run in runs if name in run.lost]:

@@ -20,9 +20,10 @@ from harness.stats.seeds import add_seed_spread
 
 
 def run_hypothesis_test(hypothesis: Hypothesis, *, ties: bool = False) -> hypothesis_tests.Test:
-    """Test a hypothesis, on the metric's own scale; `ties` allows rows of which none changed.
+    """Test a hypothesis, on the metric's own scale.
 
-    Raises ValueError when it cannot be tested, or when nothing varies.
+    Lost values count against each conclusion. `ties` allows rows without any change. Raises ValueError if it cannot be
+    tested, or if nothing varies.
     """
     if not hypothesis.has_missing:
         return _test_hypothesis(hypothesis, ties)
@@ -33,9 +34,10 @@ def run_hypothesis_test(hypothesis: Hypothesis, *, ties: bool = False) -> hypoth
 
 
 def run_slice_tests(whole: Hypothesis, slices: Mapping[str, Hypothesis]) -> dict[str, hypothesis_tests.Test]:
-    """Return the tests of slices, each by itself, but for those too small to test.
+    """Test each slice by itself, except those too small.
 
-    Raises ValueError when no row of the whole changed, a slice that must prove the claim cannot be tested, or none can.
+    Raises ValueError if no row of the whole changed, if a slice that must prove the claim cannot be tested, or if none
+    can.
     """
     _require_changed_rows_or_range(whole)
     gate = whole.gate
@@ -80,7 +82,7 @@ def _test_hypothesis(h: Hypothesis, ties: bool) -> hypothesis_tests.Test:
 
 
 def _add_seed_spread_to_test(h: Hypothesis, rows: hypothesis_tests.Test) -> hypothesis_tests.Test:
-    """Widen the test of a recipe's mean over rows by how far the runs of its seeds lie apart."""
+    """Widen a recipe's test by the spread of its seeds."""
     every = range(len(h.ours))
     if h.metric.combine:
         runs = [_compute_statistic(run, every) for run in h.runs]
@@ -93,7 +95,7 @@ def _add_seed_spread_to_test(h: Hypothesis, rows: hypothesis_tests.Test) -> hypo
 
 
 def _test_mean_or_statistic(h: Hypothesis) -> hypothesis_tests.Test:
-    """Return the test of a mean, or of a metric made from all rows at once."""
+    """Test a mean, or a metric of all rows at once."""
     if h.metric.combine and not h.early:
         if len(h.clusterings) > 1:
             return hypothesis_tests.crossed_bootstrap(
@@ -161,7 +163,10 @@ def _test_binary(h: Hypothesis) -> hypothesis_tests.Test:
 
 
 def _test_labelled(h: Hypothesis) -> hypothesis_tests.Test:
-    """Test what people's labels make of the rows, or how far instrument and people agree on them."""
+    """Test a label-corrected share, or the agreement with the labels.
+
+    Raises ValueError if there are no labels, or if the claim is against a baseline.
+    """
     if h.labels is None:
         raise ValueError(f"there are no labels that correct {h.metric.name}")
     if not isinstance(h.gate.kind, Bound):
@@ -179,9 +184,10 @@ def _test_labelled(h: Hypothesis) -> hypothesis_tests.Test:
 
 
 def _require_changed_rows_or_range(h: Hypothesis) -> None:
-    """Raise ValueError where no row changed against the baseline, unless that can prove that few others would.
+    """Raise ValueError if no row changed and that proves nothing.
 
-    That takes a margin, and a known range of what another row could lose.
+    Unchanged rows can prove that few others would change, but only with a margin, and a known range for the loss of
+    another row.
     """
     name = h.metric.name
 
@@ -203,9 +209,10 @@ def _require_changed_rows_or_range(h: Hypothesis) -> None:
 
 
 def row_differences(h: Hypothesis, cap: float | None) -> tuple[list[float], list[float]]:
-    """Return what each row or cluster says of the claim, and its weight: the value, or the paired difference.
+    """Return each unit's oriented value or difference, and weight.
 
-    Either counts as at most `cap`. Raises ValueError where a row has another weight in the baseline.
+    A unit is a row, a cluster or a draw. Values are clipped to `cap` either way. Raises ValueError if a row has another
+    weight in the baseline.
     """
     if h.runs:
         found = [row_differences(run, cap) for run in h.runs]
@@ -230,7 +237,10 @@ def row_differences(h: Hypothesis, cap: float | None) -> tuple[list[float], list
 
 
 def estimate_without_cap(h: Hypothesis) -> float | None:
-    """Return the estimate without the gate's cap, on the metric's own scale; None without a cap."""
+    """Return the estimate without the gate's cap.
+
+    On the metric's own scale; None if there is no cap.
+    """
     if h.gate.cap is None or h.gate.kind.counts:
         return None
     values, weights = row_differences(h, None)
@@ -238,14 +248,14 @@ def estimate_without_cap(h: Hypothesis) -> float | None:
 
 
 def count_capped_rows(h: Hypothesis) -> int:
-    """Return how many rows count as the gate's cap, since they say more."""
+    """Count the rows with a difference beyond the gate's cap."""
     if h.gate.cap is None or h.gate.kind.counts:
         return 0
     return sum(abs(x) > h.gate.cap for x in row_differences(h, None)[0])
 
 
 def _compute_statistic(h: Hypothesis, rows: Iterable[int]) -> float:
-    """Return the oriented claim's quantity, computed on some of the rows, by their numbers."""
+    """Compute the claim's oriented quantity on rows given by index."""
     chosen, sides = list(rows), [side for side in (h.ours, h.theirs) if side is not None]
     if h.runs:
         return math.fsum(_compute_statistic(run, chosen) for run in h.runs) / len(h.runs)

@@ -1,9 +1,10 @@
-"""What people's labels make of a share that an instrument measures.
+"""Correction of an instrument's share by people's labels.
 
-The correction assumes that the instrument errs alike, given what people would say, on the labelled answers and on the
-rows that are judged, on either side of what the labels name (`Labels.side`: a judge may like the longer answer); how
-often people prefer one side may differ. So it is not prediction-powered inference, which takes the labels for a sample
-of the rows (docs/decisions/0025-labels-correct-the-judge.md). How often it is wrong: docs/how-to/use-a-judge.md.
+The correction assumes that the instrument errs alike, given the label that people would give, on the labelled answers
+and on the rows that are judged, on either side of the column that the labels name (`Labels.side`: a judge may like the
+longer answer); how often people prefer one side may differ. So it is not prediction-powered inference, which takes the
+labels for a sample of the rows (docs/decisions/0025-labels-correct-the-judge.md). How often it is wrong:
+docs/how-to/use-a-judge.md.
 
 Arrays may have axes before those named, so that a simulation judges many data sets in one call.
 """
@@ -37,14 +38,14 @@ BOUND_WIDTH = 1e-12  # to which it is found
 
 @dataclass(frozen=True)
 class Moments:
-    """Means of an instrument's value and of its ties, with their covariances: of rows, and of labels by kind.
+    """Moments of an instrument's values, over rows and labels.
 
-    Rows are on one side, or on Z = 2. `rows` (L = 3Z - 1,): value and tie of each side, 0 for rows of the other, then
-    the share of rows on the first; `rows_cov` (L, L), `share` (Z,) the values' means with PSEUDO rows; of labels
-    `kinds` (Z, 3, 2), `kinds_cov` (Z, 3, 2, Z, 3, 2), `near` (Z, 3) the values' means with PSEUDO labels, and `prompts`
-    (Z, 3). `blind` is the p-value of the instrument saying no more of what people prefer than of what they do not,
-    `count` how many independent rows there are, and `ties` whether people said "tie" at all, without which there are
-    taken to be none.
+    They are means of values and ties, with covariances; those of labels are by kind. Rows are on one side, or on Z = 2.
+    `rows` (L = 3Z - 1,): value and tie of each side, 0 for rows of the other, then the share of rows on the first;
+    `rows_cov` (L, L), `share` (Z,) the values' means with PSEUDO rows; of labels `kinds` (Z, 3, 2), `kinds_cov` (Z, 3,
+    2, Z, 3, 2), `near` (Z, 3) the values' means with PSEUDO labels, and `prompts` (Z, 3). `blind` is the p-value of the
+    instrument rating answers that people prefer no higher than the others, `count` the number of independent rows, and
+    `ties` whether people gave any "tie" at all; without one there are taken to be none.
     """
 
     rows: Floats
@@ -68,14 +69,15 @@ def label_corrected_test(
     alpha: float,
     sides: Sequence[int] | None = None,
 ) -> Test:
-    """Test the share (a tie is one half) that people would give against a number, from an instrument's values.
+    """Test the label-corrected share against a threshold.
 
-    Rogan and Gladen 1978, American Journal of Epidemiology 107:71, as a test: were the share the threshold, the rows'
-    means would be that mix of the labels' means by kind, with sides and ties in whatever shares fit best; all have
+    It is the share that people would give, inferred from an instrument's values. A tie counts one half. The test is
+    that of Rogan and Gladen 1978, American Journal of Epidemiology 107:71: if the share were the threshold, the rows'
+    means would be that mix of the labels' means by kind, with sides and ties in the shares that fit best; all have
     errors, by clusters. Nothing is divided by, so labels that tell little prove little, as in Fieller's theorem (1954,
     Journal of the Royal Statistical Society B 16:175). An instrument that is not shown to tell people's kinds apart
-    proves nothing. `sides` are those of the rows where the labels have them. Raises ValueError where a kind has no
-    label.
+    proves nothing. `sides` are those of the rows, if the labels have sides. Raises ValueError if a kind has too few
+    labels.
     """
     of = label_moments(values, weights, clusters, labels, sides)
     p_pass, p_fail = map(float, share_p_values(of, threshold))
@@ -117,9 +119,10 @@ def label_moments(
     labels: Labels,
     sides: Sequence[int] | None = None,
 ) -> Moments:
-    """Return what `share_p_values` needs, of one data set; labels on a side where no row is tell nothing of these.
+    """Compute the moments that `share_p_values` needs, of one data set.
 
-    Raises ValueError where there is too little of it.
+    Labels on a side without rows tell nothing of the rows. Raises ValueError if a kind has labels for fewer than
+    MIN_PROMPTS prompts on a side.
     """
     w = np.asarray(weights, dtype=np.float64)
     there = np.flatnonzero(w)
@@ -170,7 +173,11 @@ def _stack_values_and_ties(x: Floats) -> Floats:
 
 @dataclass(frozen=True)
 class _Mean:
-    """A mean with PSEUDO ones at each place counted in, and without; how each cluster moves it, and those do."""
+    """A mean with and without pseudo-observations, and its errors.
+
+    `mean` counts in PSEUDO observations at each place, `plain` does not; `shifts` are the effect of each cluster on the
+    mean, `pseudo` is the covariance from the pseudo-observations.
+    """
 
     mean: Floats  # (L,)
     plain: Floats
@@ -200,7 +207,10 @@ def _estimate_row_moments(x: Floats, w: Floats, groups: Ints, where: Any, met: A
 
 
 def pairs_by_side(pairs: Floats, where: Any, met: Any) -> Floats:
-    """Return value and tie (n, 2) of rows on the sides `where` (n,) as `Moments.rows` has them, (n, L)."""
+    """Arrange values and ties by side, as in `Moments.rows`.
+
+    `pairs` is (n, 2), `where` (n,) is the side of each row; the result is (n, L).
+    """
     on = (where[..., None] == met).astype(np.float64)  # (n, Z)
     each = (on[..., None] * pairs[..., None, :]).reshape(*where.shape, -1)
     return np.concatenate([each, on[..., :-1]], -1)
@@ -225,18 +235,19 @@ def _compute_label_only_p(lost: _Mean, won: _Mean) -> Floats:
 
 
 def share_p_values(of: Moments, threshold: float | Floats) -> tuple[Floats, Floats]:
-    """Return p_pass and p_fail of the share against a number, or one for each data set."""
+    """Return p_pass and p_fail of the share. `threshold` may be an array, one for each data set."""
     root, df = signed_root(of, threshold)
     return np.maximum(special.stdtr(df, -root), of.blind), np.maximum(special.stdtr(df, root), of.blind)
 
 
 def signed_root(of: Moments, threshold: float | Floats) -> tuple[Floats, Floats]:
-    """Return the distance in standard errors of the rows from the nearest mix whose share is the threshold, and its df.
+    """Return a threshold's signed root chi-squared and its df.
 
-    Above zero where the share is above. The mix says how many rows are on each side and of each kind; it is the one of
-    least chi-squared, as the covariance of rows and labels is under it, and by that of the best mix of all it is less,
-    which fits ill where no share does. The degrees of freedom are Satterthwaite's
-    (1946, Biometrics Bulletin 2:110) of its parts: the rows, and the labels of each kind.
+    It is the distance of the rows, in standard errors, from the nearest mix with that share, and is positive if the
+    share is above. The mix gives the rows on each side and of each kind; it has the least chi-squared, with the
+    covariance of rows and labels under it. The chi-squared of the best mix of any share is subtracted, since it is
+    large if none fits. The degrees of freedom are Satterthwaite's (1946, Biometrics Bulletin 2:110) of its parts: the
+    rows, and the labels of each kind.
     """
     mix = _Mix(of)
     weights = mix.start(threshold)
@@ -270,7 +281,7 @@ class _Mix:
         self.kinds_cov = cov[..., : self.width, :, :, : self.width]  # (Z, K, width, Z, K, width)
 
     def start(self, threshold: float | Floats) -> Floats:
-        """Return weights as if the share were the same on both sides, without ties."""
+        """Return initial weights, with equal shares and no ties."""
         sides, share = len(self.blocks), np.asarray(threshold)
         mix = np.stack([1 - share, share], -1)
         first = self.y[..., -1:] if sides > 1 else np.ones((*self.y.shape[:-1], 1))
@@ -279,7 +290,7 @@ class _Mix:
         return found.reshape(*found.shape[:-2], -1)
 
     def of_rows(self, weights: Floats) -> Floats:
-        """Return the covariance (L, L) of the rows under a mix, no less than was seen."""
+        """Return the covariance (L, L) of rows under a mix. It is never below the observed one."""
         scale = np.ones_like(self.y)
         for z, block in enumerate(self.blocks):
             mean, seen = (self.design[..., block.start, :] * weights).sum(-1), self.of.share[..., z]
@@ -287,7 +298,10 @@ class _Mix:
         return np.asarray(self.rows_cov * scale[..., :, None] * scale[..., None, :])
 
     def of_labels(self, weights: Floats, scale: Floats) -> Floats:
-        """Return the covariance (L, L) of a mix's labels, each kind's error (Z, K) `scale` times what was seen."""
+        """Return the covariance (L, L) of a mix's labels.
+
+        The error of each kind (Z, K) is `scale` times the observed one.
+        """
         by, full = self._reshape_weights_by_kind(weights) * scale, np.zeros_like(self.rows_cov)
         labels = np.einsum("...zh,...zhiygj,...yg->...ziyj", by, self.kinds_cov, by)
         size = self.blocks[-1].stop
@@ -295,10 +309,11 @@ class _Mix:
         return full
 
     def nearest(self, inverse: Floats, threshold: float | Floats | None) -> tuple[Floats, Floats, Bools]:
-        """Return the least chi-squared, the weights (D,) of that mix, none below zero, and whether the share is above.
+        """Find the mix of least chi-squared among nonnegative weights.
 
-        Of mixes whose share is the threshold, or, without one, of all. All sets of weights that are not zero are tried,
-        each by Lagrange's multipliers; that of the share tells where the mixes which fit better lie.
+        Returns that chi-squared, its weights (D,), and whether the share is above the threshold. The share of the mix
+        is fixed to the threshold, if one is given. All sets of nonzero weights are tried, each by Lagrange's
+        multipliers; that of the share tells on which side better mixes lie.
         """
         gram = np.einsum("...ld,...lm,...me->...de", self.design, inverse, self.design)
         to = np.einsum("...ld,...lm,...m->...d", self.design, inverse, self.y)
@@ -329,14 +344,20 @@ class _Mix:
         return np.take_along_axis(every, best, -1)[..., 0], found, np.take_along_axis(slope, best, -1)[..., 0] > 0
 
     def grown(self, weights: Floats, inverse: Floats, scale: Floats) -> Floats:
-        """Return how much larger each kind's error (Z, K) is where its mean is the one that fits a mix best."""
+        """Return the growth (Z, K) of each kind's error.
+
+        It belongs to the label means that fit a mix best.
+        """
         by, inner, own = self._compute_scaled_residuals(weights, inverse)[1:]
         at = self.means + by * scale**2 * np.einsum("...zhj,...zj->...zh", own[..., 0, :], inner)
         at, near = np.clip(at, 0.0, 1.0), self.near
         return np.asarray(np.sqrt(np.maximum(at * (1 - at) / (near * (1 - near)), 1.0)))
 
     def _compute_scaled_residuals(self, weights: Floats, inverse: Floats) -> tuple[Floats, Floats, Floats, Floats]:
-        """Return the distance of the rows from a mix over its covariance (L,), by side, and weights and errors."""
+        """Return a mix's residuals over their covariance.
+
+        For all rows (L,) and by side, together with the weights by kind and each kind's covariance.
+        """
         off = self.y - (self.design * weights[..., None, :]).sum(-1)
         towards = np.einsum("...lm,...m->...l", inverse, off)
         by, size = self._reshape_weights_by_kind(weights), self.blocks[-1].stop
@@ -363,9 +384,10 @@ def _estimate_share(of: Moments) -> float:
 
 
 def _search_share_crossing(of: Moments, below: Callable[[Moments, Floats], Bools]) -> float:
-    """Return the share in [0, 1] above which a condition of one data set ends; 1 where it never does.
+    """Find the share in [0, 1] above which a condition ends.
 
-    It is asked of many shares in one call, as of so many data sets: ten calls in the place of forty of a bisection.
+    It is 1 if the condition never ends. For one data set only: `below` gets many shares in one call, as of so many data
+    sets, which takes ten calls instead of the forty of a bisection.
     """
     arrays = {f.name: getattr(of, f.name) for f in fields(of) if f.name not in ("count", "ties")}
     alike: dict[str, Any] = {name: np.broadcast_to(x, (SEARCH_PARTS + 1, *np.shape(x))) for name, x in arrays.items()}

@@ -15,9 +15,10 @@ from harness.records.verdict_text import format_limit
 
 
 class LossRate(ClaimType):
-    """At most a share of rows loses more than so much against a baseline: 0/1 rows, whatever the scale of the metric.
+    """Claim that few rows lose much against a baseline.
 
-    It needs no range and no variance, so it proves more than a mean does on few rows.
+    At most a share of rows loses more than an amount. Rows become 0/1 on any scale of the metric, so no range or
+    variance is needed, and few rows prove more than with a mean.
     """
 
     keys = ("versus worse_by_more_than on_at_most",)
@@ -63,14 +64,14 @@ class LossRate(ClaimType):
         return Oriented(-1, -(gate.on_at_most or 0.0), 1.0)
 
     def restate(self, gate: Gate, metric: Metric) -> tuple[Gate, Metric]:
-        """Return the claim that the share of such rows is at most so large."""
+        """Return the claim as a bound on a share of rows."""
         share = Metric(metric.name, "lower", "proportion")
         return replace(gate, versus=None, worse_by_more_than=None, on_at_most=None, max=gate.on_at_most), share
 
     def score_rows(
         self, gate: Gate, metric: Metric, ours: Sequence[Score], theirs: Sequence[Score] | None
     ) -> tuple[Sequence[Score], Sequence[Score] | None]:
-        """Return 1 for each row that loses more, and 0 for others; of weight 0 where both sides are."""
+        """Score each row 1 if it loses more, else 0. Its weight is 0 if both sides' weights are."""
         name, found = metric.name, list[Score]()
         for o, t in zip(ours, theirs or (), strict=True):
             lost, part = {*o.lost, *t.lost}, {**o.partly_lost, **t.partly_lost}
@@ -81,7 +82,7 @@ class LossRate(ClaimType):
         return found, None
 
     def loses(self, gate: Gate, metric: Metric, ours: float, theirs: float) -> bool:
-        """Return whether a row is worse by more than allowed; by rounding of a sum alone it is not."""
+        """Return whether a row loses more than allowed. Rounding errors of a sum do not count."""
         loss = (theirs - ours) * (1 if metric.better == "higher" else -1)
         size = gate.worse_by_more_than or 0.0
         return loss > size + 1e-9 * max(1.0, size)
@@ -97,7 +98,7 @@ class LossRate(ClaimType):
         return BestCase(claim, 1 - (gate.on_at_most or 0.0), "even if no row loses more", "where no row loses more")
 
     def find_inconsistency(self, gate: Gate, metric: Metric, verdict: Mapping[str, Any]) -> str:
-        """Return how the share of rows differs from the estimate, or an empty text."""
+        """Explain how the share of rows differs from the estimate. Empty if it does not."""
         value, estimate = verdict["value"], verdict["estimate"]
         if verdict["slices"] or value is None or estimate is None:
             return "" if verdict["slices"] else "lacks its value or its estimate"

@@ -1,4 +1,7 @@
-"""What rows cannot prove however good the model is: closed forms, for collection imports neither numpy nor scipy."""
+"""The fewest rows or clusters that can prove a claim.
+
+They hold however good the model is. All are closed forms, since collection imports neither numpy nor scipy.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,7 @@ Sizes = Mapping[str, tuple[int, int]]  # of every slice: rows, and what is indep
 
 
 def count_units(gate: Gate, rows: Sequence[Sample]) -> Sizes:
-    """Return how many rows the gate is about, slice by slice, and how many of them are independent."""
+    """Count the gate's rows and independent units, by slice."""
     parts = {
         name: (len(part), cluster_labels(part, questions=not gate.kind.counts))
         for name, part in gate.rows_by_slice(rows).items()
@@ -41,12 +44,11 @@ def find_one_cluster_error(rows: int, *, by_question: bool = False) -> str:
 def find_unprovable_error(
     gate: Gate, metric: Metric, rows: Sequence[Sample] | None, alpha: float, sizes: Sizes | None = None
 ) -> str:
-    """Return why the best of models could not prove a claim on these rows, and what could, or an empty text.
+    """Explain why no model could prove a claim.
 
-    The best of models is right on every row where the claim is about a number; where it is about a baseline it
-    wins every row, or is its equal where it may be worse. Of rows that were not read yet (None) there may be any
-    number. `alpha` is the gate's, see `gate_alpha`; `sizes` are the rows' by `count_units`, where they are
-    computed already.
+    Empty if it could, else with the rows that could. The best model is right on every row if the claim is about a
+    number; against a baseline it wins every row, or is its equal if it may be worse. Rows that were not read yet (None)
+    may be any number. `alpha` is the gate's, see `gate_alpha`; `sizes` are those of `count_units`, if computed already.
     """
     if gate.kind.counts or metric.is_count:
         return ""
@@ -60,7 +62,7 @@ def find_unprovable_error(
 
 
 def find_few_clusters_error(gate: Gate, metric: Metric, sizes: Sizes) -> str:
-    """Return why a verdict would rest on few clusters, or an empty text."""
+    """Explain that a verdict would rest on few clusters. Empty if it would not."""
     if gate.kind.counts or metric.is_count:
         return ""
     for name, (rows, units) in sizes.items():
@@ -71,7 +73,7 @@ def find_few_clusters_error(gate: Gate, metric: Metric, sizes: Sizes) -> str:
 
 
 def _find_unprovable_slice_error(gate: Gate, metric: Metric, rows: int, units: int, alpha: float) -> str:
-    """Return why a slice of `rows`, of which `units` are independent, cannot prove the claim, or an empty text."""
+    """Explain why a slice cannot prove the claim. Empty if it can. `units` of its rows are independent."""
     if rows == 1:
         return "there is only one row, which proves nothing about others"
     if units == 1:
@@ -89,5 +91,8 @@ def _find_unprovable_slice_error(gate: Gate, metric: Metric, rows: int, units: i
 
 
 def min_rows(chance: float, alpha: float) -> int:
-    """Return the fewest rows n with chance^n <= alpha, the rule of three (Hanley, Lippman-Hand 1983, JAMA 249:1743)."""
+    """Return the least n with chance^n <= alpha.
+
+    This is the rule of three (Hanley, Lippman-Hand 1983, JAMA 249:1743).
+    """
     return 1 if chance <= 0 else math.ceil(math.log(alpha) / math.log(chance) - 1e-9)

@@ -22,7 +22,11 @@ MAX_P = 0.01  # p-value from which on it is said that neighbouring rows go toget
 
 
 def result_notes(verdict: Verdict, hypothesis: Hypothesis) -> list[Note]:
-    """Return estimate, interval, rows and method; what these hide; of an inconclusive verdict what would decide it."""
+    """Make the notes on a verdict's result.
+
+    They give estimate, interval, rows and method, then caveats, then for an inconclusive verdict the rows that would
+    decide it.
+    """
     alike = hypothesis.gate.estimand != "rows"
     shown = alike or hypothesis.clusters or verdict.method == "failures counted"  # else resampled row by row
     told = {name: getattr(verdict, name) for name in ("value", "baseline", "n", "method", "effective")}
@@ -55,7 +59,10 @@ def result_notes(verdict: Verdict, hypothesis: Hypothesis) -> list[Note]:
 
 
 def _make_seeds_note(verdict: Verdict, hypothesis: Hypothesis) -> Note:
-    """Return how far the runs of a recipe lie apart, and whether more of them or of the rows would decide it."""
+    """Make a note on the spread of a recipe's seeds.
+
+    It includes whether more seeds or more rows would decide the claim.
+    """
     runs, more = [run.value for run in hypothesis.runs], ""
     bounds = [b for b in (verdict.lower, verdict.upper) if b is not None and math.isfinite(b)]
     if verdict.outcome is Outcome.INCONCLUSIVE and verdict.estimate is not None and bounds:
@@ -67,12 +74,15 @@ def _make_seeds_note(verdict: Verdict, hypothesis: Hypothesis) -> Note:
 
 
 def repeated_question_notes(case: GateInput) -> list[Note]:
-    """Return how many rows ask what others ask, where some do."""
+    """Return a note on repeated questions, if there are any."""
     return [Note("repeated", {**case.repeated, "of": len(case.rows)})] if case.repeated.get("rows") else []
 
 
 def autocorrelation_note(hypothesis: Hypothesis) -> list[Note]:
-    """Return that neighbouring rows go together, where they are taken to be independent, or nothing."""
+    """Return a note if neighbouring rows are correlated.
+
+    Only rows that are taken as independent are tested.
+    """
     clustered = hypothesis.units[2] or hypothesis.clusters
     if clustered or hypothesis.early or hypothesis.metric.combine or hypothesis.labels is not None:
         return []
@@ -86,7 +96,7 @@ def autocorrelation_note(hypothesis: Hypothesis) -> list[Note]:
 def add_slice_notes(
     verdict: Verdict, parts: Mapping[str, Verdict], hypotheses: Mapping[str, Hypothesis], untestable: int, min_n: int
 ) -> Verdict:
-    """Return the verdict of a gate on slices with what is said of it and of these, so many of them `untestable`."""
+    """Add the notes on a gate's slices to its verdict. `untestable` slices were too small to test."""
     told = {name: tuple(result_notes(part, hypotheses[name])) for name, part in parts.items()}
     slices = [
         replace(s, notes=told[s.name], why=format_notes(verdict.claim_spec, told[s.name])) for s in verdict.slices

@@ -21,7 +21,10 @@ SHOWN_CHANGES = 20  # rows with the largest changes that are kept of a metric wh
 
 
 def decide_outcome(p_pass: float, p_fail: float, alpha: float) -> Outcome:
-    """Return PASS where the claim is proven at level alpha, FAIL where it is refuted, else INCONCLUSIVE."""
+    """Return the outcome of two p-values at level alpha.
+
+    PASS if the claim is proven, FAIL if it is refuted, else INCONCLUSIVE.
+    """
     if is_significant(p_pass, alpha):
         return Outcome.PASS
     return Outcome.FAIL if is_significant(p_fail, alpha) else Outcome.INCONCLUSIVE
@@ -68,10 +71,10 @@ def make_verdict(blank: Verdict, test: Test, hypothesis: Hypothesis) -> Verdict:
 def make_slice_verdict(
     blank: Verdict, gate: Gate, alpha: float, hypotheses: Mapping[str, Hypothesis], tested: Mapping[str, Test]
 ) -> tuple[Verdict, dict[str, Verdict]]:
-    """Return the verdict of a gate on slices, each judged by itself, but for its reason, and the verdicts of these.
+    """Combine tests of slices into a verdict without its reason.
 
-    `blank` holds what was measured on all rows, and the verdict's `driver` is the slice that decides.
-    Large slices must prove the claim, small ones may only show that it is broken.
+    Returns the slices' own verdicts, too. `blank` holds the values measured on all rows, and the verdict's `driver` is
+    the slice that decides. Large slices must prove the claim, small ones may only show that it is broken.
     """
     parts = {name: make_verdict(blank, test, hypotheses[name]) for name, test in tested.items()}
     harm = adjust_holm([test.p_fail for test in tested.values()])
@@ -98,7 +101,10 @@ def make_slice_verdict(
 
 
 class Changed(TypedDict):
-    """The ids of the rows won and lost against the baseline, the largest change first, and how many there are."""
+    """Ids and counts of rows won and lost against the baseline.
+
+    The largest change comes first.
+    """
 
     won: tuple[str, ...]
     lost: tuple[str, ...]
@@ -107,9 +113,10 @@ class Changed(TypedDict):
 
 
 def list_changed_rows(h: Hypothesis) -> Changed:
-    """Return which rows of a comparison changed; none of a metric that is made from all rows at once.
+    """List the rows that changed against the baseline.
 
-    All ids where most rows stay as they are (0/1, shares), else the SHOWN largest each.
+    Empty for a metric computed from all rows at once. All ids for 0/1 metrics and shares, since most of their rows do
+    not change, else the SHOWN_CHANGES largest each.
     """
     name = h.metric.name
     pairs = () if h.theirs is None or h.metric.combine else zip(h.ours, h.theirs, strict=True)
@@ -122,9 +129,9 @@ def list_changed_rows(h: Hypothesis) -> Changed:
 
 
 def combine_slice_outcomes(slices: Sequence[tuple[Outcome, bool]]) -> Outcome:
-    """Return a gate's outcome from those of its slices, and whether each is an alarm.
+    """Combine the outcomes of a gate's slices.
 
-    Alarms prove nothing, so without a large slice the claim is not proven.
+    Each comes with whether it is an alarm. Alarms prove nothing, so without a large slice the claim is not proven.
     """
     if any(outcome is Outcome.FAIL for outcome, _ in slices):
         return Outcome.FAIL

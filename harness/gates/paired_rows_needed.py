@@ -1,4 +1,7 @@
-"""The range of rows that would decide a claim about two models on the same 0/1 rows, as probable as what was seen."""
+"""Prediction of the rows that decide a paired 0/1 comparison.
+
+It is a range, as probable as the rows seen so far allow.
+"""
 
 from __future__ import annotations
 
@@ -16,11 +19,11 @@ LOW_CHANCE = 0.1  # chance that fewer rows than the least are needed, where no s
 
 
 def predict_rows_range(wins: int, losses: int, n: int, threshold: float, sign: int, alpha: float, most: int) -> Range:
-    """Return from how many to how many rows decide the claim to the side of the `sign`, in all and more than n.
+    """Predict the range of total rows that decide a claim.
 
-    The number is that of each difference and discordance that may be the truth, weighted by its likelihood and by the
-    prior: estimates of few rows are too uncertain to say anything by themselves. The end is infinite where no range
-    within MAX_RANGE_RATIO and `most` has MIN_PROBABILITY.
+    The claim is decided to the side of `sign`, with more than n rows. The number of rows is computed for each possible
+    difference and discordance, weighted by their likelihood and the prior: estimates from few rows are too uncertain by
+    themselves. The upper end is infinite if no range within MAX_RANGE_RATIO and `most` has MIN_PROBABILITY.
     """
     rows, weight = _compute_needed_rows_posterior(wins, losses, n, threshold, sign, alpha)
     order = np.argsort(rows)
@@ -41,7 +44,10 @@ def predict_rows_range(wins: int, losses: int, n: int, threshold: float, sign: i
 def _compute_needed_rows_posterior(
     wins: int, losses: int, n: int, threshold: float, sign: int, alpha: float
 ) -> tuple[Floats, Floats]:
-    """Return the rows needed, and how probable they are, (N,) each, of what the truth may be on a side."""
+    """Return the needed rows and their probabilities, (N,) each.
+
+    Each belongs to a possible truth on the given side of the threshold.
+    """
     changed, estimate = wins + losses, (wins - losses) / n
     error = math.sqrt(max((changed + 1) / n - estimate**2, 1e-4) / n)
     about, reach = (changed + 0.5) / n, math.sqrt(changed + 1) / n

@@ -19,9 +19,13 @@ MIDDLE_CHANCE = 0.5  # chance of the interval of the truth, at whose ends rows a
 
 @dataclass(frozen=True)
 class SampleSize:
-    """Rows in all that decide a claim 80 % of the time: if the estimate is the truth, and over the middle half of what
-    the truth may be, from `least` to `most`. `most` is None where it is beyond CLOSE times those at hand, or where the
-    nearer end of what the truth may be is not beyond the threshold; both are, if `rows` is too many: too close."""
+    """Total rows that decide a claim with power 0.8.
+
+    `rows` holds if the estimate is the truth. `least` to `most` covers the middle half of the possible truths, or, of
+    paired 0/1 rows, the range of `predict_rows_range`. `most` is None if it is beyond MAX_ROWS_FACTOR times the rows at
+    hand, or if the nearer end of the possible truths is not beyond the threshold. Both are None if `rows` itself is too
+    many: too close to call.
+    """
 
     rows: int
     least: int | None = None
@@ -31,11 +35,12 @@ class SampleSize:
 def estimate_sample_size(
     test: Test, threshold: float, alpha: float, discordance: float | None = None
 ) -> SampleSize | None:
-    """Return how many rows would decide a claim; None where the estimate is the threshold, or its error is not known.
+    """Estimate the rows that would decide a claim.
 
-    From the power of the exact tests, else from the standard error that the bounds imply, growing with rows and with
-    clusters alike; never fewer than the exact tests need at all. `discordance` is the share of rows that differ, of
-    paired 0/1 rows, whose range is that of `predict_rows_range`.
+    None if the estimate is the threshold, or if its error is unknown. The rows follow from the power of the exact
+    tests, else from the standard error that the bounds imply, growing with rows and with clusters alike; they are never
+    fewer than the exact tests need at all. `discordance` is the share of paired 0/1 rows that differ; their range is
+    that of `predict_rows_range`.
     """
     distance = test.estimate - threshold
     width = test.estimate - test.lower if distance > 0 else test.upper - test.estimate
@@ -63,7 +68,7 @@ def estimate_sample_size(
 
 @dataclass(frozen=True)
 class _Estimated:
-    """A test, and on which side of the threshold its estimate lies, with which standard error."""
+    """A test with its estimate's side and standard error."""
 
     test: Test
     threshold: float
@@ -73,7 +78,7 @@ class _Estimated:
     discordance: float
 
     def rows(self, truth: float) -> int:
-        """Return how many rows decide the claim if this is the truth; roughly, where they are too many by far."""
+        """Return the rows that decide the claim if `truth` holds. Rough if they are far too many."""
         z, test = NormalDist(), self.test
         distance = abs(truth - self.threshold)
         needed = test.n * ((z.inv_cdf(1 - self.alpha) + z.inv_cdf(DEFAULT_POWER)) * self.error / distance) ** 2
@@ -89,7 +94,7 @@ class _Estimated:
 
     @property
     def is_paired(self) -> bool:
-        """Whether it compares two shares on independent rows some of which differ."""
+        """Whether the test compares two shares on discordant, independent rows."""
         return self.test.method.startswith(("McNemar", "Tango")) and self.discordance > 0
 
     def pairs(self, truth: float, rows: float) -> float:

@@ -47,7 +47,7 @@ NUMBER = re.compile(r"[-+]?[0-9]+(?:[.,][0-9]+)?")
 
 @dataclass(frozen=True)
 class Roles:
-    """The input, label and group columns of a table, and how each was found."""
+    """The input, label and group columns of a table. `why` says how each was found."""
 
     inputs: tuple[str, ...]
     label: str
@@ -56,9 +56,10 @@ class Roles:
 
 
 def rename_columns(rows: Sequence[Row], fewest: int = 2) -> tuple[list[Row], dict[str, list[str]]]:
-    """Return rows under names that a template can hold, and the texts of each column.
+    """Rename columns so that templates can hold them.
 
-    Raises UsageError where there are fewer columns than `fewest`, or two with the same name.
+    Also returns the text of every cell by column. Raises UsageError if there are fewer columns than `fewest`, or two
+    get the same name.
     """
     names = {name: safe_name(name) for name in dict.fromkeys(name for row in rows for name in row)}
     for name, safe in names.items():
@@ -73,7 +74,7 @@ def rename_columns(rows: Sequence[Row], fewest: int = 2) -> tuple[list[Row], dic
 
 
 def safe_name(name: str) -> str:
-    """Return the name of a column as it may stand in a template."""
+    """Replace the characters of a column name that templates reserve."""
     return re.sub(r"[.\[\]{}!:]", "_", name).strip() or "_"
 
 
@@ -83,7 +84,7 @@ def quote_text(text: str) -> str:
 
 
 def list_names(names: Sequence[str]) -> str:
-    """Return names in quotes, the first ten and the number of the others."""
+    """Join quoted names, with only a count after the first ten."""
     more = f" and {len(names) - SHOWN_COLUMNS:,} more" if len(names) > SHOWN_COLUMNS else ""
     return ", ".join(map(quote_text, names[:SHOWN_COLUMNS])) + more
 
@@ -126,7 +127,7 @@ def find_roles(columns: Columns, given: Mapping[str, str | None], ask: Ask) -> R
 
 
 def _parse_inputs(given: str | None, columns: Columns) -> tuple[str, ...]:
-    """Return the columns that `--input A,B` names; a column may have a comma in its name."""
+    """Split `--input A,B` into column names. A column may have a comma in its name."""
     if given is None or given in columns:
         return () if given is None else (given,)
     return tuple(safe_name(name) for name in given.split(","))
@@ -160,7 +161,10 @@ def _has_few_repeated_labels(kinds: Counter[str]) -> bool:
 
 
 def to_layout(rows: Sequence[Row], columns: Columns, roles: Roles) -> Layout:
-    """Return the rows of a table as a suite with a template reads them. Raises UsageError for lists and objects."""
+    """Lay out a table for a suite with a template.
+
+    Raises UsageError if an input or label cell is a list or an object.
+    """
     for name in (*roles.inputs, roles.label):
         if odd := next((row[name] for row in rows if isinstance(row.get(name), (list, dict))), None):
             shown = quote_text(format_value(odd)[:40])
@@ -174,7 +178,10 @@ def to_layout(rows: Sequence[Row], columns: Columns, roles: Roles) -> Layout:
 
 @dataclass(frozen=True)
 class CleanRows:
-    """The rows to learn from, with what each asks, answers and is grouped by, the labels, and what was left out."""
+    """Rows to learn from, with their questions, answers and groups.
+
+    `choices` are the labels, if answers are chosen from some; `dropped` counts the rows left out, by reason.
+    """
 
     rows: Sequence[Row]
     asked: Sequence[str]
@@ -187,10 +194,12 @@ class CleanRows:
 
 
 def clean_rows(rows: Sequence[Row], columns: Columns, layout: Layout, group: str | None) -> CleanRows:
-    """Return the rows that can be learnt from, the labels that they are chosen from, and how many others there are.
+    """Drop rows that cannot be learnt from, and find the labels.
 
-    Without labels the answers are free. A row gets its number, from 1, as its id, unless it has one of its own.
-    Raises UsageError where nothing can be learnt.
+    Without labels the answers are free. Rows keep their ids if all have one and none repeats; else they are numbered
+    from 1.
+
+    Raises UsageError if there are fewer than two different answers, or fewer than `MIN_ROWS` rows are left.
     """
     spelt = Counter(text for text in layout.answers if text.lower() not in MISSING_VALUES)
     usual = {_fold_label(text): text for text, _ in reversed(spelt.most_common())}
@@ -258,7 +267,7 @@ def _fold_label(text: str) -> str:
 
 
 def _describe_spellings(spelt: Counter[str], usual: Mapping[str, str]) -> list[str]:
-    """Return lines about labels of which others differ in case alone, and of those that look like a missing value."""
+    """Describe labels that differ in case alone or look missing."""
     others, lines = [text for text in spelt if usual[_fold_label(text)] != text], list[str]()
     cases = [text for text in others if usual[_fold_label(text)].casefold() == text.casefold()]
     for what, some in (("case", cases), ("Unicode form", [text for text in others if text not in cases])):
@@ -270,11 +279,13 @@ def _describe_spellings(spelt: Counter[str], usual: Mapping[str, str]) -> list[s
 
 
 def split_rows(groups: Sequence[str], strata: Sequence[str] | None, by: str) -> dict[str, list[int]]:
-    """Return the places of rows as train, select and confirm, all of one group in one of them, in an order by hashes.
+    """Split rows into train, select and confirm, keeping groups together.
 
-    The values alone decide which. With `strata`, each label has its share of every part, and at least one row there if
-    it has four. Rows beyond the room of a part are trained on.
-    Raises UsageError where too few are left to confirm.
+    Returns row numbers by part, in the order of the groups' hashes: the values alone decide which part a row is in.
+    With `strata`, each label has its share of every part, and at least one row there if it has three. Rows beyond the
+    room of a part are trained on, up to `MAX_TRAINING_ROWS`.
+
+    Raises UsageError if too few rows are left to train on or to confirm.
     """
     members = defaultdict[str, list[int]](list)
     for i, group in enumerate(groups):

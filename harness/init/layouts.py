@@ -71,9 +71,9 @@ class Layout:
 
 
 def find_layout(rows: Sequence[Row]) -> Layout | None:
-    """Return how rows ask and answer where they have a layout of the field, None where they are any other table.
+    """Detect a common layout of training rows, such as Alpaca.
 
-    Raises UsageError for a layout of which nothing can be made.
+    None for any other table. Raises UsageError if the rows of a layout are malformed, or none can be used.
     """
     names = {name.strip().lower(): name for row in rows for name in row}
     found = None
@@ -109,7 +109,10 @@ def _has_turns(rows: Sequence[Row], column: str) -> bool:
 
 
 def _make_preference_layout(rows: Sequence[Row], names: Mapping[str, str]) -> Layout:
-    """Read pairs of TRL (texts, messages or a prompt inside both) and of LLaMA-Factory (Alpaca, ShareGPT)."""
+    """Read preference pairs of TRL and LLaMA-Factory.
+
+    TRL's have texts, messages or a prompt inside both answers; LLaMA-Factory's follow Alpaca or ShareGPT.
+    """
     column = next((names[n] for n in CHATS if n in names and _has_turns(rows, names[n])), None)
     prompts = [names[name] for name in ("system", *PROMPTS) if name in names]
     made, asked, systems, answers, refused = list[Row](), list[str](), list[str](), list[str](), dict[int, str]()
@@ -154,7 +157,7 @@ def _make_preference_layout(rows: Sequence[Row], names: Mapping[str, str]) -> La
 
 
 def _make_messages_layout(rows: Sequence[Row], names: Mapping[str, str], column: str) -> Layout:
-    """Read messages of OpenAI's form or turns of ShareGPT's, the last of which is the answer that is learnt."""
+    """Read OpenAI messages or ShareGPT turns as chats. The last message is the answer to learn."""
     if _has_rejected_answers(rows, names):
         raise UsageError(f'has messages and a true or false label, {KTO} with use = "kto"')
     used = {"messages": column} | {name: names[name] for name in ("system", "tools") if name in names}
@@ -266,7 +269,7 @@ def _make_alpaca_layout(rows: Sequence[Row], names: Mapping[str, str], answer: s
 
 
 def _make_question_layout(rows: Sequence[Row], names: Mapping[str, str]) -> Layout:
-    """Read a system prompt, a question with or without its context, and an answer."""
+    """Read rows with a system prompt, question, optional context and answer."""
     asks = [names[name] for name in ("context", "question") if name in names]
     used = {"prompt": ", ".join(asks), "answer": names["answer"], "system": names["system"]}
     made = []
@@ -321,7 +324,10 @@ def _remove_system_texts(asked: Sequence[str], systems: Sequence[str]) -> Sequen
 
 
 def to_messages(value: Any, number: int) -> list[Row]:
-    """Return messages with role and content of a conversation in either form; raises UsageError, naming the row."""
+    """Convert a conversation to messages with role and content.
+
+    Raises UsageError, naming the row, if it is malformed.
+    """
     if not isinstance(value, list) or not all(isinstance(turn, dict) for turn in value):
         shown = shorten_text(str(value), 40)
         raise UsageError(f"row {number} has {json.dumps(shown)} as its conversation; {TURN_LISTS}")
@@ -332,7 +338,7 @@ def to_messages(value: Any, number: int) -> list[Row]:
 
 
 def to_message(turn: Row) -> Row:
-    """Return a turn as a message, its speaker as a role; raises UsageError for one that is unknown."""
+    """Convert an OpenAI or ShareGPT turn to a message. Raises UsageError if its speaker is missing or unknown."""
     speaker, content = turn.get("role", turn.get("from")), turn.get("content", turn.get("value"))
     if not isinstance(speaker, str):
         raise UsageError(f'has a turn without "role" or "from"; {TURN_LISTS}')
@@ -390,7 +396,7 @@ def _to_answer_turns(value: str | list[Row]) -> list[Row]:
 
 
 def _parse_json_cell(value: Any) -> Any:
-    """Return the list or object that a cell of a CSV file or a workbook holds as JSON; anything else as it is."""
+    """Parse a table cell that holds a JSON list or object. Any other value is returned unchanged."""
     if isinstance(value, str) and value.lstrip()[:1] in ("[", "{"):
         with suppress(ValueError, RecursionError):
             return json.loads(value)

@@ -1,4 +1,7 @@
-"""What `harness aa` measured of a suite, in SUITE.aa.json beside it: gates with `flips_at_most` and `plan` read it."""
+"""Flip rates measured by `harness aa`, in SUITE.aa.json beside the suite.
+
+Gates with `flips_at_most` and `harness plan` read them.
+"""
 
 from __future__ import annotations
 
@@ -29,9 +32,10 @@ HEX_DIGITS = 16  # hex digits of a measurement's key that evidence names
 
 @dataclass(frozen=True)
 class RowFlips:
-    """A metric of the base over several runs, and how many rows get another value between two of them, or in any.
+    """Row flips of a metric between equal runs of the base.
 
-    `low` and `high` are 95 % bounds of the share between two runs, `discordance` is the mean squared difference.
+    `share` is that of rows with another value between two runs, with 95 % bounds `low` and `high`; `in_any` is that of
+    rows with another value in any run. `discordance` is the mean squared difference between two.
     """
 
     metric: str
@@ -46,11 +50,11 @@ class RowFlips:
 
 @dataclass(frozen=True)
 class VerdictFlips:
-    """What a gate says of pairs of equal models: the share of each outcome.
+    """Shares of a gate's outcomes on pairs of equal models.
 
-    `wrong` is the share of those that its risk `alpha` limits; None of a claim about one model alone. `at_margin` is
-    the share that pass once rows are broken until the loss is the margin, which it limits too. `flips` is the chance
-    that two such pairs get different verdicts, with 95 % bounds, and `claim` the digest of what is claimed.
+    `wrong` is the share of those that its risk `alpha` limits; None for a claim about one model alone. `at_margin` is
+    the share that pass once rows are broken until the loss is the margin, which alpha limits too. `flips` is the chance
+    that two such pairs get different verdicts, with 95 % bounds, and `claim` the digest of the claim.
     """
 
     gate: str
@@ -66,7 +70,7 @@ class VerdictFlips:
 
     @property
     def is_within_alpha(self) -> bool:
-        """Return whether it is wrong no more often than alpha, to within three standard errors."""
+        """Return whether the error rate is within alpha. Allows three standard errors."""
         return max(self.wrong or 0.0, self.at_margin or 0.0) <= self.alpha + 3 * math.sqrt(
             self.alpha * (1 - self.alpha) / self.pairs
         )
@@ -85,14 +89,14 @@ class MeasuredEval:
 
 @dataclass(frozen=True)
 class AaRecord:
-    """The measured evaluations of a suite, for its collection and base as they are now."""
+    """Measured evaluations of a suite, for its current collection and base."""
 
     collection: Collection
     base: ModelRef
     measured: Mapping[str, MeasuredEval] = field(default_factory=dict)
 
     def make_key(self, name: str) -> str:
-        """Return the digest of an evaluation's rows and options, and of the base and how it is loaded."""
+        """Digest an evaluation's rows and options, and the base as loaded."""
         task, model = self.collection.tasks[name], self.collection.suite.model
         how = {key: getattr(task.spec, key) for key in CLAIM_KEYS}
         loaded = [model.use, self.base.digest, dict(self.base.options)]
@@ -105,14 +109,14 @@ class AaRecord:
         return {name: one for name, one in there.items() if one.key == self.make_key(name)}
 
     def find_metric(self, name: str, metric: str) -> RowFlips | None:
-        """Return how a metric differs between equal runs of exactly these rows; None where that is not known."""
+        """Return a metric's flips, if measured on exactly these rows."""
         metrics = self.current[name].metrics if name in self.current else ()
         return next((flips for flips in metrics if flips.metric == f"{name}.{metric}"), None)
 
     def guard(self, gate: Gate, verdict: Verdict) -> Verdict:
-        """Return a PASS as INCONCLUSIVE where equal models get another verdict too often, or it is unknown how often.
+        """Turn a PASS into INCONCLUSIVE if equal models flip too often.
 
-        One that stands tells the share, so that evidence has it.
+        A rate that was not measured counts as too high. The verdict notes the rate, so that evidence has it.
         """
         if gate.flips_at_most is None or verdict.outcome is not Outcome.PASS:
             return verdict
@@ -131,18 +135,21 @@ class AaRecord:
 
 
 def digest_claim(gate: Gate, collection: Collection) -> str:
-    """Return the sha256 of all that a gate claims of a candidate, whichever that is and whatever it decides."""
+    """Return the sha256 of a gate's claim.
+
+    Its candidates, required gates, severity and `flips_at_most` do not count.
+    """
     same = replace(gate, flips_at_most=None, on=[], requires=[], severity="block")
     return claim_digest(same, collection.suite)
 
 
 def record_file(suite: Path) -> Path:
-    """Return the file beside a suite that holds what `harness aa` measured."""
+    """Return the path of a suite's `harness aa` record."""
     return suite.with_name(f"{suite.stem}{RECORD_SUFFIX}")
 
 
 def read_aa_record(collection: Collection, base: ModelRef) -> AaRecord:
-    """Return the record beside a suite, empty where there is none. Raises UsageError where it cannot be read."""
+    """Read the record beside a suite, empty if there is none. Raises UsageError if it cannot be read."""
     path = record_file(collection.suite.path)
     if not path.is_file():
         return AaRecord(collection, base)

@@ -26,7 +26,7 @@ from harness.suite.waivers import active_waiver, find_waiver_error
 
 
 class Adjudicator:
-    """The verdicts of a run, candidate by candidate, as its evaluations end; what ships is decided by these alone."""
+    """The verdicts of a run, given as its evaluations end. They alone decide which candidates ship."""
 
     def __init__(
         self, collection: Collection, waivers: Sequence[Waiver], today: date, lacking: Mapping[str, str],
@@ -55,7 +55,10 @@ class Adjudicator:
         return tuple(self.said.values())
 
     def on_evaluation_end(self, item: Item) -> tuple[Verdict, ...]:
-        """Return the verdicts that can be given now that an evaluation of a candidate ended, well or not."""
+        """Decide the gates that an ended evaluation makes ready.
+
+        The evaluation may have failed. Its attempt is in the ledger before any verdict.
+        """
         self.ended.add((item.subject, item.eval))
         candidate = self.collection.recipe if item.subject in self.collection.runs else item.subject
         if candidate not in self.collection.candidates:
@@ -74,11 +77,11 @@ class Adjudicator:
         return self.verdicts[before:]
 
     def ledger_entry(self, candidate: str, name: str, result: Result) -> LedgerEntry:
-        """Return what an evaluation tells of a candidate, under what is claimed of it."""
+        """Return the ledger entry of an evaluation under the candidate's claims."""
         return make_attempt(self.claims, candidate, name, result.digest, self.base, result)
 
     def decide_if_ready(self, gate: Gate, candidate: str) -> None:
-        """Decide a gate, and before it those it waits for, if all that it needs has been evaluated."""
+        """Decide a gate once everything that it needs is evaluated. Gates that it waits for are decided first."""
         if (candidate, gate.id) in self.said:
             return
         chosen = self.collection.evals_by_subject[
@@ -133,7 +136,7 @@ class Adjudicator:
         )
 
     def decide_gate(self, gate: Gate, candidate: str, alpha: float) -> Verdict:
-        """Decide one gate by itself, unless one that it requires did not pass."""
+        """Decide a single gate. It is ERROR if a gate that it requires did not pass."""
         if unmet := self.unmet_requirement(gate, candidate):
             return error_verdict(gate, candidate, unmet, alpha)
         verdict, standing = self.make_verdict(gate, candidate, alpha), self.standings.get((candidate, gate.eval))
@@ -148,7 +151,7 @@ class Adjudicator:
         return add_reason(replace(verdict, attempt=number), *notes)
 
     def is_settled(self, item: Item, result: Result) -> bool:
-        """Return whether every gate on an evaluation could be decided on the rows that a candidate came to so far."""
+        """Return whether the rows so far decide every gate of an item."""
         gates = [g for g in self.collection.gates(item.subject, item.eval) if g.eval == item.eval]
         key = item.subject, item.eval
         if (

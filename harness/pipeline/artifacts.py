@@ -40,37 +40,43 @@ MERGE_FILE = "harness-merge.json"  # how a merged model compares with its adapte
 
 @dataclass(frozen=True)
 class Artifacts:
-    """The places of a session's trained adapter, its merged models and the copies of these; none need be there yet."""
+    """Paths of a session's adapter, its merged models and their copies. None of them need exist yet."""
 
     session: Session
 
     @cached_property
     def work(self) -> Path:
-        """Return the folder of this recipe; its digest holds all that a trained adapter depends on."""
+        """Return the folder of this recipe.
+
+        It is named by a digest of everything that a trained adapter depends on.
+        """
         recipe = recipe_digest(self.session.collection, self.session.opened, keys.library_versions())
         return cache_dir() / "trained" / recipe[:16]
 
     @property
     def adapter(self) -> Path:
-        """Return the folder of the adapter, trained or made elsewhere; of the model where all weights are trained."""
+        """Return the folder of the adapter, trained or made elsewhere.
+
+        If all weights are trained, it is the folder of the model.
+        """
         suite = self.session.suite
         if suite.candidate and suite.candidate.adapter:
             return suite.resolve(suite.candidate.adapter)
         return self.work / ("merged" if self.session.collection.trains_all_weights else "adapter")
 
     def merged(self, variant: str) -> Path:
-        """Return the folder of the merge onto a variant of the base, whatever the candidate is called."""
+        """Return the folder of the merge onto a base variant. It does not depend on the candidate's name."""
         return self.work / ("merged" if self.session.collection.trains_all_weights else f"merged-{variant}")
 
     def copy(self, declared: Export, parent: ModelRef) -> Path:
-        """Return the folder of what an export makes of a candidate; it depends on the candidate's weights too."""
+        """Return the folder of an export's copy of a candidate. It depends on the candidate's weights too."""
         exporter = self.session.collection.plugins.find("exporter", declared.use).function
         return conversions.copy_folder(self.work, declared, parent, exporter)
 
 
 @dataclass(frozen=True)
 class Trained:
-    """The base with an adapter on it, or a whole model, in the run it was trained in; the note of its trainer."""
+    """A trained adapter or whole model, with its run and trainer's note."""
 
     run: RunContext
     ref: ModelRef
@@ -79,11 +85,14 @@ class Trained:
 
 
 class _WorkerEndedError(Exception):
-    """The trainer told of an error, and is not to go on."""
+    """A signal that stops a trainer after it flagged an error."""
 
 
 def train_adapter(run: RunContext) -> Trained | StageStop:
-    """Train, unless this recipe's adapter is there, or take the one that was made elsewhere, and look at it."""
+    """Train this recipe's adapter, unless it exists, and check it.
+
+    An adapter that was made elsewhere is taken instead.
+    """
     begun, base, made = time.monotonic(), run.session.base, run.session.opened.adapter
     # Where it lies is asked before it is trained: what a trainer does to the base's folder makes another recipe.
     folder = Artifacts(run.session).adapter
@@ -116,7 +125,10 @@ def train_adapter(run: RunContext) -> Trained | StageStop:
 
 
 def merge_adapter(run: RunContext, adapter: ModelRef, variant: str) -> ModelRef | StageStop:
-    """Merge onto a variant of the base, unless that is there, and look at it beside what it must equal."""
+    """Merge an adapter onto a base variant, and check the result.
+
+    An intact merge is reused. Checks compare it with the model that it must equal.
+    """
     name, made = run.suite.merged(variant), run.session.opened.adapter
     assert adapter.adapter and made and variant in MERGES
     out, onto = Artifacts(run.session).merged(variant), f"onto the {variant} base"
@@ -142,7 +154,7 @@ def merge_adapter(run: RunContext, adapter: ModelRef, variant: str) -> ModelRef 
 
 
 def make_copy(run: RunContext, parent: ModelRef, declared: Export) -> ModelRef:
-    """Let an exporter make other weights of a candidate, unless it did; return them as they lie on the disk."""
+    """Have an exporter convert a candidate, reusing an existing copy. Returns the copy as it is on disk."""
     exporter = run.collection.plugins.find("exporter", declared.use).function
     with run.record.stage("copy", f"{declared.name} of {parent.name}"):
         out = Artifacts(run.session).copy(declared, parent)
@@ -153,7 +165,10 @@ def make_copy(run: RunContext, parent: ModelRef, declared: Export) -> ModelRef:
 
 
 def copy_training_logs(run: RunContext, logs: Path) -> dict[str, str]:
-    """Copy what a training logged into the run's folder, in place of another training's; return where it is."""
+    """Copy a training's logs into the run's folder.
+
+    They replace those of another training. Returns their path, as a fact of the training.
+    """
     if not logs.is_dir() or run.session.folder is None:
         return {}
     place = run.session.folder.path / "training"
@@ -168,7 +183,7 @@ def copy_training_logs(run: RunContext, logs: Path) -> dict[str, str]:
 
 @contextmanager
 def _lock_and_check_artifact(run: RunContext, out: Path) -> Iterator[bool]:
-    """Hold the work folder against other runs; yield whether a folder in it is there, as it was made."""
+    """Lock the work folder, and yield whether an artifact is intact."""
     with artifact_cache.lock_work_folder(
         out.parent, lambda line: run.session.progress(Progress("waiting", 0, 0, remark=line))
     ):
@@ -176,14 +191,14 @@ def _lock_and_check_artifact(run: RunContext, out: Path) -> Iterator[bool]:
 
 
 def _describe_expected_time(run: RunContext) -> str:
-    """Return how long the training takes where somebody had `harness plan` measure it."""
+    """Describe the training time that `harness plan` measured, if it did."""
     own = "full" if run.collection.trains_all_weights else run.suite.adapter and run.suite.adapter.use
     seconds = [one.total_seconds for one in read_measurements(run.session, own or "").values() if one.total_seconds]
     return "".join(f"; about {format_duration(s)}, as measured by harness plan" for s in seconds)
 
 
 def _call_trainer(run: RunContext, out: Path) -> StageStop | None:
-    """Let the trainer write an adapter; an error that it tells of while it trains ends the training."""
+    """Run the trainer, and stop it at an error that it flags. Raises UsageError if it writes no *.safetensors."""
     session, table, training = run.session, run.suite.train, run.collection.training
     assert table and training is not None
     trainer = run.collection.plugins.find("trainer", table.use).function
@@ -207,7 +222,10 @@ def _call_trainer(run: RunContext, out: Path) -> StageStop | None:
 
 
 def _measure_watched(session: Session, subject: Subject) -> dict[str, float]:
-    """Measure a model in training on the first select rows of the evals that the suite watches."""
+    """Measure a model in training on the watched evals' select rows.
+
+    Only the first `watch_rows` of them are used.
+    """
     train = session.suite.train
     assert train
     tasks = [session.collection.tasks[name] for name in train.watch]

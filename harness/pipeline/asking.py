@@ -35,7 +35,7 @@ UNTRAINED_ERROR = "this recipe has no trained adapter yet; harness run trains it
 
 @dataclass(frozen=True)
 class EvalPrompt:
-    """A prompt in the form of an evaluation, and how it is answered there."""
+    """A prompt formatted for an evaluation, with its generation options."""
 
     evaluation: str
     prompt: Prompt
@@ -43,9 +43,10 @@ class EvalPrompt:
 
 
 class ModelReply(NamedTuple):
-    """What a model said, in so many seconds; `prompt_tokens` are those it was sent, None where its loader cannot tell.
+    """A model's completion, with its finish reason and seconds.
 
-    `finish_reason` says why the answer ended, and `tokens` its length, where the loader tells them.
+    `prompt_tokens` are those the model was sent, None if its loader cannot tell. `finish_reason` and `tokens`, the
+    length of the completion, are known only if the loader reports them.
     """
 
     subject: str
@@ -58,7 +59,7 @@ class ModelReply(NamedTuple):
 
 @dataclass
 class Answers:
-    """One question, the replies to it in the order of the models, and what should be known of them."""
+    """A question, the models' replies in order, and notes."""
 
     question: EvalPrompt
     replies: list[ModelReply] = field(default_factory=list)
@@ -66,9 +67,10 @@ class Answers:
 
 
 def ask_suite(path: Path, prompt: str, options: Options) -> Answers:
-    """Put a prompt to the base, and to the adapter and the merged models of this recipe that are there.
+    """Put one prompt to the base and this recipe's existing models.
 
-    Raises UsageError as preflight does, and where the prompt does not have the form of the suite's first evaluation.
+    Those are the adapter and the merged models. Raises UsageError as preflight does, and if the prompt does not have
+    the form of the suite's first generating evaluation.
     """
     session = open_run(path, replace(options, ahead=True)).session
     task = _find_generating_task([*session.collection.tasks.values()])
@@ -84,9 +86,10 @@ def ask_suite(path: Path, prompt: str, options: Options) -> Answers:
 
 
 def ask_export(folder: Path, prompt: str, plugins: Sequence[str] = ()) -> Answers:
-    """Put a prompt to the model of an export and to its base, in the form of the suite that gated it.
+    """Put one prompt to an exported model and its base.
 
-    The base is left out, with a note, where it is not on this machine. Raises UsageError.
+    The prompt gets the form of the suite that gated the model. The base is left out, with a note, if it is not on this
+    machine. Raises UsageError if the folder has no evidence with its suite's text, or its model cannot be loaded.
     """
     try:
         source = json.loads((folder / EVIDENCE / LOCK).read_text("utf-8"))["suite"]["source"]
@@ -118,10 +121,11 @@ def ask_export(folder: Path, prompt: str, plugins: Sequence[str] = ()) -> Answer
 
 
 def make_question(evaluation: Eval | None, prompt: str, rows: Sequence[Prompt], how: Generate) -> EvalPrompt:
-    """Write a prompt as an evaluation writes its rows; without one it is sent as it is.
+    """Format a prompt as an evaluation formats its rows.
 
-    A template with one column takes the prompt for it, one with several takes a JSON object. Before messages the system
-    message that all rows share is kept. Raises UsageError.
+    Without an evaluation it is sent as it is. A template with one column takes the prompt for it, one with several
+    takes a JSON object. A system message that all rows share is kept before messages. Raises UsageError if the prompt
+    does not fit the template.
     """
     if evaluation is None:
         return EvalPrompt("", prompt, how)
@@ -151,7 +155,7 @@ def ask_subject(subject: Subject, name: str, question: EvalPrompt) -> ModelReply
 
 
 def _iterate_missing_affix_notes(question: EvalPrompt, rows: Sequence[str]) -> Iterator[str]:
-    """Yield what all rows of an evaluation begin or end with, and this prompt does not."""
+    """Yield notes on a prefix or suffix that the prompt lacks. All rows of the evaluation share it."""
     prompt = question.prompt
     if not isinstance(prompt, str) or len(rows) < 2:
         return
@@ -186,7 +190,7 @@ def _find_generating_task(tasks: Sequence[Task]) -> Task | None:
 
 
 def _make_greedy_generation(task: Task | None) -> Generate:
-    """Return how an evaluation lets its rows be answered; greedily, whatever it samples."""
+    """Return greedy generation options for an evaluation, even if it samples."""
     if task is None:
         return Generate()
     options = schema.with_defaults(task.function, task.spec.options)

@@ -1,6 +1,6 @@
-"""What makes an attempt: a candidate by its content, and the set of blocking claims on the questions it is asked.
+"""Attempts, identified by a candidate's content and its blocking claims.
 
-Evaluations whose rows meet ask the same questions. All blocking gates on them must pass, so together they are one
+Evaluations with overlapping rows ask the same questions. All blocking gates on them must pass, so together they are one
 attempt; of an `any_of` one is enough, so it counts as many as it has members.
 """
 
@@ -24,7 +24,7 @@ OF_EVAL = ("use", "template", "cluster", "rows_at_most", "against", "fewshot_dat
 
 @dataclass(frozen=True)
 class Claimed:
-    """What is claimed of a candidate on some questions: digests of the claims and of how evaluations are set.
+    """Digests of a candidate's claims and evaluation settings on some questions.
 
     `measure` tells this evaluation from others on the same questions; `count` is how many attempts it stands for.
     """
@@ -37,7 +37,7 @@ class Claimed:
 
 @dataclass(frozen=True)
 class AttemptClaims:
-    """The blocking claims of a collection, by the questions that its evaluations ask."""
+    """The blocking claims of a collection, grouped by overlapping rows."""
 
     collection: Collection
 
@@ -49,7 +49,7 @@ class AttemptClaims:
 
     @cached_property
     def overlapping_evals(self) -> Mapping[str, frozenset[str]]:
-        """The evaluations that ask what each asks, itself among them: those whose rows meet, from one to the next."""
+        """The evaluations with overlapping rows for each, itself included. Overlap is transitive here."""
         found = {name: {name} for name in self.entries}
         for name, look in self.entries.items():
             for other in (o for o in self.entries if o < name and found[o] is not found[name]):
@@ -60,7 +60,7 @@ class AttemptClaims:
         return {name: frozenset(group) for name, group in found.items()}
 
     def claims_of(self, candidate: str, name: str) -> Claimed:
-        """Return what is claimed of a candidate on the questions that an evaluation asks."""
+        """Return a candidate's claims on the questions of an evaluation."""
         peers = self.overlapping_evals[name]
         gates = [g for g in self.collection.gates(candidate) if g.blocking and self._list_gated_evals(g) & peers]
         said = sorted(digest_value(list(self._iterate_claim_parts(gate))) for gate in gates)
@@ -76,7 +76,10 @@ class AttemptClaims:
         return {g.eval for g in self.collection.suite.gates if g.id in (gate.any_of or [gate.id])}
 
     def _iterate_claim_parts(self, gate: Gate) -> Iterator[Any]:
-        """Yield what a gate claims, whatever it and its evaluation are called; of an `any_of` what its members do."""
+        """Yield the parts of a gate's claim, independent of names.
+
+        The claim of an `any_of` is that of its members.
+        """
         if gate.any_of:
             by_id = {g.id: g for g in self.collection.suite.gates}
             yield sorted(digest_value(list(self._iterate_claim_parts(by_id[name]))) for name in gate.any_of)
@@ -94,7 +97,7 @@ class AttemptClaims:
         yield None if baseline is None else {k: v for k, v in asdict(baseline).items() if k != "where"}
 
     def _make_eval_settings_key(self, name: str) -> Any:
-        """Return how an evaluation is set, whatever it is called."""
+        """Return an evaluation's rows and settings, without its name."""
         spec = self.collection.tasks[name].spec
         return [self.entries[name].digest, {key: getattr(spec, key) for key in OF_EVAL}, dict(spec.options)]
 
@@ -102,7 +105,7 @@ class AttemptClaims:
 def make_attempt(
     claims: AttemptClaims, candidate: str, name: str, weights: str, base: str, result: Result | None
 ) -> LedgerEntry:
-    """Return what an eval tells of a candidate, or would tell."""
+    """Make the ledger entry of a candidate's evaluation. Without a result it has no scores."""
     suite, task = claims.collection.suite, claims.collection.tasks[name]
     scores = scores_by_row(task, result) if result else {}
     role: Role = "conversion" if candidate in suite.copies else "adapter" if candidate == "adapter" else "merged"

@@ -33,18 +33,18 @@ MAX_ROW_CHARS = 20_000  # characters of a training row that a report shows
 
 
 def check_suite(collection: Collection, options: Options) -> tuple[list[Finding], Built | None, Collection]:
-    """Run the checks of the data and of the built trainer, and train nothing. Raises UsageError on a mistake.
+    """Check the data and the built trainer without training.
 
-    Returns what was found, what would be trained on, and the collection as preflight read it.
+    Returns the findings, the trainer's build, and the collection as preflight read it. Raises UsageError on a mistake.
     """
     session = open_collection(collection, options, collect_checks(collection, options))
     return *check_before_training(session), session.collection
 
 
 def check_before_training(session: Session, skip: Container[str] = ()) -> tuple[list[Finding], Built | None]:
-    """Run the checks that need no training, on the trainer of every trial; the first of these is returned, if any.
+    """Run the checks that need no training, on every trial's trainer.
 
-    Checks of the data whose code is in `skip` are left out.
+    Returns the findings, and the build of the first trial, if any. Data checks in `skip` are left out.
     """
     suite, sweep = session.suite, session.suite.sweep
     only = [p.name for p in session.checks.checks_of_stage("data") if p.name not in skip]
@@ -67,7 +67,7 @@ def check_before_training(session: Session, skip: Container[str] = ()) -> tuple[
 
 
 def unbuilt_note(session: Session) -> list[Finding]:
-    """Return a note on a trainer whose rows no check of the trainer's stage can look at."""
+    """Return a note if the trainer's checks cannot see its rows. A trainer without a build does not show them."""
     suite, codes = session.suite, [p.name for p in session.checks.checks_of_stage("trainer")]
     if not codes or suite.train is None or not suite.trains or session.collection.training is None:
         return []
@@ -79,9 +79,11 @@ def unbuilt_note(session: Session) -> list[Finding]:
 
 
 def recall_checks_before_training(run: RunContext) -> list[Finding]:
-    """Run the same checks, unless they were run on exactly this collection and base by exactly this code.
+    """Run the checks before training, or recall their findings.
 
-    Those of the data that look at gates are always run: they are quick, and a gate is what is edited most often.
+    Findings are recalled for exactly this collection, base and code. Data checks that look at gates always run: they
+    are quick, and a gate is edited most often.
+
     The record gets the first, the middle and the last row that the trainer was built with, as the model sees them.
     """
     record, checks = run.record, run.session.checks
@@ -122,7 +124,10 @@ def recall_checks_before_training(run: RunContext) -> list[Finding]:
 
 
 def check_data(run: RunContext) -> list[Finding]:
-    """Return what the checks find before training; rows that leak are known to the adjudicator and the lock then."""
+    """Run the checks before training, and collect leaked rows.
+
+    The adjudicator gets these rows, and the lock too if a gate is `clean_only`.
+    """
     codes = [p.name for stage in ("data", "trainer") for p in run.session.checks.checks_of_stage(stage)]
     with run.record.stage("checks", f"{len(codes)} on data and training rows"):
         found = recall_checks_before_training(run)
@@ -133,7 +138,10 @@ def check_data(run: RunContext) -> list[Finding]:
 
 
 def run_stage_checks(run: RunContext, stage: str, **objects: Any) -> StageStop | None:
-    """Run the checks of a stage after training, unless they were run on exactly these models by exactly this code."""
+    """Run the checks of a stage after training.
+
+    Findings for exactly these models and this code are recalled. An error ends the run.
+    """
     session, codes = run.session, run.session.checks.checks_of_stage(stage)
     if not codes:
         return None
@@ -147,7 +155,7 @@ def run_stage_checks(run: RunContext, stage: str, **objects: Any) -> StageStop |
 
 
 def record_findings(record: Record, found: Sequence[Finding], code: ExitCode) -> StageStop | None:
-    """Add what checks found to the record; an error ends the run."""
+    """Record findings, and return a stop if one ends the run."""
     for one in found:
         if one not in record.run.findings:
             record.add(one)
@@ -167,13 +175,19 @@ def _make_data_objects(session: Session) -> dict[str, Any]:
 
 
 def _rank_finding(order: Sequence[str], one: Finding) -> int:
-    """Return where the check of a finding stands among all; what no check told, such as the trainer, comes last."""
+    """Return the sort position of a finding by its check.
+
+    Findings of no check, such as the trainer's, come last.
+    """
     code = one.code.partition("-")[0]
     return order.index(code) if code in order else len(order)
 
 
 def _make_findings_cache_path(session: Session, *what: Any, gates: bool) -> Path | None:
-    """Return the file for what is found of exactly this collection, these models and this code, if any is kept."""
+    """Return the cache file for findings on exactly these inputs.
+
+    Its name depends on collection, models and code. None if the cache is off.
+    """
     if not session.options.cache:
         return None
     key = digest_value([preflight.collection_digest(session.collection, session.opened.source, gates=gates), what])

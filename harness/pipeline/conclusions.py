@@ -1,8 +1,8 @@
-"""What follows from the verdicts: the exit code, and in words whether it was worth training, and what merging changed.
+"""Exit code and worded conclusions that follow from the verdicts.
 
-A tuned model is compared with the same base with worked examples. A candidate is compared with the one that it was
-merged or converted from on the rows that both were asked: no gate need ask that, so it is told whatever was asked.
-Neither decides anything.
+They tell whether training was worth it, and how merging changed the scores. A tuned model is compared with the same
+base with worked examples. A candidate is compared with the one that it was merged or converted from, on the rows that
+both answered: no gate need ask that, so it is always reported. Neither comparison decides anything.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ Results = Mapping[tuple[str, str], Result]  # by subject and eval
 
 
 def compute_exit_code(run: RunContext) -> ExitCode:
-    """Return the exit code of what was found: a failure outranks what could not be decided."""
+    """Return the exit code of a run. A failure outranks gates that could not be decided."""
     verdicts, found = run.adjudicator.verdicts, run.record.run
     held = [v.outcome for v in verdicts if v.blocks_release]
     if Outcome.FAIL in held or any(f.stops_run for f in found.findings):
@@ -52,7 +52,7 @@ def compute_exit_code(run: RunContext) -> ExitCode:
 
 
 def record_conclusions(run: RunContext) -> None:
-    """Write down what follows from the verdicts, in words."""
+    """Record the conclusions from the verdicts in words."""
     record, adjudicator, collection = run.record, run.adjudicator, run.collection
     verdicts, results = adjudicator.verdicts, adjudicator.results
     attempts = describe_attempts(
@@ -87,9 +87,10 @@ def record_conclusions(run: RunContext) -> None:
 
 
 def write_conclusions(collection: Collection, results: Results, verdicts: Sequence[Verdict]) -> list[str]:
-    """Return for each candidate that may ship, and each few-shot baseline, whether fine-tuning is warranted.
+    """Conclude whether fine-tuning is warranted against each few-shot baseline.
 
-    By the gates that ask to be better than it; without one, by a comparison of what both answered.
+    There is a sentence for each candidate that may ship. Gates that ask to be better than the baseline decide; without
+    one, the answers of both are compared.
     """
     measured = [c for c in collection.candidates if any(subject == c for subject, _ in results)]
     shipping = [c for c in measured if any(e.candidate == c for e in collection.suite.exports)] or measured[-1:]
@@ -114,7 +115,7 @@ def write_conclusions(collection: Collection, results: Results, verdicts: Sequen
 def _map_metrics_to_weakness(
     collection: Collection, results: Results, baseline: str, claims: Sequence[Verdict]
 ) -> dict[str, str]:
-    """Return why the baseline of a proven claim proves nothing, by the claim's metric."""
+    """Explain the weak baselines of proven claims, by metric. A claim proves nothing against such a baseline."""
     weak: dict[str, str] = {}
     for verdict in claims:
         name, _, metric = verdict.metric.partition(".")
@@ -128,9 +129,10 @@ def _map_metrics_to_weakness(
 def _compare_candidate_with_baseline(
     collection: Collection, results: Results, candidate: str, baseline: str, alpha: float
 ) -> list[Verdict]:
-    """Ask of each eval that both answered, by its first metric, what a gate would have asked; it gates nothing.
+    """Test a candidate against a baseline on each eval's first metric.
 
-    One that is proven is enough for the words, so all of them share alpha by Holm's method.
+    Only evals that both answered count, and nothing is gated. One proven metric is enough for the conclusion, so all of
+    them share alpha by Holm's method.
     """
     found = []
     for name, task in collection.tasks.items():
@@ -174,7 +176,10 @@ def _format_fine_tuning_conclusion(
 
 
 def measure_changes(collection: Collection, results: Results) -> list[Change]:
-    """Return what changed of every metric that is made of rows, from each candidate to what was made of it."""
+    """Measure how merging or converting changed each row metric.
+
+    Each candidate is compared with the one that it was made from.
+    """
     parents = dict.fromkeys(map(collection.suite.merged, collection.suite.merges), "adapter")
     parents |= {name: copy.from_ for name, copy in collection.suite.copies.items()}
     found = []
@@ -189,9 +194,10 @@ def measure_changes(collection: Collection, results: Results) -> list[Change]:
 
 
 def _compare_results(task: Task, metric: Metric, ours: Result, theirs: Result, alpha: float) -> Change | None:
-    """Compare two results as a gate with margin 0 would; None where they cannot be compared.
+    """Compare two results as a gate with margin 0 would.
 
-    Of rows that were looked at one after the other, until a gate was decided, nothing more is inferred.
+    None if they cannot be compared. Rows that were looked at one after the other, until a gate was decided, give no
+    estimate and no bounds.
     """
     both = {s.id for s in ours.scores} & {s.id for s in theirs.scores}
     samples = [s for s in task.samples or () if s.id in both]
@@ -219,7 +225,10 @@ def _compare_results(task: Task, metric: Metric, ours: Result, theirs: Result, a
 
 
 def _describe_change(change: Change, step: str) -> str:
-    """Return what a step changed of a metric, or an empty text where no row changed, or no more than rounding."""
+    """Describe how a step changed a metric.
+
+    Empty if no row changed, or the value changed by no more than rounding.
+    """
     c, name = change, f"{change.eval}.{change.metric}"
     if not (c.won or c.lost):
         return ""

@@ -54,7 +54,10 @@ def start_run(collection: Collection, options: Options) -> RunContext:
 
 
 def make_context(session: Session, record: Record) -> RunContext:
-    """Return a run that can begin, or be looked ahead at; no attempt is counted yet."""
+    """Make the context of a run that has not begun.
+
+    It may also serve to look ahead. No attempt is counted yet.
+    """
     opened, waivers, day = session.opened, record.run.waivers, record.started.date()
     equal_runs = read_aa_record(session.collection, session.base)
     about = (session.collection, waivers, day, opened.lacking, None, opened.source.digest)
@@ -63,9 +66,10 @@ def make_context(session: Session, record: Record) -> RunContext:
 
 
 def run_to_end(run: RunContext, stages: Callable[[RunContext], StageStop | None]) -> Run:
-    """Run stages, and write what was found, however they end: the one place where what plugins raise is caught.
+    """Run stages and write the report, however they end.
 
-    Raises UsageError where nothing can be written.
+    Every exception is caught here, those of plugins included, and becomes the ending of the run. Raises UsageError if
+    the report cannot be written.
     """
     try:
         run = _make_run_folder_with_lock(run)
@@ -93,13 +97,20 @@ def run_to_end(run: RunContext, stages: Callable[[RunContext], StageStop | None]
 
 
 def detach_listeners(run: RunContext) -> None:
-    """End what a run that was begun writes of itself as it goes; it hears nothing of later ones of its collection."""
+    """Close a run's event log and unregister it from hooks.
+
+    Later runs of the same collection then do not reach it.
+    """
     run.record.events.close()
     run.collection.plugins.manager.unregister(run.record.events)
 
 
 def _make_run_folder_with_lock(run: RunContext) -> RunContext:
-    """Make the run's folder with the lock in it, and open the answers and attempts of earlier runs."""
+    """Make the run's folder and lock, and open cache and ledger.
+
+    Warns of files beside a model that will not be exported. Raises UsageError if a line of the ledger was lost, before
+    anything is measured.
+    """
     options, suite, record, opened = run.session.options, run.suite, run.record, run.session.opened
     folder, found = RunFolder(options.out, suite.name, record.started), record.run
     run = replace(run, session=replace(run.session, folder=folder))
@@ -123,7 +134,7 @@ def _make_run_folder_with_lock(run: RunContext) -> RunContext:
 
 
 def _finish_run(run: RunContext) -> Run:
-    """Write the report of a run that ended, and tell those that watch."""
+    """Write the report of an ended run, and notify listeners. Raises UsageError if it cannot be written."""
     session, record = run.session, run.record
     assert session.folder
     if session.responses:
@@ -150,9 +161,10 @@ def _finish_run(run: RunContext) -> Run:
 
 
 def export_all(run: RunContext, unreached: str = "") -> None:
-    """Export every candidate that may ship, by the adjudicator's verdicts alone, or note of each why it was not.
+    """Export every candidate that may ship, or record why not.
 
-    `unreached` says why none may. Raises UsageError where what was measured is not what there was before.
+    Only the adjudicator's verdicts count. `unreached` says why none may ship. Raises UsageError if a model changed
+    during the run, or rows differ from those locked.
     """
     record, adjudicator, options = run.record, run.adjudicator, run.session.options
     if run.suite.exports and not unreached:
@@ -190,7 +202,7 @@ def export_all(run: RunContext, unreached: str = "") -> None:
 
 
 def _find_fingerprint_function(run: RunContext) -> Callable[[ModelRef], Fingerprint] | None:
-    """Return what makes the fingerprint of a candidate, None where the loader of the suite makes none."""
+    """Return the loader's fingerprint function for candidates, if it has one."""
     loader, base = run.collection.plugins.find("loader", run.suite.model.use), Path(run.session.opened.source.path)
     if (make := loader.capabilities.fingerprint) is None:
         return None

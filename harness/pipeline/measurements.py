@@ -1,4 +1,4 @@
-"""How fast and how large a training or the evaluations were, as `harness plan --measure` kept it."""
+"""Speed and memory of training and evaluations, kept by `harness plan --measure`."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ FORMAT_VERSION = 1
 
 @dataclass(frozen=True)
 class Measured:
-    """What a few steps of a training took, or rows of the evaluations, and the most memory the process had.
+    """Time and peak memory of a few training steps, or of rows.
 
     `seconds` and `processor` are of the `steps` that were timed, which held `tokens`; `setup` is everything before
-    them. `whole_steps` and `whole_tokens` are those of the training, `extra` seconds of it that are not steps.
-    `rows` has the seconds of a row by (subject::eval). `peak` is in bytes, of `device`.
+    them. `whole_steps` and `whole_tokens` are those of the whole training, `extra` its seconds outside steps. `rows`
+    has the seconds of a row by (subject::eval). `peak` is in bytes, of `device`.
     """
 
     what: str
@@ -60,12 +60,15 @@ class Measured:
 
     @property
     def idle(self) -> float:
-        """Seconds that the steps of the whole training take at least, with all processors to themselves."""
+        """Least seconds of all training steps, with all processors to themselves."""
         return self.processor / max(1, self.threads) * self.whole_tokens / max(1, self.tokens)
 
 
 def measurable_methods(collection: Collection) -> list[str]:
-    """Return the ways to train that can be measured, the suite's own first; none where its trainer cannot measure."""
+    """Return the training methods that can be measured, the suite's first.
+
+    Empty if the suite's trainer cannot measure.
+    """
     suite, find = collection.suite, collection.plugins.find
     if not (suite.train and suite.adapter and suite.trains and find("trainer", suite.train.use).capabilities.measure):
         return []
@@ -80,7 +83,10 @@ def measurable_methods(collection: Collection) -> list[str]:
 
 
 def read_measurements(session: Session, *only: str) -> dict[str, Measured]:
-    """Return what was measured before for exactly this model, recipe, rows and machine, or some of it."""
+    """Read earlier measurements of exactly this model, recipe, rows and machine.
+
+    `only` restricts them to some methods.
+    """
     found = {}
     for what in (w for w in (*measurable_methods(session.collection), EVALUATION) if w in only or not only):
         with suppress(OSError, ValueError, TypeError):
@@ -115,7 +121,10 @@ def measurement_path(session: Session, what: str) -> Path:
 
 
 def adapter_options(collection: Collection, method: str) -> dict[str, Any]:
-    """Return the suite's adapter options, less those that only the other adapter of the pair has."""
+    """Return the suite's adapter options that fit a training method.
+
+    Those that only the suite's own adapter has are left out for another one, and all are for `FULL`.
+    """
     assert collection.suite.adapter
     own, options = collection.suite.adapter.use, dict(collection.suite.adapter.options)
     if method in (own, FULL):

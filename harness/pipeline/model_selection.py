@@ -56,7 +56,10 @@ class Contender:
 
 
 def select_best(measured: Sequence[Contender], metric: Metric) -> Contender:
-    """Return the one that passes the most gates; among equals the number decides, and then the order they come in."""
+    """Return the contender that passes the most gates.
+
+    Ties go to the better metric, then to the earlier contender. One without a number, NaN, comes last.
+    """
     sign = 1 if metric.better == "higher" else -1
 
     def rank(one: Contender) -> tuple[bool, int, float]:
@@ -101,10 +104,11 @@ def choose_variant(run: RunContext, refs: Mapping[str, ModelRef]) -> ModelRef:
 
 
 def choose_candidate(path: Path, options: Options, run_one: Callable[[Path, Options], Run]) -> tuple[str, str] | Run:
-    """Measure candidates, each in a run of its own; return the best and how it was chosen, or a run that ended it all.
+    """Measure candidates in runs of their own, and choose the best.
 
-    The number is the metric of the first blocking gate on select rows. Raises UsageError where candidates cannot be
-    told apart, of one path or with the same weights, or chosen between.
+    Returns it and why it was chosen, or the run that ended the choice. Its number is the metric of the first blocking
+    gate on select rows. Raises UsageError if two candidates have one path or the same weights, or no gate can choose
+    between them.
     """
     if options.select:
         raise UsageError(
@@ -140,7 +144,10 @@ def choose_candidate(path: Path, options: Options, run_one: Callable[[Path, Opti
 
 
 def _find_deciding_gate(collection: Collection) -> Gate:
-    """Return the first blocking gate on rows to select by, whose metric decides among equals."""
+    """Return the first blocking gate on select rows.
+
+    Its metric decides among equals. Raises UsageError if there is none.
+    """
     for gate in collection.suite.gates:
         if gate.blocking and gate.metric and collection.tasks[gate.eval].spec.select:
             return gate
@@ -151,7 +158,7 @@ def _find_deciding_gate(collection: Collection) -> Gate:
 
 
 def _make_contender(given: str, run: Run, collection: Collection, driver: Gate) -> Contender:
-    """Return what a run on select rows says of what would ship."""
+    """Make a contender from a run on select rows. Its numbers are those of the model that would ship."""
     made = [c for c in collection.candidates if c not in collection.suite.copies]
     subject = next((e.from_ for e in collection.suite.exports if e.from_ in collection.candidates), "") or made[-1]
     passed = [v.outcome is Outcome.PASS for v in run.verdicts if v.candidate == subject and v.blocking]
@@ -161,7 +168,10 @@ def _make_contender(given: str, run: Run, collection: Collection, driver: Gate) 
 
 
 def _compute_candidate_identity(folder: Path) -> str:
-    """Return what two candidates have in common that are one: weights, and for an adapter how they are applied."""
+    """Digest a candidate's weights and, for an adapter, its configuration.
+
+    Fields that do not affect how weights are applied are left out. A folder that cannot be read is its own identity.
+    """
     config = folder / "adapter_config.json"
     try:
         folder = folder.parent if folder.is_file() else folder
@@ -175,7 +185,10 @@ def _compute_candidate_identity(folder: Path) -> str:
 
 
 def run_sweep(run: RunContext) -> Trained | StageStop:
-    """Train trial after trial, by the rule "step" while each is better, and return the last that was."""
+    """Train the trials of a sweep, and return the best.
+
+    By the rule "step" it ends at the first trial that is not better than the one before.
+    """
     table, found = run.suite.sweep, run.record.run
     assert table
     evaluation, _, name = table.by.partition(".")
@@ -214,7 +227,7 @@ def run_sweep(run: RunContext) -> Trained | StageStop:
 
 
 def _train_and_evaluate_trial(run: RunContext, by: str, what: str) -> tuple[Trained, list[Result]] | StageStop:
-    """Train a trial, with each seed where there are several, and return the first and the results of all."""
+    """Train and evaluate a trial with every seed. Returns the first training and the results of all."""
     first, results, runs = None, list[Result](), run.collection.runs.values()
     rows = len(run.collection.tasks[by.partition(".")[0]].select or ())
     for seed in (run.suite.training_seed, *runs):
@@ -230,7 +243,7 @@ def _train_and_evaluate_trial(run: RunContext, by: str, what: str) -> tuple[Trai
 
 
 def _make_training_facts(made: Trained) -> dict[str, Any]:
-    """Return what a Trial tells of its training; its seconds are kept in its folder for the runs that find it there."""
+    """Return the training facts of a trial. Its seconds are kept in its folder, for later runs that reuse it."""
     note = Artifacts(made.run.session).work / "trial.json"
     if not (reused := "reused" in made.facts):
         write_text(note, json.dumps({"seconds": made.seconds}))
@@ -242,7 +255,10 @@ def _compare_trial_with_best(
     rule: str, step: Gate, metric: Metric, ask: Callable[..., Verdict], ours: Sequence[Result],
     best: Sequence[Result], facts: dict[str, Any],
 ) -> Trial:  # fmt: skip
-    """Compare a trial with the best before it, if there is one, by the results of all seeds; `facts` go into it."""
+    """Compare a trial with the best before it, if any.
+
+    The results of all seeds count. `facts` go into the trial.
+    """
 
     def bounds(said: Verdict, prefix: str) -> dict[str, float | None]:
         found: dict[str, float | None] = {}
@@ -271,13 +287,13 @@ def _compare_trial_with_best(
 
 
 def _average_metric_over_seeds(metric: Metric, results: Sequence[Result]) -> float:
-    """Return the metric of the runs of a recipe, the mean on the scale where it is tested."""
+    """Average a recipe's metric over runs, on its test scale."""
     values = [metric.to_test_scale(result.metrics[metric.name]) for result in results]
     return metric.from_test_scale(math.fsum(values) / len(values))
 
 
 def _conclude_sweep(swept: Swept) -> Swept:
-    """Return a sweep with the value that was chosen and why, once there is no trial to come."""
+    """Return an ended sweep with the chosen value and the reason."""
     last, steps = swept.trials[-1], [t.value for t in swept.trials if t.better]
     if swept.rule == "best":
         return replace(swept, chosen=steps[-1], why=f"the best of {len(swept.trials)} values")

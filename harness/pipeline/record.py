@@ -1,4 +1,4 @@
-"""What a run found so far: stages write it down, and those who watch see copies; and the peak memory of each stage."""
+"""The results of a run so far, and memory peaks by stage. Stages write them, and listeners see copies."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ PEAK = "5"  # written to clear_refs: VmHWM begins anew (proc(5), Linux 4.0)
 
 @dataclass(frozen=True)
 class StageStop:
-    """Nothing more can or need be run; what was found so far stands. Without a code the verdicts say how it ends."""
+    """A stop of the run that keeps all results so far. Without a code the verdicts decide how the run ends."""
 
     code: ExitCode | None = None
     why: str | None = None
@@ -40,7 +40,7 @@ class StageStop:
 
 @dataclass(frozen=True)
 class RunEnding:
-    """How a run ended, and what ended it where that was no verdict."""
+    """The exit code of a run, and the problem that ended it. `problem` is None if a verdict did."""
 
     exit_code: ExitCode
     problem: str | None = None
@@ -49,7 +49,10 @@ class RunEnding:
 
 @dataclass(frozen=True)
 class PendingAnswers:
-    """A subject's answers that wait to be marked, or what it raised instead; requests, and those remembered."""
+    """A subject's answers that await marking, or the exception it raised.
+
+    Also counts its requests and cache hits.
+    """
 
     result: Result | BaseException
     requests: int
@@ -58,7 +61,10 @@ class PendingAnswers:
 
 
 class RunSnapshot(Run):
-    """A run as it stood at an event, copied field by field as these are looked at: all of it each time is quadratic."""
+    """A lazy copy of a run at an event.
+
+    Each field is copied when it is looked at: all of them at every event would take quadratic time.
+    """
 
     __slots__ = ("_copied",)
     _copied: Callable[[str], Any]
@@ -80,9 +86,10 @@ class RunSnapshot(Run):
 
 
 class Record:
-    """What a run found so far: stages write into `found`, and a hook that watches gets a copy of what it looks at.
+    """The results of a run so far.
 
-    What listeners write decides nothing: nobody reads a copy, and verdicts are those of the adjudicator.
+    Stages write into `run`, and a hook gets copies of the fields that it looks at. Listeners decide nothing by writing:
+    copies are never read back, and verdicts are the adjudicator's.
     """
 
     def __init__(self, collection: Collection) -> None:
@@ -119,12 +126,12 @@ class Record:
         return replace(self.run, **grown, **vars(self.ending or RunEnding(ExitCode.INTERNAL)))
 
     def call_hook(self, hook: str, **records: Any) -> None:
-        """Call a hook that watches; it gets copies, for what a listener writes must decide nothing."""
+        """Call a hook with copies of the run and the records. A listener must not be able to decide anything."""
         getattr(self.hook, hook)(run=RunSnapshot.of(self.snapshot()), **detach_copy(records))
 
     @contextmanager
     def stage(self, name: str, detail: str = "") -> Iterator[None]:
-        """Announce a stage, and add its seconds and the peak of its memory when it ends."""
+        """Announce a stage, and record its seconds and peak memory."""
         self.call_hook("harness_stage", stage=name, detail=detail)
         begun = time.monotonic()
         try:
@@ -134,7 +141,7 @@ class Record:
             self.run.stages[name] = self.run.stages.get(name, 0.0) + (time.monotonic() - begun)
 
     def add(self, one: ItemResult | Finding | Trial) -> None:
-        """Add a report, a finding or a trial, and tell those who watch.
+        """Record a report, a finding or a trial, and notify listeners.
 
         A report brings a warning for each gate that the sizes of its slices decided.
         """
@@ -162,9 +169,9 @@ class Record:
 
 
 class MemoryPeaks:
-    """Peaks by stage, in bytes; a stage inside another counts for both.
+    """Peak memory by stage, in bytes.
 
-    Where the system does not let a peak begin anew, a stage has one only if it rose in it.
+    A stage inside another counts for both. If the system cannot reset a peak, a stage has one only if it rose in it.
     """
 
     def __init__(self) -> None:
@@ -173,7 +180,7 @@ class MemoryPeaks:
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        """Measure a stage; what is measured twice under a name has the higher peak."""
+        """Measure the peak memory of a stage. A name that is measured twice keeps the higher peak."""
         self._record_and_reset_peaks()
         self._open.append({})
         before = None if _reset_peaks() else _read_peak_resident_bytes()
@@ -189,7 +196,7 @@ class MemoryPeaks:
                 self.peaks[key] = max(peak, self.peaks.get(key, 0))
 
     def _record_and_reset_peaks(self) -> None:
-        """Add the peaks since they last began to every stage that is open, and let them begin anew."""
+        """Add the current peaks to every open stage, and reset them."""
         now = peak_memory()
         for peaks in self._open:
             peaks |= {where: max(peak, peaks.get(where, 0)) for where, peak in now.items() if peak}
@@ -216,7 +223,7 @@ def _reset_peaks() -> bool:
 
 
 def _read_peak_resident_bytes() -> int:
-    """Return the most bytes that the process held in memory at once since the peak began; 0 where nobody knows."""
+    """Return the peak resident memory of the process since its reset. It is in bytes, and 0 if it is unknown."""
     try:
         lines = (PROCESS / "status").read_text("utf-8").splitlines()
         return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))
@@ -230,6 +237,6 @@ def _read_peak_resident_bytes() -> int:
 
 
 def _find_torch_on_gpus() -> ModuleType | None:
-    """Return PyTorch where it is imported and computes on a GPU; it is imported for no such question."""
+    """Return PyTorch if it already computes on a GPU. It is not imported to find out."""
     torch = sys.modules.get("torch")
     return torch if torch and torch.cuda.is_available() and torch.cuda.is_initialized() else None

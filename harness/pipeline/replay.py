@@ -51,7 +51,10 @@ _Said = Mapping[int, Mapping[str, Any]]  # what the evidence says of the rows of
 
 @dataclass
 class Replayed:
-    """What came of it: how many rows were compared, in which evals, and the first that `differs`, if one does."""
+    """The outcome of a replay.
+
+    `rows` of `evals` were compared; `differs` describes the first difference, if there is one.
+    """
 
     seed: int
     rows: int = 0
@@ -66,7 +69,7 @@ class Replayed:
 
 @dataclass(frozen=True)
 class _ReplayEvidence:
-    """What an export says of its candidate; `rows` are those of items.jsonl, by evaluation."""
+    """The evidence of an export on its candidate. `rows` are those of items.jsonl, by evaluation."""
 
     candidate: str
     weights: str
@@ -77,10 +80,10 @@ class _ReplayEvidence:
 def replay_rows(
     export: VerifiedExport, suite: Path, rows: int, seed: int | None = None, plugins: Sequence[str] = ()
 ) -> Replayed:
-    """Ask the model in an export that was verified `rows` random rows of the suite that it passed.
+    """Replay random rows of the passed suite on a verified export.
 
-    Without a seed one is drawn. Raises UsageError when nothing can be replayed: no torch, no data, other data or
-    another evaluation than in the evidence, or no row that one model alone can answer.
+    Without a seed one is drawn. Raises UsageError if nothing can be replayed: no torch, no data, other data or another
+    evaluation than in the evidence, or no row that one model alone can answer.
     """
     if rows < 1:
         raise UsageError(f"--replay is {rows}; it must be 1 or more")
@@ -120,7 +123,7 @@ class ReplayRows:
         return sum(map(len, self.drawn.values()))
 
     def answer_rows(self, name: str, subject: Any) -> Result:
-        """Put the drawn rows of an evaluation to whoever answers now."""
+        """Evaluate a subject on the drawn rows of an evaluation."""
         task = self.collection.tasks[name]
         samples = tuple((task.samples or ())[i] for i in self.drawn[name])
         return evaluate(replace(task, samples=samples), self.told.candidate, subject, None, lambda _: None)
@@ -129,9 +132,10 @@ class ReplayRows:
 def draw_replay_rows(
     export: VerifiedExport, suite: Path, rows: int, seed: int, plugins: Sequence[str] = ()
 ) -> ReplayRows:
-    """Draw rows of an export's evidence that one model alone can answer, as the suite has them.
+    """Draw rows of the evidence that one model alone can answer.
 
-    Raises UsageError where there are none, or the suite has other rows or evaluations than the evidence.
+    They are taken from the suite. Raises UsageError if there are none, or the suite has other rows or evaluations than
+    the evidence.
     """
     folder, manifest, lock = Path(export.folder), read_json(export.raw[MANIFEST]), read_json(export.raw[LOCK])
     kept, notes, candidate = dict[str, list[Mapping[str, Any]]](), list[str](), str(manifest["candidate"])
@@ -188,7 +192,10 @@ def _compare_rows_with_evidence(found: Replayed, asked: ReplayRows, subject: Any
 
 
 def _collect_replayable_evals(notes: list[str], told: _ReplayEvidence, suite: Suite, loaded: Plugins) -> Collection:
-    """Collect those evaluations of the suite that the candidate has rows of and can answer alone."""
+    """Collect the evaluations that the candidate can answer alone.
+
+    It must have rows of them in the evidence. Raises UsageError if the suite differs from the evidence.
+    """
     if lost := sorted(told.rows.keys() - {e.name for e in suite.evals}):
         hint = "which the export passed; name the suite that it passed"
         raise UsageError(f'{suite.path}: has no eval "{lost[0]}", {hint}')
@@ -209,13 +216,13 @@ def _collect_replayable_evals(notes: list[str], told: _ReplayEvidence, suite: Su
 
 
 def _add_finish_metrics(task: Task, told: _ReplayEvidence) -> Task:
-    """Return a task with the metrics of how answers ended that gates named, of which a replay has none."""
+    """Add the metrics of how answers ended that the evidence has. A replay has no gates to name them."""
     named = told.lock["metrics"].get(task.spec.name, {})
     return replace(task, metrics={**{n: m for n, m in ENDINGS.items() if n in named}, **task.metrics})
 
 
 def _require_same_eval_as_evidence(collection: Collection, task: Task, told: _ReplayEvidence) -> None:
-    """Raise UsageError unless an eval and its rows are those of the evidence."""
+    """Raise UsageError unless an eval and its rows match the evidence."""
     locked = {e["name"]: e for e in told.lock["suite"]["evals"]}.get(task.spec.name, {})
     here = json.loads(json.dumps(lock_table(collection.plugins, "evaluator", task.spec), default=str))
     ours, theirs = ({k: t.get(k) or None for k in QUESTION_KEYS} | t.get("options", {}) for t in (here, locked))
@@ -236,7 +243,7 @@ def _require_same_eval_as_evidence(collection: Collection, task: Task, told: _Re
 
 
 def _iterate_environment_changes(collection: Collection, told: _ReplayEvidence) -> Iterator[str]:
-    """Yield what is otherwise here than it was when the model was judged: it may explain a difference."""
+    """Yield the differences between this environment and the evidence's. They may explain a different answer."""
     there, model = told.lock["suite"]["model"], lock_table(collection.plugins, "loader", collection.suite.model)
     options = {"use": (model["use"], there["use"])}
     options |= {k: (model["options"].get(k), v) for k, v in there["options"].items() if v != "(secret)"}
@@ -254,7 +261,10 @@ def _iterate_environment_changes(collection: Collection, told: _ReplayEvidence) 
 
 
 def _make_shipped_model_ref(collection: Collection, model: Path, told: _ReplayEvidence) -> ModelRef:
-    """Return the model in an export's model/, an adapter on the very base it was judged on."""
+    """Return the model in an export, with an adapter on its base.
+
+    Raises UsageError if the base has other weights than the one it was judged on.
+    """
 
     def base() -> Source:
         opened, judged = open_model(collection, collection.suite.model), told.lock["subjects"]["base"]
@@ -270,7 +280,7 @@ def _make_shipped_model_ref(collection: Collection, model: Path, told: _ReplayEv
 
 
 def _find_row_difference(said: Mapping[str, Any], row: Mapping[str, Any], tolerance: float) -> str | None:
-    """Return how a row differs from the evidence, or an empty text; None where that cannot be known."""
+    """Describe how a row differs from the evidence. Empty if it does not, None if that cannot be known."""
     ours = scores_without_texts(row)
     rough = row["resps"] == [[None]] and any(v is not None and v != round(v) for v in ours["values"].values())
     if "sha256" in said:

@@ -1,6 +1,7 @@
-"""The stages of `harness run` in their order; each hands what it made to the next.
+"""The stages of `harness run`, in their order.
 
-Baselines are evaluated before anything is trained, then candidates: an adapter, what it is merged into, copies.
+Each passes its result to the next. Baselines are evaluated before anything is trained, then candidates: an adapter, its
+merges, copies.
 """
 
 from __future__ import annotations
@@ -50,7 +51,7 @@ def run_suite(path: Path, options: Options) -> Run:
 
 
 def open_run(path: Path, options: Options) -> RunContext:
-    """Open a suite as a run does, for those that only look ahead. Raises UsageError as preflight does."""
+    """Open a suite as a run does, only to look ahead. Raises UsageError as preflight does."""
     collection = prepare_collection(path, options)
     record, checks = Record(collection), collect_checks(collection, options)
     return make_context(open_collection(collection, options, checks), record)
@@ -83,7 +84,7 @@ def run_stages(run: RunContext) -> StageStop | None:
 
 
 def check_given_candidate(run: RunContext) -> ModelRef | Trained | StageStop | None:
-    """Return a candidate that was made elsewhere once it is checked, or None of a suite that trains."""
+    """Check a candidate that was made elsewhere, and return it. None for a suite that trains."""
     if not (declared := run.suite.candidate):
         return None
     if not declared.merged:
@@ -96,7 +97,10 @@ def check_given_candidate(run: RunContext) -> ModelRef | Trained | StageStop | N
 
 
 def evaluate_baselines(run: RunContext) -> StageStop | None:
-    """Rehearse on the base what will compare or mark candidates, evaluate it, then baselines that are other models."""
+    """Evaluate the baselines, after a rehearsal on the base.
+
+    The rehearsal is of evaluations that compare or mark candidates. Baselines that are other models come last.
+    """
     collection, lacking = run.collection, run.session.opened.lacking
     items = [i for i in collection.items if i.subject in collection.baselines]
     later = dict.fromkeys(i.eval for i in collection.items if i.subject in collection.candidates)
@@ -128,7 +132,10 @@ def evaluate_baselines(run: RunContext) -> StageStop | None:
 def _evaluate_baselines(
     run: RunContext, items: Sequence[Item], models: StageModels, subject: Subject | None
 ) -> StageStop | None:
-    """Evaluate baselines; answers that are to be marked wait until there is no subject."""
+    """Evaluate baselines, deferring the marking of their answers.
+
+    Answers are marked in a later call without a subject.
+    """
     for item in items:
         marks = run.collection.tasks[item.eval].marks
         if subject and marks:
@@ -147,9 +154,10 @@ def _evaluate_baselines(
 def _rehearse_task(
     run: RunContext, task: Task, models: StageModels | None = None, subject: Subject | None = None
 ) -> StageStop | None:
-    """Put two rows of the base beside itself, so that a crash, or a judge that is not there, comes before training.
+    """Run an evaluation on two rows of the base against itself.
 
-    Without a subject its answers are marked; what every evaluation would raise goes on.
+    A crash, or a judge that cannot be reached, then comes before training. Without a subject the base's answers are
+    marked. An error that every evaluation would raise propagates.
     """
     assert task.samples is not None
     session, short = run.session, replace(task, samples=task.samples[:REHEARSAL_ROWS])
@@ -172,7 +180,10 @@ def _rehearse_task(
 
 
 def evaluate_trained(trained: Trained) -> StageStop | None:
-    """Evaluate an adapter, and what of it is merged for an item or a copy; or the whole model that was trained."""
+    """Evaluate a trained adapter and its merges, or a whole model.
+
+    Only merges that an item or a copy needs are made.
+    """
     run, suite, wanted = trained.run, trained.run.suite, trained.run.session.wanted_candidates
     if run.collection.trains_all_weights:  # there is nothing to merge
         return run_stage_checks(run, "merged", merged=trained.ref, twin=None) or evaluate_family(run, trained.ref)
@@ -190,7 +201,7 @@ def evaluate_trained(trained: Trained) -> StageStop | None:
 
 
 def evaluate_runs(run: RunContext) -> StageStop | None:
-    """Train and evaluate a recipe with its other seeds, one after the other, for the gates of the recipe."""
+    """Train and evaluate the recipe with its other seeds. Gates of the recipe need them."""
     for made in make_runs(run):
         if isinstance(made, StageStop):
             return made
@@ -200,7 +211,10 @@ def evaluate_runs(run: RunContext) -> StageStop | None:
 
 
 def evaluate_family(run: RunContext, ref: ModelRef) -> StageStop | None:
-    """Evaluate a candidate and gate it, then what exports make of it; a copy that fails is no matter of others."""
+    """Evaluate and gate a candidate, then the copies made from it.
+
+    Copies are skipped if the candidate did not pass. A copy that fails does not affect other candidates.
+    """
     wanted = run.session.wanted_candidates
     run.record.add_candidate(ref)
     if ref.name in wanted and (stop := evaluate_candidate(run, ref)):
@@ -230,9 +244,10 @@ def evaluate_family(run: RunContext, ref: ModelRef) -> StageStop | None:
 def evaluate_candidate(
     run: RunContext, ref: ModelRef, disguise: Callable[[Subject], Subject] | None = None
 ) -> StageStop | None:
-    """Evaluate a candidate, or what it is disguised as, in its own stage beside those it is compared with; gate it.
+    """Evaluate and gate a candidate in a stage of its own.
 
-    Answers that are to be marked wait until its models are gone, for a judge may need the room.
+    `disguise` wraps its subject. The models that it is compared with are loaded beside it. Answers to be marked wait
+    until the models are freed, since a judge may need the memory.
     """
     session, tasks, record = run.session, run.collection.tasks, run.record
     record.add_candidate(ref)

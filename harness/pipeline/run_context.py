@@ -1,4 +1,7 @@
-"""A run under way, and what every stage does with it: ask a subject, mark its answers, decide its gates, report it."""
+"""A run in progress, and the operations that all stages share.
+
+They ask a subject, mark its answers, decide its gates and report it.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +38,7 @@ from harness.suite.tables import Suite
 
 
 class ErrorDescription(NamedTuple):
-    """What an error says, and its traceback where it is a bug."""
+    """The message of an error, and its traceback for a bug."""
 
     message: str
     traceback: str | None
@@ -58,7 +61,10 @@ class RunContext:
         return self.session.collection
 
     def ask(self, item: Item, models: StageModels, subject: Subject) -> None:
-        """Let a subject answer what will be marked when it is gone."""
+        """Collect a subject's answers, to mark once it is freed.
+
+        An exception takes their place, unless every evaluation would raise it.
+        """
         session, task, before = self.session, self.collection.tasks[item.eval], count_requests(subject)
         answers: Result | BaseException
         try:
@@ -78,9 +84,10 @@ class RunContext:
     def evaluate(
         self, item: Item, models: StageModels, subject: Subject | None = None, against: Subject | None = None
     ) -> ItemResult:
-        """Evaluate one item, decide its gates, write its rows, tell the listeners; without a subject, mark answers.
+        """Evaluate an item, decide its gates, and report it.
 
-        What an evaluator raises is its report's error; what every evaluation of these models would raise goes on.
+        Without a subject, collected answers are marked. The item's rows go to the run's folder. An evaluator's
+        exception becomes the report's error; one that every evaluation of these models would raise propagates.
         """
         task, record = self.collection.tasks[item.eval], self.record
         begun, before = time.monotonic(), self._count_requests_and_hits(subject)
@@ -138,7 +145,7 @@ class RunContext:
         return self.record_failure(item, why, trace, seconds)
 
     def record_failure(self, item: Item, why: str, trace: str | None, seconds: float = 0.0) -> ItemResult:
-        """Report an evaluation that has no result, and decide the gates that waited for it."""
+        """Report an evaluation without a result, and decide its waiting gates."""
         verdicts, about = self.adjudicator.on_evaluation_end(item), (item.id, item.subject, item.eval)
         report = ItemResult(*about, "error", verdicts=verdicts, seconds=seconds, error=why, traceback=trace)
         self.record.add(report)
@@ -152,7 +159,7 @@ class RunContext:
         return StageStop(ExitCode.FAILED) if refuted else StageStop()
 
     def write_lock(self) -> None:
-        """Write down what the suite comes to, before there is a candidate to please, and what each evaluation asks."""
+        """Write the lock, and keep the digests of all rows. It is written before there is a candidate to please."""
         assert self.session.folder
         tasks = self.collection.tasks.items()
         text = dumps(make_lock(self.collection, self.record.snapshot(), self.adjudicator.leaks))
@@ -161,14 +168,14 @@ class RunContext:
         self.record.locked_rows = {name: rows_digest(t.samples) for name, t in tasks if t.samples is not None}
 
     def make_marking(self, item: Item, *, rehearsal: bool = False) -> grading.Marking:
-        """Return what an evaluator that marks is given."""
+        """Make the context that a marking evaluator gets."""
         suite, what = self.suite, f"rehearsal::{item.eval}" if rehearsal else item.id
         place = (suite.model.path, suite.path.parent, suite.header.seed)
         kept = self.session.kept.setdefault(item.eval, {})
         return grading.Marking(what, *place, self.session.responses, self.session.progress, rehearsal, kept)
 
     def _count_requests_and_hits(self, subject: Subject | None) -> tuple[int, int]:
-        """Return how much was asked of a subject, or of those who mark, and how much of it was remembered."""
+        """Count the requests and cache hits of a subject. Without a subject, they are those of the judges."""
         if subject is not None or self.session.responses is None:
             return count_requests(subject)
         return self.session.responses.asked, self.session.responses.found
@@ -204,7 +211,10 @@ class RunContext:
         )
 
     def _require_zero_one_scores(self, result: Result) -> None:
-        """Raise UsageError where failures are to be counted of a metric that is not 0 or 1: not only after training."""
+        """Raise UsageError if `max_failures` would count scores other than 0/1.
+
+        It is checked on baselines, so a mistake shows before training.
+        """
         of = (g for g in self.suite.gates if g.eval == result.eval)
         for gate in (g for g in of if g.max_failures is not None and g.cap is None):
             if odd := find_fractional_score(gate.metric_name, result.scores):
@@ -212,7 +222,7 @@ class RunContext:
                 raise UsageError(f'gate "{gate.id}": {what}; claim min or max')
 
     def _collect_model_notes_and_facts(self, models: StageModels) -> None:
-        """Take what loaded models have to say, and add what they came to know while they answered to their facts."""
+        """Record the warnings and facts of loaded models. Facts may be added while a model answers."""
         facts = self.record.run.facts
         self.record.run.warnings += models.notes()
         for subject in models.loaded:
@@ -221,7 +231,10 @@ class RunContext:
                 facts[place] = {**facts.get(place, {}), **told}
 
     def _map_rows_to_sent_prompts(self, item: Item, subject: Subject) -> dict[str, str]:
-        """Return the prompts of an item as its subject got them, by row, where it can tell."""
+        """Return an item's prompts as sent to its subject, by row.
+
+        Rows are left out if the subject does not know their prompts.
+        """
         if not isinstance(subject, CachedSubject):
             return {}
         rows = [s for s in self.collection.tasks[item.eval].samples or () if s.input]
@@ -231,7 +244,10 @@ class RunContext:
         return {s.id: text for s, text in zip(rows, told, strict=True) if text is not None}
 
     def _run_result_checks(self, item: Item, result: Result) -> None:
-        """Run the checks of results; an odd baseline is nothing to stop for, and one warning is told once."""
+        """Run the checks on a result.
+
+        Errors on baselines become notes, since they need not stop a run. Equal warnings are recorded once.
+        """
         task, reference = self.collection.tasks[item.eval], self.adjudicator.results.get(("base", item.eval))
         facts = self.record.run.facts
         for one in self.session.checks.run("results", result=result, task=task, reference=reference, facts=facts):
@@ -242,7 +258,10 @@ class RunContext:
 
 
 def describe_error(error: BaseException) -> ErrorDescription:
-    """Return what an error says, and its traceback; what the user or the model did wrong needs none."""
+    """Return the message and traceback of an error.
+
+    A UsageError or CheckFailedError, a fault of the user or the model, needs no traceback.
+    """
     if isinstance(error, (UsageError, CheckFailedError)):  # these say all there is to know
         return ErrorDescription(str(error), None)
     return ErrorDescription(
@@ -252,6 +271,9 @@ def describe_error(error: BaseException) -> ErrorDescription:
 
 
 def is_fatal(error: BaseException, models: StageModels | None) -> bool:
-    """Return whether an error of one evaluation would be that of every other: no model, no disk or no memory."""
+    """Return whether every other evaluation would raise the same error.
+
+    It is so if the model, its workers, disk space or memory is gone.
+    """
     gone = isinstance(error, WorkersGoneError) or (models is not None and error is models.broken)
     return gone or bool(resource_error(error))

@@ -1,6 +1,7 @@
-"""Variants of a run's training, with another seed or some of its rows: trained, merged and remembered as it is.
+"""Variants of a run's training, with another seed or selected rows.
 
-Each has a folder of its own by its recipe's digest, so whatever trainer made it, it is trained once.
+They are trained, merged and cached as the run itself. Each has a folder of its own by its recipe's digest, so it is
+trained once, whichever trainer made it.
 """
 
 from __future__ import annotations
@@ -18,9 +19,9 @@ from harness.records.models import ModelRef
 
 
 def vary_training(run: RunContext, *, seed: int | None = None, rows: Sequence[int] | None = None) -> RunContext:
-    """Return a run that trains with another seed, or on some of the training rows, by their numbers from 0.
+    """Return a run that trains with another seed or selected rows.
 
-    It has no folder of its own: what its training logs stays beside what it makes.
+    Rows are numbered from 0. The run has no folder of its own: its training logs stay beside its artifacts.
     """
     collection = vary_collection(run.collection, seed=seed, rows=rows)
     return replace(run, session=replace(run.session, collection=collection, folder=None))
@@ -29,7 +30,7 @@ def vary_training(run: RunContext, *, seed: int | None = None, rows: Sequence[in
 def vary_collection(
     collection: Collection, *, seed: int | None = None, rows: Sequence[int] | None = None
 ) -> Collection:
-    """Return a collection that trains with another seed, or on some of its rows, and so makes another recipe."""
+    """Return a collection with another seed or selected training rows. This makes it another recipe."""
     if seed is not None:
         collection = replace(collection, suite=collection.suite.with_seed(seed))
     if rows is not None:
@@ -40,9 +41,9 @@ def vary_collection(
 
 
 def make_variant(run: RunContext, name: str) -> ModelRef | StageStop:
-    """Train and merge a variant, unless it is there, and return its model under a name of its own.
+    """Train and merge a variant, unless it exists.
 
-    Nothing that is reported of the run's own training changes.
+    Returns its model under `name`. Reported facts of the run's own training do not change.
     """
     with _restore_training_facts(run):
         trained = train_adapter(run)
@@ -56,9 +57,10 @@ def make_variant(run: RunContext, name: str) -> ModelRef | StageStop:
 
 
 def make_runs(run: RunContext) -> Iterator[ModelRef | StageStop]:
-    """Yield the recipe's model of each further seed that a gate asks for.
+    """Yield the recipe's model for each further seed.
 
-    What a trainer raises is an ERROR of the recipe, and other seeds go on; a full disk or no memory ends the run.
+    Only seeds with items are trained. An exception of the trainer is an ERROR of the recipe, and other seeds go on; a
+    full disk or a lack of memory ends the run.
     """
     for number, (name, seed) in enumerate(run.collection.runs.items(), 2):
         if not run.session.items(name):
@@ -78,7 +80,7 @@ def make_runs(run: RunContext) -> Iterator[ModelRef | StageStop]:
 
 
 def lose_run(run: RunContext, name: str, why: str, trace: str | None = None) -> None:
-    """Report that there is no model of a seed, which is an ERROR of every gate of the recipe."""
+    """Report that a seed has no model. This is an ERROR of every gate of the recipe."""
     told = f"seed {run.collection.runs[name]} was not trained: {why}"
     run.adjudicator.lost_runs[name] = told
     for item in run.session.items(name):
@@ -87,7 +89,7 @@ def lose_run(run: RunContext, name: str, why: str, trace: str | None = None) -> 
 
 @contextmanager
 def _restore_training_facts(run: RunContext) -> Iterator[None]:
-    """Let what is reported of the run's own training and merge be as it was before."""
+    """Restore the run's own training and merge facts on exit."""
     found, names = run.record.run, ("training", *map(run.suite.merged, run.suite.merges))
     facts, steps = {name: found.facts[name] for name in names if name in found.facts}, found.training
     try:

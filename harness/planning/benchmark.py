@@ -40,7 +40,11 @@ TIMED_ROWS = 16  # of each evaluation that are timed
 
 
 def forecast_at_rate(session: Session, rate: float) -> dict[str, Measured]:
-    """Return what the training takes at so many tokens a second, as somebody has seen elsewhere."""
+    """Return a measurement of the training from a known rate.
+
+    The rate is in tokens a second, as seen elsewhere. Raises UsageError unless it is above 0 and the suite trains on
+    known rows.
+    """
     collection, table, what = session.collection, session.suite.train, measurable_methods(session.collection)
     tokens = count_training_tokens(collection, session.opened.source) if table and what else None
     if not table or not tokens or not rate > 0:
@@ -51,7 +55,10 @@ def forecast_at_rate(session: Session, rate: float) -> dict[str, Measured]:
 
 
 def measure_suite(session: Session) -> dict[str, Measured]:
-    """Measure everything anew, each in a process of its own, so that nothing else is in its memory; and keep it."""
+    """Measure training and evaluation anew, and cache the results.
+
+    Each runs in a process of its own, so that nothing else is in its memory.
+    """
     found = {}
     words = [sys.executable, "-P", "-m", measure_suite.__module__]
     options = {name: getattr(session.options, name) for name in ("ahead", "candidate", "limit", "overrides", "plugins")}
@@ -75,7 +82,7 @@ def measure_suite(session: Session) -> dict[str, Measured]:
 
 
 def main() -> None:
-    """Measure what stdin asks for."""
+    """Run the measurement that stdin specifies."""
     from harness.pipeline.record import peak_memory
     from harness.pipeline.run import Options, open_run
 
@@ -104,7 +111,10 @@ def main() -> None:
 
 
 def _time_evaluations(session: Session) -> Measured:
-    """Time some rows of every evaluation on the base, and with worked examples where it is asked so."""
+    """Time some rows of every evaluation on the base.
+
+    Evaluations with worked examples are timed with them.
+    """
     suite, collection, seconds = session.suite, session.collection, dict[str, float]()
     timed: dict[Item, Task] = {}  # the base's own, those with examples, and the candidates'
     for item in collection.items:

@@ -1,4 +1,7 @@
-"""What few rows of scores can prove at most, and the ways out, before any row is bought."""
+"""Limits of few rows of scores, and ways around them.
+
+They are known before any row is bought.
+"""
 
 from __future__ import annotations
 
@@ -11,9 +14,10 @@ FEW_ROWS = 60  # rows, or clusters, from which on a score in a range of 2 proves
 
 
 def describe_few_rows(case: GatePower) -> str:
-    """Return what few rows of scores cannot prove against a baseline however good they are, and what could.
+    """Describe the least margin or gain that few scores prove.
 
-    Empty for enough rows, for rows that an earlier run has seen to be 0 or 1, and where the margin is large enough.
+    It holds against a baseline, however good the rows are; alternative claims are named. Empty for enough rows, for
+    rows that an earlier run has seen to be 0 or 1, and if the margin is large enough.
     """
     gate, low, high = case.gate, *case.gate.row_range(case.metric)
     reach = min(high - low, math.inf if gate.cap is None else gate.cap)

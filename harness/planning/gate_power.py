@@ -30,12 +30,12 @@ from harness.suite.tables import gate_alpha
 
 @dataclass(frozen=True)
 class Odds:
-    """What a gate can prove on a candidate.
+    """The odds of a gate on a candidate.
 
-    `power` is how often a model passes that is as `truth` says; without one, `missing` says what is not known.
-    `proves` is the smallest claim that is proven with power 0.8, in the metric's units, and `needed` how many rows
-    the claim itself would take for that; None where no number of rows would. A gate that is not a matter of power
-    (`kind` "counted", "point", "alarm") has none.
+    `power` is how often a model like `truth` passes; if it is None, `missing` is the reason. `proves` is the smallest
+    claim that is proven with power 0.8, in the metric's units, and `needed` the rows that the claim itself would take
+    for that, None if no number of rows would do. A gate that is not a matter of power (`kind` "counted", "point",
+    "labels") has none; with "alarm" the power is 0, since no slice is large enough to pass.
     """
 
     gate: str
@@ -71,7 +71,10 @@ class GateOdds:
 def forecast_gates(
     collection: Collection, history: History, attempts: Mapping[tuple[str, str], AttemptNumber], equal_runs: AaRecord
 ) -> list[GateOdds]:
-    """Return every gate on every candidate with its odds; `attempts` are those to come, by candidate and eval."""
+    """Return every gate on every candidate with its odds.
+
+    `attempts` are those to come, by candidate and eval.
+    """
     found = []
     for candidate in collection.candidates:
         gates = collection.gates(candidate)
@@ -141,7 +144,7 @@ def _forecast_gate(
 
 
 def _rescore_past_rows(gate: Gate, metric: Metric, past: PastRows) -> PastRows:
-    """Return the rows of an earlier run as a restated claim is about them, each counting once."""
+    """Score an earlier run's rows for a restated claim. Each counts once."""
     if past.theirs is None:
         return past
     ids, sides = [s.id for s in past.samples], [past.ours, past.theirs]
@@ -151,7 +154,10 @@ def _rescore_past_rows(gate: Gate, metric: Metric, past: PastRows) -> PastRows:
 
 
 def forecast_recipes(gates: Sequence[GateOdds]) -> list[RecipePower]:
-    """Return what more seeds and rows would bring gates of a recipe, for each spread of its runs that may be."""
+    """Forecast recipe gates' power with more seeds and rows.
+
+    There is one forecast for the spread of the last run, or for each of SPREADS.
+    """
     found = []
     for case in (case for one in gates if one.gate.of == "recipe" for case in one.cases[:1] if case.chance):
         seeds = tuple(sorted({*SEED_COUNTS, case.seeds}))
@@ -170,7 +176,10 @@ def forecast_recipes(gates: Sequence[GateOdds]) -> list[RecipePower]:
 def _find_tested_alpha(
     collection: Collection, gate: Gate, task: Task, standing: AttemptNumber | None
 ) -> tuple[float, tuple[str, ...]]:
-    """Return the alpha that a gate is tested at, and what that and the power of it assume."""
+    """Return a gate's tested alpha, and the assumptions behind it.
+
+    They include assumptions of its power, such as no early stopping.
+    """
     alpha, assumed = gate_alpha(gate, collection.suite), []
     if collection.suite.header.attempts == "spend" and standing and standing.number > 1:
         alpha = attempt_alpha(alpha, standing.number)
@@ -184,7 +193,10 @@ def _find_tested_alpha(
 
 
 def _compute_odds(case: GatePower, blank: Odds, known: bool) -> Odds:
-    """Return how likely a case is to be proven, and what could be; earlier runs may be `known` that do not tell."""
+    """Compute the odds of a case, and its provable claims.
+
+    `known` is whether there are earlier runs at all; they may lack this case.
+    """
     blank = replace(blank, rows=case.n, clusters=case.count if case.clustered else None, few=describe_few_rows(case))
     if case.chance is None:
         why = f": no earlier run here evaluated it on {MIN_ROWS} rows" if known else " before a first run"
@@ -200,7 +212,10 @@ def _compute_odds(case: GatePower, blank: Odds, known: bool) -> Odds:
 
 
 def _describe_low_power(odds: Odds) -> str:
-    """Warn of a gate that more often than not would not say PASS of the model it is meant to pass."""
+    """Warn of a gate with power below 0.5.
+
+    The power is that on the model that the gate is meant to pass. Empty if it is higher.
+    """
     if odds.power is None or odds.power >= 0.5:
         return ""
     cure = (
@@ -212,7 +227,10 @@ def _describe_low_power(odds: Odds) -> str:
 
 
 def _make_odds_without_power(blank: Odds, gate: Gate, task: Task, past: tuple[Verdict, Run] | None) -> Odds:
-    """Return the odds of what is counted or compared as it is: there is no power, only what was seen before."""
+    """Make the odds of a gate without a test.
+
+    It counts, or compares a value directly, so it has no power, only earlier results.
+    """
     rows, kind = len(task.rows_of(gate.metric_name) or ()), "counted" if gate.kind.counts else "point"
     what = "failures are counted, without a test" if gate.kind.counts else "decided by its value"
     if gate.kind.counts and rows > 1:
@@ -223,7 +241,10 @@ def _make_odds_without_power(blank: Odds, gate: Gate, task: Task, past: tuple[Ve
 
 
 def _compute_group_odds(gate: Gate, candidate: str, each: Mapping[str, GateOdds]) -> Odds:
-    """Return the odds that one of several gates is proven, each at its share of the risk."""
+    """Compute the odds that one of several gates is proven.
+
+    Each is at its share of the risk, and they are taken as independent.
+    """
     members = [each[name].odds for name in gate.any_of if name in each]
     blank = Odds(gate.id, gate.claim(), candidate, gate.blocking, kind="group", rows=max(m.rows for m in members))
     if len(known := [m.power for m in members if m.power is not None]) < len(members):

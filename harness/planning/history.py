@@ -1,4 +1,4 @@
-"""What earlier runs of a suite found, for what is told before the next."""
+"""Results of a suite's earlier runs, for planning."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ MIN_ROWS = 30  # rows of an earlier run from which on it says more than the defa
 
 @dataclass(frozen=True)
 class PastRows:
-    """The rows of an earlier run that a question was put to: as samples, and value and weight by id, of both sides.
+    """Rows of an earlier run, with value and weight by id.
 
-    Rows of weight 0 are none of them. Without a run they are rows at hand.
+    Both sides have them. Rows of weight 0 on all sides are left out. Without a run they are rows at hand.
     """
 
     run: Run | None
@@ -39,7 +39,7 @@ class PastRows:
 
 
 class History:
-    """What earlier runs of a suite found, the newest first."""
+    """The earlier runs of a suite's model, newest first."""
 
     def __init__(self, out: Path, collection: Collection) -> None:
         suite, self.runs, self.rows = collection.suite, list[Run](), cache(read_rows)
@@ -49,7 +49,10 @@ class History:
                 self.runs += [run] if run.model in (suite.model.path, relative_paths(suite.model.path, run)) else []
 
     def verdict(self, gate: Gate, candidate: str, fewest: int = MIN_ROWS) -> tuple[Verdict, Run] | None:
-        """Return the last verdict on the same question with rows enough to learn from, and its run."""
+        """Return the last verdict on a question, with its run.
+
+        It must have enough rows to learn from.
+        """
         asked = (gate.id, candidate, gate.metric, gate.versus, gate.relative)
         for run in self.runs:
             for v in run.verdicts:
@@ -59,7 +62,10 @@ class History:
         return None
 
     def past_rows(self, gate: Gate, candidate: str) -> PastRows | None:
-        """Return the rows of that verdict; None where they were not kept, or do not hold the metric row by row."""
+        """Return the rows of the last verdict.
+
+        None if they were not kept, or do not hold the metric row by row.
+        """
         if (found := self.verdict(gate, candidate)) is None:
             return None
         run, name = found[1], gate.metric_name
@@ -79,7 +85,7 @@ class History:
         return PastRows(run, samples, told[0], told[1] if gate.versus else None) if known else None
 
     def seed_spread(self, gate: Gate, candidate: str) -> SeedSpread | None:
-        """Return how far the runs of a recipe lay apart when its gate was judged; None where that is not known."""
+        """Return a recipe's seed spread at its gate's last verdict. None if unknown."""
         found = self.verdict(gate, candidate)
         if found is None or not found[1].runs:
             return None
@@ -95,7 +101,7 @@ class History:
         return estimate_spread(values) if np.isfinite(values).all() else None
 
     def seconds(self, subject: str, evaluation: str) -> float | None:
-        """Return the seconds a row took when it was last evaluated with nothing remembered."""
+        """Return the last uncached evaluation's seconds per row."""
         asked = (subject, evaluation, "done")
         reports = (r for run in self.runs for r in run.results if (r.subject, r.eval, r.outcome) == asked)
         return next((r.seconds / r.n for r in reports if r.n and not r.cache_hits), None)

@@ -45,7 +45,10 @@ class JointPower:
 
 
 def forecast_joint_power(asked: Sequence[GateOdds]) -> list[JointPower]:
-    """Return how likely the blocking gates are to pass together, for every candidate that may ship."""
+    """Forecast how often each candidate passes its blocking gates together.
+
+    Only gates with a known power count; candidates without any are left out.
+    """
     names = dict.fromkeys(a.odds.candidate for a in asked)
     suites = {name: _GatesTogether([a for a in asked if a.odds.candidate == name]) for name in names}
     return [suite.joint(name) for name, suite in suites.items() if suite.blocking]
@@ -120,7 +123,7 @@ class _GatesTogether:
         return np.stack([passed[name] for name in self.blocking], axis=1)
 
     def factor(self) -> float | None:
-        """Return by how much the rows must grow for 80 %, or None where none would do."""
+        """Return the growth in rows that gives power 0.8. None if no growth does."""
         if any(not self.cases(name) for name in self.blocking):
             return None
         return power.search_with_correction(
@@ -141,7 +144,7 @@ class _GatesTogether:
         return math.prod(map(NormalDist().cdf, each))
 
     def cases(self, name: str) -> list[GatePower]:
-        """Return the questions that a gate is, or the gates it names are."""
+        """Return the cases of a gate or its members."""
         return [case for member in self.asked[name].gate.any_of or [name] for case in self.asked[member].cases]
 
 

@@ -34,7 +34,7 @@ Find = Callable[[Callable[[float], float]], float | None]
 
 
 class AssumedTruth(NamedTuple):
-    """The truth that power is computed for, and that model in words."""
+    """The truth that power is computed for, with a description."""
 
     truth: float
     words: str
@@ -82,7 +82,7 @@ class GatePower:
 
     @cached_property
     def is_barred(self) -> bool:
-        """Whether the gate blocks, and its verdict can only have an approximate risk."""
+        """Whether the gate blocks, with at best an approximate risk."""
         sizes = np.asarray(self.sizes, dtype=float)
         uneven = self.clustered and self.gate.estimand == "rows" and bool(ratio.are_uneven(sizes))
         few = uneven and ratio.has_few_drawn_sizes(float(ratio.effective_clusters(sizes)))
@@ -101,7 +101,7 @@ class GatePower:
 
     @cached_property
     def past_rows(self) -> EmpiricalRows | None:
-        """The rows of the last run, as the claim is about them."""
+        """The last run's rows, scored for the claim."""
         if self.past is None or self.metric.combine or self.metric.labelled:
             return None
         ours, theirs = self.past.ours, self.past.theirs
@@ -122,7 +122,7 @@ class GatePower:
 
     @cached_property
     def share(self) -> float | None:
-        """The share of rows that the candidate got right in the last run."""
+        """The share of right rows in the last run."""
         if self.past is None:
             return None
         right = sum(self.past.ours[s.id][0] for s in self.past.samples) / len(self.past.samples)
@@ -130,7 +130,7 @@ class GatePower:
 
     @cached_property
     def estimate(self) -> float | None:
-        """What the last run found, turned."""
+        """The estimate of the last run, oriented."""
         if self.past_rows is not None:
             return self.past_rows.mean
         v = self.before[0] if self.before else None
@@ -138,7 +138,7 @@ class GatePower:
 
     @cached_property
     def spread(self) -> float | None:
-        """The error of the last run for one row, or cluster, instead of all; None where it is not known."""
+        """The last run's standard error per row or cluster. None if unknown."""
         if self.past_rows is not None:
             return self.past_rows.spread * self.crossing or None
         v = self.before[0] if self.before else None
@@ -159,9 +159,10 @@ class GatePower:
 
     @property
     def noise(self) -> float | None:
-        """The discordance of equal models, where it is known and more than is assumed: others differ more than these.
+        """The discordance of equal models, if above the assumed one.
 
-        Of fewer rows that differ by chance nothing follows for a candidate, which changes rows by itself.
+        Other models differ more than equal ones. A lower discordance by chance says nothing of a candidate, which
+        changes rows by itself.
         """
         known = self.equal_runs.discordance if self.equal_runs and self.past_rows is None else 0.0
         return known if known > power.DISCORDANCE else None
@@ -218,7 +219,7 @@ class GatePower:
         return f"{points} point{'' if points == '1' else 's'}" if self.metric.is_share else f"{apart.spread:.2g}"
 
     def recipe_rows(self, truth: float) -> RecipeRows:
-        """Return what the power of a gate of a recipe is made of, if the truth is `truth`."""
+        """Return the rows and seeds that determine a recipe's power."""
         about: dict[str, Any] = {"count": self.count, "seeds": self.seeds, "apart": self.seed_spread}
         if not self.is_binary:
             return RecipeRows((self.spread or 0.0) ** 2, self.count, **about)
@@ -232,7 +233,7 @@ class GatePower:
 
     @cached_property
     def chance(self) -> float | None:
-        """How often it passes, if the truth is `truth`; None where that is not known."""
+        """The probability of passing if `truth` holds. None if unknown."""
         if self.cannot_pass:
             return 0.0
         return self.power(self.truth, self.bound) if self.is_binary or self.spread else None
@@ -240,7 +241,10 @@ class GatePower:
     # -- power -------------------------------------------------------------------------------------
 
     def power(self, truth: float, bound: float, factor: float = 1.0, runs: int = DRAWN_RUNS) -> float:
-        """Return how often `factor` times the rows prove that the truth is above the bound."""
+        """Return the power with `factor` times the rows.
+
+        It is how often they prove that the truth is above the bound.
+        """
         if self.seeds:
             return self.recipe_rows(truth).power(truth, bound, self.alpha, factor)
         if self.drawn:
@@ -268,7 +272,7 @@ class GatePower:
         return min(max(self.discordance, abs(difference)), 1.0)
 
     def approximate_deviate(self, truth: float, bound: float, factor: float) -> float:
-        """Return about what `power` would, as a normal deviate, from a normal error."""
+        """Approximate `power` as a normal deviate, from a normal error."""
         if self.seeds:
             return power.power_to_deviate(self.power(truth, bound, factor))
         spread, rows = self.spread or 0.0, self.count * factor
@@ -279,7 +283,10 @@ class GatePower:
         return power.normal_deviate(truth - bound, spread / math.sqrt(rows), self.alpha)
 
     def search(self, find: Find, place: Callable[[float], tuple[float, float, float]]) -> float | None:
-        """Return what `find` finds on the power at `place`s: truth, bound and factor of the rows."""
+        """Run a search on power.
+
+        `place` maps the searched value to truth, bound and factor of the rows.
+        """
         if not self.drawn:
             return find(lambda x: self.power(*place(x)))
         return power.search_with_correction(
@@ -299,7 +306,10 @@ class GatePower:
 
     @cached_property
     def assumed(self) -> AssumedTruth:
-        """What power is told for, and that model in words: an equal one, one as the last, or one just good enough."""
+        """The truth that power is reported for, with a description.
+
+        It is that of an equal model, of one like the last, or of one just good enough.
+        """
         if self.gate.worse_by_at_most is not None:
             return AssumedTruth(self.null_difference, f"if the candidate equals {self.gate.versus}")
         if self.estimate is not None:
@@ -316,20 +326,23 @@ class GatePower:
 
     @cached_property
     def better(self) -> float:
-        """What the power of all gates together is told for: an equal model, or one that is 3 points better than asked;
-        where that says nothing, one as the last."""
+        """The truth that joint power is computed for.
+
+        On 0/1 rows the model is 3 points better than the gate demands, or equal if it may be worse. Otherwise it is
+        `truth`.
+        """
         if not self.is_binary or self.gate.worse_by_at_most is not None:
             return self.truth
         return min(self.bound + ASSUMED_GAIN, 1.0)
 
     @property
     def previous_estimate(self) -> float:
-        """The truth of a model that is as the last, where one is known."""
+        """The truth of a model like the last, else `truth`."""
         return self.truth if self.estimate is None else self.estimate
 
     @cached_property
     def minimum_detectable(self) -> float | None:
-        """The least good truth that is proven with the power wanted; None when there is none."""
+        """The least good truth proven with power 0.8. None if there is none."""
         most = 1.0 - self.bound if self.is_binary else self.search_limit
         found = self.search(lambda at: power.search_power(at, 0.0, most), lambda x: (self.bound + x, self.bound, 1.0))
         return None if found is None else self.bound + found
@@ -340,7 +353,10 @@ class GatePower:
         return 20 * (self.spread or 0.0) / math.sqrt(self.count)
 
     def describe_provable(self) -> str:
-        """Write the smallest margin of an equal model, or the least good model, that is proven with that power."""
+        """Describe the least claim that is proven with power 0.8.
+
+        It is the smallest margin of an equal model, or the least good model. Empty if there is none.
+        """
         if self.gate.worse_by_at_most is None:
             return (
                 ""
@@ -360,7 +376,10 @@ class GatePower:
         return f"a margin of {self.format_value(-self.sign * margin).lstrip('+−')}"
 
     def needed(self) -> int | None:
-        """Return about the fewest rows that have the power wanted; None where rows are not what is missing."""
+        """Return about the fewest rows with power 0.8.
+
+        None if more rows would not help, or if they are more than MAX_ROWS.
+        """
         if self.truth <= self.bound:
             return None
         if self.truth == self.minimum_detectable:
@@ -372,7 +391,7 @@ class GatePower:
         return self.sign * (truth - self.shift)
 
     def format_value(self, value: float) -> str:
-        """Write a value in the metric's units, a perplexity's change as a share."""
+        """Format a value in the metric's units. A perplexity's change is a share."""
         if self.metric.is_log:
             return typographic_minus(f"{math.expm1(value):+.1%}") if self.gate.versus else f"{math.exp(value):.4g}"
         return typographic_minus(f"{value:+.3g}" if self.gate.versus else f"{value:.3g}")

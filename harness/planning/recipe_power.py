@@ -1,6 +1,6 @@
-"""How likely a gate of a recipe is to be proven, by its seeds and rows, for runs that lie so far apart.
+"""Power of a recipe's gates, by seeds and rows.
 
-Drawn from normal effects: what rows differ by for all seeds, what a seed differs by on all rows, and its luck on each.
+It is simulated from normal effects: of rows on all seeds, of a seed on all rows, and of its luck on each.
 """
 
 from __future__ import annotations
@@ -29,7 +29,10 @@ class SeedSpread:
 
 @dataclass(frozen=True)
 class RecipePower:
-    """The power of a gate of a recipe for numbers of seeds and rows, with one spread, for a model as `truth` says."""
+    """The power of a recipe's gate, by seeds and rows.
+
+    It is for one spread, and for the model that `truth` describes.
+    """
 
     gate: str
     truth: str
@@ -57,7 +60,7 @@ class RecipeRows:
     paired: bool = False
 
     def power(self, truth: float, bound: float, alpha: float, factor: float = 1.0) -> float:
-        """Return how often `factor` times the rows prove that the mean over seeds is above a bound."""
+        """Return the power to prove a mean over seeds above a bound. The rows are multiplied by `factor`."""
         normal, chi = _draw_normals(self.seeds)
         rows, luck, seeds = self.rows * factor, self.apart.luck, self.seeds
         common = math.sqrt(self.variance * (1 - luck) / rows) * normal[:, 0]  # of all runs
@@ -84,15 +87,19 @@ class RecipeRows:
 
 @lru_cache(maxsize=8)
 def _draw_normals(seeds: int) -> tuple[Floats, Floats]:
-    """Return standard normal numbers of rows and seeds, (RUNS, 1 + 2 seeds), and of the error over rows, (RUNS,)."""
+    """Draw standard normals for rows, seeds and the error.
+
+    The error is that over rows. Shapes are (DRAWN_RUNS, 1 + 2 seeds) and (DRAWN_RUNS,).
+    """
     rng = np.random.default_rng([20101, seeds])
     return rng.standard_normal((DRAWN_RUNS, 1 + 2 * seeds)), rng.standard_normal(DRAWN_RUNS)
 
 
 def estimate_spread(values: Floats) -> SeedSpread | None:
-    """Return how far runs lie apart, values (seeds, rows), by the analysis of variance of a table without repeats.
+    """Estimate the spread of runs from values (seeds, rows).
 
-    Source: Searle, Casella, McCulloch 1992, Variance Components, 4.5. None where there is nothing to learn from.
+    By the analysis of variance of a table without repeats: Searle, Casella, McCulloch 1992, Variance Components, 4.5.
+    None with fewer than two seeds or rows.
     """
     seeds, rows = values.shape
     if seeds < 2 or rows < 2:

@@ -1,7 +1,7 @@
-"""Data sets as a run may find them, drawn many at once, and on which of them a gate passes.
+"""Simulated data sets, and how often gates pass on them.
 
-Everything is turned so that larger is better. The same seed draws the same data, so that what differs between two
-calls is what was asked.
+Everything is oriented so that larger is better. The same seed draws the same data, so that two calls differ only by
+their arguments.
 """
 
 from __future__ import annotations
@@ -23,7 +23,10 @@ MAX_CLUSTERS = 600  # clusters that are drawn; of more, so many, at a distance t
 
 @dataclass(frozen=True)
 class PowerClaim:
-    """That the candidate's share, or its difference from the baseline `against`, is above `bound`, on some rows."""
+    """Claim that a share or difference is above a bound.
+
+    The difference is from the baseline `against`. The claim may be about some rows only.
+    """
 
     bound: float
     alpha: float
@@ -34,10 +37,11 @@ class PowerClaim:
 
 @dataclass(frozen=True)
 class BinomialRows:
-    """0/1 rows of a candidate and of baselines on the same rows: Dirichlet-multinomial clusters.
+    """Simulated 0/1 rows of a candidate and its baselines.
 
-    The candidate is right on the share `right`; `against` holds of every baseline the difference of the shares and
-    the share of rows on which the two differ. `clusters` has a name per row, `icc` is how alike those of one are.
+    Clusters are Dirichlet-multinomial. The candidate is right on the share `right`; `against` holds for each baseline
+    the difference of the shares and the share of rows on which the two differ. `clusters` has a name per row, `icc` is
+    the correlation of rows in one cluster.
     """
 
     right: float
@@ -145,10 +149,10 @@ class _RowParts:
 
 @dataclass(frozen=True)
 class EmpiricalRows:
-    """Rows of an earlier run, from which others like them are drawn, whole clusters at a time.
+    """Rows of an earlier run, resampled in whole clusters.
 
-    `values` are what each says of the claim, `support` the range they can have where it is known; `clusters` has a
-    name per row, or is None where rows are independent.
+    `values` are the rows' contributions to the claim, `support` their range, if known; `clusters` has a name per row,
+    or is None if rows are independent.
     """
 
     values: tuple[float, ...]
@@ -162,15 +166,16 @@ class EmpiricalRows:
 
     @property
     def spread(self) -> float:
-        """The error of the mean for one row, or cluster, instead of all; 0 where there is one or they are alike."""
+        """The mean's standard error per row or cluster. 0 if there is one, or if all are alike."""
         of = self.ratio
         return float(of.error) * math.sqrt(of.clusters) if of.clusters > 1 and of.varies() else 0.0
 
     @property
     def icc(self) -> float | None:
-        """How alike rows of one cluster are, by the analysis of variance; None where none holds two, or nothing varies.
+        """The intraclass correlation of clusters, by the analysis of variance.
 
-        Source: Donner 1986, International Statistical Review 54:67.
+        None if no cluster has two rows, or if nothing varies. Source: Donner 1986, International Statistical Review
+        54:67.
         """
         if self.clusters is None:
             return None
@@ -185,7 +190,7 @@ class EmpiricalRows:
 
     @property
     def cluster_means(self) -> EmpiricalRows:
-        """The mean of each cluster as a row of its own, all of them alike."""
+        """Each cluster's mean as a row. All rows have the same weight."""
         of = self.ratio
         means_ = of.residuals / of.weights + of.estimate
         return EmpiricalRows(tuple(means_.tolist()), (1.0,) * of.clusters, None, self.support)

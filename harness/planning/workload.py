@@ -1,4 +1,7 @@
-"""What a run will ask its models, without loading one: requests, tokens, and how many are remembered."""
+"""Forecast of a run's requests, tokens and cache hits.
+
+No model is loaded for it.
+"""
 
 from __future__ import annotations
 
@@ -33,10 +36,10 @@ Pair = tuple[Prompt, str]
 
 @dataclass(frozen=True)
 class Workload:
-    """What one evaluation of one subject asks: requests, how many of them are remembered, tokens they hold.
+    """The requests of one evaluation of one subject.
 
-    `unique` counts tokens that are computed when prompts are shared, `answers` those that are generated at most.
-    `note` says why less is known.
+    `unique` counts tokens that are computed if prompts are shared, `answers` those that are generated at most. `note`
+    is why less is known.
     """
 
     subject: str
@@ -52,7 +55,10 @@ class Workload:
 
 @dataclass(frozen=True)
 class PlannedArtifact:
-    """What a run would make and finds there: the trained adapter, merged models, copies; and where."""
+    """A run's planned artifact, and whether it exists.
+
+    Artifacts are the trained adapter, merged models and copies.
+    """
 
     name: str
     there: bool
@@ -64,7 +70,10 @@ class NeedsModelError(Exception):
 
 
 class RecordingSubject:
-    """A subject that notes what it is asked, and answers from the cache, or with nothing."""
+    """A subject that records requests, and answers from the cache.
+
+    Requests that are not cached get a placeholder.
+    """
 
     def __init__(self, ref: ModelRef, cached: CachedSubject | None) -> None:
         self.name, self.digest, self.cached = ref.name, ref.digest, cached
@@ -72,7 +81,7 @@ class RecordingSubject:
         self.answers = 0
 
     def generate(self, prompts: Sequence[Prompt], *, max_new_tokens: int = 64, **options: Any) -> list[str]:
-        """Note the prompts; what is not remembered is answered with an empty text."""
+        """Record the prompts. Completions that are not cached are empty."""
         self.calls.append(([(p, "") for p in prompts], False))
         self.answers += max_new_tokens * len(prompts)
         return self._find_cached_or_unknown(
@@ -80,19 +89,22 @@ class RecordingSubject:
         )
 
     def logprobs(self, pairs: Sequence[Pair], **options: Any) -> list[Logprob]:
-        """Note the pairs; what is not remembered gets one nat."""
+        """Record the pairs. Those that are not cached get one nat."""
         self.calls.append((list(pairs), True))
         unknown = [Logprob(-1.0, 1, max(1, len(c.encode())), False) for _, c in pairs]
         return self._find_cached_or_unknown(unknown, "logprobs", pairs, **options)
 
     def token_kl(self, texts: Sequence[str], against: RecordingSubject) -> list[tuple[float, int]]:
-        """Note the texts; what is not remembered differs by nothing."""
+        """Record the texts. Those that are not cached have a divergence of 0."""
         self.calls.append(([("", text) for text in texts], False))
         unknown = [(0.0, 1)] * len(texts)
         return self._find_cached_or_unknown(unknown, "token_kl", texts, against.cached) if against.cached else unknown
 
     def __getattr__(self, name: str) -> Any:
-        """Look facts such as `nbytes` up; no model is loaded for them."""
+        """Look up facts such as `nbytes`, without loading a model.
+
+        Raises NeedsModelError if only the model knows them.
+        """
         if name.startswith("_"):
             raise AttributeError(name)
         if self.cached is None:
@@ -107,7 +119,7 @@ class RecordingSubject:
 
 
 def count_requests(run: RunContext) -> list[Workload]:
-    """Return what every evaluation would ask. Raises UsageError when an evaluator refuses its rows."""
+    """Count the requests of every evaluation. Raises UsageError if an evaluator refuses its rows."""
     session = replace(run.session, responses=open_answer_cache(run.session.options, run.record.warn))
     try:
         ears = _Ears(session)
@@ -118,7 +130,7 @@ def count_requests(run: RunContext) -> list[Workload]:
 
 
 def list_artifacts(session: Session) -> list[PlannedArtifact]:
-    """Return what a run would make of exactly this recipe, and whether it is there."""
+    """List the artifacts of exactly this recipe, existing or not."""
     return [*_list_planned_artifacts(session), *(made for made, _ in _iterate_copies(session))]
 
 
@@ -143,7 +155,10 @@ def _list_planned_artifacts(session: Session) -> list[PlannedArtifact]:
 
 
 def _iterate_copies(session: Session) -> Iterator[tuple[PlannedArtifact, ModelRef]]:
-    """Yield every copy that an export makes; where it lies depends on its parent, so that must be there."""
+    """Yield every copy that an export makes.
+
+    Its final path depends on its parent, so it is known only if the parent exists.
+    """
     suite, elsewhere, places = session.suite, session.opened.candidate, Artifacts(session)
     parents = {made.name: made.path for made in _list_planned_artifacts(session) if made.there} if suite.copies else {}
     parents |= {"merged": elsewhere.path} if elsewhere else {}
@@ -159,7 +174,10 @@ def _iterate_copies(session: Session) -> Iterator[tuple[PlannedArtifact, ModelRe
 
 
 def count_training_tokens(collection: Collection, source: Source) -> int | None:
-    """Count the tokens of the training rows, once over, as text or with the model's own chat template."""
+    """Count the tokens of the training rows, once over.
+
+    They are text, or formatted with the model's own chat template.
+    """
     if collection.training is None:
         return None
     rows: list[Mapping[str, Any]] = []
@@ -181,7 +199,7 @@ def _make_prompt_answer_pair(row: Mapping[str, Any]) -> Pair:
 
 
 class _Ears:
-    """Listens to every evaluation of a run, and counts the tokens of the same requests once."""
+    """Recorder of a run's evaluations. The tokens of the same requests are counted once."""
 
     def __init__(self, session: Session) -> None:
         self.session = session
@@ -242,7 +260,7 @@ class _Ears:
         return Workload(item.subject, item.eval, blank.rows, *counts, problem)
 
     def listener(self, name: str) -> RecordingSubject:
-        """Return a listener that answers what is remembered of a model that is there."""
+        """Return a recording subject. It has the cached answers of a model that exists."""
         responses = self.session.responses
         if name not in self.refs:
             return RecordingSubject(ModelRef(name, ""), None)
@@ -259,7 +277,10 @@ class _Ears:
 
 
 def _record_requests(task: Task, subject: Subject, against: Any, listener: RecordingSubject) -> str:
-    """Run an evaluator on a listener, chunk by chunk; return what kept it from asking all it would."""
+    """Run an evaluator on a recording subject, chunk by chunk.
+
+    Returns why some requests are missing, or an empty text. Raises UsageError if the evaluator refuses its rows.
+    """
     if task.marks:
         grading.generate_answers(task, listener.name, subject, lambda _: None)
         return "without the calls that grade the answers"
@@ -284,7 +305,10 @@ def _record_requests(task: Task, subject: Subject, against: Any, listener: Recor
 
 
 def _count_tokens_without_repeats(source: Source, pairs: Sequence[Pair], counts: Sequence[int]) -> int:
-    """Count a prompt once however many continuations it has, and the lines that all text prompts begin with."""
+    """Count the tokens left to compute if prompts are shared.
+
+    A prompt counts once for all its continuations, and so do the lines that all text prompts begin with.
+    """
     if not (prompts := {repr(p): p for p, _ in pairs if p}):
         return sum(counts)
     alone = dict(zip(prompts, source.count_tokens([(p, "") for p in prompts.values()]), strict=True))

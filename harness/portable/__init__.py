@@ -1,1 +1,1 @@
-"""Opening and locking files, on every system that the harness runs on."""
+"""Portable opening and locking of files."""

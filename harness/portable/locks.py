@@ -23,9 +23,10 @@ RETRY_SECONDS = 0.05
 
 
 def lock_file(handle: int, *, shared: bool = False) -> None:
-    """Lock an open file, waiting for whoever has it; `shared` with others that do. Raises OSError.
+    """Lock an open file, waiting for its holder.
 
-    Windows knows no shared locks here: such a lock is not taken there.
+    A `shared` lock only waits for an exclusive one. Raises OSError. Windows has no shared locks here: none is taken
+    there.
     """
     if _fcntl:
         _fcntl.flock(handle, _fcntl.LOCK_SH if shared else _fcntl.LOCK_EX)
@@ -34,9 +35,9 @@ def lock_file(handle: int, *, shared: bool = False) -> None:
 
 
 def try_lock(handle: int, *, shared: bool = False) -> bool | None:
-    """Lock an open file or folder if nobody has it, or, `shared`, if nobody has it alone.
+    """Lock an open file or folder without waiting.
 
-    None where the file system knows no such locks.
+    False if somebody holds it, with `shared` only if exclusively. None if the file system does not support such locks.
     """
     if not _fcntl:
         return _try_lock_byte(handle, shared=shared) if _msvcrt else None
@@ -50,7 +51,7 @@ def try_lock(handle: int, *, shared: bool = False) -> bool | None:
 
 
 def unlock_file(handle: int) -> None:
-    """Unlock a file before it is closed, which a child may keep open."""
+    """Unlock a file that a child process may keep open."""
     with suppress(OSError):  # a file system without locks
         if _fcntl:
             _fcntl.flock(handle, _fcntl.LOCK_UN)

@@ -21,9 +21,10 @@ BINARY = getattr(os, "O_BINARY", 0)  # else Windows writes two bytes for the end
 
 
 def open_file(path: Path, *, follow: bool = False, below: Path | None = None) -> IO[bytes]:
-    """Open a regular file to read it once; raises OSError at anything else, which is not waited for.
+    """Open a regular file for reading it once.
 
-    With `below`, a folder that the path begins with, no part of the path behind it may be a link either.
+    Raises OSError for any other kind of file, without blocking on it. Unless `follow` is set, the file may not be a
+    link; with `below`, a folder that the path begins with, neither may any part of the path behind it.
     """
     flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | BINARY
     handle = os.open(path, flags) if follow else _open_below_without_links(below or path.parent, path, flags)
@@ -39,9 +40,10 @@ def open_file(path: Path, *, follow: bool = False, below: Path | None = None) ->
 
 
 def open_for_writing(path: Path, flags: int, *, below: Path | None = None) -> int:
-    """Open a file, made if need be, and return its handle; raises OSError at a link to a file, or `below` a link.
+    """Open a file for writing, creating it if needed.
 
-    Those in /dev, such as /dev/stderr, are followed.
+    Returns the handle. Raises OSError if the file is a link, or with `below` if any part of the path behind it is one.
+    Links in /dev and /proc, such as /dev/stderr, are followed.
     """
     if below is None and path.parts[:2] in (("/", "dev"), ("/", "proc")):
         return os.open(path, flags)
@@ -49,7 +51,10 @@ def open_for_writing(path: Path, flags: int, *, below: Path | None = None) -> in
 
 
 def _open_below_without_links(folder: Path, path: Path, flags: int) -> int:
-    """Open what lies below a folder, through no link but those of the folder's own path; raises OSError."""
+    """Open a path below a folder without following links.
+
+    Links in the folder's own path are followed. Raises OSError.
+    """
     *folders, name = path.relative_to(folder).parts or ("",)
     at = open_folder(folder, folders)
     try:
@@ -65,15 +70,16 @@ def _open_below_without_links(folder: Path, path: Path, flags: int) -> int:
 
 
 def close_folder(at: int | None) -> None:
-    """Close what `open_folder` returned."""
+    """Close a handle from `open_folder`."""
     if at is not None:
         os.close(at)
 
 
 def open_folder(folder: Path, parts: Sequence[str], *, make: bool = False) -> int | None:
-    """Open a folder below another, through no link but those of the other's own path; raises OSError.
+    """Open a folder below another without following links.
 
-    None on Windows, which opens no folders; its path was checked for links instead.
+    Links in the other's own path are followed. Raises OSError. None on Windows, which cannot open folders; there, the
+    path is checked for links instead.
     """
     if not CAN_OPEN_RELATIVE:
         _require_folder_without_links(folder, parts, make=make)
@@ -99,7 +105,7 @@ def open_folder(folder: Path, parts: Sequence[str], *, make: bool = False) -> in
 
 
 def _require_folder_without_links(folder: Path, parts: Sequence[str], *, make: bool) -> None:
-    """Raise OSError where a folder below another is not there, or lies behind a link."""
+    """Raise OSError if a folder is missing or lies behind a link."""
     place = folder
     for part in parts:
         place = place / part
@@ -114,7 +120,7 @@ def _require_folder_without_links(folder: Path, parts: Sequence[str], *, make: b
 
 
 def _make_path_error(error: OSError, path: Path) -> OSError:
-    """Return an error with its path, which says of a link that it is one."""
+    """Return an OSError with the path, reporting links as such."""
     if error.errno in (errno.ELOOP, errno.ENOTDIR) and path.is_symlink():
         return OSError(errno.ELOOP, "it is a link", str(path))
     return OSError(error.errno, error.strerror or str(error), str(path))

@@ -1,1 +1,4 @@
-"""What a run is told and tells: samples, models, gates, findings and reports, none of which acts."""
+"""Data types for samples, models, gates, findings and reports.
+
+They describe a run, and do nothing themselves.
+"""

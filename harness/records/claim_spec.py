@@ -1,4 +1,7 @@
-"""A claim as data, and what is said of a verdict: `harness.records.verdict_text` alone makes sentences of either."""
+"""Claims and notes of verdicts as data.
+
+`harness.records.verdict_text` alone makes sentences of either.
+"""
 
 from __future__ import annotations
 
@@ -13,11 +16,12 @@ FEW_CLUSTERS = 20  # below this a verdict on clusters deserves a warning, whatev
 
 @dataclass(frozen=True)
 class ClaimSpec(Scaled):
-    """What a verdict claims: of which kind, which way, against which number, on which rows.
+    """A verdict's claim: its kind, direction, threshold and rows.
 
-    `sign` is 1 where larger is better for the claim. `threshold` is the number as the suite says it: a bound, how many
-    rows may fail, or by how much the candidate must be better, below zero by how much it may be worse; a share of the
-    baseline if `relative`, as it always is of a perplexity. `slices` are pairs of column and value, "*" for each value.
+    `sign` is 1 where larger is better for the claim. `threshold` is the number as the suite gives it: a bound, the
+    number of rows that may fail, or the margin by which the candidate must be better, negative if it may be worse. It
+    is a share of the baseline if `relative`, and always for a perplexity. `slices` are pairs of column and value, "*"
+    for each value.
     """
 
     kind: Literal["bound", "difference", "failures", "losses", "group"]
@@ -38,11 +42,14 @@ class ClaimSpec(Scaled):
     recipe: bool = False  # of the mean over the seeds of a recipe
 
     def applies_to_row(self, row: Mapping[str, Any]) -> bool:
-        """Return whether a row is one of those that the claim is about."""
+        """Return whether the claim is about a row."""
         return not self.slices or any(v == "*" or str(row.get(c)) == v for c, v in self.slices if c in row or v == "*")
 
     def fails(self, value: float) -> bool:
-        """Return whether a row's value alone is on the wrong side; of a difference that is no row's."""
+        """Return whether a row's value alone violates the claim.
+
+        Always False for a difference, since no single row has one.
+        """
         if self.kind == "failures":
             return self.is_share and value != (1.0 if self.sign > 0 else 0.0)
         return self.kind == "bound" and self.sign * (value - self.to_test_scale(self.threshold)) < 0

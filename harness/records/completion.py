@@ -1,4 +1,4 @@
-"""What a model said, and how that ended."""
+"""A model's completion and its finish reason."""
 
 from __future__ import annotations
 
@@ -38,12 +38,15 @@ class Completion(str):
 
     @property
     def rank(self) -> int:
-        """Of several answers to one prompt the one with the largest counts: the worst."""
+        """The severity of its finish reason.
+
+        Of several answers to one prompt the one with the highest rank counts.
+        """
         return FINISH_REASON_ORDER.index(self.finish_reason)
 
     @classmethod
     def of(cls, answer: str) -> Completion:
-        """Return an answer as one that knows how it ended, or that nobody knows."""
+        """Return an answer as a Completion. The finish reason of a plain text is unknown."""
         return answer if isinstance(answer, Completion) else cls(answer)
 
 
@@ -53,7 +56,10 @@ def completion_to_json(answer: str) -> Any:
 
 
 def completion_from_json(value: Any) -> str:
-    """Return the answer that `told` wrote; raises TypeError or ValueError where it is none."""
+    """Parse an answer written by `completion_to_json`.
+
+    Raises TypeError or ValueError if the value is not an answer.
+    """
     if isinstance(value, str):
         return value
     if not isinstance(value, list) or len(value) != 6:

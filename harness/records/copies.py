@@ -21,14 +21,21 @@ def detach_copy(value: T) -> T:
 
 
 def copy_record(kind: type[T], value: T) -> T:
-    """Return a record of exactly this kind, with copies of the fields of one that may be of a subclass."""
+    """Copy a record into exactly this class.
+
+    It may be of a subclass; its fields are copied as by `detach_copy`.
+    """
     made: Any = kind
     names = [f.name for f in fields(made) if f.init]
     return made(**{name: detach_copy(getattr(value, name)) for name in names})  # type: ignore[no-any-return]
 
 
 def _make_copier(kind: type) -> Callable[[Any], Any]:
-    """Return what copies values of a type. A record whose fields are all that it is has these filled in at once."""
+    """Return a function that copies values of a type.
+
+    A dataclass that has only init fields, and neither `__new__` nor `__post_init__`, gets its fields set directly,
+    without a call of its constructor.
+    """
     if issubclass(kind, dict):
         return lambda value: {k: v if type(v) in IMMUTABLE_TYPES else _copier(type(v))(v) for k, v in value.items()}
     for made in (tuple, list, frozenset, set):

@@ -50,9 +50,10 @@ class Figures:
 
 
 def verdict_figures(v: Verdict, *, unit: str = "") -> Figures:
-    """Return a verdict's numbers as text; of a gate on several slices those of the slice that decides.
+    """Format a verdict's numbers.
 
-    `unit` is that of the metric's values: "", "bytes" or "count".
+    For a gate on several slices they are those of the deciding slice. `unit` is the unit of the metric's values: "",
+    "bytes" or "count".
     """
     known = {**verdict_numbers(v), "limit": v.threshold, "lost": v.lost_count, "won": v.won_count}
     about = v.claim_spec
@@ -62,9 +63,10 @@ def verdict_figures(v: Verdict, *, unit: str = "") -> Figures:
 
 
 def verdict_numbers(v: Verdict) -> dict[str, Any]:
-    """Return the values, the estimate with its bounds, and the number of rows of what a verdict is about: `where`.
+    """Return a verdict's values, estimate, bounds and row count.
 
-    Of a gate on several slices a verdict's own values are those of all rows; these are the slice's.
+    For a gate on several slices the verdict's own values are those of all rows; these are those of the deciding slice,
+    named by `where`.
     """
     told = next((n.params for n in v.notes if n.kind in ("found", "slice")), None)
     found: dict[str, Any] = {name: getattr(v, name) for name in ("estimate", "lower", "upper")}
@@ -78,7 +80,7 @@ def verdict_numbers(v: Verdict) -> dict[str, Any]:
 
 
 def slice_figures(v: Verdict, part: Slice) -> Figures | None:
-    """Return the numbers of one slice of a gate as text, or None where nothing was found of it."""
+    """Format the numbers of one slice of a gate. None if it has no result."""
     told = next((n.params for n in part.notes if n.kind == "found"), None)
     return write_figures(v.claim_spec, {**told, "limit": v.threshold}) if told is not None else None
 
@@ -132,7 +134,7 @@ def _make_figures(texts: Sequence[str], points: Sequence[str], estimand: str, re
 
 
 def _name_estimate(about: ClaimSpec | None, told: Mapping[str, Any]) -> str:
-    """Return what is estimated where it is not the difference of the two values."""
+    """Name an estimate that is not the values' plain difference. Else an empty string."""
     value, baseline, estimate = (_finite_or_none(told.get(name)) for name in ("value", "baseline", "estimate"))
     if value is None or baseline is None or estimate is None:
         return ""
@@ -144,9 +146,10 @@ def _name_estimate(about: ClaimSpec | None, told: Mapping[str, Any]) -> str:
 
 
 def _find_consistent_digits(value: float, baseline: float, estimate: float, digits: int) -> tuple[int, float]:
-    """Return the fewest digits, from `digits` on, with which the values written differ by the estimate written.
+    """Return the fewest digits that keep written numbers consistent.
 
-    Where none of them do, the estimate is rounded with the two values.
+    With them the difference of the two written values is the written estimate. At least `digits` are used; if none up
+    to EXTRA_DIGITS more fit, the estimate is the difference of the rounded values.
     """
     for more in range(digits, digits + EXTRA_DIGITS + 1):
         ours, theirs, change = (_round_decimal(x, more) for x in (value, baseline, estimate))
@@ -156,9 +159,10 @@ def _find_consistent_digits(value: float, baseline: float, estimate: float, digi
 
 
 def _choose_decimal_digits(numbers: Sequence[float | None], values: Sequence[float | None]) -> int:
-    """Return the digits that show two of half an interval, or of an estimate without one; at least those of values.
+    """Return the number of decimal digits to write.
 
-    `numbers` begin with estimate, lower and upper bound.
+    They show two digits of the half-width of the interval, or of an estimate without one, and at least the usual digits
+    of `values`. `numbers` begin with estimate, lower and upper bound.
     """
     size = max((abs(x) for x in values if x is not None), default=0.0)
     least = DECIMAL_DIGITS if size < 10 else 2 if size < 1000 else 0
@@ -173,7 +177,7 @@ def _choose_decimal_digits(numbers: Sequence[float | None], values: Sequence[flo
 def _format_numbers_in_one_unit(
     numbers: Sequence[float | None], digits: int, unit: str, sign: str = "", *, signed: int = 9
 ) -> list[str]:
-    """Write numbers in one unit, the first `signed` of them with their sign."""
+    """Format numbers in one unit. The first `signed` ones get the sign."""
     size, suffix = _choose_unit(numbers) if unit == "bytes" else (1, "")
     signs = [sign if i < signed else "" for i in range(len(numbers))]
     return [_format_number(x, size, suffix, digits, unit, s) for x, s in zip(numbers, signs, strict=True)]
@@ -193,7 +197,7 @@ def _format_number(x: float | None, size: int, suffix: str, digits: int, unit: s
 
 
 def _choose_unit(numbers: Sequence[float | None]) -> tuple[int, str]:
-    """Return the unit of bytes that the largest of some numbers is written in, and its name."""
+    """Return the byte unit that fits the largest number. It is the unit's size in bytes and its name."""
     largest = max((abs(x) for x in numbers if x is not None), default=0.0)
     size, name = next((one for one in SIZES if largest >= one[0]), (1, "B"))
     return size, f"\u00a0{name}"
@@ -207,7 +211,7 @@ def _format_percentage_points(numbers: Sequence[float | None], digits: int, sign
 
 
 def _round_decimal(x: float, digits: int) -> Decimal:
-    """Return a number with so many digits after the point; never minus zero."""
+    """Round a number to some decimal digits. Never returns minus zero."""
     if abs(x) >= MAX_DECIMAL_VALUE:
         return Decimal(repr(x))
     return Decimal(repr(x)).quantize(Decimal(1).scaleb(-digits), ROUND_HALF_EVEN) + 0
@@ -218,7 +222,10 @@ def _finite_or_none(x: Any) -> float | None:
 
 
 def _make_test_scale_inverse(about: ClaimSpec | None) -> Callable[[float], float]:
-    """Return how a number on the claim's test scale becomes a value, or a change of one."""
+    """Return a function from the claim's test scale to values.
+
+    For a difference it returns changes of a value.
+    """
     if about is None:
         return float
     change, log = about.kind == "difference", about.is_log

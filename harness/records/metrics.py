@@ -1,4 +1,4 @@
-"""What is measured: metrics, and how an evaluator declares them."""
+"""Metrics, and the decorator that declares them for evaluators."""
 
 from __future__ import annotations
 
@@ -43,7 +43,11 @@ class Metric(Scaled):
         return Range(0.0, 1.0) if self.is_share else Range(-math.inf, math.inf)
 
     def value(self, scores: Sequence[Score]) -> float:
-        """Combine rows; NaN when there are none, or when one lacks the metric."""
+        """Compute the metric from rows.
+
+        NaN if there are no rows, if one lacks the metric, or if their weights sum to 0; infinite on overflow. Raises
+        UsageError if `combine` does not return a number.
+        """
         if self.combine:
             made = self.combine(scores) if scores else math.nan
             return float(plugin_errors.checked_return(self.combine, made, NUMBER, "a number"))
@@ -72,9 +76,11 @@ def metric(
     combine: Callable[[Sequence[Score]], float] | None = None,
     range: tuple[float, float] | None = None,
 ) -> Callable[[F], F]:
-    """Declare a metric of an evaluator; several may be stacked, the topmost is named first.
+    """Declare a metric of an evaluator.
 
-    `range` is the least and the most that a row can be; without one the risk of a gate on a mean is approximate.
+    Declarations may be stacked; the topmost is the evaluator's first metric. `range` holds the smallest and the largest
+    possible value of a row; without it the risk of a gate on a mean is approximate. Raises ValueError for a wrong
+    argument.
     """
     if better not in ("higher", "lower"):
         raise ValueError(f'metric "{name}": better is "{better}"; it must be "higher" or "lower"')

@@ -1,4 +1,4 @@
-"""What a run found, as plain data."""
+"""The results of a run as plain data."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ NAME = re.compile(r"[\w-][\w.-]*")  # of a suite, a subject, an eval or a copy: 
 
 
 def is_plain_name(name: str) -> bool:
-    """Return whether a name can be that of a file, and of nothing outside its folder."""
+    """Return whether a name is safe as a file name. A safe name cannot point outside its folder."""
     return bool(NAME.fullmatch(name)) and len(name.encode("utf-8", "replace")) < 256
 
 
@@ -120,7 +120,7 @@ class TrainingStep:
 
 @dataclass(frozen=True)
 class Segment:
-    """A part of a training row as the model sees it, and whether that is learnt."""
+    """A part of a training row as the model sees it. `trained` is true if its tokens count in the loss."""
 
     text: str = ""
     trained: bool = False
@@ -136,11 +136,12 @@ class ShownRow:
 
 @dataclass(frozen=True)
 class Change(Scaled):
-    """What one step from a model to the next changed of a metric, on the rows that both were asked; it gates nothing.
+    """The change of a metric from one model to the next.
 
-    `theirs` and `ours` are the values before and after, `estimate` and its bounds (one-sided at the suite's alpha each,
-    as a gate's) are after minus before, of a perplexity the change of its logarithm; None where nothing can be
-    inferred. `won_ids` and `lost_ids` are the rows with the largest changes, `won` and `lost` count all.
+    It is measured on the rows that both models answered, and gates nothing. `theirs` and `ours` are the values before
+    and after. `estimate` and its bounds (one-sided at the suite's alpha each, as a gate's) are after minus before, for
+    a perplexity the change of its logarithm; they are None if no inference is possible. `won_ids` and `lost_ids` are
+    the rows with the largest changes, `won` and `lost` count all.
     """
 
     eval: str = ""
@@ -218,7 +219,10 @@ class Run:
         return any("binding" in told for told in self.facts.values() if isinstance(told, dict))
 
     def find_odd_name(self) -> str:
-        """Return what it calls a suite, a subject or an eval and no file can be called by, or an empty text."""
+        """Return a name that is unsafe as a file name.
+
+        The run's suite, subjects and evals are searched. Empty if all names are safe.
+        """
         names = [self.suite, *self.private, *(n for r in self.results for n in (r.subject, r.eval))]
         names += [n for v in self.verdicts for n in (v.candidate, v.versus) if n]
         names += [v.metric.partition(".")[0] for v in self.verdicts if v.metric]
@@ -227,27 +231,27 @@ class Run:
 
     @property
     def passed_over(self) -> dict[str, Waiver]:
-        """Return the waiver of every error of a check that was ignored, by its code."""
+        """The waivers of ignored errors, by finding code."""
         return {f.code: f.waiver for f in self.findings if f.severity == "error" and f.waiver}
 
     def count(self, outcome: Outcome) -> int:
         return sum(v.outcome is outcome for v in self.verdicts)
 
     def nameless(self, verdict: Verdict) -> Verdict:
-        """Return a verdict of it without the names of rows, where these are of a private evaluation."""
+        """Return a verdict, without row ids if its evaluation is private."""
         return replace(verdict, won=(), lost=()) if verdict.metric.partition(".")[0] in self.private else verdict
 
     def sendable(self) -> Run:
-        """Return it without what names or quotes rows of private evaluations."""
+        """Return the run without ids and quotes of private rows."""
         results = [replace(r, verdicts=tuple(map(self.nameless, r.verdicts))) for r in self.results]
         changes = tuple(replace(c, won_ids=(), lost_ids=()) if c.eval in self.private else c for c in self.changes)
         findings = [replace(f, rows={}, evidence=()) for f in self.findings] if self.private else self.findings
         return replace(self, results=results, changes=changes, findings=findings)
 
     def rows(self, evaluation: str) -> list[dict[str, Any]]:
-        """Return the rows of an evaluation with what every subject answered, from the run's folder, joined by id.
+        """Return an evaluation's rows with every subject's answers.
 
-        Raises UsageError where the folder holds none.
+        They are read from the run's folder and joined by id. Raises UsageError if it holds none.
         """
         from harness.reports import notebook
 

@@ -32,23 +32,26 @@ class Sample:
 
     @property
     def targets(self) -> list[str]:
-        """What is wanted, as a list."""
+        """The target as a list of accepted answers."""
         return [self.target] if isinstance(self.target, str) else list(self.target)
 
     @property
     def digest_fields(self) -> list[Any]:
-        """All of it as it was given, in the order of its fields, for a digest."""
+        """The fields as they were given, for a digest.
+
+        The derived `key` is left out, and so is a missing `second_cluster`.
+        """
         second = [] if self.second_cluster is None else [self.second_cluster]
         return [self.id, self.input, self.target, self.row, self.cluster, *second]
 
     @property
     def question(self) -> Any:
-        """What is asked, or the text that is scored."""
+        """The prompt, or the text to score."""
         return self.input or self.row.get("text", "")
 
     @property
     def digests(self) -> dict[str, str]:
-        """Digests of the row, of what is asked, and of what is wanted, as evidence has them."""
+        """The digests of row, prompt and target, as in the evidence."""
         texts = {"doc_hash": self.row, "prompt_hash": self.question, "target_hash": self.target}
         return {name: digest_value(text) for name, text in texts.items()}
 
@@ -60,7 +63,7 @@ class Sample:
 
 
 def rows_digest(samples: Iterable[Sample]) -> str:
-    """Return one sha256 for rows as they are evaluated, in their order: made of the digests of each."""
+    """Return one sha256 of rows in their order. It is made of the digest of each row."""
     return digest_value([sample.digest for sample in samples])
 
 
@@ -77,14 +80,17 @@ class Draw:
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """What one row got: a number per metric, its weight (1; tokens for a perplexity), the answer, a note.
+    """The metric values, weight, answer and note of one row.
 
-    `weights` overrides `weight` for single metrics. The value of a "perplexity" metric is nats per unit of weight. Of
-    the metrics in `lost`, proportions of weight 0, there is no value though there should be: a gate takes it for the
-    worst where it proves a claim, and for the best where it refutes one. Of one in `partly_lost` the value is that of
-    some of its answers, and a share of them, above 0, has none. `details` are for people, and stand in the
-    samples file. How the answer ended, and its tokens, the harness itself hears from the loader and fills in. Of a row
-    with several answers `draws` holds each, and the values are their means.
+    The weight is 1, or the number of tokens for a perplexity; `weights` overrides it for single metrics. The value of a
+    "perplexity" metric is in nats per unit of weight.
+
+    The metrics in `lost`, proportions of weight 0, should have a value but have none: where a gate tries to prove a
+    claim it takes the worst value, where it tries to refute one the best. A metric in `partly_lost` has a value from
+    some of its answers only, and a share of them, above 0, has none.
+
+    `details` are for people, and are written to the samples file. The harness itself fills in finish reason and tokens
+    from the loader. For a row with several answers `draws` holds each of them, and the values are their means.
     """
 
     id: str
@@ -117,7 +123,10 @@ class Score:
         return self.weights.get(metric, self.weight)
 
     def with_value(self, value: float) -> Score:
-        """Return it with a value in place of what was lost, counted as any other row."""
+        """Fill in `value` for every lost or partly lost metric.
+
+        The row then counts in these metrics as any other. A partly lost value is mixed with `value` by the lost share.
+        """
         weights = {name: weight for name, weight in self.weights.items() if name not in self.lost}
         parts = {n: (1 - share) * self.values[n] + share * value for n, share in self.partly_lost.items()}
         values = {**self.values, **dict.fromkeys(self.lost, value), **parts}
@@ -126,10 +135,10 @@ class Score:
 
 @dataclass(frozen=True)
 class Caveat:
-    """What must be known of an evaluation as a whole; a marking evaluator may yield it among its Scores.
+    """A caveat about an evaluation as a whole.
 
-    With an `outcome` that is what every gate on `metrics` (on all, where none is named) says, whatever the rows say:
-    it can keep a gate shut, and open none.
+    A marking evaluator may yield it among its Scores. Its `outcome`, if any, is that of every gate on `metrics` (on all
+    metrics, if none is named), regardless of the rows. It can block a gate, and never pass one.
     """
 
     text: str
@@ -142,13 +151,14 @@ class Caveat:
 
 @dataclass(frozen=True)
 class Labels:
-    """What people said of answers that the instrument of a metric was put to, too; a marking evaluator may yield it.
+    """Human labels of answers that a metric's instrument scored too.
 
-    `truth` holds 1 (the candidate's is better, the criterion is met), 0, or one half for a tie, `said` the instrument's
-    value of the same answer, from 0 to 1; labels of one prompt share a cluster. `side` names a value of the scores by
-    which the instrument may err otherwise where it is above 0, and `sides` are 1 for the labelled answers that are
-    there. They correct a "proportion", and are all there is to an "agreement": see `harness.gates.labels`. `rows` are
-    the ids of the labelled rows, where each label is of one: of a claim against a baseline these alone decide.
+    A marking evaluator may yield them. `truth` holds 1 (the candidate's is better, or the criterion is met), 0, or one
+    half for a tie; `said` (the field) holds the instrument's value for the same answer, from 0 to 1. Labels of one
+    prompt share a cluster. `side` names a value of the scores; the instrument may have another error rate where it is
+    above 0, and `sides` are 1 for the labelled answers where it is. The labels correct a "proportion", and are the only
+    data of an "agreement": see `harness.gates.labels`. `rows` are the ids of the labelled rows, if each label belongs
+    to one; a claim against a baseline is then decided by these rows alone.
     """
 
     metric: str
@@ -162,10 +172,10 @@ class Labels:
 
 @dataclass(frozen=True)
 class Result:
-    """The scores of all rows of one evaluation of one subject, and its metrics.
+    """The scores and metrics of one subject on one evaluation.
 
-    `missing` holds the ids of rows that got no score, `digest` names the weights that answered, `rows` the
-    rows that were asked. Where it may stop early, `order` holds the ids it came to, in their random order.
+    `missing` holds the ids of rows without a score, `digest` identifies the weights, `rows` is the digest of the
+    evaluated rows. If it may stop early, `order` holds the ids that it evaluated, in their random order.
     """
 
     subject: str

@@ -1,4 +1,4 @@
-"""What a scale means, in one place: nothing else compares its name."""
+"""The meaning of scales. No other module compares a scale's name."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Scale = Literal["proportion", "mean", "perplexity", "count", "agreement", "other
 
 
 class Scaled:
-    """Whatever has a scale, or None where none is known."""
+    """Base class of everything with a scale. The scale is None if it is unknown."""
 
     scale: str | None
 
@@ -30,7 +30,7 @@ class Scaled:
 
     @property
     def is_count(self) -> bool:
-        """Whether it is one exact number over all rows, which takes no risk."""
+        """Whether it is one exact number over all rows, without risk."""
         return self.scale == "count"
 
     @property
@@ -53,7 +53,10 @@ class Scaled:
         return math.log(x) if self.is_log else x
 
     def from_test_scale(self, x: float, *, change: bool = False) -> float:
-        """Return what is tested as a value, or as the `change` between two."""
+        """Convert a test-scale number to a value.
+
+        With `change` it is a difference, and becomes a change of a value.
+        """
         return (math.expm1(x) if change else math.exp(x)) if self.is_log else x
 
     def format_test_change(self, change: float) -> str:
@@ -77,7 +80,7 @@ class OnScale(Scaled):
 
 
 def find_range_error(scale: str | None, range: Sequence[float], *, combines: bool) -> str | None:
-    """Return why the rows of a metric cannot have a declared range, or None."""
+    """Explain why a metric's rows cannot have a declared range. None if they can."""
     if combines or scale not in ("mean", "perplexity"):
         made = "computed from all rows at once" if combines else f"a {scale}"
         return f'limits the mean of rows, but the metric is {made}; remove "range"'
@@ -87,7 +90,10 @@ def find_range_error(scale: str | None, range: Sequence[float], *, combines: boo
 
 
 def check_scale(name: str, scale: str, *, combines: bool) -> None:
-    """Raise ValueError where the scale of a metric is none, or does not go with how its rows make it."""
+    """Raise ValueError for an unknown or unsuitable scale.
+
+    Scale "other" needs a metric that `combine` computes from all rows.
+    """
     if scale not in get_args(Scale):
         raise ValueError(f'metric "{name}": scale is "{scale}"; it must be one of {", ".join(get_args(Scale))}')
     if scale == "other" and not combines:

@@ -1,4 +1,4 @@
-"""What a verdict says, in words: the only place that writes them, and nothing reads them back."""
+"""Verdicts in words. No other module writes them, and no code parses them."""
 
 from __future__ import annotations
 
@@ -18,23 +18,29 @@ FEW_ROWS = 20  # rows below which a multiple of them says nothing about how many
 
 
 def add_reason(verdict: Verdict, *notes: Note) -> Verdict:
-    """Return a verdict of which more is said."""
+    """Add notes to a verdict and rewrite its `why`."""
     every = (*verdict.notes, *notes)
     return replace(verdict, notes=every, why=format_notes(verdict.claim_spec, every))
 
 
 def format_notes(about: ClaimSpec | None, notes: Sequence[Note], *, tests: bool = True) -> str:
-    """Write what is said of a verdict; without `tests` their names are left out, which say nothing to most readers."""
+    """Format a verdict's notes.
+
+    Without `tests` the names of tests are left out, since they mean little to most readers.
+    """
     return "; ".join(_WRITERS[note.kind](about, {**note.params, "tests": tests}) for note in notes)
 
 
 def format_brief(v: Verdict | Slice, about: ClaimSpec | None = None) -> str:
-    """Return the reason of a verdict, or of a slice of one, without the name of its test."""
+    """Format the reason of a verdict or slice, without test names."""
     return format_notes(getattr(v, "claim_spec", about), v.notes, tests=False) if v.notes else v.why
 
 
 def format_reason(v: Verdict, *, tests: bool = False) -> str:
-    """Return in a line what a verdict claims and why it is as it is; with `tests` as it stands in `why`."""
+    """Format a verdict's claim and reason in one line.
+
+    With `tests` the reason is as in `why`, with the names of tests.
+    """
     return f"{v.metric} {v.claim}".strip() + f": {v.why if tests else format_brief(v)}"
 
 
@@ -44,13 +50,13 @@ def format_result(v: Verdict) -> str:
 
 
 def format_figures(v: Verdict) -> str:
-    """Return what was found without the rows that it rests on."""
+    """Format a verdict's result without its sample size and test."""
     told = next((n.params for n in v.notes if n.kind in ("found", "slice")), None)
     return format_result(v) if told is None else _describe_figures(v.claim_spec, told)
 
 
 def format_runs(v: Verdict) -> str:
-    """Return how the run that ships compares with the recipe that it is one of."""
+    """Compare the run that ships with its recipe."""
     low, high, ships, mean = map(format_metric, (min(v.runs), max(v.runs), v.runs[0], v.value))
     return (
         f"{v.metric}: run 1 of {len(v.runs)} ships with {ships}; the recipe has {mean}, runs between {low} and {high}"
@@ -58,12 +64,12 @@ def format_runs(v: Verdict) -> str:
 
 
 def format_sample_size(v: Verdict) -> str:
-    """Return how many rows would decide a verdict, or an empty text where rows are not what is missing."""
+    """Format the sample size that would decide a verdict. Empty if more rows are not the missing part."""
     return next((format_notes(v.claim_spec, [note]) for note in v.notes if note.kind == "needed"), "")
 
 
 def format_size_warning(v: Verdict) -> str:
-    """Return that the sizes of clusters tell of the outcome, or an empty text."""
+    """Warn that cluster sizes are related to the outcome. Empty if they are not."""
     return next((format_notes(v.claim_spec, [note]) for note in v.notes if note.kind == "sizes"), "")
 
 
@@ -71,7 +77,10 @@ def format_size_warning(v: Verdict) -> str:
 
 
 def format_conditions(about: ClaimSpec) -> str:
-    """Write how the rows of a claim are counted, and which they are."""
+    """Describe how a claim counts rows, and its slices.
+
+    Further conditions of the claim follow, such as caps and allowed shares.
+    """
     text = " in the mean over clusters" if about.alike else " in the mean over questions" if about.by_question else ""
     text += f", no row counted as more than {format_limit(about.cap)}" if about.cap is not None else ""
     text += (

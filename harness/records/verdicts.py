@@ -14,7 +14,7 @@ Risk = Literal["", "exact", "approximate"]
 
 
 class Outcome(StrEnum):
-    """What a gate says: proven, refuted, neither, or not evaluated."""
+    """The outcome of a gate: proven, refuted, neither, or not evaluated."""
 
     PASS = "PASS"  # noqa: S105 -- a verdict, not a password
     FAIL = "FAIL"
@@ -103,7 +103,10 @@ class Verdict:
 
     @property
     def run_estimates(self) -> list[float]:
-        """The estimates of a recipe's runs, where each alone would stand beside its own."""
+        """The estimates of a recipe's runs.
+
+        Each is the estimate that the run alone would have, on the claim's scale.
+        """
         spec = self.claim_spec
         if spec is None or self.estimate is None or self.value is None:
             return []
@@ -111,12 +114,12 @@ class Verdict:
 
     @property
     def waived(self) -> bool:
-        """Return whether a waiver in force covers what is not a PASS."""
+        """Return whether a waiver in force covers a missing PASS."""
         return self.waiver is not None and self.outcome is not Outcome.PASS
 
     @property
     def not_passed(self) -> bool:
-        """Return whether a gate that blocks did not pass and is not waived."""
+        """Return whether it blocks, did not pass, and is not waived."""
         return self.blocking and self.outcome is not Outcome.PASS and not self.waived
 
     @property

@@ -17,12 +17,12 @@ FORMATS = ("vsa", "cyclonedx", "model-signing")
 
 
 def make_writer(kind: str, policy: Policy | None, name: str, key: Path | None) -> Callable[[VerifiedExport], str]:
-    """Return what writes a verified export in a format, under a policy of a file's `name`.
+    """Return a function that writes a verified export in a `--as` format.
 
-    Of an export that was refused it is a summary, and else nothing.
+    `name` is the policy's file name. Of a refused export "vsa" writes a summary, the other formats an empty text.
 
-    Raises UsageError where the format needs a policy or a key, or knows none, or the key is not of its kind. What it
-    returns raises one where the evidence does not say what the format asks.
+    Raises UsageError if the format is unknown, needs a policy or a key or takes none, or the key has the wrong kind.
+    The returned function raises one if the export changed or its evidence is malformed.
     """
     make: Callable[[VerifiedExport], str]
     match kind:  # each is imported where it is wanted: verifying alone imports none

@@ -25,14 +25,14 @@ Part = dict[str, Any]
 
 
 def cyclonedx_writer(policy: Policy | None, name: str, key: Path | None) -> Callable[[VerifiedExport], str]:
-    """Return what writes a bill of materials; raises UsageError at a key, for nothing signs it."""
+    """Return a writer of bills of materials. Raises UsageError if a key is given, since they are not signed."""
     if key:
         raise UsageError("--as cyclonedx is not signed; remove --sign-with, or sign its output")
     return lambda found: write_bom(found, read_evidence(found)) if found.ok else ""
 
 
 def write_bom(found: VerifiedExport, evidence: ReadEvidence) -> str:
-    """Return the bill of materials as JSON, the same for the same evidence and notes."""
+    """Return the bill of materials as JSON. The same evidence and notes give the same text."""
     lock, manifest = evidence.lock, evidence.manifest
     data = [
         _make_part(
@@ -136,7 +136,7 @@ def _make_part(kind: str, ref: str, name: str, sha256: str = "", says: str = "",
 
 
 def _make_passed_gate_declarations(evidence: ReadEvidence) -> Part:
-    """Return what is claimed of the model: the gates that passed, as gates.json has them."""
+    """Return one CycloneDX claim for each passed gate. Each cites gates.json as its evidence."""
     file = f"{EVIDENCE}/{GATES}"
     claims = [
         {"bom-ref": f"gate:{g['gate']}", "target": "model", "predicate": f"{g['metric']} {g['claim']}".strip()}

@@ -26,5 +26,5 @@ class ReadEvidence:
 
 
 def read_evidence(found: VerifiedExport) -> ReadEvidence:
-    """Return the evidence of an export from the bytes that were verified."""
+    """Parse an export's evidence from the bytes that were verified."""
     return ReadEvidence(*(read_json(found.raw[name]) for name in (MANIFEST, LOCK, GATES)))

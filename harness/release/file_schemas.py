@@ -1,6 +1,7 @@
-"""JSON Schemas of the files that a run and an export write, made of the records that are written where there are such.
+"""JSON Schemas of the files that runs and exports write.
 
-What is written by hand, row by row, is described by hand; a test holds real files against all of them.
+They are derived from the records, if the file is written from one; files written row by row have schemas by hand. A
+test validates real files against all of them.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ TYPE_SCHEMAS: Mapping[type, Schema] = {
 
 
 def file_schemas() -> dict[str, Schema]:
-    """Return a schema for each file by a short name; of a `.jsonl` file it is that of a line."""
+    """Return the file schemas by short name. A `.jsonl` schema describes one line."""
     claim = {"payload": TEXT, "payloadType": {"enum": [attestation.PAYLOAD]}}
     claim["signatures"] = list_schema(object_schema({"keyid": TEXT, "sig": TEXT}))
     head: Schema = {
@@ -84,14 +85,14 @@ def file_schemas() -> dict[str, Schema]:
 
 
 def record_schema(cls: type, **more: Schema) -> Schema:
-    """Return the schema of a record as `dataclasses.asdict` writes it, with more keys before its own."""
+    """Return the schema of a record as `dataclasses.asdict` writes it. The keys of `more` come before its own."""
     hints = get_type_hints(cls)
     keys = {f.name: value_schema(hints[f.name]) for f in dataclasses.fields(cls)}
     return {**object_schema({**more, **keys}), "description": (cls.__doc__ or "").strip().partition("\n")[0]}
 
 
 def value_schema(want: Any) -> Schema:
-    """Return the schema of what a field of a record holds, as JSON has it."""
+    """Return the JSON schema of a record's field type."""
     origin, args = get_origin(want), get_args(want)
     if isinstance(want, type) and dataclasses.is_dataclass(want):
         return record_schema(want)

@@ -18,7 +18,7 @@ FORMAT_VERSION = 1  # of suite.lock.json; raised when an older `verify` would mi
 
 @dataclass(frozen=True)
 class LockedSuite:
-    """What the lock says that a candidate's verdicts must keep to; gates as they are put to the candidate."""
+    """The claims of a lock that bind a candidate's verdicts. Gates against a parent name the candidate's own parent."""
 
     about: SuiteTable
     gates: Mapping[str, Gate]
@@ -87,7 +87,7 @@ def _make_record_from_table(cls: Any, table: Mapping[str, Any], **given: Any) ->
 
 
 def _parse_range_end(end: Any, infinite: float) -> float:
-    """Return an end of a range, which JSON has as null where it is infinite."""
+    """Parse one end of a range, with null for infinity."""
     return infinite if end is None else float(end)
 
 

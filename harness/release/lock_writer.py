@@ -35,9 +35,10 @@ from harness.texts import secrets
 
 
 def make_lock(collection: Collection, run: Run, leaks: contamination.Leaks | None = None) -> dict[str, Any]:
-    """Return what a suite comes to, once preflight has read its rows: as plain data, without anybody's secrets.
+    """Return the resolved suite as plain data, with secrets redacted.
 
-    Once it is known which rows leak, those that gates with `clean_only` leave out are told by number and digest.
+    Requires the rows that preflight read. With `leaks`, the rows left out by gates with `clean_only` are listed by
+    number and digest.
     """
     suite = collection.suite
     rows = {name: task.samples or () for name, task in collection.tasks.items()}
@@ -77,12 +78,12 @@ def make_lock(collection: Collection, run: Run, leaks: contamination.Leaks | Non
 
 
 def _make_source_entry(suite: Suite) -> dict[str, Any]:
-    """Return a suite's digest, and the tables that it is made of, so that whoever has the lock can make it again."""
+    """Return a suite's digest with its source tables. With the tables, readers of the lock can recompute the digest."""
     return {"digest": suite.digest} | ({} if suite.source is None else {"source": suite.source})
 
 
 def _make_suite_tables(collection: Collection) -> dict[str, Any]:
-    """Return the suite's tables with the defaults of every plugin's options filled in."""
+    """Return the suite's tables, with defaults for all plugin options."""
     suite, use = collection.suite, partial(lock_table, collection.plugins)
     about = own_keys(suite.header)
     made: dict[str, Any] = {"header": about, "model": use("loader", suite.model), "merge": suite.merges}
@@ -105,13 +106,13 @@ def _make_suite_tables(collection: Collection) -> dict[str, Any]:
 
 
 def lock_table(plugins: Plugins, kind: str, table: Any) -> dict[str, Any]:
-    """Return a table that names a plugin, with the defaults of all options, what is secret struck out."""
+    """Return a plugin's table with all options, and secrets redacted."""
     options = schema.with_defaults(plugins.find(kind, table.use).function, table.options)
     return {**own_keys(table), "options": secrets.redact_options(options)}
 
 
 def _convert_metric_to_json(metric: Metric) -> dict[str, Any]:
-    """Return a metric's direction, scale, range, and MODULE:NAME of the code that makes it of all rows."""
+    """Return a metric's direction, scale, combining function and range. The function is given as MODULE:NAME."""
     inner = getattr(metric.combine, "func", metric.combine)  # the function that a `partial` calls
     name = getattr(inner, "__qualname__", type(inner).__qualname__)
     code = None if metric.combine is None else f"{inner.__module__}:{name}"
@@ -119,12 +120,12 @@ def _convert_metric_to_json(metric: Metric) -> dict[str, Any]:
 
 
 def own_keys(table: Any) -> dict[str, Any]:
-    """Return the keys of a table as a lock has them, without the options of a plugin."""
+    """Return the keys of a table that go into a lock. Options of a plugin and unset keys are left out."""
     return {k: v for k, v in dataclasses.asdict(table).items() if k not in ("where", "options") and v is not None}
 
 
 def describe_plugins(plugins: Plugins) -> Iterator[dict[str, str | None]]:
-    """Yield each plugin by the digest of the code that was imported, with its distribution as a label."""
+    """Yield each plugin with a digest of its imported code. The distribution is only a label."""
     loaded = [("harness", sys.modules["harness"]), *plugins.manager.list_name_plugin()]
     modules = {id(plugin) for _, plugin in loaded if isinstance(plugin, ModuleType)}
     tops = {plugin.__name__.partition(".")[0] for _, plugin in loaded if isinstance(plugin, ModuleType)}
@@ -138,9 +139,9 @@ def describe_plugins(plugins: Plugins) -> Iterator[dict[str, str | None]]:
 
 
 def _find_distribution_label(module: str) -> str | None:
-    """Return the distribution that declares a module, marked where the code is not what was installed.
+    """Return the distribution of a module, marked if its code was modified.
 
-    Whoever runs the harness can write it, so nothing but people may read it.
+    Anybody running the harness can forge this label, so it is for people only.
     """
     named = importlib.metadata.entry_points(group=keys.GROUP)
     dist = next((p.dist for p in named if p.dist and p.module.partition(".")[0] == module), None)
@@ -161,7 +162,7 @@ def _find_distribution_label(module: str) -> str | None:
 
 
 def _is_unchanged_since_install(dist: importlib.metadata.Distribution, module: str) -> bool:
-    """Return whether the files of a module are those that its distribution recorded."""
+    """Return whether a module's files match their distribution's record."""
     listed = [f for f in dist.files or () if f.parts[0] in (module, f"{module}.py") and f.hash]
     found = (hashlib.new(f.hash.mode, f.read_binary()).digest() for f in listed if f.hash)
     told = [f.hash.value for f in listed if f.hash]

@@ -40,7 +40,7 @@ LICENCES = {  # how a licence's text begins -> the Hub's name for it
 
 
 class BaseLicence(NamedTuple):
-    """The Hub's name for a base's licence, and where it was read."""
+    """The Hub's name for a base's licence, and its source."""
 
     name: str
     source: str
@@ -49,7 +49,7 @@ class BaseLicence(NamedTuple):
 def write_card(
     suite: Suite, declared: Export, ref: ModelRef, run: Run, strange: Sequence[Mapping[str, Any]] = ()
 ) -> str:
-    """Return the README.md of an export; `strange` are the plugins that did not come with the harness."""
+    """Write the README.md of an export. `strange` are the plugins that do not come with the harness."""
     verdicts = [v for v in run.verdicts if v.candidate == declared.candidate]
     waivers = [f"- **{escape_markdown(v.gate)}**: {escape_markdown(v.waiver.summary())}" for v in verdicts if v.waiver]
     waivers += [
@@ -91,18 +91,18 @@ def write_card(
 
 
 def _describe_plugin(plugin: Mapping[str, Any]) -> str:
-    """Return a plugin's name, its label and the digest of its code."""
+    """Format a plugin's name, label and code digest."""
     about = [*filter(None, [plugin["distribution"]]), f"sha256:{str(plugin['code'])[:16]}"]
     return f"{plugin['name']} ({', '.join(about)})"
 
 
 def _format_yaml_as_json(value: Any) -> str:
-    """Write a value as JSON, what YAML takes for the end of a line spelt out as both of them do."""
+    """Format a YAML value as JSON. Characters that YAML treats as line breaks are escaped, in a form valid in both."""
     return escape_controls(json.dumps(value, ensure_ascii=False))
 
 
 def find_base_licence(folder: Path, facts: Mapping[str, Any]) -> BaseLicence:
-    """Return the Hub's name for a base's licence, "unknown" if need be, and where it was read."""
+    """Return the Hub's name for a base's licence, and its source. The name is "unknown" if no file states one."""
     if said := facts.get("license"):
         return BaseLicence(str(said), f"{said}, according to its own metadata")
     readme = folder / "README.md"
@@ -117,7 +117,7 @@ def find_base_licence(folder: Path, facts: Mapping[str, Any]) -> BaseLicence:
 
 
 def usage_markdown(ref: ModelRef, base: str) -> str:
-    """Return how to load and how to serve what was exported, as Markdown."""
+    """Return Markdown on loading and serving an export."""
     careful, auto = "", _choose_auto_class(Path(ref.path))
     if ref.adapter:
         load = [
@@ -157,7 +157,7 @@ def usage_markdown(ref: ModelRef, base: str) -> str:
 
 
 def load_from_hub(card: str, repo: str) -> str:
-    """Return a card that loads and serves from OWNER/NAME what it loaded from `model`; see `usage_markdown`."""
+    """Rewrite a card to load from OWNER/NAME instead of `model`. See `usage_markdown` for the lines that change."""
     before, heading, use = card.partition(USE)
     use, check, after = use.partition("\n## ")
     before = re.sub(r"(?<=, see `)model/(?=LICEN[CS]E)", "", before)  # its files are those of the repository
@@ -203,7 +203,7 @@ def _iterate_gate_table_lines(verdicts: Sequence[Verdict]) -> Iterator[str]:
 
 
 def _find_quantisation_library(folder: Path) -> str:
-    """Return the library that reads a model in fewer bits, as its configuration names it, or an empty text."""
+    """Return the quantisation method in a model's configuration, or "" without one."""
     try:
         config = json.loads((folder / "config.json").read_text("utf-8"))
         return str((config.get("quantization_config") or {}).get("quant_method", ""))
@@ -212,7 +212,7 @@ def _find_quantisation_library(folder: Path) -> str:
 
 
 def _describe_copy_origin(declared: Export, run: Run) -> str:
-    """Return what a copy was made of, and how far it is from it where its exporter measured that."""
+    """Describe the origin of a copy, with facts from its exporter."""
     if not declared.name:
         return ""
     said = ", ".join(f"{k} = {json.dumps(v, default=str)}" for k, v in redact_options(declared.options).items())

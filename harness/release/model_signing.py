@@ -1,6 +1,6 @@
-"""The signature of a model folder as OpenSSF model signing has it, which `model_signing verify key` accepts.
+"""OpenSSF model signatures of a model folder, for `model_signing verify key`.
 
-Predicate https://model_signing/signature/v1.0, in a Sigstore bundle without a log. Theirs are ECDSA keys.
+The predicate is https://model_signing/signature/v1.0, in a Sigstore bundle without a log entry. Keys are ECDSA keys.
 """
 
 from __future__ import annotations
@@ -25,7 +25,10 @@ CURVES = {"secp256r1": "SHA256", "secp384r1": "SHA384", "secp521r1": "SHA512"}
 
 
 def model_signing_writer(policy: Policy | None, name: str, key: Path | None) -> Callable[[VerifiedExport], str]:
-    """Return what signs with a private key on a curve that model_signing takes; raises UsageError at any other."""
+    """Return a writer of model signatures by an EC private key.
+
+    Raises UsageError for any other key, and for a curve that model_signing does not accept.
+    """
     if key is None:
         raise UsageError("--as model-signing writes a signature; add --sign-with FILE, a private EC key")
     private = read_private_key(key, "--sign-with")
@@ -38,7 +41,7 @@ def model_signing_writer(policy: Policy | None, name: str, key: Path | None) -> 
 
 
 def sign_bundle(found: VerifiedExport, evidence: ReadEvidence, private: Any) -> str:
-    """Return the bundle over the files in model/, under the digests that were verified."""
+    """Return a signed Sigstore bundle over the files in model/. It uses the digests that were verified."""
     from cryptography.hazmat.primitives import hashes, serialization
     from cryptography.hazmat.primitives.asymmetric import ec
     from securesystemslib.dsse import Envelope

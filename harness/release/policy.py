@@ -1,4 +1,4 @@
-"""What a deployer demands of an export: a TOML file that is his own, with the keys he trusts."""
+"""A deployer's policy for exports: a TOML file with trusted keys."""
 
 from __future__ import annotations
 
@@ -40,12 +40,12 @@ PLUGIN = rf"\S+ sha256:{DIGEST}"
 
 
 class ExportRefusedError(Exception):
-    """An export that must not be deployed, and why, in one line."""
+    """An export that must not be deployed, with a one-line reason."""
 
 
 @dataclass(frozen=True)
 class Key:
-    """A public Ed25519 key, 64 hex digits; `keyid` is what signatures call it."""
+    """A public Ed25519 key, as 64 hex digits. `keyid` is its id in signatures."""
 
     keyid: str
     public: str
@@ -55,9 +55,10 @@ class Key:
 
 @dataclass(frozen=True)
 class ServedDemands:
-    """What a statement of `harness parity` must show; `by_count` lets a count of tokens stand for them.
+    """The demands of a policy on a `harness parity` statement.
 
-    `longest` is the least number of tokens of the longest conversation.
+    With `by_count`, token ids may be compared by count alone. `longest` is the minimum number of tokens of the longest
+    conversation.
     """
 
     layers: list[str]
@@ -129,7 +130,10 @@ POLICY_DEMANDS: tuple[tuple[int, str, str, Callable[[Policy], object]], ...] = (
 
 
 def list_unchecked(policy: Policy | None, looked: Collection[str] = ()) -> list[str]:
-    """Return what is not looked at under a policy, or without one, each with its key, unless that was `looked` at."""
+    """Return the demands that a policy leaves unchecked, with their keys.
+
+    Keys in `looked` count as checked. Each item is one line, with several demands.
+    """
     lines: dict[int, list[str]] = {}
     for line, what, key, is_demanded in POLICY_DEMANDS:
         if key not in looked and (policy is None or not is_demanded(policy)):
@@ -138,7 +142,7 @@ def list_unchecked(policy: Policy | None, looked: Collection[str] = ()) -> list[
 
 
 def read_policy(path: Path, *, strict: bool = False) -> Policy:
-    """Read a policy, or the policy STRICT for the keys in a .pub file; raises UsageError with all that is wrong."""
+    """Read a policy file, with STRICT_POLICY for a .pub file if `strict`. Raises UsageError that lists all mistakes."""
     try:
         text = (STRICT_POLICY if strict else "") + path.read_text("utf-8")
         raw = tomllib.loads(text)
@@ -173,7 +177,10 @@ def read_policy(path: Path, *, strict: bool = False) -> Policy:
 def _pop_tables(
     raw: dict[str, Any], name: str, cls: type[Key | Gate], complain: schema.Complain
 ) -> list[dict[str, Any]]:
-    """Take `[[name]]` out of a policy; a key that was pasted below it, and is the policy's own, is given back."""
+    """Remove `[[name]]` from a policy, and return its tables.
+
+    A key of the policy itself that was pasted below the table is reported, and moved back.
+    """
     tables = raw.pop(name, [])
     tables = [t if isinstance(t, dict) else {} for t in (tables if isinstance(tables, list) else [tables])]
     ours = {f.name for f in fields(Policy)} - {f.name for f in fields(cls)} - {"keys", "claims", "digest"}
@@ -187,7 +194,10 @@ def _pop_tables(
 
 
 def _iterate_claim_gates(tables: list[dict[str, Any]], complain: schema.Complain) -> Iterator[Gate]:
-    """Read claims as gates are read; which others they stand with is a suite's own affair."""
+    """Read `[[claim]]` tables as gates, without keys of a suite.
+
+    Keys that relate gates to each other belong to a suite, and are reported.
+    """
     for number, table in enumerate(tables, 1):
 
         def said(_: str, what: str, title: str = f"[[claim]] number {number}") -> None:
@@ -242,7 +252,10 @@ def _iterate_impossible_values(policy: Policy, raw: Mapping[str, Any]) -> Iterat
 
 
 def _iterate_key_errors(keys: tuple[Key, ...], threshold: Any, of_rows: bool) -> Iterator[str]:
-    """Yield what is wrong with the keys and their threshold; one key under two names would count twice."""
+    """Yield the errors of keys and threshold.
+
+    Duplicates are errors because one key under two names would count twice.
+    """
     for key in keys:
         if not re.fullmatch("[0-9a-fA-F]{64}", key.public):
             yield f'key "{key.name or key.keyid}": public must be 64 hex digits'
@@ -258,19 +271,28 @@ def _iterate_key_errors(keys: tuple[Key, ...], threshold: Any, of_rows: bool) ->
 
 
 def _has_huge_number(value: Any) -> bool:
-    """Return whether a value holds a whole number that no policy means, and that cannot be written out."""
+    """Return whether a value contains an integer of `MAX_INTEGER` or more.
+
+    No policy means such a number, and error messages could not print it.
+    """
     if isinstance(value, (list, dict)):
         return any(_has_huge_number(v) for v in (value.values() if isinstance(value, dict) else value))
     return isinstance(value, int) and abs(value) >= MAX_INTEGER
 
 
 def check_signers(envelopes: Sequence[Envelope], policy: Policy, what: str) -> list[str]:
-    """Return the names of the keys that signed a document; raises ExportRefusedError where they are too few."""
+    """Return the names of the keys with valid signatures on a document.
+
+    Raises ExportRefusedError if they are fewer than the threshold.
+    """
     return require_signers({keyid for e in envelopes for keyid in verified_signers(e, policy)}, policy, what)
 
 
 def require_signers(signed: Collection[str], policy: Policy, what: str) -> list[str]:
-    """Return the names of the keys that signed, by their ids; raises ExportRefusedError where they are too few."""
+    """Return the names of the signing keys, given their ids.
+
+    Raises ExportRefusedError if they are fewer than the threshold.
+    """
     by: tuple[list[str], list[str]] = ([], [])
     for key in policy.keys:
         by[key.keyid in signed].append(key.name or key.keyid[:16])

@@ -1,4 +1,4 @@
-"""What a policy demands of evidence beyond keys and gates: each refusal ends with the key that demands it."""
+"""Policy demands on evidence, beyond keys and gates. Each refusal ends with the key that demands it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SKEW = timedelta(hours=1)  # by which clocks may differ
 
 
 def find_refusals(policy: Policy, manifest: Mapping[str, Any], lock: Mapping[str, Any], now: datetime) -> Iterator[str]:
-    """Yield why an export is none that a policy takes, whatever its gates say."""
+    """Yield the reasons to refuse an export, apart from its gates."""
     suite = lock["suite"]
     if not is_listed_suite(suite, [*policy.suites, *policy.all_of]):
         yield f'suite "{suite["name"]}" ({suite["digest"][:16]}) is not in the policy (suites)'
@@ -54,12 +54,12 @@ def find_refusals(policy: Policy, manifest: Mapping[str, Any], lock: Mapping[str
 
 
 def is_listed_suite(suite: Mapping[str, Any], wanted: Collection[str]) -> bool:
-    """Return whether a suite of a lock is named, or pinned by its digest."""
+    """Return whether a list includes a suite, by name or digest. An entry "*" includes any suite."""
     return ANY_SUITE in wanted or suite["name"] in wanted or suite["digest"] in wanted
 
 
 def _iterate_unlisted_plugin_errors(wanted: Sequence[str], plugins: Sequence[Mapping[str, Any]]) -> Iterator[str]:
-    """Yield the plugins whose code is not listed; a name is a label."""
+    """Yield an error for each plugin with unlisted code. Only the code digest counts, since a name is a label."""
     codes = {one.rpartition("sha256:")[2] for one in wanted}
     for plugin in plugins:
         if plugin["code"] not in codes:
@@ -71,7 +71,7 @@ def _iterate_unlisted_plugin_errors(wanted: Sequence[str], plugins: Sequence[Map
 
 @dataclass(frozen=True)
 class PolicyMatch:
-    """What of one export's evidence meets a policy's claims, and what of it another export may still show."""
+    """The match of an export's evidence with a policy's demands. Another export may still meet the lacking ones."""
 
     lacking: Mapping[str, str]  # by what is demanded: why it is not met here
     gates: frozenset[str]  # that meet a claim
@@ -80,7 +80,7 @@ class PolicyMatch:
 def match_policy(
     policy: Policy, lock: Mapping[str, Any], locked: LockedSuite, verdicts: Verdicts, candidate: str
 ) -> PolicyMatch:
-    """Return what meets the claims of a policy, and which of its gates, rows and claims are not met by this export."""
+    """Match an export against the gates, rows and claims of a policy."""
     lacking, gates = dict[str, str](), set[str]()
     for gate in (gate for gate in policy.gates if gate not in verdicts):
         lacking[f"gate {gate}"] = f'gate "{gate}" has no verdict on {candidate} (gates)'
@@ -99,9 +99,9 @@ def match_policy(
 
 
 def _find_covering_gate(claim: Gate, locked: LockedSuite, verdicts: Verdicts, candidate: str) -> tuple[str, str]:
-    """Return the gate that meets a claim, or nothing and why none does.
+    """Return the gate that meets a claim, or "" and the reason.
 
-    It keeps the candidate from shipping, or where the claim says "warn" is about it.
+    The gate must block the candidate, unless the claim is only a warning.
     """
     if (metric := locked.metric(claim)) is None:
         known = [f"{name}.{one}" for name, metrics in locked.metrics.items() for one in metrics]
@@ -125,7 +125,7 @@ def _find_covering_gate(claim: Gate, locked: LockedSuite, verdicts: Verdicts, ca
 
 
 def _find_verdict_error(gate: Gate, locked: LockedSuite, verdicts: Verdicts, most: float | None) -> str:
-    """Return why the verdict on a gate that covers a claim is not enough, or an empty text; it may risk `most`."""
+    """Return why the verdict on a covering gate is insufficient. `most` is the largest alpha that the claim accepts."""
     outcome, risk = verdicts.get(gate.id, {}).get("outcome"), gate.alpha or locked.about.alpha
     if outcome != Outcome.PASS:
         return f'gate "{gate.id}" is {outcome}' if outcome else f'gate "{gate.id}" has no verdict'

@@ -30,11 +30,12 @@ Moved = tuple[VerifiedExport, Path | None, list[str]]  # what was found, the cop
 
 
 def promote_export(export: Path, policy: Policy | None = None, beside: Sequence[Path] = ()) -> Moved:
-    """Verify an export, with evidence of other suites `beside` it, keep a copy of it, and record it as the release.
+    """Verify an export, keep a copy, and record it as the release.
 
-    Returns what `verify` found, the copy, and what changed against the last release. What was kept of the same model
-    gives way to newer evidence, and to one that more have signed. Nothing is recorded when it is refused, nor a second
-    time when it is the release already. Raises UsageError when the export is not there or the copy cannot be written.
+    `beside` are exports with evidence of other suites. Returns the verification, the copy, and the changes since the
+    last release. A kept copy of the same model is replaced by one of a later run, or by one of the same run with a new
+    signature. Nothing is recorded if the export is refused, or already is the release. Raises UsageError if the export
+    is missing, changes meanwhile, or cannot be copied.
     """
     found = verify_export(export, policy, last=current_release(export), beside=beside)
     if not found.ok:
@@ -62,9 +63,9 @@ def promote_export(export: Path, policy: Policy | None = None, beside: Sequence[
 
 
 def roll_back(export: Path, policy: Policy | None = None, beside: Sequence[Path] = ()) -> Moved:
-    """Record the release before the last one as the release again, if it still is what it was.
+    """Record the previous release as the release again, if it still verifies.
 
-    Returns what `promote` does. Raises UsageError when there is none.
+    Returns the same as `promote_export`. Raises UsageError if there is no previous release.
     """
     _find_previous_release(export)
     with _lock_export(export):
@@ -80,7 +81,7 @@ def roll_back(export: Path, policy: Policy | None = None, beside: Sequence[Path]
 
 @dataclass(frozen=True)
 class _Told:
-    """What is compared of evidence: its manifest, the verdicts by gate, and the ids of the keys that signed."""
+    """Evidence as compared between releases. Its manifest, the verdicts by gate, and the ids of the signing keys."""
 
     manifest: Mapping[str, Any]
     gates: Mapping[str, Mapping[str, Any]]
@@ -88,7 +89,7 @@ class _Told:
 
 
 def _read_folder_evidence(folder: Path | None) -> _Told | None:
-    """Return what the evidence in a folder says, or None where there is none that can be read."""
+    """Read a folder's evidence for comparison. None if it is missing or cannot be read."""
     if folder is None:
         return None
     raw = {}
@@ -102,7 +103,7 @@ def _read_folder_evidence(folder: Path | None) -> _Told | None:
 
 
 def _parse_evidence(raw: Mapping[str, bytes]) -> _Told | None:
-    """Return what evidence says by the bytes of its files, or None where that cannot be read."""
+    """Parse the bytes of evidence files for comparison. None if they are malformed."""
     try:
         manifest, gates = (read_json(raw[name]) for name in (MANIFEST, GATES))
         envelopes = read_envelopes(raw[CLAIMS].decode("utf-8"))
@@ -113,7 +114,10 @@ def _parse_evidence(raw: Mapping[str, bytes]) -> _Told | None:
 
 
 def _is_newer_evidence(one: _Told | None, kept: _Told | None) -> bool:
-    """Return whether evidence takes the place of what is kept: of a later run, or of the same with a signature more."""
+    """Return whether evidence should replace the kept evidence.
+
+    It does if it is from a later run, or from the same run with a new signature.
+    """
     if one is None or kept is None:
         return kept is None
     if one.manifest == kept.manifest:
@@ -122,7 +126,10 @@ def _is_newer_evidence(one: _Told | None, kept: _Told | None) -> bool:
 
 
 def _describe_changes(before: _Told | None, now: _Told | None) -> list[str]:
-    """Return what changed since the last release: of gates, numbers and signatures, a line each."""
+    """Describe changes since the last release, one line per kind.
+
+    The kinds are gates, numbers and signatures; each lists at most `MAX_CHANGES`.
+    """
     if before is None or now is None:
         return []
     gates = [f'"{gate}" is new' for gate in now.gates if gate not in before.gates]
@@ -146,7 +153,7 @@ def _describe_changes(before: _Told | None, now: _Told | None) -> list[str]:
 
 
 def _find_previous_release(export: Path) -> Promotion:
-    """Return the last release with other bytes than the present one; raises UsageError when there is none."""
+    """Return the last release with a root unlike the current one's. Raises UsageError if there is none."""
     released = active_releases(export)
     if not (others := [line for line in released if line.root != released[-1].root]):
         raise UsageError(f"{releases_folder(export) / RECORD}: names no release before the last one to go back to")
@@ -155,7 +162,7 @@ def _find_previous_release(export: Path) -> Promotion:
 
 @contextmanager
 def _lock_export(export: Path) -> Iterator[None]:
-    """Lock an export against other promotions; raises UsageError where its record cannot be written."""
+    """Lock an export against concurrent promotions. Raises UsageError if its record cannot be written."""
     record = releases_folder(export) / RECORD
     with ExitStack() as held:
         with reporting_write_errors(record):

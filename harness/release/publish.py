@@ -29,9 +29,10 @@ NO_HUB = "publishing needs huggingface_hub; install it, or write a folder with -
 
 
 def publish_export(found: VerifiedExport, repo: str, to: Path | None) -> str:
-    """Upload a verified export to OWNER/NAME, or write what would be uploaded into a folder; return where it is.
+    """Upload a verified export to OWNER/NAME on the Hub.
 
-    Raises UsageError on a name that the Hub does not take, a folder that is not empty, and an upload that failed.
+    With `to`, write the repository into that folder instead. Returns the URL or the folder. Raises UsageError on an
+    invalid name, a missing huggingface_hub, a non-empty folder, or a failed upload.
     """
     hub = _import_hub_and_check_repo(repo)
     if to is not None:
@@ -52,7 +53,11 @@ def publish_export(found: VerifiedExport, repo: str, to: Path | None) -> str:
 
 
 def write_repository(found: VerifiedExport, repo: str, to: Path, hub: Any, place: Place) -> None:
-    """Write what a repository holds, putting files there by `place`: model, card, `.eval_results` and evidence."""
+    """Write a Hub repository: model, card, `.eval_results` and evidence.
+
+    Files are put there by `place`. Raises UsageError if a file of the model would replace one of the repository,
+    ValueError on metadata that the Hub rejects.
+    """
     export = Path(found.folder)
     to.mkdir(parents=True, exist_ok=True)
     for name, _ in walk_files(export / MODEL):
@@ -72,7 +77,7 @@ def write_repository(found: VerifiedExport, repo: str, to: Path, hub: Any, place
 
 
 def eval_results(export: Path) -> Iterator[dict[str, Any]]:
-    """Yield the candidate's results on data sets of the Hub, by the fields of `EvalResultEntry`."""
+    """Yield the candidate's results on Hub data sets, as `EvalResultEntry` fields."""
     lock, report = (json.loads((export / EVIDENCE / name).read_text("utf-8")) for name in (LOCK, REPORT))
     candidate = json.loads((export / EVIDENCE / MANIFEST).read_text("utf-8"))["candidate"]
     data = {spec["name"]: HUB_DATA.fullmatch(str(spec.get("data"))) for spec in lock["suite"]["evals"]}
@@ -115,13 +120,16 @@ def _iterate_published_files(folder: Path) -> Iterator[tuple[str, Path]]:
 
 
 def _find_writable_parent(folder: Path) -> Path | None:
-    """Return where a link to its files can be made, or None for the usual folder of temporary files."""
+    """Return the folder's parent if it is writable, for hard links.
+
+    None selects the usual folder of temporary files.
+    """
     parent = folder.resolve().parent
     return parent if os.access(parent, os.W_OK) else None
 
 
 def _link_or_copy_file(source: Path, to: Path) -> None:
-    """Put a file at another place, without copying it where the disk allows that."""
+    """Hard-link a file if the disk allows it, else copy it."""
     to.parent.mkdir(parents=True, exist_ok=True)
     try:
         os.link(source, to)

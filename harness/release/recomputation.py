@@ -51,7 +51,7 @@ ABSOLUTE_TOLERANCE = 1e-12  # below which numbers are the same whatever their ra
 
 @dataclass
 class RecomputationResult:
-    """How many gates were judged again, why others could not be, and the first that `differs`, if one does."""
+    """The recomputed gates, reasons for the others, and the first difference."""
 
     gates: list[str] = field(default_factory=list)
     wanted: Collection[str] = ()  # those among all that block, or that a policy names
@@ -70,7 +70,10 @@ class RecomputationResult:
         return sum(g in self.gates for g in self.wanted) / len(self.wanted) if self.wanted else 0.0
 
     def find_shortfall(self, share: float | None, named: Collection[str]) -> str:
-        """Return why a policy that wants such a share and all those `named` refuses it, or an empty text."""
+        """Return why a policy refuses this recomputation.
+
+        It requires the gates `named`, and a `share` of the wanted ones.
+        """
         if share and (lost := sorted(self.unable.keys() & set(named))):
             return (
                 f'"{lost[0]}", which the policy names, was not recomputed, because {self.unable[lost[0]]} (recomputed)'
@@ -86,10 +89,11 @@ class RecomputationResult:
 def recompute_verdicts(
     export: Path, manifest: Mapping[str, Any], locked: LockedSuite, verdicts: Verdicts, named: Collection[str] = ()
 ) -> RecomputationResult:
-    """Decide the gates of an export again whose digests were verified, and whose outcomes follow from their numbers.
+    """Recompute the gates of a verified export from its rows.
 
-    And compare the rows with the lock's. Wanted are the gates that block, and those that are `named`.
-    Raises UsageError where numpy or scipy is missing, and ValueError, KeyError or TypeError on malformed rows.
+    The export's digests and outcomes must have been checked before. The rows are compared with the lock's as well.
+    Wanted gates are those that block and those in `named`. Raises UsageError if numpy or scipy is missing, and
+    ValueError, KeyError or TypeError on malformed rows.
     """
     for module in NEEDS:
         try:
@@ -122,7 +126,7 @@ def recompute_verdicts(
 
 
 def read_items(export: Path, manifest: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
-    """Yield the rows of an export; raises ValueError at the end where they are not those of its manifest."""
+    """Yield the rows of an export. Raises ValueError at the end if their digest differs from the manifest's."""
     total, sha256 = hashlib.sha256(), manifest["files"][f"{EVIDENCE}/{ITEMS}"]["sha256"]
     with open_file(export / EVIDENCE / ITEMS, below=export) as f:
         for line in f:
@@ -133,7 +137,10 @@ def read_items(export: Path, manifest: Mapping[str, Any]) -> Iterator[Mapping[st
 
 
 def _find_rows_digest_error(lines: Sequence[Mapping[str, Any]], locked: LockedSuite) -> str:
-    """Return of which evaluation the rows are not those of the lock, or differ between subjects, or an empty text."""
+    """Return an error if an evaluation's rows differ from the lock's.
+
+    It names the evaluation. Rows that differ between subjects are an error as well.
+    """
     digests: dict[str, dict[int, str]] = {}
     for row in lines:
         name, number = row["item"].partition("::")[2], row["number"]
@@ -177,7 +184,7 @@ def _parse_evidence_rows(
 
 
 def score_from_row(row: Mapping[str, Any]) -> Score:
-    """Return what evidence says of a row that is not private, as it was judged."""
+    """Rebuild the Score of a public row from its evidence. The answer is its digest."""
 
     def number(value: Any) -> float:
         return math.nan if value is None else float(value)
@@ -203,7 +210,11 @@ def score_from_row(row: Mapping[str, Any]) -> Score:
 def _make_result_in_judged_order(
     key: tuple[str, str], rows: list[tuple[int, int, Score]], about: Mapping[str, Any]
 ) -> Result:
-    """Return a result whose rows stand as they were judged: in the data's order, or in the one they were asked in."""
+    """Return a result with its rows as judged.
+
+    These are in the data's order; `order` holds the order of evaluation if they were shuffled. Raises ValueError if a
+    row occurs twice or the order has gaps.
+    """
     numbers = sorted(number for number, _, _ in rows)
     if len(set(numbers)) < len(numbers):
         raise ValueError(f'a row of "{"::".join(key)}" occurs twice')
@@ -234,7 +245,7 @@ class _CandidateEvidence:
     leaks: Leaks
 
     def unable_error(self, gate: Gate) -> str:
-        """Return why a gate cannot be judged again by anybody who has the evidence alone, or an empty text."""
+        """Return why a gate cannot be recomputed from the evidence alone."""
         name, metric = gate.eval, self.locked.metric(gate)
         combine = self.locked.combines.get(gate.metric)
         if self.verdicts[gate.id]["outcome"] == Outcome.ERROR or metric is None:
@@ -256,7 +267,7 @@ class _CandidateEvidence:
         return ""
 
     def difference_error(self, gate: Gate) -> str:
-        """Decide a gate again, and return in what it differs from the evidence, or an empty text."""
+        """Recompute a gate, and return the first difference from the evidence."""
         if why := self.rows_error(gate):
             return why
         recorded = self.verdicts[gate.id]
@@ -283,7 +294,10 @@ class _CandidateEvidence:
         return "" if same else f"is recorded as {recorded['outcome']}, but its rows give {again['outcome']}"
 
     def rows_error(self, gate: Gate) -> str:
-        """Return which rows are not there that the lock has, or are there under other weights, or an empty text."""
+        """Return how a gate's rows differ from the lock's.
+
+        It compares their number and order, and the rows left out with `clean_only`.
+        """
         name, candidate = gate.eval, self.manifest["candidate"]
         early, there = self.locked.evals[name].get("stop") == "early", self.locked.rows.get(name)
         others = self.locked.runs if gate.of == "recipe" else ()
@@ -301,7 +315,7 @@ class _CandidateEvidence:
         return ""
 
     def decide(self, gate: Gate) -> Verdict:
-        """Decide a gate as `harness.pipeline.adjudication` does, at the risk it was judged at."""
+        """Decide a gate like `harness.pipeline.adjudication`, at the recorded alpha."""
         name, metric, samples = str(self.manifest["candidate"]), self.locked.metric(gate), self.samples[gate.eval]
         if metric and metric.combine:  # the code that makes it of all rows is ours
             module, _, function = self.locked.combines[gate.metric].partition(":")
@@ -319,7 +333,7 @@ class _CandidateEvidence:
 
 
 def _flatten_run_values(verdict: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a verdict with the values of a recipe's runs under keys of their own."""
+    """Return a verdict with one key per run of a recipe."""
     return {**verdict, **{f"runs {i}": value for i, value in enumerate(verdict["runs"], 1)}}
 
 

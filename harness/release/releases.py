@@ -1,13 +1,14 @@
-"""The last release and the first, read back from an export folder, and refused unless they are what was gated.
+"""The last and first release, read back from an export folder.
 
-Which export is the release says the record that `harness promote` writes beside it:
+A release is refused unless its files are those that were gated.
 
+`harness promote` records the release beside the export:
     exports/support                      what the last run exported
     exports/support.releases/
       releases.jsonl                     a line a promotion: root digest, weights, suite, who, when
       <root, 16 digits>/                 the export as it was promoted, kept so that there is a way back
 
-Where there is a record, the baseline `released` is what it says; without one it is the last export.
+With a record, the baseline `released` is its current release; without one it is the last export.
 """
 
 from __future__ import annotations
@@ -95,9 +96,9 @@ def open_shipped_model(
     open_source: Callable[[str], Source],
     options: Mapping[str, Any],
 ) -> ModelRef:
-    """Return what lies in an export's model/ as a model to load: merged, or an adapter on today's base.
+    """Return an export's model: merged, or an adapter on the base.
 
-    Raises UsageError when it is of neither kind, or an adapter for another base.
+    Raises UsageError if it is neither, or an adapter for another base.
     """
     if single := find_gguf(model):  # its digest is the file's, whatever it is converted to while it is loaded
         return ModelRef(name, str(model), file_digest(single), options=options)
@@ -111,7 +112,10 @@ def open_shipped_model(
 
 
 def keep_first_release(to: Path) -> None:
-    """Copy the release in `to` as the first one, unless there is one; links where the disk can, so it costs nothing."""
+    """Keep a copy of the release in `to` as the first one.
+
+    An existing first release is left alone. Hard links save disk space if supported.
+    """
     anchor = to.with_name(to.name + ANCHOR)
     if anchor.exists() or not (to / "evidence").is_dir():
         return
@@ -120,7 +124,11 @@ def keep_first_release(to: Path) -> None:
 
 
 def _read_release_verdicts(suite: Suite, folder: Path, where: str) -> list[dict[str, Any]]:
-    """Return the verdicts a release was made on, once its files and its suite are the right ones."""
+    """Return the verdicts of a release after checking its files and suite.
+
+    Raises UsageError if it is no release of this suite, a file of its model changed, or a blocking gate neither passed
+    nor was waived.
+    """
     read: dict[str, Any] = {}
     for name in ("manifest.json", "report.json", "gates.json"):
         try:
@@ -164,7 +172,7 @@ def _link_or_copy(source: str, to: str) -> None:
 
 @dataclass(frozen=True)
 class Promotion:
-    """One line of the record; `back` when it goes back to what had been released before."""
+    """A line of the promotion record. `back` marks a rollback."""
 
     root: str
     weights: str
@@ -178,17 +186,17 @@ class Promotion:
 
 
 def current_release(export: Path) -> Path | None:
-    """Return the folder of what is released in an export's name, or None when nothing was promoted."""
+    """Return the folder of the current release. None before any promotion."""
     return releases_folder(export) / released[-1].root[:16] if (released := active_releases(export)) else None
 
 
 def first_release(export: Path) -> Path | None:
-    """Return the folder of what was promoted first, or None."""
+    """Return the folder of the first release. None before any promotion."""
     return releases_folder(export) / released[0].root[:16] if (released := promotion_history(export)) else None
 
 
 def promotion_history(export: Path) -> list[Promotion]:
-    """Return the record of an export's promotions, the oldest first; raises UsageError when it cannot be read."""
+    """Return all promotions of an export, oldest first. Raises UsageError if the record cannot be read."""
     path, where = releases_folder(export) / RECORD, f"{releases_folder(export) / RECORD}"
     found = []
     try:
@@ -210,7 +218,10 @@ def _read_lines_if_exists(path: Path) -> list[bytes]:
 
 
 def active_releases(export: Path) -> list[Promotion]:
-    """Return the releases of an export that stand, the present one last."""
+    """Return the active releases of an export, the current one last.
+
+    Rollbacks remove the releases after their target.
+    """
     return _list_standing_releases(promotion_history(export), releases_folder(export) / RECORD)
 
 
@@ -238,7 +249,7 @@ def _list_standing_releases(lines: Sequence[Promotion], record: Path) -> list[Pr
 
 
 def _parse_promotion(line: Any) -> Promotion:
-    """Return a line of the record; raises TypeError or ValueError when it is none."""
+    """Parse a line of the record. Raises TypeError or ValueError if it is invalid."""
     if not isinstance(line, dict):
         raise TypeError("is not an object")
     found = Promotion(**line)

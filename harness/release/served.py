@@ -1,6 +1,6 @@
-"""What a statement of `harness parity` says, and whether a policy's [served] takes it. With the standard library alone.
+"""Statements of `harness parity`, and their check against a policy's [served].
 
-It is about an endpoint at a time, and kept beside the export, which is sealed.
+Each statement is about one endpoint, and is kept beside the export, which is sealed. Uses the standard library alone.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class ServedStatement:
 
     @property
     def endpoint(self) -> str:
-        """How the statement calls what answered, "" where it does not."""
+        """The endpoint's name or sha256, or "" if unstated."""
         told = dict(self.predicate.get("endpoint") or {})
         return str(told.get("name") or f"sha256:{told['sha256']}" if told else "")
 
@@ -49,7 +49,7 @@ class ServedStatement:
 
     @property
     def longest(self) -> int:
-        """The tokens of the longest conversation, 0 where it does not say."""
+        """The tokens of the longest conversation, 0 if unstated."""
         return int(self.predicate.get("longest") or 0)
 
 
@@ -84,10 +84,10 @@ def _parse_served_statement(envelope: Envelope) -> ServedStatement:
 
 
 def require_served_statement(path: Path | None, root: str, policy: Policy | None, now: datetime) -> str:
-    """Return what the statements in a file say of an export with this root.
+    """Check the statements of a file about an export; summarise them.
 
-    Each must be of this export, meet [served] and be about one endpoint; together they carry as many of the policy's
-    keys as it wants. Raises ExportRefusedError where that does not hold.
+    Each must be about the export with this root, meet [served], and be about the same endpoint. Together they must be
+    signed by as many of the policy's keys as it requires. Raises ExportRefusedError otherwise.
     """
     if path is None:
         raise ExportRefusedError("the policy requires a statement of harness parity ([served]); add --served FILE")
@@ -109,7 +109,11 @@ def require_served_statement(path: Path | None, root: str, policy: Policy | None
 def _require_acceptable_statement(
     one: ServedStatement, path: Path, root: str, policy: Policy | None, now: datetime
 ) -> None:
-    """Raise ExportRefusedError at a statement of another export, of the future, or that says less than is demanded."""
+    """Raise ExportRefusedError unless a statement is acceptable.
+
+    It must be about this root, signed with a key of the policy, not from the future, without differing layers, and must
+    meet [served].
+    """
     if one.root != root:
         raise ExportRefusedError(f"{path} is about root {one.root[:16]}, but this export has {root[:16]}")
     if policy and not verified_signers(one.envelope, policy):
@@ -188,7 +192,7 @@ CHECKS: Mapping[str, Callable[[ServedStatement, ServedDemands, timedelta], str]]
 
 
 def _is_matching_runtime(runtime: Mapping[str, Any], spec: str) -> bool:
-    """Return whether a runtime is NAME, or NAME>=VERSION and says its version."""
+    """Return whether a runtime matches NAME or NAME>=VERSION. An unreported version matches no minimum."""
     kind, _, least = spec.partition(">=")
     told = str(runtime.get("version") or "")
     return kind.strip() == runtime["kind"] and (

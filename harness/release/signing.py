@@ -22,16 +22,17 @@ SECRETS = {what: re.compile(pattern.encode()) for what, pattern in TOKENS.items(
 
 
 class SignedExport(NamedTuple):
-    """The id of the key that signed, and the root digest that the claims are about."""
+    """The id of the signing key, and the signed root digest."""
 
     keyid: str
     root: str
 
 
 def generate_key(name: Path) -> tuple[Path, Path]:
-    """Write NAME.key (private, readable by its owner alone) and NAME.pub (a table for a policy); never over a file.
+    """Generate a key pair as NAME.key and NAME.pub.
 
-    Raises UsageError when one is there or cannot be written.
+    The private NAME.key is readable by its owner alone, NAME.pub is a table for a policy. Raises UsageError if one of
+    them exists or cannot be written.
     """
     signer = _import_signer().generate_ed25519()
     public = signer.public_key
@@ -51,11 +52,11 @@ def generate_key(name: Path) -> tuple[Path, Path]:
 
 
 def sign_export(folder: Path, key: Path, *, unrecomputed: bool = False) -> SignedExport:
-    """Sign the claims of an export that were verified; return the id of the key, and the root that they are about.
+    """Verify an export and sign its claims.
 
-    What is not consistent or tells a secret is not signed. Gates are judged again from their rows; with
-    `unrecomputed` one that cannot be is signed on its producer's word. The new envelopes are appended, so that each
-    signer's lines stay as they are. Raises UsageError.
+    Exports that are inconsistent or contain a secret are not signed. Gates are recomputed from their rows; with
+    `unrecomputed` a gate that cannot be recomputed is trusted. The new envelopes are appended, so that each signer's
+    lines stay as they are. Raises UsageError if the export is not signed.
     """
     signer = load_signer(key)
     try:
@@ -96,7 +97,7 @@ def _check_secrets(folder: Path) -> None:
 
 
 def load_signer(key: Path, option: str = "--key") -> Any:
-    """Return what signs with an Ed25519 key. Raises UsageError."""
+    """Load a signer for an Ed25519 key. Raises UsageError if the key is unusable."""
     private = read_private_key(key, option)
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 

@@ -1,4 +1,4 @@
-"""The tables that a suite's digest is made of, and whether a lock's gates and evals are those of these tables."""
+"""Consistency of a lock with the tables that its suite's digest covers."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ ANY_METRIC = ".?"  # how a gate on rows names an eval's only metric
 
 
 def find_source_error(suite: Mapping[str, Any], gates: Sequence[Mapping[str, Any]]) -> str:
-    """Return how a lock's tables differ from those that the suite's digest is made of, or an empty text.
+    """Return how a lock differs from the tables of its suite's digest.
 
-    Raises ValueError, KeyError or TypeError where they are malformed.
+    Raises ValueError, KeyError or TypeError if they are malformed.
     """
     if (source := suite.get("source")) is None:
         return ""
@@ -81,7 +81,10 @@ def _iterate_gate_errors(
 
 
 def _list_copies(source: Mapping[str, Any], suite: Mapping[str, Any]) -> list[str]:
-    """Return the names of the copies that exports make; raises ValueError where the suite's exports are others."""
+    """Return the names of the copies made by exports.
+
+    Raises ValueError if lock and digest disagree about the exports.
+    """
     ours, theirs = source.get("export", []), suite.get("exports", [])
     if len(ours) != len(theirs):
         raise ValueError("the lock and the suite's digest have different exports")

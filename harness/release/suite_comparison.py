@@ -34,7 +34,10 @@ MODEL = (Sample("model"),)  # what an evaluation without data asks
 
 @dataclass
 class SuiteComparison:
-    """What differs, a line each, whose rows are the same, and what could not be compared."""
+    """The result of comparing a lock with a suite.
+
+    `differences` has one line each, `notes` list the parts not compared, `same` names the evals with identical rows.
+    """
 
     differences: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
@@ -42,7 +45,7 @@ class SuiteComparison:
 
 
 def compare_suite(file: Path, export: Path, lock: Mapping[str, Any]) -> SuiteComparison:
-    """Compare a verified lock with a copy of its suite and the data beside it; raises UsageError where it is wrong."""
+    """Compare a verified lock with a copy of its suite and data. Raises UsageError if the copy is invalid."""
     suite, found = read_suite(file), SuiteComparison()
     locked = lock["suite"]
     if suite.digest != locked["digest"] and "candidate" in locked:  # which came with the command
@@ -71,7 +74,10 @@ def compare_suite(file: Path, export: Path, lock: Mapping[str, Any]) -> SuiteCom
 
 
 def _iterate_table_differences(theirs: Tables, ours: Tables, file: Path, *, defaults: bool = False) -> Iterator[str]:
-    """Yield how tables of the lock differ from those of a suite, of which a lock may have keys with `defaults` more."""
+    """Yield the differences between the tables of a lock and a suite.
+
+    With `defaults`, the lock may have additional keys.
+    """
     for name in dict.fromkeys((*theirs, *ours)):
         if name not in ours or name not in theirs:
             yield f"{name} is not in {'the lock' if name in ours else file}"
@@ -86,7 +92,7 @@ def _iterate_table_differences(theirs: Tables, ours: Tables, file: Path, *, defa
 def _compare_eval_rows_with_lock(
     found: SuiteComparison, suite: Suite, spec: Eval, export: Path, lock: Mapping[str, Any]
 ) -> None:
-    """Add to what is the same, what differs, or what cannot be read here. Raises UsageError where rows are wrong."""
+    """Compare an eval's rows with the lock's, and record the result. Raises UsageError if the rows are invalid."""
     digest = lock["data"][spec.name]["sha256"]
     if spec.data is None:
         if rows_digest(MODEL) != digest:
@@ -119,7 +125,7 @@ def _compare_eval_rows_with_lock(
 
 
 def _find_first_difference(samples: list[Sample], name: str, export: Path) -> str:
-    """Return the first row that the evidence tells otherwise, or an empty text."""
+    """Return the first row that differs from the evidence."""
     with io.TextIOWrapper(open_file(export / EVIDENCE / ITEMS, below=export), "utf-8") as f:
         for row in map(json.loads, f):
             if row["item"].partition("::")[2] == name and "number" in row:

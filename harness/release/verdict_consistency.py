@@ -35,7 +35,7 @@ _FLOATS = ("uncapped", "value", "baseline", "estimate", "lower", "upper", "thres
 
 
 def find_verdicts_error(locked: LockedSuite, verdicts: Verdicts) -> str:
-    """Return the first of what verdicts say that does not follow from their numbers and the lock, or an empty text."""
+    """Return the first inconsistency of verdicts, their numbers and the lock."""
     for name, verdict in verdicts.items():
         if name not in locked.gates:
             return f'gate "{name}" is not in the lock'
@@ -55,7 +55,10 @@ def is_shut_by_flips(gate: Gate, verdict: Mapping[str, Any]) -> bool:
 
 @dataclass(frozen=True)
 class _VerdictCheck:
-    """One verdict, its gate, and the other verdicts on the candidate; an `…_error` is what is wrong, or nothing."""
+    """The consistency check of one verdict with its gate.
+
+    Verdicts on other gates of the candidate are context. The `..._error` methods return an error, or an empty text.
+    """
 
     locked: LockedSuite
     verdicts: Verdicts
@@ -63,7 +66,10 @@ class _VerdictCheck:
     verdict: Mapping[str, Any]
 
     def steps(self) -> Iterator[str]:
-        """Yield what is wrong, or nothing; of a gate that could not be judged with its claim, for it passes nothing."""
+        """Yield the errors of the verdict; some may be empty.
+
+        Of an ERROR only claim and text are checked, for it lets no export pass.
+        """
         gate = self.gate
         claim = {"metric": gate.metric, "claim": gate.claim(), "versus": gate.versus, "blocking": gate.blocking}
         for key, want in (claim | {"group": gate.group}).items():
@@ -98,7 +104,7 @@ class _VerdictCheck:
         yield self.words_error()
 
     def words_error(self) -> str:
-        """Return how the claim as data, or what is said in words, differs from what it is made of, or an empty text."""
+        """Return how the claim, notes or text contradict the verdict."""
         v, metric = self.verdict, self.locked.metric(self.gate)
         about, told = v["claim_spec"], [Note(**note) for note in v["notes"]]
         metrics = (metric, None) if v["outcome"] == Outcome.ERROR else (metric,)  # which may be why it is one
@@ -117,7 +123,7 @@ class _VerdictCheck:
         )
 
     def numbers_error(self) -> str:
-        """Return which number is none, or out of its range, or an empty text."""
+        """Return the first number that is malformed or out of range."""
         v = self.verdict
         for key in (*_FLOATS, "alpha", "p_pass", "p_fail"):
             x = v[key]
@@ -133,7 +139,10 @@ class _VerdictCheck:
         return f"has {odd[0]} {schema.format_toml(counts[odd[0]])}, which is not a count" if odd else ""
 
     def alpha_error(self) -> str:
-        """Return how the risk differs from the gate's, or from an attempt's share of it, or an empty text."""
+        """Return how alpha differs from its share of the gate's alpha.
+
+        Attempts and interim analyses may each spend a part of that.
+        """
         about, v = self.locked.about, self.verdict
         alpha, want = v["alpha"], self.gate.alpha or about.alpha
         attempt = self.verdicts[self.gate.group]["attempt"] if self.gate.group else v["attempt"]
@@ -154,7 +163,7 @@ class _VerdictCheck:
         return "" if _is_near(alpha, want) else f"was decided at alpha {alpha:g} instead of {want:g}"
 
     def risk_error(self) -> str:
-        """Return how the kind of risk differs from what its gate and metric come to, or an empty text."""
+        """Return how the recorded kind of risk contradicts gate and metric."""
         gate, told = self.gate, self.verdict["risk"]
         if not gate.any_of and (self.locked.metric(gate) is None or self.verdict["p_pass"] is None):
             return "" if told in get_args(Risk) else f"has risk {schema.format_toml(told)}, which is unknown"
@@ -166,18 +175,21 @@ class _VerdictCheck:
 
     @property
     def risk(self) -> str:
-        """What the risk is by the gate and its metric; of a group that of its members' verdicts."""
+        """The kind of risk that follows from gate and metric. For a group it follows from its members' verdicts."""
         members = (self.verdicts.get(m, {}) for m in self.gate.any_of)
         risks = {str(v.get("risk")) for v in members} if self.gate.any_of else {self.risk_of(self.gate.id)}
         return "approximate" if "approximate" in risks else "exact"
 
     @property
     def is_barred(self) -> bool:
-        """Whether its gate may not pass at the risk that the verdict has, or by its guard."""
+        """Whether the gate's risk or `flips_at_most` forbids it to pass."""
         return self.gate.forbids_risk(str(self.verdict["risk"])) or is_shut_by_flips(self.gate, self.verdict)
 
     def risk_of(self, name: str) -> str:
-        """Return the risk of a gate by its metric, which the lock knows, or by its uneven clusters."""
+        """Return the kind of risk of a gate, by its metric.
+
+        The verdict of another gate may lower it to approximate, for uneven clusters.
+        """
         gate = self.locked.gates[name]
         if name != self.gate.id and self.verdicts.get(name, {}).get("risk") == "approximate":
             return "approximate"
@@ -188,7 +200,7 @@ class _VerdictCheck:
 
     @property
     def adjusted(self) -> dict[str, float]:
-        """The p-values of its members, or of those it is one of, by Holm."""
+        """The Holm-adjusted p-values of the group's members."""
         members = self.gate.any_of or self.locked.gates[self.gate.group].any_of
         gates, p_values = self.locked.gates, {m: self.verdicts.get(m, {}).get("p_pass") for m in members}
         p = (group.member_p_pass(gates[m], self.risk_of(m), one) for m, one in p_values.items())
@@ -201,7 +213,7 @@ class _VerdictCheck:
     # -- one claim about rows ----------------------------------------------------------------------
 
     def of_rows(self) -> Iterator[str]:
-        """Yield what is wrong with a claim about rows, or nothing: which they are, what is claimed, what they say."""
+        """Yield the errors of a claim about rows; some may be empty."""
         gate, v, gone = self.gate, self.verdict, self.verdict["left_out"]
         yield self.rows_error()
         if (gone is not None) != gate.clean_only:
@@ -248,9 +260,9 @@ class _VerdictCheck:
             yield self.difference_error(want, "its numbers give")
 
     def rows_error(self) -> str:
-        """Return how the rows judged differ from the lock's, or an empty text.
+        """Return how the number of judged rows contradicts the lock.
 
-        Early stopping, slices, leaks and weights of 0 make them fewer.
+        Early stopping, slices, labels, leaks and weights of 0 reduce it.
         """
         there, n = self.locked.rows.get(self.gate.eval), self.verdict["n"]
         if there is None:
@@ -280,9 +292,9 @@ class _VerdictCheck:
         return self.gate.kind.oriented(self.gate, self.metric)
 
     def sides_error(self) -> str:
-        """Return that the estimate is on the wrong side of the threshold for its outcome, or an empty text.
+        """Return an error if the estimate contradicts the outcome.
 
-        A wealth that crossed is never taken back, whatever rows came later: its bound is on the side it crossed.
+        An e-process that crossed stays crossed, regardless of later rows, so its bound is compared instead.
         """
         v, sign = self.verdict, self.oriented[0]
         outcome, crossed = v["outcome"], v["method"] == "e-process"
@@ -300,7 +312,10 @@ class _VerdictCheck:
         return "" if right else f"is {outcome} with {at:g}, which is on the wrong side of {v['threshold']:g}"
 
     def runs_error(self) -> str:
-        """Return how a recipe's runs differ from the lock's seeds, or their mean from the value, or an empty text."""
+        """Return how a recipe's runs contradict the lock's seeds or the value.
+
+        The value must be the mean of the runs, on the test scale.
+        """
         runs, v = self.verdict["runs"], self.verdict
         wanted = 1 + len(self.locked.runs) if self.gate.of == "recipe" else 0
         if len(runs) != wanted:
@@ -314,16 +329,16 @@ class _VerdictCheck:
         return "" if _is_near_sum(mean, values[-1]) else f"has value {v['value']:g}, but its runs do not give that"
 
     def counted(self) -> bool | None:
-        """Return whether a count or a budget is met, or None where the claim is about a risk."""
+        """Return whether a count or a budget is met. None if the claim carries a statistical risk."""
         if not (self.gate.kind.counts or self.metric.is_count):
             return None
         sign, v = self.oriented[0], self.verdict
         return bool(sign * (v["estimate"] - v["threshold"]) >= -RELATIVE_TOLERANCE * max(1.0, abs(v["threshold"])))
 
     def sliced_error(self) -> str:
-        """Return how the outcome differs from what its slices come to, or an empty text.
+        """Return how the outcome contradicts its slices.
 
-        Large ones must prove the claim, and there must be one; none may be refuted.
+        Large slices must prove the claim, at least one must exist, and none may be refuted.
         """
         v, alpha = self.verdict, self.verdict["alpha"]
         slices = [(Outcome(s["outcome"]), bool(s["alarm"])) for s in v["slices"]]

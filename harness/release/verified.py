@@ -1,4 +1,4 @@
-"""What `harness verify` found of an export, with the very bytes that it read."""
+"""The result of `harness verify`, with the bytes that it read."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ MAX_FILE_BYTES = 64 << 20  # bytes of a file of the evidence that is read as a w
 
 @dataclass
 class VerifiedExport:
-    """What was found: the steps that were passed, in order, and why it was refused if it was.
+    """The result of a verification: passed steps and any refusal.
 
-    `unable` says of each gate with numbers that was not judged again although that was asked for, why.
+    `unable` gives the reason for each gate with numbers that could not be recomputed as requested.
     """
 
     folder: str
@@ -40,7 +40,7 @@ class VerifiedExport:
         self.stamps: Stamps = {}
 
     def find_change(self) -> str:
-        """Return what of the export changed since it was verified, or an empty text. Raises OSError."""
+        """Return the first path that changed since the verification. Raises OSError."""
         return find_change(self.stamps, read_stamps(Path(self.folder)))
 
     def check_unchanged(self) -> None:

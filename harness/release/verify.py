@@ -63,12 +63,12 @@ def verify_export(
     suite: Path | None = None,
     served: Path | None = None,
 ) -> VerifiedExport:
-    """Check an export, and with `recompute` its verdicts from the rows in the evidence, too.
+    """Verify an export, and with `recompute` its verdicts as well.
 
-    Exports `beside` it are evidence of other suites about the same model; each is checked, and what a policy names of
-    gates, rows and claims one of them must have. With `suite` the lock and the rows are compared with that copy, with
-    `served` it is said whether that statement of harness parity is about this export. Raises UsageError when there is
-    no such folder, or what is asked for needs a package that is not there; everything else is in what is returned.
+    Exports `beside` it are evidence of other suites about the same model. Each is verified, and one of them must meet
+    each gate, data set and claim of the policy. With `suite` the lock and the rows are compared with that copy;
+    `served` is a file of `harness parity` statements to check. Raises UsageError if a folder does not exist, or a
+    needed package is missing; all other failures are part of the result.
     """
     for one in (folder, *beside):
         if not one.is_dir():
@@ -83,9 +83,10 @@ def verify_export(
 
 @dataclass
 class _Verification:
-    """One verification; the evidence is read once, so that what was compared is what is judged.
+    """One verification, which reads the evidence only once.
 
-    Where exports are `joined`, what one lacks another may have.
+    Thus the bytes that were compared are those that are judged. If `joined`, other exports may meet the demands that
+    this one lacks.
     """
 
     folder: Path
@@ -139,7 +140,7 @@ class _Verification:
         return ""
 
     def unchanged(self) -> str:
-        """Raise ExportRefusedError where a file changed between two steps that look at it."""
+        """Raise ExportRefusedError if a file changed during verification."""
         if changed := self.verified.find_change():
             raise ExportRefusedError(f"{changed} changed while it was verified")
         return ""
@@ -165,7 +166,7 @@ class _Verification:
     # -- 1: signatures -----------------------------------------------------------------------------
 
     def signatures(self) -> str:
-        """Return who signed. Raises ExportRefusedError at a wrong signature, or too few for the policy."""
+        """Return a summary of the signers. Raises ExportRefusedError if one is invalid, or too few signed."""
         if self.policy is None:
             self.verified.notes.append(UNSIGNED_TEXT)
             return "not checked: no policy"
@@ -182,9 +183,9 @@ class _Verification:
     # -- 2: digests --------------------------------------------------------------------------------
 
     def digests(self) -> str:
-        """Return what was hashed.
+        """Return a summary of the hashed files.
 
-        Raises ExportRefusedError unless files are the manifest's, and claims are about it.
+        Raises ExportRefusedError unless the files match the manifest, and the claims are about it.
         """
         manifest = self.evidence.manifest
         if type(manifest["format"]) is not int or manifest["format"] != attestation.FORMAT_VERSION:
@@ -221,7 +222,10 @@ class _Verification:
         return f"{len(listed)} files, root {self.verified.root[:16]}"
 
     def compare(self, listed: Mapping[str, Mapping[str, Any]]) -> None:
-        """Raise ExportRefusedError unless the files are those listed; names and sizes first, for they cost nothing."""
+        """Raise ExportRefusedError unless the files match the manifest.
+
+        Names and sizes are compared first, because that is cheap.
+        """
         try:
             there = dict(walk_files(self.folder))
         except ValueError as error:
@@ -248,7 +252,10 @@ class _Verification:
         self.judged({n.removeprefix(f"{MODEL}/"): h for n, h in hashes.items() if n.startswith(f"{MODEL}/")})
 
     def judged(self, model: Mapping[str, Hashed]) -> None:
-        """Raise ExportRefusedError unless the gates judged these tensors, on the same base, and the lock's rows."""
+        """Raise ExportRefusedError unless the gates judged these weights and rows.
+
+        An adapter's base must be the lock's as well.
+        """
         manifest = self.evidence.manifest
         try:
             digest = weights_digest_of_files(model)
@@ -309,9 +316,9 @@ class _Verification:
         return count_noun(len(wanted), "gate") + (f", {waived} of them waived" if waived else " passed")
 
     def attempts(self) -> str:
-        """Return what the ledger is.
+        """Return a summary of the ledger.
 
-        Raises ExportRefusedError where earlier attempts may be missing and that matters.
+        Raises ExportRefusedError if earlier attempts may be missing, and the policy forbids that.
         """
         ledger, wanted = self.evidence.manifest.get("ledger"), self.policy.ledger if self.policy else "any"
         doubt = "the evidence has no ledger of attempts" if ledger is None else ""
@@ -330,7 +337,7 @@ class _Verification:
         return f"{len(ledger['lines'])} lines in the ledger" if ledger is not None else "no ledger"
 
     def gate(self, verdict: Mapping[str, Any]) -> None:
-        """Raise ExportRefusedError at a verdict that holds the export up, or note that it is waived."""
+        """Raise ExportRefusedError if a verdict blocks the export. A valid waiver becomes a note."""
         self.same_weights(verdict)
         gate, passed = verdict["gate"], verdict["outcome"] == "PASS"
         if not passed and self.policy and gate in self.policy.gates:
@@ -364,7 +371,7 @@ class _Verification:
         self.verified.notes.append(f"{noted} until {waiver['until']}: {waiver['reason']}")
 
     def same_weights(self, verdict: Mapping[str, Any]) -> None:
-        """Raise ExportRefusedError at a verdict on another candidate; one that could not be given may lack a digest."""
+        """Raise ExportRefusedError if a verdict is about other weights. A verdict that is no PASS may lack a digest."""
         manifest, passed = self.evidence.manifest, verdict["outcome"] == "PASS"
         judged = verdict["digest"] == manifest["weights"] or (not passed and not verdict["digest"])
         if verdict["candidate"] != manifest["candidate"] or not judged:
@@ -423,14 +430,14 @@ class _Verification:
 
     @property
     def model(self) -> tuple[str, str]:
-        """Its files, and its weights with what an adapter stands on."""
+        """The root digest and the weights digest, which covers an adapter's base."""
         return self.verified.root, str(self.evidence.manifest["weights"])
 
     def answers(self) -> str:
         return require_served_statement(self.served, self.verified.root, self.policy, self.now)
 
     def compare_suite(self) -> str:
-        """Return what is as in the deployer's copy of the suite. Raises ExportRefusedError where anything differs."""
+        """Return a summary of the comparison with the deployer's suite. Raises ExportRefusedError on any difference."""
         assert self.suite
         from harness.release.suite_comparison import compare_suite
 

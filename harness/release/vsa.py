@@ -29,9 +29,9 @@ URN, LEVEL = "urn:finetune-harness", "FINETUNE_HARNESS"
 
 
 def vsa_writer(policy: Policy | None, name: str, key: Path | None) -> Callable[[VerifiedExport], str]:
-    """Return what writes summaries under a policy of a file, signed with the deployer's key if need be.
+    """Return a writer of verification summaries under a policy.
 
-    Raises UsageError without a policy.
+    A `key` signs them. Raises UsageError without a policy, or for an unusable key.
     """
     if policy is None:
         raise UsageError("--as vsa states that a policy was met; add --policy FILE")
@@ -67,7 +67,10 @@ def make_summary(policy: Mapping[str, Any], signer: Any, found: VerifiedExport) 
 
 
 def verified_levels(found: VerifiedExport) -> list[str]:
-    """Return what was verified of an export, beyond its bytes; each name is said once, and no waiver goes unsaid."""
+    """Return the verified levels of an export, beyond its bytes.
+
+    An export with waivers is GATED_WITH_WAIVERS instead of GATED, so no waiver goes unmentioned.
+    """
     evidence = read_evidence(found)
     blocking = [g for g in evidence.gates if g["blocking"]]
     waived = any(g["outcome"] != "PASS" for g in blocking) or bool(evidence.manifest.get("ignored"))
@@ -82,10 +85,10 @@ def verified_levels(found: VerifiedExport) -> list[str]:
 
 
 def require_summary(path: Path, found: VerifiedExport, policy: Policy | None) -> str:
-    """Return what the summaries in a file, one a line, say of an export that is verified.
+    """Check the summaries of a file about a verified export; describe them.
 
-    Raises ExportRefusedError where one is of another root or says FAILED, they are of several policies, or too few keys
-    of the policy signed them, and UsageError where it holds no summary.
+    Raises ExportRefusedError if one is about another root or FAILED, they are under several policies, or too few keys
+    of the policy signed them, and UsageError if the file holds no summary.
     """
     try:
         text = path.read_text("utf-8")
@@ -111,7 +114,7 @@ def require_summary(path: Path, found: VerifiedExport, policy: Policy | None) ->
 
 
 def _parse_summary(envelope: Envelope) -> tuple[str, str, str, str]:
-    """Return the root of a summary, its result, what it says in a line, and its policy."""
+    """Return a summary's root, result, one-line description and policy. Raises ValueError on another predicate type."""
     statement = read_json(envelope.payload)
     told = statement["predicate"]
     if (statement["_type"], statement["predicateType"]) != (STATEMENT, KIND):

@@ -1,4 +1,7 @@
-"""A run as it goes, a line of JSON an event, for editors and scripts; and what these lines come to so far."""
+"""The event log of a run, as JSON Lines.
+
+Editors and scripts follow a run by it; `read_events` turns it back into progress.
+"""
 
 from __future__ import annotations
 
@@ -30,11 +33,11 @@ START_KEYS = ("suite", "path", "digest", "seed", "alpha", "model", "started", "h
 
 
 class Events:
-    """A listener that writes what it hears, each line as soon as it is heard: to a file, or into the run's folder.
+    """Listener that writes events to a file or the run's folder.
 
-    What was heard before there is a folder waits for it. While the run goes on the file in it is locked: a lock ends
-    with its process. Raises UsageError where a file that was named cannot be written. One that cannot be written later
-    on is written no more: it decides nothing.
+    Each line is written as soon as its event occurs; lines from before the folder exists wait for it. The file in the
+    folder is locked while the run goes on, since a lock ends with its process. Raises UsageError if a named file cannot
+    be written. After a later write error nothing more is written: the log decides nothing.
     """
 
     def __init__(self, path: Path | None = None) -> None:
@@ -93,7 +96,10 @@ class Events:
         self.write("run_finish", run, **told, folder=run.folder, seconds=run.seconds)
 
     def write(self, event: str, run: Run | None = None, **told: Any) -> None:
-        """Write a line without secrets, and in a run's folder without places of this machine."""
+        """Write an event as one JSON line, with secrets redacted.
+
+        In a run's folder its paths are made relative as well.
+        """
         self.run = run or self.run
         line = {
             "format": FORMAT_VERSION,
@@ -129,7 +135,7 @@ def _open_events(path: Path) -> IO[str]:
 
 
 class StageTime(NamedTuple):
-    """A stage that began, and how long it took, or has taken so far."""
+    """A stage and its duration in seconds, final or so far."""
 
     name: str
     seconds: float
@@ -156,7 +162,7 @@ class RunProgress:
 
     @property
     def stages(self) -> list[StageTime]:
-        """Return the stages so far; the last one goes on unless the run ended."""
+        """Return the stages so far, with their durations. The last one is open unless the run ended."""
         ends = [at for _, at in self.begun[1:]] + [self.heard]
         pairs = zip(self.begun, ends, strict=True)
         times = [StageTime(name, (end - at).total_seconds(), True) for (name, at), end in pairs]
@@ -171,9 +177,10 @@ class RunProgress:
 
     @property
     def seconds_left(self) -> float | None:
-        """Return the seconds that the whole run still takes; None before an item was measured or while nothing moves.
+        """Estimate the seconds until the whole run ends.
 
-        An item takes as long as its eval took on another subject, else as the mean item.
+        None unless the run is going on, has a result, and its current item makes progress. An item counts with the
+        longest time its eval took on another subject, else with the mean over the evals.
         """
         known: dict[str, float] = {}
         for r in self.run.results:
@@ -186,7 +193,10 @@ class RunProgress:
 
     @property
     def left(self) -> float | None:
-        """Return the seconds that what it is at takes on, at the pace so far, or None where there is none."""
+        """Estimate the seconds until the current progress is complete.
+
+        It assumes the pace so far. None before the first advance, and once `done` reaches `total`.
+        """
         p, since = self.progress, self.since
         if p is None or since is None or p.done <= self.before or p.done >= p.total:
             return None
@@ -199,7 +209,7 @@ class RunProgress:
         return "ended" if self.ended else words[self.running]
 
     def summary(self, now: datetime) -> str:
-        """Return in a line how it stands, at what it is, how long that takes on, and how much is done."""
+        """Return state, stage, time left and items done in one line."""
         p = self.progress
         at = [self.stage, f"{p.what} {p.done:,} of {p.total:,}" if p and p.total else ""]
         at += [f"about {format_duration(self.left)} left"] if self.running and self.left is not None else []
@@ -215,7 +225,10 @@ class RunProgress:
 
 
 def read_events(folder: Path) -> RunProgress:
-    """Read what a run's folder tells of it so far. Raises UsageError where it tells nothing that can be read."""
+    """Read the progress of a run from its folder.
+
+    Raises UsageError if its event log is missing, invalid or of another version.
+    """
     path = folder / FILE
     try:
         with open_file(path, below=folder) as file:

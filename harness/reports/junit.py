@@ -63,7 +63,10 @@ def _describe_severity(verdict: Verdict) -> str:
 
 
 def _add_outcome(case: ET.Element, report: ItemResult, verdict: Verdict | None) -> None:
-    """Add what came of a case; what holds nothing up is skipped, so that no CI is red for a run that ships."""
+    """Add a failure, error or skip to a test case.
+
+    A case that blocks nothing is skipped, so that CI is not red for a run that ships.
+    """
     if verdict is None:
         if report.outcome != "done":
             ET.SubElement(case, report.outcome, message=report.error or "")

@@ -1,4 +1,7 @@
-"""A run as Markdown, for the summary of a CI job or a comment on a pull request: nothing in it is markup of others."""
+"""A run as Markdown, for CI job summaries and pull-request comments.
+
+All foreign text in it is escaped, so none of it acts as markup.
+"""
 
 from __future__ import annotations
 
@@ -67,7 +70,7 @@ def _describe_changed_rules(folder: Path | None) -> list[str]:
 
 
 def _iterate_conclusion_lines(run: Run) -> Iterator[str]:
-    """Yield what follows from the verdicts, what checks found, and what was written or not."""
+    """Yield lines on conclusions, findings, errors and exports. An edited report's warning is first."""
     yield from run.warnings[:1] if run.edited else ()
     yield from (c for c in run.conclusions if c not in waived_and_ignored(run))
     yield from (f"{f.severity}: {f.name}: {f.what}" for f in run.findings if f.severity != "note" and f.ignored is None)
@@ -79,7 +82,10 @@ def _iterate_conclusion_lines(run: Run) -> Iterator[str]:
 
 
 def _iterate_changed_row_blocks(run: Run, folder: Path) -> Iterator[str]:
-    """Yield the rows that gates lost, failed and won, the worst gate's first, FLIPS of them in all, none private."""
+    """Yield HTML blocks of changed or failed rows, worst gate first.
+
+    Only gates that decide have one; at most MAX_FLIPS rows in all, and none of a private eval.
+    """
     left = MAX_FLIPS
     for v in sort_worst_first(run):
         try:

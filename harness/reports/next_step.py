@@ -1,4 +1,4 @@
-"""The command that follows from what a run came to."""
+"""The next step after a run, with its command."""
 
 from __future__ import annotations
 
@@ -16,16 +16,17 @@ BUNDLE = "gate"  # the folder of the evidence of scored rows
 
 
 class NextStep(NamedTuple):
-    """What to do, and the command that does it; the command is empty where there is none."""
+    """A suggested next step and its command, which may be empty."""
 
     what: str
     command: str
 
 
 def suggest_next_step(run: Run, folder: Path) -> NextStep | None:
-    """Return what to do with a run in a folder that ended: verify and promote it, look at its rows, or add rows.
+    """Suggest the next step after a run.
 
-    None of a run that was part of a suite, or came to no verdict.
+    For instance, verify and promote the export, read the rows of a gate, or add rows. None for a partial, selecting or
+    edited run, and for one without verdicts.
     """
     v = deciding_verdict(run)
     if v is None or run.part or run.selecting or run.edited:

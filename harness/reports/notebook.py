@@ -29,7 +29,10 @@ PAGE = "report.html"
 
 
 def run_html(run: Run) -> str:
-    """Return a run's gates as an HTML table, under what it came to."""
+    """Render a run's decision and gates as HTML.
+
+    Entry points in `harness.notebook` may add to it; one that fails is left out.
+    """
     glyph = summary.GLYPHS[summary.run_outcome(run)]
     lines = [f"{run.suite} · exit {int(run.exit_code)}", *summary.waived_and_ignored(run)]
     lines += (run.problem or "").split("\n")
@@ -50,7 +53,7 @@ def run_html(run: Run) -> str:
 
 
 def _format_html_gate_table(run: Run, verdicts: Sequence[Verdict]) -> str:
-    """Return gates as a table, under whether they decide what ships."""
+    """Render gates as an HTML table, captioned with their candidates."""
     names = summary.join_names(list(dict.fromkeys(v.candidate for v in verdicts)))
     title = names if verdicts[0].decides else f"{names}, which does not ship"
     head, rows = "".join(f"<th>{name}</th>" for name in COLUMNS), ""
@@ -81,7 +84,7 @@ def _format_html_gate_table(run: Run, verdicts: Sequence[Verdict]) -> str:
 
 
 def _format_html_conclusions(lines: Sequence[str]) -> str:
-    """Return what else is said of a run, folded away."""
+    """Render further conclusions as a collapsed HTML block."""
     if not lines:
         return ""
     paragraphs = "".join(f"<p>{_escape_html_text(line)}</p>" for line in lines)
@@ -89,7 +92,7 @@ def _format_html_conclusions(lines: Sequence[str]) -> str:
 
 
 def _format_html_page_link(run: Run) -> str:
-    """Return a link to the page of a run, or its folder where it has none."""
+    """Link to the run's HTML page, else name its folder."""
     if not run.folder:
         return ""
     page = Path(run.folder, PAGE)

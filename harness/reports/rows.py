@@ -23,7 +23,7 @@ ORDER = {"lost": 0, "wrong": 1, "won": 2, "right": 3, "": 4}
 
 
 class CorrectnessMetric(NamedTuple):
-    """The metric that tells right rows from wrong ones, and the subject that it is compared with."""
+    """The metric that separates right rows from wrong, and its baseline."""
 
     metric: str
     baseline: str | None
@@ -60,9 +60,10 @@ class RowList:
 
 
 def read_changed_rows(run: Run, folder: Path, verdict: Verdict) -> list[DisplayRow]:
-    """Return the rows that a gate lost and won, or where it compares with nothing those that failed it, worst first.
+    """Return the rows that a gate lost and won, worst first.
 
-    Raises UsageError where the folder's rows are not those of the verdict.
+    For a gate without a baseline, return the rows that failed it. Raises UsageError if the folder's rows are not those
+    of the verdict.
     """
     evaluation, _, metric = verdict.metric.partition(".")
     if not verdict.n or verdict.method == "point":
@@ -83,10 +84,10 @@ def read_changed_rows(run: Run, folder: Path, verdict: Verdict) -> list[DisplayR
 
 
 def read_all_rows(run: Run, folder: Path, evaluation: str, *, wrong: bool = False, most: int | None = None) -> RowList:
-    """Return rows of an eval with the answers of all subjects, what the candidate lost first, or so many at most.
+    """Return an eval's rows with all subjects' answers, lost ones first.
 
-    All rows or only the `wrong` ones, as is wanted. The candidate is what ships, or the last that was measured. Raises
-    UsageError where there is no such eval, or its rows cannot be read.
+    `wrong` keeps only wrong rows, `most` limits their number. The candidate is the one that an export names, else the
+    last one measured. Raises UsageError if there is no such eval or its rows cannot be read.
     """
     if not (reports := [r for r in run.results if r.eval == evaluation and r.outcome == "done"]):
         known = dict.fromkeys(r.eval for r in run.results if r.outcome == "done")
@@ -109,9 +110,10 @@ def read_all_rows(run: Run, folder: Path, evaluation: str, *, wrong: bool = Fals
 
 
 def correctness_metric(run: Run, candidate: str, evaluation: str) -> CorrectnessMetric:
-    """Return by which metric right and wrong rows of an eval are told apart, and against which subject.
+    """Return the metric that separates right rows from wrong ones.
 
-    It is that of the first gate that compares the candidate's rows, else of the first on it, else the eval's first.
+    It is that of the candidate's first gate with a baseline on this eval, else of its first gate, else the eval's first
+    metric. The baseline is the gate's.
     """
     mine = [v for v in run.verdicts if (v.candidate, v.metric.partition(".")[0]) == (candidate, evaluation)]
     if chosen := next((v for v in mine if v.versus), next(iter(mine), None)):
@@ -121,9 +123,9 @@ def correctness_metric(run: Run, candidate: str, evaluation: str) -> Correctness
 
 
 def read_private_evals(folder: Path) -> frozenset[str]:
-    """Return the evals whose rows no one may see outside, as the run's lock names them.
+    """Return the private evals that the run's lock names.
 
-    Raises UsageError where the lock cannot be read: what is private is not known then.
+    Raises UsageError if the lock cannot be read, since it is unknown then which evals are private.
     """
     try:
         with open_file(folder / LOCK, below=folder) as f:
@@ -134,12 +136,15 @@ def read_private_evals(folder: Path) -> frozenset[str]:
 
 
 def count_lost_and_won(verdict: Verdict) -> LostAndWon:
-    """Return how many rows a gate lost and won, also those that are not listed."""
+    """Count the rows a gate lost and won, including unlisted ones."""
     return LostAndWon(verdict.lost_count, verdict.won_count)
 
 
 def format_failed_rows(verdict: Verdict, failed: int) -> str:
-    """Return how many rows failed, in words; of several slices a verdict counts the rows of one."""
+    """Format the number of failed rows in words.
+
+    With several slices the total is left out, since the verdict counts the rows of one.
+    """
     return (
         f"{count_noun(failed, 'row')} failed"
         if verdict.slices
@@ -148,7 +153,7 @@ def format_failed_rows(verdict: Verdict, failed: int) -> str:
 
 
 def _list_failed_row_ids(verdict: Verdict, metric: str, ours: Iterable[Mapping[str, Any]]) -> list[str]:
-    """Return the ids of the rows on the wrong side of a claim about a number, the worst first."""
+    """Return the ids of rows that fail a claim, worst first."""
     if (about := verdict.claim_spec) is None:
         return []  # which way its claim is cannot be told
     values = {r["id"]: metric_value(r, metric) for r in ours if metric in r and about.applies_to_row(r["doc"])}
@@ -156,7 +161,7 @@ def _list_failed_row_ids(verdict: Verdict, metric: str, ours: Iterable[Mapping[s
 
 
 def _classify_row_change(report: ItemResult, metric: str, mine: Any, other: Any) -> str:
-    """Return what became of a row that is right or wrong; of other numbers nothing can be said."""
+    """Classify a row as lost, won, right or wrong. A value other than 0 or 1 gives an empty text."""
     best = 1.0 if report.better.get(metric) == "higher" else 0.0
     if mine not in (0.0, 1.0):
         return ""
@@ -168,7 +173,10 @@ def _classify_row_change(report: ItemResult, metric: str, mine: Any, other: Any)
 def _read_display_rows(
     folder: Path, evaluation: str, metric: str, subjects: Sequence[str], chosen: Sequence[tuple[str, str]]
 ) -> list[DisplayRow]:
-    """Return rows, given by what became of them and their ids, with what each subject answered, the candidate last."""
+    """Read the chosen rows with the answer of each subject.
+
+    `chosen` holds (change, id) pairs. `subjects` ends with the candidate: prompts and targets are its own.
+    """
     ids, answers = {i for _, i in chosen}, dict[str, list[tuple[str, str]]]()
     for subject in subjects:
         about: dict[str, tuple[str, str]] = {}
@@ -180,7 +188,7 @@ def _read_display_rows(
 
 
 def _format_answer(row: Mapping[str, Any], metric: str) -> str:
-    """Return what was answered, or where nothing was the row's numbers, and what was noted of it."""
+    """Format a row's answer, else its metrics, with its note."""
     said, note = answer_of(row), f" (note: {row['note']})" if row.get("note") else ""
     if said is not None:
         return _format_text_or_last_turn(said) + note

@@ -1,4 +1,7 @@
-"""What decides and is another than in an earlier run: limits, levels, gates, waivers, rows and how they are scored."""
+"""Changes in the deciding rules since an earlier run.
+
+They cover limits, levels, gates, waivers, rows and how rows are scored.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +35,10 @@ Direction = Literal["looser", "stricter", ""]
 
 @dataclass(frozen=True)
 class RuleChange:
-    """A key of the lock with another value than in an earlier run; `would_be` is a verdict at the earlier limit."""
+    """A lock key with another value than in an earlier run.
+
+    `would_be` describes the verdicts at the earlier limit.
+    """
 
     key: str
     now: str
@@ -64,7 +70,7 @@ class Rules:
 
 
 def read_rules(folder: Path) -> Rules | None:
-    """Return the lock and the report of a run's folder, or None where one of them cannot be read."""
+    """Read the lock and report of a run's folder. None if one of them is unreadable."""
     with suppress(UsageError, OSError, ValueError, RecursionError):
         with open_file(folder / LOCK, below=folder) as f:
             lock = json.loads(f.read())
@@ -74,9 +80,10 @@ def read_rules(folder: Path) -> Rules | None:
 
 
 def read_rules_before(folder: Path) -> Rules | None:
-    """Return the last earlier run of the same suite beside a run's folder, or None.
+    """Return the rules of the suite's last run before this one.
 
-    Runs of `harness gate` have one name whatever was gated: an earlier one is of the same rows of the base.
+    It is looked for beside the run's folder. Runs of `harness gate` all have one name, so an earlier one must also
+    share a digest, such as that of the base's rows.
     """
     if (own := read_rules(folder)) is None:
         return None
@@ -89,7 +96,7 @@ def read_rules_before(folder: Path) -> Rules | None:
 
 
 def changed_rules(now: Rules, before: Rules) -> list[RuleChange]:
-    """Return what differs between the locks of two runs: what decides first, then all else that a lock holds."""
+    """Return the differences between two runs' rules, deciding ones first."""
     found = [
         *_iterate_gate_changes(now, before),
         *_iterate_alpha_changes(now, before),
@@ -101,7 +108,7 @@ def changed_rules(now: Rules, before: Rules) -> list[RuleChange]:
 
 
 def flatten_rules(rules: Rules) -> dict[str, str]:
-    """Return all that `changed_rules` compares as keys and written values, what decides first."""
+    """Return everything `changed_rules` compares, as keys and formatted values. Deciding rules are first."""
     found = {
         f'gate "{gate["id"]}": {key}': _format_rule_value(value)
         for gate in rules.lock.get("gates", ())
@@ -114,7 +121,10 @@ def flatten_rules(rules: Rules) -> dict[str, str]:
 
 
 def flatten_lock(lock: Mapping[str, Any]) -> dict[str, str]:
-    """Return a lock as dotted keys and written values, without its gates and what only names or dates it."""
+    """Flatten a lock into dotted keys and formatted values.
+
+    Gates, and keys that only name or date the lock, are left out.
+    """
     found = {
         key: written
         for key, value in _iterate_dotted_keys(lock, "")
@@ -125,7 +135,7 @@ def flatten_lock(lock: Mapping[str, Any]) -> dict[str, str]:
 
 
 def describe_rules(folder: Path) -> list[str]:
-    """Return lines on the rules that decide and are others than in the run before, or none."""
+    """Describe the deciding rules that changed since the previous run."""
     now, before = read_rules(folder), read_rules_before(folder)
     if now is None or before is None:
         return []
@@ -180,7 +190,10 @@ def _iterate_waiver_changes(now: Rules, before: Rules) -> Iterator[RuleChange]:
 
 
 def _iterate_earlier_limit_notes(gate: str, now: Run, before: Run) -> Iterator[str]:
-    """Yield what a gate would have come to at its earlier limit, by today's bounds at the same level."""
+    """Yield notes on a gate's verdicts at its earlier limit.
+
+    They follow from today's bounds, for verdicts at the same level.
+    """
     old = {v.candidate: v for v in before.verdicts if v.gate == gate}
     same = [v for v in now.verdicts if v.gate == gate and v.candidate in old and v.alpha == old[v.candidate].alpha]
     found = {
@@ -202,7 +215,7 @@ def _decide_by_bounds_at_limit(v: Verdict, limit: float | None) -> Outcome | Non
 
 
 def _find_strictness_direction(key: str, now: Any, before: Any) -> Direction:
-    """Return whether a gate with a changed key is easier to pass, harder, or neither is certain."""
+    """Return whether a changed key makes its gate looser or stricter. Empty if neither is certain."""
     if key == "severity":
         return "looser" if now == "warn" else "stricter"
     if key in ("allow_approximate", "clean_only"):
@@ -223,7 +236,7 @@ def _parse_number_or_percent(value: Any) -> float | None:
 
 
 def _iterate_dotted_keys(value: Any, at: str) -> Iterator[tuple[str, Any]]:
-    """Yield dotted keys and what stands there; a table of a list is known by its name."""
+    """Yield (dotted key, value) pairs of nested tables. A table in a list is keyed by its name."""
     if at in LABELS:
         return
     if isinstance(value, Mapping):

@@ -54,7 +54,10 @@ class RunFolder:
     def add(
         self, result: Result, samples: Sequence[Sample], metrics: Mapping[str, Metric], sent: Mapping[str, str]
     ) -> None:
-        """Write the rows of one item, as soon as it is done; `sent` holds prompts as they went to the model, by row."""
+        """Write the rows of an item as soon as it is done.
+
+        `sent` holds the prompts as the model received them, by row.
+        """
         rows, names = {s.id: s for s in result.scores}, list(result.metrics)
         logs = [name for name in names if name in metrics and metrics[name].is_log]
 
@@ -70,7 +73,10 @@ class RunFolder:
         write_text(path, (line(i, s) for i, s in enumerate(samples) if s.id in rows))
 
     def finish(self, run: Run) -> None:
-        """Write report.json, a results file for every subject as lm-evaluation-harness writes it, and junit.xml."""
+        """Write report.json, junit.xml and a results file per subject.
+
+        The results files have lm-evaluation-harness's layout.
+        """
         for subject in dict.fromkeys(r.subject for r in run.results):
             reports = [r for r in run.results if r.subject == subject and r.outcome == "done"]
             results: dict[str, dict[str, Any]] = {}
@@ -107,7 +113,7 @@ def read_last_run(out: Path, suite: str) -> Run:
 
 
 def find_newest(out: Path, names: Sequence[str] = ("report.json",)) -> Path:
-    """Return the folder under `out` in which one of these files is the newest. Raises UsageError when there is none."""
+    """Return the folder under `out` with the newest of these files. Raises UsageError if there is none."""
     there = [path for name in names for path in out.glob(f"*/{name}")]
     if not (found := sorted(there, key=lambda p: (p.stat().st_mtime, p.parent.name))):
         raise UsageError(f"{out}: contains no run; name a run folder, or run a suite first")
@@ -117,12 +123,15 @@ def find_newest(out: Path, names: Sequence[str] = ("report.json",)) -> Path:
 def read_rows(
     folder: Path, subject: str, evaluation: str, keep: Callable[[dict[str, Any]], Any] = lambda row: row
 ) -> dict[str, Any]:
-    """Return the rows of one item of a run, by sample id, or what is to be kept of each."""
+    """Return an item's rows by sample id, each passed through `keep`."""
     return {row["id"]: keep(row) for row in iterate_rows(folder, subject, evaluation)}
 
 
 def iterate_rows(folder: Path, subject: str, evaluation: str) -> Iterator[dict[str, Any]]:
-    """Yield the rows of one item of a run, of which there may be more than fit into memory."""
+    """Yield the rows of one item of a run.
+
+    There may be more than fit into memory. Raises UsageError if there are none or their file is invalid.
+    """
     pattern = f"samples_{glob.escape(evaluation)}_????-??-??T*.jsonl"
     plain = is_plain_name(subject) and is_plain_name(evaluation)
     path = next(iter(sorted((folder / subject).glob(pattern))), None) if plain else None
@@ -138,7 +147,10 @@ def iterate_rows(folder: Path, subject: str, evaluation: str) -> Iterator[dict[s
 
 
 def make_row(number: int, sample: Sample, score: Any, metrics: Sequence[str]) -> dict[str, Any]:
-    """Return one row with lm-evaluation-harness's keys and hashes, and ours beside them; it writes a chat as a text."""
+    """Return a row with lm-evaluation-harness's keys and hashes, plus ours.
+
+    As there, a chat is written as a text; `messages` keeps it as it is.
+    """
     prompt = sample.question
     text = prompt if isinstance(prompt, str) else json.dumps(prompt, ensure_ascii=False)
     return {
@@ -176,7 +188,10 @@ def make_row(number: int, sample: Sample, score: Any, metrics: Sequence[str]) ->
 
 
 def _format_row_as_indented_json(row: Mapping[str, Any]) -> str:
-    """Return a row as JSON with an indent, of which lm-evaluation-harness makes its hash; Python's is slow."""
+    """Format a row as JSON with an indent of 2.
+
+    lm-evaluation-harness hashes this text. Python's indenting encoder is slow, so only nested rows go through it.
+    """
     write = partial(json.dumps, default=str, ensure_ascii=False)
     if any(isinstance(value, (dict, list, tuple)) for value in row.values()) or not row:
         return write(row, indent=2)
@@ -188,13 +203,13 @@ def _hash_text(text: str) -> str:
 
 
 def _draw_to_json(draw: Draw) -> dict[str, Any]:
-    """Return what one of several answers got; its text stands under `resps`."""
+    """Convert the result of one sampled answer to JSON. Its text is under `resps`."""
     told = {"note": _redact_if_text(draw.note), "finish_reason": draw.finish_reason or None, "tokens": draw.tokens}
     return {"values": dict(draw.values), **{name: value for name, value in told.items() if value is not None}}
 
 
 def prompt_of(row: Mapping[str, Any]) -> Any:
-    """Return what a row of a samples file asks, a text or a chat; older files have it in lists."""
+    """Return the prompt of a samples-file row, text or chat. Older files hold it in lists."""
     if "messages" in row:
         return row["messages"]
     asked = row["arguments"]  # or a metric of this name
@@ -202,18 +217,24 @@ def prompt_of(row: Mapping[str, Any]) -> Any:
 
 
 def answer_of(row: Mapping[str, Any]) -> Any:
-    """Return what a row of a samples file was answered; several answers are a line each, with their numbers."""
+    """Return the answer in a samples-file row. Several answers become one numbered line each."""
     answers = row["resps"][0]
     return answers[0] if len(answers) == 1 else "\n".join(f"{n}. {text}" for n, text in enumerate(answers, 1))
 
 
 def _redact_if_text(value: Any) -> Any:
-    """Return what an evaluator says of a row, which may quote its options, without secrets."""
+    """Redact secrets in a text; return other values unchanged.
+
+    An evaluator's notes and details may quote its options.
+    """
     return redact_text(value) if isinstance(value, str) else value
 
 
 def metric_value(row: Mapping[str, Any], metric: str) -> float:
-    """Return what a row of a samples file scored, a perplexity in nats; older files have these under its own name."""
+    """Return a metric's value in a samples-file row.
+
+    A perplexity is in nats; older files hold these under its own name.
+    """
     return float(row.get("nats", {}).get(metric, row[metric]))
 
 
@@ -225,7 +246,7 @@ def _exp_or_none(nats: float) -> float | None:
 
 
 def is_writable(path: Path) -> bool:
-    """Return whether a file or folder could be made at `path`; leave nothing behind."""
+    """Return whether a file or folder could be created at `path`. Nothing is left behind."""
     try:
         with tempfile.TemporaryFile(dir=next(p for p in (path, *path.absolute().parents) if p.exists())):
             return True
@@ -234,15 +255,16 @@ def is_writable(path: Path) -> bool:
 
 
 def write_steps(adapter: Path, steps: Iterable[TrainingStep]) -> None:
-    """Write the steps of a training beside its adapter's folder, where they stay as long as that."""
+    """Write a training's steps beside its adapter's folder. They stay as long as the adapter."""
     lines = (json.dumps({k: v for k, v in asdict(step).items() if v is not None}) + "\n" for step in steps)
     write_text(adapter.with_name(STEPS), "".join(lines))
 
 
 def read_steps(adapter: Path) -> tuple[TrainingStep, ...]:
-    """Read the steps of a training, at most MOST of them; a trainer owes us none, so that what is no step is nothing.
+    """Read a training's steps, thinned out to about MAX_STEPS.
 
-    The first, the last and every one with a validation loss are kept, of the others every so many.
+    The first, the last and every one with a validation loss are kept, and one in so many of the others. Empty if the
+    file is missing or invalid, since a trainer need not write one.
     """
     try:
         lines = adapter.with_name(STEPS).read_text("utf-8").splitlines()

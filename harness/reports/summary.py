@@ -1,4 +1,4 @@
-"""What a run came to in one sentence, and the gate that decided it."""
+"""The result of a run in one sentence, and its deciding gate."""
 
 from __future__ import annotations
 
@@ -33,7 +33,10 @@ def deciding_verdict(run: Run) -> Verdict | None:
 
 
 def largest_gain(run: Run) -> Verdict | None:
-    """Return the largest gain that a gate on what ships proved: of a share of rows, else on any other scale."""
+    """Return the largest gain proven by a shipping candidate's gate.
+
+    Gains in shares of rows come before those on any other scale.
+    """
     asked = [
         (v, v.claim_spec)
         for v in run.verdicts
@@ -44,9 +47,10 @@ def largest_gain(run: Run) -> Verdict | None:
 
 
 def ungated_losses(run: Run) -> list[Change]:
-    """Return the losses that making what ships proved and no gate asks about, the worst first, of shares of rows first.
+    """Return proven losses of shipping candidates that no gate covers.
 
-    They are of the metrics that gates name, and of the first of each eval.
+    A loss is from a model to the candidate made of it. The worst come first, shares of rows before other scales. Only
+    metrics that gates name and the first metric of each eval count.
     """
     shipping = {v.candidate for v in run.verdicts if v.decides}
     asked = {(v.candidate, v.metric, v.versus) for v in run.verdicts}
@@ -64,7 +68,10 @@ def ungated_losses(run: Run) -> list[Change]:
 
 
 def run_outcome(run: Run) -> Outcome:
-    """Return what a run came to: PASS where something may ship, ERROR where something was not decided."""
+    """Return the overall outcome of a run.
+
+    PASS if something may ship; ERROR if the report was edited, the run ended early, or a gate was not decided.
+    """
     gates = [v for v in run.verdicts if not v.group]
     if run.edited:
         return Outcome.ERROR
@@ -79,7 +86,7 @@ def run_outcome(run: Run) -> Outcome:
 
 
 def waived_and_ignored(run: Run) -> list[str]:
-    """Return in words what ships although it did not pass: each gate that is waived, each check that was ignored."""
+    """Describe each waived gate and each ignored check error."""
     waived = [v for v in sort_worst_first(run) if v.waived and v.decides]
     said = [
         f"{v.gate} on {v.candidate}, {v.waiver.summary()}: {verdict_text.format_reason(v)}" for v in waived if v.waiver
@@ -93,7 +100,7 @@ def ignored_errors(run: Run) -> list[str]:
 
 
 def describe_exemption(v: Verdict) -> str:
-    """Return in words why a verdict that is not PASS blocks nothing; empty if it passed or blocks."""
+    """Explain why a verdict that did not pass blocks nothing. Empty if it passed or blocks."""
     if v.outcome is Outcome.PASS or v.blocks_release:
         return ""
     if v.waived:
@@ -102,9 +109,10 @@ def describe_exemption(v: Verdict) -> str:
 
 
 def distance_to_limit(v: Verdict) -> float:
-    """Return how far the bound that has to clear the limit is beyond it, in half-widths of the interval.
+    """Return the deciding bound's distance beyond its limit, in half-widths.
 
-    Below zero it is on the wrong side; infinite where there is no interval.
+    A half-width is half of the interval. Below zero the bound is on the wrong side. Without an interval the distance is
+    infinite: positive for PASS, else negative.
     """
     counted = v.claim_spec is None or v.claim_spec.kind in ("failures", "group")
     bound = None if v.claim_spec is None or counted else v.lower if v.claim_spec.sign > 0 else v.upper
@@ -116,7 +124,10 @@ def distance_to_limit(v: Verdict) -> float:
 
 
 def verdict_sentence(run: Run) -> str:
-    """Return what may ship and why not, such as "nothing ships: one gate failed, one is not proven"."""
+    """Describe the release decision in one sentence.
+
+    For instance, "nothing ships: one gate failed, one is not proven". An edited report is marked as not verified.
+    """
     return f"not verified, the report was changed: {_describe_decision(run)}" if run.edited else _describe_decision(run)
 
 
@@ -188,9 +199,9 @@ def _list_shippable_candidates(run: Run, gates: Sequence[Verdict]) -> tuple[list
 
 
 def _describe_outcome_counts(verdicts: Sequence[Verdict], *, of: tuple[str, str] = ("", "")) -> list[str]:
-    """Return how many failed, could not be judged and are not proven; `of` is said of one of them, and of several.
+    """Describe the counts of failed, undecided and unproven verdicts.
 
-    Without it the first has the noun.
+    `of` qualifies a count of one, and of several. Without it the first count has the noun.
     """
     found: list[str] = []
     for outcome in sorted(RANKS, key=lambda o: RANKS[o])[:-1]:

@@ -15,14 +15,17 @@ if TYPE_CHECKING:
 
 @schema.accepts_options(RowsOptions)
 def rows(subject: Any, samples: Any, options: RowsOptions) -> Any:
-    """Read one metric of rows that another tool scored; of suites with [rows], which ask no model.
+    """Read one metric of rows that another tool scored.
 
-    `task`, `metric` and lm_eval's `filter` are named where a run holds several, `tool` where its files do not tell who
-    wrote them, `better` and `scale` where they do not say. `id`, `score`, `input`, `target`, `answer`, `weight` and
-    `repeat` are columns of a table ("a.b" is b in the objects of a), `base_score` and `candidate_score` those of each
-    side in one table, and `input = "none"` or `target = "none"` reads none. `repeats` is how many answers each row has.
-    `missing` says what a row or a repeat without a score is: no verdict, or "wrong". `allow` names differences between
-    the runs that are meant, such as "template"; `only_common` judges the rows that both were asked.
+    It is for suites with [rows], which run no model.
+
+    `task`, `metric` and lm_eval's `filter` select one if a run holds several, `tool` names the format if the files do
+    not tell it, and `better` and `scale` describe the metric if they do not. `id`, `score`, `input`, `target`,
+    `answer`, `weight` and `repeat` are columns of a table ("a.b" is b in the objects of a), `base_score` and
+    `candidate_score` those of each side in one table, and `input = "none"` or `target = "none"` reads none. `repeats`
+    is the number of answers per row. `missing` decides about a row or a repeat without a score: no verdict, or "wrong".
+    `allow` names differences between the runs that are intended, such as "template"; `only_common` judges the rows that
+    both runs have.
     """
     raise UsageError('use = "rows" reads scored rows and runs no model; it needs [rows] instead of [model]')
 

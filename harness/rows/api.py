@@ -30,7 +30,10 @@ COLUMNS = ("to_pylist", "to_list", "tolist")  # how a column of Arrow, polars or
 
 @dataclass(frozen=True)
 class GateResult:
-    """What came of a gate on rows: PASS, FAIL, INCONCLUSIVE or ERROR, which is no truth value."""
+    """The result of a gate on rows.
+
+    Its outcome is PASS, FAIL, INCONCLUSIVE or ERROR, so that it has no truth value; `bool()` raises TypeError.
+    """
 
     _judged: JudgedRows
 
@@ -41,7 +44,7 @@ class GateResult:
 
     @property
     def outcome(self) -> Outcome:
-        """What was decided."""
+        """The outcome of the gate."""
         return self.verdict.outcome
 
     @cached_property
@@ -57,7 +60,10 @@ class GateResult:
         return [{"id": s.id, **{side: own.get(s.id) for side, own in scores.items()}} for s in one.samples]
 
     def report(self, path: str | Path = "reports") -> Path:
-        """Write report, page and evidence into a new folder there, and return it. Raises UsageError where it cannot."""
+        """Write report, page and evidence into a new folder below `path`.
+
+        Returns the folder. Raises UsageError if it cannot be created, and OSError if a file cannot be written.
+        """
         writing.write_run(self._judged, self.run, Path(path))
         self._judged.plugins.hook.harness_run_finish(run=self.run)
         return Path(self.run.folder)
@@ -73,7 +79,10 @@ class GateResult:
 
 
 def gate_rows(base: Any, candidate: Any = None, **options: Any) -> GateResult:
-    """Gate rows of a base and a candidate, or of a candidate alone; `options` are the keywords of `harness.gate`."""
+    """Gate the rows of a candidate, with or without a base.
+
+    `options` are the keywords of `harness.gate`.
+    """
     if candidate is None and options.get("base_score"):  # a table with a column for each side
         candidate = base
     given = {"base": base, "candidate": candidate} if candidate is not None else {"candidate": base}
@@ -99,7 +108,10 @@ def _gate_rows(given: Mapping[str, Any], args: Namespace) -> GateResult:
 
 
 def _require_valid_arguments(args: Namespace) -> None:
-    """Raise UsageError at an argument of another type than the command's options have."""
+    """Raise UsageError if an argument has a wrong type or value.
+
+    The command's options define the types. Decimals become floats in place.
+    """
     for name in ("min", "max", "cap", "alpha", "worse_by_at_most", "better_by"):
         value, share = getattr(args, name), name in ("worse_by_at_most", "better_by")
         if isinstance(value, Decimal):
@@ -122,7 +134,10 @@ def _require_valid_arguments(args: Namespace) -> None:
 
 
 def _iterate_lines(rows: Any, side: str) -> Iterator[Mapping[str, Any]]:
-    """Yield rows of whatever holds them as the lines of a table. Raises UsageError where that is none."""
+    """Yield rows from Python objects as the lines of a table.
+
+    These are scores by name, data frames, or lists of mappings. Raises UsageError for any other type.
+    """
     names = getattr(rows, "column_names", None) or getattr(rows, "columns", None)
     if isinstance(rows, Mapping):
         yield from ({"id": str(name), "score": _convert_numpy_scalar(score)} for name, score in rows.items())

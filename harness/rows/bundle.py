@@ -1,4 +1,6 @@
-"""The evidence of a gate on rows of others: the rows as they were read, from which the verdicts come out again.
+"""The evidence of a gate on another tool's rows.
+
+It holds the rows as they were read, so that the verdicts can be recomputed.
 
 manifest.json   what was read (sha256 and size of each file), the binding, and the digests of the other files
 suite.json      the suite, its gates and how its rows are read
@@ -75,7 +77,11 @@ def write_bundle(found: JudgedRows, folder: Path) -> None:
 
 
 def verify_bundle(folder: Path, args: Namespace, policy: Policy | None) -> int:
-    """Say whether a bundle is what was written, and its verdicts what its rows, or the sources again, come to."""
+    """Verify a bundle, print the result and return the exit code.
+
+    The files must be as written. If requested, the verdicts are recomputed from the rows, and the rows read again from
+    the sources.
+    """
     steps, code, refused = dict[str, str](), ExitCode.OK, ""
     try:
         _run_verification_steps(folder, args, policy, steps)
@@ -124,7 +130,10 @@ def _run_verification_steps(folder: Path, args: Namespace, policy: Policy | None
 
 
 def _require_policy_met(policy: Policy, manifest: Mapping[str, Any], again: JudgedRows) -> str:
-    """Return what a policy took. Raises ValueError at the first demand that rows do not meet, or tell nothing of."""
+    """Raise ValueError at the first unmet demand of a policy.
+
+    A demand that the evidence of rows does not cover is unmet. Returns a summary.
+    """
     if policy.binding is None:
         raise ValueError("scored rows are taken on trust, but the policy allows none (binding)")
     for side, run in ((side, run) for one in again.measured.values() for side, run in one.runs.items()):
@@ -176,7 +185,10 @@ def _require_same_source_rows(suite: Suite, runs: Runs, paths: list[str]) -> str
 
 
 def _read_bounded_bytes(folder: Path, name: str) -> bytes:
-    """Return the bytes of a file, which are read once and never through a link."""
+    """Read a file once, without following links.
+
+    Raises ValueError if it has more than MAX_FILE_BYTES bytes.
+    """
     with open_file(folder / name, below=folder) as f:
         if len(data := f.read(MAX_FILE_BYTES + 1)) > MAX_FILE_BYTES:
             raise ValueError(f"{name} exceeds the size limit of evidence files")

@@ -1,4 +1,7 @@
-"""What differs between two runs beside the model: what is unfair is refused unless it is allowed by name."""
+"""Differences between two runs beside the model.
+
+Unfair ones are refused unless they are allowed by name.
+"""
 
 from __future__ import annotations
 
@@ -39,7 +42,11 @@ SELF_JUDGED_FACT = "judged by itself"  # a fact: which scorers have the model un
 
 @dataclass(frozen=True)
 class FactDifferences:
-    """What differs: what was unfair and is allowed, and what is only told, a line each; what neither side tells."""
+    """The differences between the facts of two runs.
+
+    `allowed` are unfair but allowed, `told` are only reported, a line each; `unknown` names the facts that neither side
+    reports.
+    """
 
     allowed: tuple[str, ...] = ()
     told: tuple[str, ...] = ()
@@ -60,9 +67,9 @@ def parse_allowed(given: Iterable[str], settings: Iterable[str] = ()) -> frozens
 def compare_facts(
     base: RawRows | None, candidate: RawRows, pairs: PairedRows, allow: Collection[str]
 ) -> FactDifferences:
-    """Compare the facts of two runs, or look at those of one.
+    """Compare the facts of two runs, or check those of one.
 
-    Raises UsageError with everything that is unfair and not allowed.
+    Raises UsageError with every unfair difference that is not allowed.
     """
     unfair, found = _find_self_judging_error(base, candidate), FactDifferences()
     if base:
@@ -77,7 +84,7 @@ def compare_facts(
 
 
 def _suggest_remedy(name: str) -> str:
-    """Return what to do about runs that differ in a setting."""
+    """Suggest a remedy for runs that differ in a setting."""
     allow = write_option("allow", name.replace(" ", "-").replace("_", "-"))
     return f"{allow} if that is intended" if name == "template" else f"rerun one of the runs, or {allow}"
 
@@ -88,7 +95,7 @@ def _parse_generation_settings(run: RawRows) -> Mapping[str, Any]:
 
 
 def parse_settings(text: str) -> Mapping[str, Any]:
-    """Return settings that are a JSON object, by name; of any other text none."""
+    """Parse a JSON object of settings. Empty for any other text."""
     try:
         found = json.loads(text)
     except ValueError:
@@ -97,7 +104,10 @@ def parse_settings(text: str) -> Mapping[str, Any]:
 
 
 def _find_differing_settings(theirs: str, ours: str) -> dict[str, str]:
-    """Return how two tables of generation settings differ, setting by setting; none where one is no table."""
+    """Return the differences between two tables of generation settings.
+
+    They are keyed by setting. Empty if one is no table.
+    """
     base, candidate = parse_settings(theirs), parse_settings(ours)
     if (theirs != "{}" and not base) or (ours != "{}" and not candidate):
         return {}
@@ -124,7 +134,10 @@ def _find_self_judging_error(base: RawRows | None, candidate: RawRows) -> dict[s
 def _find_fact_differences(
     base: RawRows, candidate: RawRows, pairs: PairedRows
 ) -> tuple[dict[str, str], FactDifferences]:
-    """Return what is unfair by its name, and what else differs or is not known."""
+    """Return the unfair differences by name, and all others.
+
+    The second value also has the facts that are unknown on both sides.
+    """
     unfair: dict[str, str] = {}
     told = []
     for name in sorted({*base.facts, *candidate.facts} - {*POINT, "limit", SELF_JUDGED_FACT}):

@@ -20,7 +20,10 @@ from harness.texts.numbers import format_p_in_sentence
 
 
 def add_guards(gates: Sequence[Gate], measured: Mapping[str, MeasuredRows]) -> tuple[Gate, ...]:
-    """Return the gates with a guard for each task of a run, behind each gate on the mean of several tasks."""
+    """Add a guard per task behind each gate on their mean.
+
+    Only blocking gates against a baseline, without slice and `any_of`, get guards.
+    """
     own = [gate for gate in gates if not gate.guards]
     found, ids = list[Gate](), {gate.id for gate in own}
     for gate in own:
@@ -46,7 +49,10 @@ def _name_guard(gate: str, task: str, taken: Collection[str]) -> str:
 
 
 def decide_guards(verdicts: Sequence[Verdict], gates: Sequence[Gate]) -> list[Verdict]:
-    """Decide the guards of each gate together: one fails and blocks if Holm refutes it, else it blocks nothing."""
+    """Decide the guards of each gate together.
+
+    A guard fails and blocks if Holm refutes it, else it blocks nothing.
+    """
     guarded = {gate.id: gate.guards for gate in gates if gate.guards}
     decided: dict[str, Verdict] = {}
     for name in dict.fromkeys(guarded.values()):

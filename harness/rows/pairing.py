@@ -19,7 +19,7 @@ Grouped = dict[str, "RawRow | Rows"]  # by what a row is known by; one alone, as
 
 
 class SideRows(Sequence[Rows]):
-    """The rows of one run, in the order of the pairs, each with its repeats."""
+    """The rows of one run in pair order, each with repeats."""
 
     def __init__(self, found: list[RawRow | Rows]) -> None:
         self.found = found
@@ -36,11 +36,11 @@ class SideRows(Sequence[Rows]):
 
 @dataclass(frozen=True)
 class PairedRows:
-    """The rows of two runs, by name; a side that lacks a row has none of it.
+    """The paired rows of two runs, by name.
 
-    `dropped` counts the rows that only one side has and nobody judges, `renamed` the names that mean another question
-    on the other side, `repeats` the most that a row has on each, `guessed` the questions of which copies were paired by
-    their scores, for lack of anything else.
+    A side that lacks a row has no repeats of it. `dropped` counts the rows that only one side has and that are not
+    judged, `renamed` the names that mean another question on the other side, `repeats` the largest number of repeats of
+    a row on each side, `guessed` the questions with copies that were paired by their scores, for lack of anything else.
     """
 
     how: How
@@ -67,7 +67,10 @@ class PairedRows:
         return Counter(self.wanted_repeats("candidate")).most_common(1)[0][0]
 
     def count_incomplete(self, repeats: int = 0) -> int:
-        """Return how many rows have fewer repeats on both sides than most, where no number is demanded."""
+        """Count the rows with fewer repeats on both sides than most.
+
+        0 if a number of repeats is required.
+        """
         if repeats or max(self.repeats) == 1:
             return 0
         return sum(n < self.usual_repeats for n in self.wanted_repeats("candidate"))
@@ -109,7 +112,10 @@ def pair_rows(base: RawRows, candidate: RawRows, *, only_common: bool) -> Paired
 
 
 def _choose_pairing(sides: dict[str, Sequence[RawRow]]) -> How:
-    """Return by what rows are paired. Raises UsageError where nothing tells them."""
+    """Choose to pair rows by content or by id.
+
+    Raises UsageError if neither identifies them, or a side has no rows.
+    """
     for side, rows in sides.items():
         if not rows:
             raise UsageError(f"{side}: has no rows")
@@ -140,7 +146,10 @@ def _find_contents_of_several_names(sides: Iterable[Sequence[RawRow]]) -> frozen
 def _group_rows_by_identity(
     rows: Sequence[RawRow], how: str, named: bool, several: frozenset[str], side: str
 ) -> Grouped:
-    """Return rows by what they are known by, with all repeats of each. Raises UsageError at a row that stands twice."""
+    """Group rows and their repeats by content or id.
+
+    Raises UsageError if a named row occurs twice with the same repeat number.
+    """
     found: Grouped = {row.key: row for row in rows} if how == "id" else {row.content: row for row in rows}
     if len(found) == len(rows) and not several:  # as of most, and quicker of millions
         return found
@@ -160,7 +169,10 @@ def _group_rows_by_identity(
 
 
 def _find_one_sided_column_error(base: RawRows, candidate: RawRows) -> str:
-    """Return which column only one side has, so that no question is the same on both."""
+    """Return the error for a column that only one side has.
+
+    Without it no question is the same on both.
+    """
     side, other = ("candidate", "base") if len(candidate.columns) < len(base.columns) else ("base", "candidate")
     has, lacks = (base, candidate) if side == "candidate" else (candidate, base)
     column = next((name for name in has.columns if name not in lacks.columns), "input")
@@ -192,7 +204,10 @@ def _describe_unpaired_rows(
 def _pair_rows(
     how: How, kept: list[str], left: Grouped, right: Grouped, dropped: tuple[int, int], renamed: int
 ) -> PairedRows:
-    """Return pairs in the order of the base's file; copies are told apart by a number."""
+    """Pair grouped rows in the order of the base's file.
+
+    Copies of a question are distinguished by a number.
+    """
     names = [_name_row(_list_repeats(left.get(k) or right[k])[0]) for k in kept]
     base, candidate = [left.get(k, ()) for k in kept], [right.get(k, ()) for k in kept]
     if len({*names}) == len(names) and tuple not in {*map(type, base), *map(type, candidate)}:
@@ -223,7 +238,10 @@ def _list_repeats(found: RawRow | Rows | None) -> Rows:
 
 
 def _has_equal_repeat_numbers(rows: Rows) -> bool:
-    """Return whether rows that are known by the same are no repeats of one."""
+    """Return whether rows with one identity share a repeat number.
+
+    They are then no repeats of one row.
+    """
     return len(rows) > 1 and len({row.repeat for row in rows}) < len(rows)
 
 

@@ -1,4 +1,7 @@
-"""What a reader makes of another tool's files: RawRow and RawMetric -> RawRows; nothing is judged here."""
+"""Records that readers make from other tools' files.
+
+RawRow and RawMetric make up RawRows; nothing is judged here.
+"""
 
 from __future__ import annotations
 
@@ -46,10 +49,10 @@ class RawRow:
 
 @dataclass(frozen=True)
 class RawMetric:
-    """What a file, or its tool, tells of a metric.
+    """The facts about a metric from its file or tool.
 
-    `range` is the least and the most that a row can be, `total` the tool's own number over its scored
-    rows, `unreadable` why its rows cannot be read.
+    `range` is the least and the greatest possible value of a row, `total` the tool's own number over its scored rows,
+    `unreadable` the reason why its rows cannot be read.
     """
 
     better: Better | None = None
@@ -113,10 +116,10 @@ class RowsOptions:
 
 @dataclass(frozen=True)
 class Wanted(RowsOptions):
-    """What a user asked for of a file; "" is whatever there is one of.
+    """A user's options for reading a file.
 
-    `label` stands after "#" in a path. `texts` are the keys of the rows whose texts are kept; None: of all, as long as
-    they fit into memory.
+    An empty text selects the only one there is. `label` stands after "#" in a path. `texts` are the keys of the rows to
+    keep texts of; None keeps those of all, as long as they fit into memory.
     """
 
     cluster: Sequence[str] = ()

@@ -29,7 +29,10 @@ class WrittenRows(NamedTuple):
 
 
 def select_written_rows(found: JudgedRows, name: str) -> WrittenRows:
-    """Return the rows of an evaluation that are written, all of them or those that count. Raises UsageError."""
+    """Select the rows of an evaluation to write.
+
+    Of more than MAX_ROWS these are the changed rows and a sample, with their texts read again. Raises UsageError.
+    """
     one = found.measured[name]
     if len(one.samples) <= MAX_ROWS:
         each = zip(one.samples, one.pairs.base, one.pairs.candidate, strict=True)
@@ -46,13 +49,19 @@ def select_written_rows(found: JudgedRows, name: str) -> WrittenRows:
 
 
 def _can_read_again(found: JudgedRows) -> bool:
-    """Return whether the rows came from files that are still there, and not from Python."""
+    """Return whether the rows come from files that still exist.
+
+    Rows given in Python cannot be read again.
+    """
     paths = [str(found.suite.path.parent / Path(one.path).expanduser()) for one in found.suite.rows.values()]
     return all(Path(path).exists() or Path(path.rpartition("#")[0]).is_file() for path in paths)
 
 
 def _select_changed_and_sampled_rows(one: MeasuredRows) -> list[Sample]:
-    """Return the rows that were lost or won, the largest change first where they are too many, and a drawn sample."""
+    """Select changed rows, missing rows and a sample of the others.
+
+    If there are too many, the largest changes are kept.
+    """
     name, sign = one.metric.name, 1 if one.metric.better == "higher" else -1
     values = [{s.id: s.values[name] for s in result.scores} for result in one.results.values()]
     missing = {row for result in one.results.values() for row in result.missing}

@@ -1,4 +1,7 @@
-"""Files of others: read once, whole or not at all, within limits; what is odd is refused with its place."""
+"""Bounded, strict reading of files from other tools.
+
+A file is read once, whole or not at all; an invalid one is refused with the place of its error.
+"""
 
 from __future__ import annotations
 
@@ -37,9 +40,10 @@ NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 
 
 class SafeFiles:
-    """The files that one run is read from; `sources` are their paths as given, sha256 and sizes.
+    """The files that one run is read from.
 
-    With `below`, a folder that the harness wrote, what lies in it is opened through no link.
+    `sources` are their paths as given, sha256 and sizes. Files in `below`, a folder that the harness wrote, are opened
+    through no link.
     """
 
     def __init__(self, root: Path) -> None:
@@ -50,7 +54,7 @@ class SafeFiles:
 
     @property
     def sources(self) -> tuple[tuple[str, str, int], ...]:
-        """What was read so far."""
+        """The path, sha256 and size of each file read so far."""
         return tuple((name, *told) for name, told in sorted(self._read.items()))
 
     def list_files(self, pattern: str) -> list[Path]:
@@ -76,7 +80,10 @@ class SafeFiles:
 
     @contextmanager
     def open_content(self, path: Path) -> Iterator[IO[bytes]]:
-        """Open the content of a file, decompressed, which is read once and to its end; see `read_bytes`."""
+        """Open a file's decompressed content, for one read to its end.
+
+        Raises UsageError as `read_bytes` does.
+        """
         with _open_bounded(path, MAX_STREAM_BYTES, self.below) as f:
             packed = tables.is_compressed(f.read(MAGIC_BYTES))
             f.seek(0)
@@ -115,7 +122,10 @@ class SafeFiles:
                 self._record_digest_if_unchanged(path, f, digest.hexdigest(), size)
 
     def read_zip(self, path: Path) -> dict[str, Callable[[], bytes]]:
-        """Return what reads each member of a zip, by name. Raises UsageError at names that lead out or stand twice."""
+        """Return a reader of each member of a zip, by name.
+
+        Raises UsageError if the zip is incomplete, or a name leads out of it or occurs twice.
+        """
         data = self.read_bytes(path)
         try:
             infos = zipfile.ZipFile(io.BytesIO(data)).infolist()
@@ -134,7 +144,10 @@ class SafeFiles:
         return found
 
     def _record_digest_if_unchanged(self, path: Path, f: IO[bytes], digest: str, size: int) -> None:
-        """Note what was read. Raises UsageError where the file changed meanwhile."""
+        """Record a file's digest and size.
+
+        Raises UsageError if the file changed meanwhile.
+        """
         there, told = os.fstat(f.fileno()), self._read.get(str(path))
         if there.st_size != size or (told and told != (digest, size)):
             raise UsageError(f"{path}: is still being written; wait until its run has ended")
@@ -142,7 +155,7 @@ class SafeFiles:
 
 
 class _HashedReader(io.RawIOBase):
-    """Reads a file and computes the digest of what was read."""
+    """A raw reader that hashes the bytes it reads."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self._file, self.digest, self.size = file, hashlib.sha256(), 0
@@ -159,7 +172,10 @@ class _HashedReader(io.RawIOBase):
 
 
 def read_head(path: Path) -> bytes:
-    """Return the first bytes of a file, decompressed, none of a folder. Raises UsageError where there is neither."""
+    """Return the decompressed first bytes of a file.
+
+    Empty for a folder. Raises UsageError if there is neither.
+    """
     if path.is_dir():
         return b""
     with _open_bounded(path, MAX_STREAM_BYTES) as f:
@@ -180,7 +196,10 @@ def parse_json(text: bytes | str, where: str, hint: str = "", *, constants: bool
 
 
 def parse_score(value: Any, where: str) -> float | None:
-    """Return a score as a number, None where there is none: null, empty, NaN. Raises UsageError at anything else."""
+    """Parse a score as a number, None if it is missing.
+
+    Null, empty and NaN are missing. Raises UsageError at anything else.
+    """
     if isinstance(value, str):
         text = value.strip()
         if text.lower() in ("true", "false"):
@@ -203,7 +222,10 @@ def parse_score(value: Any, where: str) -> float | None:
 
 
 def describe_tool_error(error: Any) -> str:
-    """Return what a tool says of an error as one line of a report, without secrets; of a table its message."""
+    """Return a tool's error as one line, without secrets.
+
+    Of a table only the message is used; the line is cut at MAX_MESSAGE_CHARS.
+    """
     text = error.get("message") or error if isinstance(error, dict) else error
     return shorten_text(printable(" ".join(str(text).split())), MAX_MESSAGE_CHARS - 4)
 

@@ -24,7 +24,10 @@ MAX_FILES = 1000  # of a folder, that are looked at for its size
 
 
 def read_sides(paths: Sequence[str], wants: Sequence[Wanted]) -> list[RawRows]:
-    """Read the rows of a base and a candidate, or of one; both at a time where both are large. Raises UsageError."""
+    """Read the rows of one or two sides.
+
+    Two large files are read at the same time, one in another process. Raises UsageError.
+    """
     places = [split_label(path)[0] for path in paths] if len(paths) > 1 else []
     looked = [islice(place.rglob("*"), MAX_FILES) if place.is_dir() else [place] for place in places]
     if min((sum(f.stat().st_size for f in some if f.is_file()) for some in looked), default=0) < LARGE_FILE_BYTES:
@@ -56,7 +59,7 @@ def _convert_to_json(want: Wanted) -> dict[str, Any]:
 
 
 def _read_rows_into_pickle(path: str, want: dict[str, Any], into: str, caller: Caller) -> Mapping[str, Any]:
-    """Read the rows of a file into another one, a column a field."""
+    """Pickle the rows of a file, one column per field."""
     gc.disable()
     CALLER.set(caller)
     texts = want.pop("texts")

@@ -27,7 +27,11 @@ SCHEMA = "0.3.0"
 
 
 def write_every_eval_ever(folder: Path, out: Path | None = None) -> list[Path]:
-    """Write a run's logs and return where; private evaluations are left out. Raises UsageError where it has no rows."""
+    """Write a run as Every Eval Ever logs, and return paths.
+
+    Private evaluations are left out. Raises UsageError if no rows are left, the run's lock cannot be read, or a log
+    cannot be written.
+    """
     run, below, out = read_run(folder), out or folder, out or folder / "every_eval_ever"
     try:
         with open_file(folder / LOCK, below=folder) as f:
@@ -91,7 +95,7 @@ def _write_log_and_samples(
 
 
 def _make_result(run: Run, report: ItemResult, metric: str, about: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what is said of a metric over all rows, and what gates decided on it."""
+    """Return the result of a metric, with its gates' verdicts."""
     bounds = {"metric_unit": "proportion", "score_type": "continuous", "min_score": 0.0, "max_score": 1.0}
     uncertainty: dict[str, Any] = {"num_samples": report.n}
     if metric in report.stderr:
@@ -111,7 +115,10 @@ def _make_result(run: Run, report: ItemResult, metric: str, about: Mapping[str, 
 
 
 def _iterate_sample_records(row: Mapping[str, Any], report: ItemResult, metrics: list[str]) -> Iterator[dict[str, Any]]:
-    """Yield a record for each metric that a row has a number of, one without a result where it has none."""
+    """Yield a record for each scored metric of a row.
+
+    A row without a score gets one record without a result.
+    """
     asked, answer = prompt_of(row), row["resps"][0][0]
     raw = asked if isinstance(asked, str) else json.dumps(asked, ensure_ascii=False)
     wanted = [str(t) for t in row["target"]] if isinstance(row["target"], list) else [str(row["target"])]

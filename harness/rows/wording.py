@@ -15,7 +15,10 @@ NUMBER = re.compile(r"[\d.]+")
 
 
 def write_option(name: str, value: object = "") -> str:
-    """Return an option of a gate on rows as its caller writes it; `name` is the argument of `harness.gate`."""
+    """Return an option of a gate as its caller writes it.
+
+    `name` is the argument of `harness.gate`.
+    """
     text = f"{value:g}" if isinstance(value, float) else str(value)
     if CALLER.get() == "command":
         if name == "better":

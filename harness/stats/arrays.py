@@ -1,4 +1,4 @@
-"""numpy and scipy, imported when the first number is asked of them: most commands compute nothing."""
+"""numpy and scipy, imported on first use, since most commands compute nothing."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 else:
 
     class LazyModule(ModuleType):
-        """A module that is imported when something in it is asked for."""
+        """A module that is imported on first attribute access."""
 
         def __getattr__(self, name: str) -> Any:
             found = getattr(import_module(self.__name__), name)

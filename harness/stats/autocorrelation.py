@@ -16,17 +16,18 @@ SEED = 20102
 
 
 class Autocorrelation(NamedTuple):
-    """The correlation of rows with those after them, and its permutation p-value."""
+    """Lag-1 autocorrelation of rows and its permutation p-value."""
 
     correlation: float
     p: float
 
 
 def lag_one_correlation(values: Sequence[float]) -> Autocorrelation | None:
-    """Return the correlation of rows with those after them, and how often rows in another order have as high a one.
+    """Return the lag-1 autocorrelation of rows and its p-value.
 
-    Lag-1 autocorrelation, with the p-value of its permutation test (Wald, Wolfowitz 1943, Annals of Mathematical
-    Statistics 14:378); None of fewer than MIN_ROWS rows, and where nothing varies.
+    The p-value is the share of other orders of the rows with as high a correlation: the permutation test of Wald,
+    Wolfowitz 1943, Annals of Mathematical Statistics 14:378, and above MAX_EXACT_ROWS rows its normal approximation.
+    None for fewer than MIN_ROWS rows, and if nothing varies.
     """
     x = np.asarray(values, dtype=np.float64)
     x = x - x.mean()

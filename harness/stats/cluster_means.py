@@ -1,5 +1,7 @@
-"""Tests of rows in clusters, each of which counts as one: of a weighted mean, or of the difference of two on the same
-rows, and of a metric that is made from all rows at once, for which whole clusters are drawn again.
+"""Tests of rows in clusters, each counted as one observation.
+
+They are about a weighted mean, the difference of two means on the same rows, and a metric that is computed from all
+rows at once, for which whole clusters are resampled.
 """
 
 from __future__ import annotations
@@ -32,18 +34,19 @@ def cluster_t(
     *,
     support: Support | None = None,
 ) -> Test:
-    """Test a weighted mean Σwv/Σw against a number; rows of one cluster count as one observation.
+    """Test a weighted mean Σwv/Σw against a number.
 
-    One value, weight and cluster per row; without clusters each row is its own. For a perplexity:
-    nats per token, weighted by tokens, and a threshold in nats. `support` is the range a value can have.
+    Rows of one cluster count as one observation. There is one value, weight and cluster per row; without clusters each
+    row is its own. For a perplexity: nats per token, weighted by tokens, and a threshold in nats. `support` is the
+    range a value can have.
 
     Student's t with the error of `ratio.estimate_ratio` is wrong up to 28 % of the time where 5 % is meant, when the
     clusters are few and skewed. Where no range is known, `ratio.guarded_t` decides. Of rows in a known range two tests
     must agree, the weaker one counts: the t corrected for skewness or, in clusters, for rows from 0 to 1 and for
     differences of 0/1 rows, Wilson's and Tango's scores on the effective number of rows; and the bootstrap-t of whole
-    clusters or, where these are very uneven or alpha is under `ratio.FINEST`, `ratio.guarded_t`. Of independent rows in
-    a known range, a disaster that none of n rows showed is allowed for, too, and the Bayesian bootstrap with a worst
-    row may prove what these cannot. Where nothing varies only the rule of three is left.
+    clusters or, where these are very uneven or alpha is under `ratio.MIN_RESAMPLED_LEVEL`, `ratio.guarded_t`. Of
+    independent rows in a known range, a disaster that none of n rows showed is allowed for, too. The Bayesian bootstrap
+    with a worst row may prove more than these can. Where nothing varies only the rule of three is left.
     """
     v, w = as_rows(values, weights, support)
     groups, count = as_groups(clusters, len(v))
@@ -74,7 +77,7 @@ def cluster_t(
 
 
 def classify_rows(v: Floats, w: Floats, support: Support | None, *, clustered: bool) -> mean_tests.Kind:
-    """Return what rows with values and weights (rows,) are to `mean_tests.select_tests`."""
+    """Classify rows for `mean_tests.select_tests`. Values and weights are (rows,)."""
     if support is None or not clustered or np.ptp(w) > 0:  # independent, or rows that do not count alike
         return "ratio" if support is None else "score"
     pairs = support == (-1.0, 1.0) and bool(np.isin(v, (-1.0, 0.0, 1.0)).all())
@@ -91,10 +94,11 @@ def paired_ratio(
     *,
     support: Support | None = None,
 ) -> Test:
-    """Test Σw(c - b)/Σw, the difference of two weighted means on the same rows, as `cluster_t` does.
+    """Test the difference Σw(c - b)/Σw of paired weighted means.
 
-    For a perplexity the values are nats per token, the weights tokens, and the difference is the log of the ratio of
-    the two perplexities: "2 %" is a threshold of log(1.02). `support` is the range of a difference.
+    It is tested as by `cluster_t`. For a perplexity the values are nats per token, the weights tokens, and the
+    difference is the log of the ratio of the two perplexities: "2 %" is a threshold of log(1.02). `support` is the
+    range of a difference. Raises ValueError unless there are as many candidate as baseline values.
     """
     if len(cand_values) != len(base_values):
         raise ValueError(
@@ -113,13 +117,16 @@ def sign_flip(
     *,
     support: Support | None = None,
 ) -> Test:
-    """Test that a candidate's mean is above a baseline's on the same rows, margin 0; what McNemar's is to scores.
+    """Test whether a candidate's mean exceeds a baseline's on paired rows.
 
-    If the two models do not differ, each cluster's difference could as well have had the other sign: the share
-    of sign patterns with as large a sum is an exact p-value, over all 2^G patterns up to FLIPPED clusters, above
-    that, up to RESAMPLED_CLUSTERS, over the one seen and FLIPS random ones, or as many as a small alpha takes (Phipson,
-    Smyth 2010, SAGMB 9:39).
-    The claim is about means, which skewed differences can break, so `paired_ratio` must agree; its are the bounds.
+    The margin is 0; this is to scores as McNemar's test is to 0/1 rows. If the two models do not differ, each cluster's
+    difference could as well have had the other sign: the share of sign patterns with as large a sum is an exact
+    p-value. It is over all 2^G patterns up to MAX_EXACT_CLUSTERS clusters and, above that, over the observed pattern
+    and FLIPS random ones, or as many as a small alpha takes (Phipson, Smyth 2010, SAGMB 9:39). Above RESAMPLED_CLUSTERS
+    clusters, and for alpha below UNFLIPPED, `paired_ratio` decides alone.
+
+    The claim is about means, which skewed differences can break, so `paired_ratio` must agree. The bounds are its own,
+    widened to 0 where the combined p-value is not significant.
     """
     test = paired_ratio(cand_values, base_values, [1.0] * len(cand_values), clusters, 0.0, alpha, support=support)
     groups, count = as_groups(clusters, len(cand_values))
@@ -136,7 +143,7 @@ def sign_flip(
 
 
 def _compute_sign_flip_p(sums: Floats, alpha: float) -> float:
-    """Return the share of sign patterns whose sum is at least the one seen; sums (G,)."""
+    """Return the share of sign patterns with at least the observed sum. `sums` is (G,)."""
     sums = np.sort(sums[sums != 0])
     count, size = len(sums), np.abs(sums).sum()
     if count <= MAX_EXACT_CLUSTERS:
@@ -159,16 +166,16 @@ def cluster_bootstrap(
     statistic: Statistic, clusters: Clusters, threshold: float, alpha: float, *, support: Support | None = None,
     error: float | None = None,
 ) -> Test:  # fmt: skip
-    """Test any statistic of the rows by drawing whole clusters; conservative when they are few.
+    """Test any statistic of the rows by resampling whole clusters.
 
-    `statistic(rows)` gets row numbers, repeated as drawn. Two methods must agree, the weaker one counts: (1) the
-    percentile bootstrap, widened for few clusters (Hesterberg 2015, The American Statistician 69:371, "expanded
-    percentile": its normal quantile becomes sqrt(G/(G-1)) times that of t(G - 1)), because plain percentiles are too
-    narrow; (2) `ratio.guarded_t` on the delete-one-cluster jackknife's pseudo-values, because a percentile interval
-    collapses where most resamples look alike. A resample without a finite value counts against both verdicts. There are
-    as many resamples as the tail of a small alpha takes, up to MOST_RESAMPLES; a tail beyond those is the normal
-    distribution's with their mean and spread. `support`: see `cluster_t`; only for a mean. Where a standard `error` is
-    given, deviations are stretched to it.
+    The test is conservative with few clusters. `statistic(rows)` gets row numbers, repeated as drawn. Two methods must
+    agree, the weaker one counts: (1) the percentile bootstrap, widened for few clusters (Hesterberg 2015, The American
+    Statistician 69:371, "expanded percentile": its normal quantile becomes sqrt(G/(G-1)) times that of t(G - 1)),
+    because plain percentiles are too narrow; (2) `ratio.guarded_t` on the delete-one-cluster jackknife's pseudo-values,
+    because a percentile interval collapses where most resamples look alike. A resample without a finite value counts
+    against both verdicts. There are as many resamples as the tail of a small alpha takes, up to MOST_RESAMPLES; a tail
+    beyond those is the normal distribution's with their mean and spread. `support`: see `cluster_t`; only for a mean.
+    If a standard `error` is given, deviations are stretched to it.
     """
     groups, count = as_groups(clusters, len(clusters))
     check_level(threshold, alpha)
@@ -218,9 +225,10 @@ def cluster_bootstrap(
 def _compute_jackknife_bounds_and_p(
     of: Ratio, estimate: float, spread: float, threshold: float, alpha: float
 ) -> Judged:
-    """Return what the jackknife's pseudo-values show, nothing where their error cannot be had.
+    """Return bounds and p-values from the jackknife's pseudo-values.
 
-    Of a median, whose middle rows tie, leaving one out tells nothing: there it is a t with the resamples' error.
+    If their error is not finite, the bounds are infinite and the p-values 1. Leaving one out changes nothing in a
+    median with tied middle rows: a t with the standard error of the resamples, `spread`, is used there.
     """
     if not of.varies():
         df, t = of.clusters - 1, (estimate - threshold) / spread
@@ -233,7 +241,10 @@ def _compute_jackknife_bounds_and_p(
 
 
 def jackknife_error(statistic: Statistic, clusters: Clusters) -> float:
-    """Return the standard error of a statistic by leaving out each cluster, infinite where one cannot be had."""
+    """Return the delete-one-cluster jackknife's standard error of a statistic.
+
+    It is infinite for a single cluster, and if the statistic without one is not finite.
+    """
     groups, count = as_groups(clusters, len(clusters))
     rows = [np.flatnonzero(groups == g).tolist() for g in range(count)]
     if count < 2:
@@ -246,7 +257,7 @@ def jackknife_error(statistic: Statistic, clusters: Clusters) -> float:
 
 
 def _compute_leave_one_out_values(statistic: Statistic, rows: list[list[int]]) -> list[float]:
-    """Return a statistic without each cluster's rows, NaN of the only one."""
+    """Return the statistic without each cluster. NaN for a single cluster."""
     if len(rows) == 1:
         return [math.nan]
     return [statistic([row for own in rows if own is not left for row in own]) for left in rows]
@@ -255,7 +266,10 @@ def _compute_leave_one_out_values(statistic: Statistic, rows: list[list[int]]) -
 def _sort_clusters_by_size(
     statistic: Statistic, rows: list[list[int]], without: Sequence[float], estimate: float
 ) -> list[list[int]]:
-    """Return clusters by size and by what they are, and not by their names, which so choose no resample."""
+    """Sort clusters by size, influence and own statistic.
+
+    Their names do not count, so they cannot change the resamples.
+    """
 
     def alone(own: list[int]) -> float:
         try:
@@ -269,7 +283,10 @@ def _sort_clusters_by_size(
 
 
 def _compute_expanded_percentile_p(drawn: Floats, threshold: float, count: int) -> float:
-    """Return the level at which the lower expanded percentile bound reaches the threshold; drawn (resamples,)."""
+    """Return the p-value that inverts the lower expanded percentile bound.
+
+    It is the level at which that bound reaches the threshold. `drawn` is (resamples,).
+    """
     against = int((~(np.isfinite(drawn) & (drawn > threshold))).sum())
     z = -float(special.ndtri((1 + against) / (len(drawn) + 1)))
     if not against:  # a tail beyond all of them, down to the least chance that a resample has
@@ -278,7 +295,10 @@ def _compute_expanded_percentile_p(drawn: Floats, threshold: float, count: int) 
 
 
 def _compute_expanded_lower_bound(drawn: Floats, tail: float) -> float:
-    """Return the lower bound that inverts `_compute_expanded_percentile_p`, an order statistic or a normal quantile."""
+    """Return the lower bound that inverts `_compute_expanded_percentile_p`.
+
+    It is an order statistic or, beyond all resamples, a normal quantile.
+    """
     allowed = math.floor(tail * (len(drawn) + 1) + 1e-9) - 1
     low = np.sort(np.where(np.isfinite(drawn), drawn, -math.inf))
     if allowed >= 0:
@@ -287,7 +307,10 @@ def _compute_expanded_lower_bound(drawn: Floats, tail: float) -> float:
 
 
 def _make_pseudo_value_ratio(without: Floats, estimate: float) -> Ratio:
-    """Return the jackknife's pseudo-values as a mean of clusters, (G,), of infinite error when one cannot be had."""
+    """Return the jackknife's pseudo-values as a mean of clusters, (G,).
+
+    Its error is infinite if the statistic without a cluster is not finite.
+    """
     count = len(without)
     r = (count - 1) * (estimate - np.where(np.isfinite(without), without, estimate))
     error = math.sqrt(float((r**2).sum()) / count / (count - 1)) if np.isfinite(without).all() else math.inf

@@ -10,7 +10,10 @@ from harness.stats.arrays import np, special
 
 
 class ControlGap(NamedTuple):
-    """How far a training lies from the mean of its controls, and one-sided bounds at alpha each."""
+    """A training's distance from the mean of its controls.
+
+    The bounds are one-sided, at alpha each.
+    """
 
     estimate: float
     lower: float
@@ -18,10 +21,11 @@ class ControlGap(NamedTuple):
 
 
 def compare_with_controls(value: float, controls: Sequence[float], rows_error: float, alpha: float) -> ControlGap:
-    """Return how far a training's metric lies from the mean of at least two control trainings.
+    """Return the distance of a training's metric from its controls' mean.
 
-    The reach over trainings is Student's t of one more draw from where the controls are from, with their spread; that
-    over rows is a normal quantile of `rows_error`. They are squared and added, as for the seeds of a recipe.
+    There must be at least two control trainings. The reach over trainings is Student's t of one more draw from the
+    population of the controls, with their spread; the reach over rows is a normal quantile of `rows_error`. They are
+    squared and added, as for the seeds of a recipe.
     """
     k = len(controls)
     spread = math.sqrt(float(np.var(controls, ddof=1)) * (1 + 1 / k))
@@ -31,7 +35,7 @@ def compare_with_controls(value: float, controls: Sequence[float], rows_error: f
 
 
 def cluster_error(differences: Sequence[float], weights: Sequence[float], clusters: Sequence[str]) -> float:
-    """Return the standard error of a weighted mean of rows in clusters; of a single cluster it is infinite."""
+    """Return the standard error of a clustered weighted mean. Infinite for a single cluster."""
     total = math.fsum(weights)
     mean = math.fsum(w * d for w, d in zip(weights, differences, strict=True)) / total
     sums: dict[str, float] = {}

@@ -1,8 +1,8 @@
-"""Tests of rows that are in clusters of several kinds, none of them nested in another, such as documents and questions.
+"""Tests of rows in crossed clusters of several kinds.
 
-The variance of a mean is that of its clusters, summed over the kinds: whatever two rows have in common is in one of
-the sums, and nothing that is in both is taken out. Where few rows share a cluster of a kind that sum counts what rows
-have by themselves twice; so much of it is subtracted.
+No kind is nested in another, as with documents and questions. The variance of a mean is that of its clusters, summed
+over the kinds: a covariance of two rows is in at least one of the sums, and a part that is in two of them is not
+subtracted. Where few rows share a cluster of a kind, the rows' own variance is counted twice; that much is subtracted.
 """
 
 from __future__ import annotations
@@ -25,7 +25,11 @@ MIN_SHARED_WEIGHT = 0.01
 
 @dataclass(frozen=True)
 class CrossedMean:
-    """A mean in clusters of one kind, the share of rows that share one of them, and how much rests on few of these."""
+    """A mean in clusters of one kind.
+
+    `share` is the share of the weight in clusters of several rows, `crowding` the sum of the squared shares of these
+    clusters: how much rests on few of them.
+    """
 
     of: Ratio
     share: float
@@ -41,10 +45,11 @@ def crossed_t(
     *,
     support: Support | None = None,
 ) -> Test:
-    """Test a weighted mean Σwv/Σw against a number, of rows in clusters of several kinds; see `cluster_t`.
+    """Test a weighted mean Σwv/Σw of rows in crossed clusters.
 
-    The tests of the kind with fewest clusters have the error of `crossed_variance` in place of their own. Those of
-    another kind must agree where much rests on few of its clusters, which may be uneven or skewed as no sum tells.
+    See `cluster_t`. The tests of the kind with the fewest clusters use the error of `crossed_variance` in place of
+    their own. Those of another kind must agree where much rests on few of its clusters, since these may be uneven or
+    skewed in ways that no sum shows.
     """
     v, w = as_rows(values, weights, support)
     check_level(threshold, alpha)
@@ -66,12 +71,13 @@ def crossed_t(
 
 
 def crossed_variance(kinds: Sequence[CrossedMean], rows: Floats) -> Floats:
-    """Return the variance (...) of a mean of rows in clusters of several kinds, from that of each kind alone.
+    """Return the variance (...) of a mean of rows in crossed clusters.
 
-    The sum, without what rows have by themselves (variance `rows`) as often as it is in there too often: for each kind
-    but one, by the share of rows that are in a cluster of that kind alone, and never less than the largest of them.
-    With nothing subtracted it is an upper bound in expectation; with all of it, it is Cameron, Gelbach and Miller's
-    2011, Journal of Business and Economic Statistics 29:238.
+    It is the sum of the variances of each kind alone, less the rows' own variance `rows` as often as the sum counts it
+    too often: for each kind but that with the largest share of rows in shared clusters, by the share of rows that are
+    alone in their cluster. It is never less than the largest of the variances. With nothing subtracted it is an upper
+    bound in expectation; with all of it, it is Cameron, Gelbach and Miller's 2011, Journal of Business and Economic
+    Statistics 29:238.
     """
     variances, shares = [one.of.error**2 for one in kinds], [one.share for one in kinds]
     alone = sum(1 - share for share in shares) - (1 - max(shares))
@@ -93,7 +99,10 @@ def crossed_bootstrap(
     *,
     support: Support | None = None,
 ) -> Test:
-    """Test any statistic of rows in clusters of several kinds, by `cluster_bootstrap` with the sum of the variances."""
+    """Test any statistic of rows in crossed clusters.
+
+    `cluster_bootstrap` runs for each kind with the sum of the kinds' jackknife variances; the weakest result counts.
+    """
     errors = [jackknife_error(statistic, clusters) for clusters in clusterings]
     error = math.sqrt(sum(e**2 for e in errors))
     known = error if math.isfinite(error) and error > 0 else None
@@ -104,7 +113,10 @@ def crossed_bootstrap(
 
 
 def crossed_mean(v: Floats, w: Floats, clusters: Clusters | None) -> CrossedMean:
-    """Return the mean of rows, values (..., rows) and weights (rows,), in clusters."""
+    """Return a weighted mean of rows in clusters of one kind.
+
+    Values are (..., rows), weights (rows,). Without clusters each row is its own.
+    """
     groups, count = as_groups(clusters, v.shape[-1])
     member = np.zeros((count, v.shape[-1])) if v.ndim > 1 else None
     weight = sum_weights(groups, w, count)

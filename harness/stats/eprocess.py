@@ -24,10 +24,11 @@ FIRST_LOOK = 64  # rows
 
 
 def interim_sizes(rows: int) -> list[int]:
-    """Return after how many rows it is asked whether a claim is decided: 64, then twice as many each time, and all.
+    """Return the row counts of the interim analyses.
 
-    However one looks the risk is the same. The counts double, so that many machines find rows to answer between two of
-    them, and none can change a verdict; what is decided between two looks takes the rows up to the next.
+    They are 64, then twice as many each time, and all rows. The risk is the same for any schedule. Counts double so
+    that many machines find rows to answer between two analyses, and no machine can change a verdict; a claim decided
+    between two analyses takes the rows up to the next.
     """
     counts = [FIRST_LOOK]
     while counts[-1] < rows:
@@ -36,16 +37,16 @@ def interim_sizes(rows: int) -> list[int]:
 
 
 class EProcess:
-    """A claim θ > threshold about the mean of rows in a known range, larger is better, tested after every row.
+    """A sequential test of a claim θ > threshold about a mean.
 
-    One bet against θ <= threshold and one against θ >= threshold, each at alpha: the risk that either ever
-    crosses wrongly is alpha, however often one looks and whenever one stops. It is about the population the
-    rows come from; never mix it with a test of `hypothesis_tests` at the same alpha. It costs power: where
-    rows are not dear, a fixed number of them proves more.
+    Larger is better; the rows are in a known range, and the claim is tested after every row. One bet is against θ <=
+    threshold and one against θ >= threshold, each at alpha: the risk that either ever crosses wrongly is alpha, however
+    often one looks and whenever one stops. It is about the population the rows come from; never mix it with a test of
+    `hypothesis_tests` at the same alpha. It costs power: where rows are not dear, a fixed number of them proves more.
     """
 
     def __init__(self, threshold: float, alpha: float, support: Support | None, *, clustered: bool = False) -> None:
-        """Raise ValueError, with the reason, for what cannot be stopped early."""
+        """Raise ValueError, with the reason, if the test cannot stop early."""
         if clustered:
             raise ValueError("rows in clusters are not independent, so the test cannot stop early")
         if support is None or not all(math.isfinite(x) for x in support):
@@ -62,10 +63,11 @@ class EProcess:
         self._best: Floats = np.full((), -math.inf)  # and the highest it has been
 
     def update(self, values: Iterable[float]) -> Test:
-        """Add the next rows, in their order, and return the test of all so far; a crossing is never taken back.
+        """Add rows in their order and test all rows so far.
 
-        `p_pass` and `p_fail` look after every row, `lower` and `upper`, the confidence sequence's, after every update.
-        Where both have crossed, the earlier one counts. Raises ValueError on a value outside the range, or not finite.
+        A crossing is never taken back. `p_pass` and `p_fail` look after every row; `lower` and `upper`, the confidence
+        sequence's, after every update. If both sides have crossed, the earlier one counts. Raises ValueError for a
+        value outside the range or not finite, and if there are no rows.
         """
         values = list(values)
         low, high = self.support
@@ -90,7 +92,10 @@ class EProcess:
         return Test(math.fsum(self._rows) / n, lower, upper, p_pass, p_fail, "e-process", n)
 
     def _update_confidence_sequence(self, x: Floats, new: int) -> tuple[float, float]:
-        """Return the means between 0 and 1 that no bet has refuted after any of the updates, as an interval."""
+        """Update the confidence sequence; return its interval in [0, 1].
+
+        It holds the means that no bet has refuted after any of the updates.
+        """
         grid = np.arange(1, GRID_POINTS) / GRID_POINTS
         sides = np.stack([grid, 1 - grid])[..., None]
         for at in range(len(x) - new, len(x), BLOCK_ROWS):
@@ -104,16 +109,20 @@ class EProcess:
 
 
 def log_wealth(x: Floats, m: float) -> Floats:
-    """Return log wealth (..., rows) after each row of x (..., rows) in [0, 1], of bets that its mean is more than m.
+    """Return the log wealth of bets that the mean exceeds m.
 
-    K = mean over λ of Π(1 + λ(x - m)), λ = BETS/m: whatever the truth, one of these bets is nearly the best one. Each
-    product is a martingale if the mean is m, so their mean is, and exceeds 1/alpha with a chance of at most alpha.
+    There is one value (..., rows) after each row of x (..., rows) in [0, 1]. K = mean over λ of Π(1 + λ(x - m)), λ =
+    BETS/m: for any true mean, one of these bets is nearly the best one. Each product is a martingale if the mean is m,
+    so their mean is, and exceeds 1/alpha with a chance of at most alpha.
     """
     return _compute_log_mean_wealth(np.cumsum(_compute_log_bet_returns(x, m), -1))
 
 
 def _compute_log_bet_returns(x: Floats, m: Any) -> Floats:
-    """Return log(1 + λ(x - m)) of x (..., rows), (bets, ..., rows)."""
+    """Return log(1 + λ(x - m)) for each λ = BETS/m.
+
+    x is (..., rows), the result (bets, ..., rows).
+    """
     return np.stack([np.log1p(bet / m * (x - m)) for bet in BETS])
 
 

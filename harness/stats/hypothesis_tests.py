@@ -51,7 +51,10 @@ T_METHODS = (
 
 
 def compare_exact_value(value: float, threshold: float, n: int = 1) -> Test:
-    """Compare one exact number, such as a size counted over n rows, with its budget; on the budget is within it."""
+    """Compare an exact number with its budget; equality passes.
+
+    The number may be a size that was counted over n rows. Raises ValueError if either is not finite.
+    """
     require_finite("value", value)
     require_finite("threshold", threshold)
     met = value >= threshold

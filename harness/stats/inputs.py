@@ -1,4 +1,4 @@
-"""What a test is given: rows, weights, clusters and levels, checked before anything is computed."""
+"""Validation of rows, weights, clusters and levels, before any test."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ def as_rows(values: Sequence[float], weights: Sequence[float], support: Support 
 
 
 def as_groups(clusters: Iterable[Hashable] | None, n: int) -> tuple[Ints, int]:
-    """Return each row's cluster by its number, (rows,), and how many there are; without clusters each row is its own.
+    """Return each row's cluster number, (rows,), and the number of clusters.
 
-    Raises ValueError when there is not one cluster per row, or no row.
+    Without clusters each row is its own. Raises ValueError when there is not one cluster per row, or no row.
     """
     groups = np.arange(n) if clusters is None else number_clusters(clusters)
     if len(groups) != n or not n:
@@ -57,13 +57,16 @@ def sum_weights(groups: Ints, weights: Floats, count: int) -> Floats:
 
 
 def number_clusters(clusters: Iterable[Hashable]) -> Ints:
-    """Return the number of each cluster, from 0 in order of appearance."""
+    """Return each row's cluster number, from 0 in order of appearance."""
     numbers: dict[Hashable, int] = {}
     return np.array([numbers.setdefault(c, len(numbers)) for c in clusters], dtype=np.intp)
 
 
 def check_counts(n: float, *counts: float) -> None:
-    """Raise ValueError unless the counts are whole, and together at most the n rows."""
+    """Raise ValueError for counts that cannot be parts of n rows.
+
+    They must be whole, 0 or more, and together at most n, which must be at least 1.
+    """
     if not all(float(x).is_integer() for x in (n, *counts)) or n < 1:
         raise ValueError(f"counts must be integers of 1 or more rows; got {counts} of {n}")
     if min(counts) < 0 or sum(counts) > n:
@@ -71,7 +74,10 @@ def check_counts(n: float, *counts: float) -> None:
 
 
 def check_level(threshold: float, alpha: float) -> None:
-    """Raise ValueError unless the threshold is finite and alpha a one-sided level."""
+    """Raise ValueError for a non-finite threshold or an invalid level.
+
+    A one-sided alpha is more than 0 and at most 0.5.
+    """
     require_finite("threshold", threshold)
     if not 0 < alpha <= 0.5:
         raise ValueError(f"alpha is {alpha}; it must be more than 0 and at most 0.5")

@@ -34,11 +34,11 @@ def select_tests(
     of: Ratio, kind: Kind, alpha: float, *, discordance: Any = None, support: Support | None = None,
     near: float | None = None,
 ) -> list[MeanTest]:  # fmt: skip
-    """Return the tests of which the weakest counts at a level.
+    """Return the tests that must agree on a mean.
 
-    Of one data set there are more resamples where its p-value against `near` is close to alpha.
+    The weakest one counts. Of one data set there are more resamples where its p-value against `near` is close to alpha.
 
-    `kind` is what the rows are: in clusters and in a `support` one wide ("share"), differences of 0/1 rows in clusters
+    `kind` describes the rows: in clusters and in a `support` one wide ("share"), differences of 0/1 rows in clusters
     ("pairs", with the `discordance` of every data set), in any other `support` ("score"), or any others ("ratio").
     """
     if kind == "ratio" or support is None:
@@ -55,11 +55,12 @@ def select_tests(
 
 
 def unseen_rows_test(of: Ratio, support: Support) -> MeanTest:
-    """Return what independent rows prove where a disaster may be in the population that none of them showed.
+    """Return a test that allows for a disaster no row showed.
 
-    If a share of the worst possible value brings the mean down from m to the threshold, rows without it come with a
-    chance `unseen_chance`, and with so high a mean with the p-value of `skewed_t` against m. The p-value is the largest
-    product over m, with AGAIN for rows that did show a disaster and pass; it is at most that of the estimate as m.
+    The rows are independent, and the disaster may be in the population. If a share of the worst possible value brings
+    the mean down from m to the threshold, rows without it come with a chance `unseen_chance`, and with so high a mean
+    with the p-value of `skewed_t` against m. The p-value is the largest product over m, with AGAIN for rows that did
+    show a disaster and pass; it is at most that of the estimate as m.
     """
 
     def p(threshold: float) -> P:
@@ -94,14 +95,21 @@ def unseen_rows_test(of: Ratio, support: Support) -> MeanTest:
 
 
 def has_worst_row(of: Ratio, alpha: float, *, independent: bool) -> bool:
-    """Return whether `worst_row_test` may prove what `asked` cannot: of rows, and of clusters of other sizes."""
+    """Return whether `worst_row_test` may prove more than the others.
+
+    It may for independent rows and for clusters of unequal sizes, up to RESAMPLED_CLUSTERS of them; for the latter
+    alpha must be at least `ratio.MIN_RESAMPLED_LEVEL`.
+    """
     if of.clusters > RESAMPLED_CLUSTERS:
         return False
     return independent or (alpha >= ratio.MIN_RESAMPLED_LEVEL and bool((of.weights.max(-1) > of.weights.min(-1)).any()))
 
 
 def worst_row_test(of: Ratio, support: Support, alpha: float, near: float | None = None) -> MeanTest:
-    """Return the Bayesian bootstrap with a worst cluster; of clusters of other sizes it is no surer than `unseen`."""
+    """Return a Bayesian bootstrap test with a worst cluster.
+
+    For clusters of unequal sizes it is no surer than `rule_of_three.unseen_p`.
+    """
     median, unequal = _compute_median_cluster_mean(of)[0], np.asarray(of.weights.max(-1) > of.weights.min(-1))
     draw, p_of = partial(ratio.worst_rows, of, support), ratio.worst_mean_p
     drawn = draw() if near is None else ratio.draw_resamples(draw, partial(p_of, threshold=near), alpha)
@@ -122,7 +130,7 @@ def worst_row_test(of: Ratio, support: Support, alpha: float, near: float | None
 
 
 def _compute_median_cluster_mean(of: Ratio) -> tuple[Floats, Floats]:
-    """Return the median cluster's mean, (...), and the means of all, (..., G)."""
+    """Return the median cluster mean, (...), and all cluster means, (..., G)."""
     value = of.estimate[..., None] + of.residuals / of.weights
     return np.asarray(np.median(value, -1)), np.asarray(value)
 
@@ -178,14 +186,14 @@ def _choose_second_tests(
 
 
 def _correlate_sizes(weights: Floats, value: Floats) -> Floats:
-    """Return the correlation (...) of the sizes of clusters with their means, 0 where either does not vary."""
+    """Return the correlation (...) of cluster sizes and means. 0 if either does not vary."""
     x, y = weights - weights.mean(-1, keepdims=True), value - value.mean(-1, keepdims=True)
     scale = np.sqrt((x**2).sum(-1) * (y**2).sum(-1))
     return np.asarray((x * y).sum(-1) / np.where(scale > 0, scale, 1.0))
 
 
 def _restrict_test_to_data_sets(some: Any, test: MeanTest) -> MeanTest | None:
-    """Return a test of some data sets, which asks nothing of the others, or None where there are none."""
+    """Restrict a test to some data sets. The others get p-values of 0; None if there are none."""
 
     def p(threshold: float) -> P:
         up, down = test.p(threshold)
@@ -195,9 +203,10 @@ def _restrict_test_to_data_sets(some: Any, test: MeanTest) -> MeanTest | None:
 
 
 def _make_unseen_loss_test(of: Ratio, support: Support) -> MeanTest:
-    """Return what the clusters that agree with the median one allow: a disaster that none of them showed.
+    """Return a test that allows for a disaster no cluster showed.
 
-    Of clusters of other sizes what was lost is counted, too, and nothing else is assumed.
+    It rests on the clusters that agree with the median one. For clusters of unequal sizes the observed losses count,
+    too, and nothing else is assumed.
     """
     median, value = (
         np.clip(x, *support) for x in _compute_median_cluster_mean(of)
@@ -225,9 +234,10 @@ def make_p_function(
     independent: bool = False,
     support: Support = (0.0, 1.0),
 ) -> Callable[[float], P]:
-    """Return what gives p_pass and p_fail of every data set against a number, as `cluster_t` does one by one.
+    """Return a function for p_pass and p_fail of every data set.
 
-    `independent` clusters are rows, see `cluster_t`.
+    It takes a threshold, and tests as `cluster_t` does for one data set. `independent` clusters are rows, see
+    `cluster_t`.
     """
     known = None if kind == "ratio" else (-1.0, 1.0) if kind == "pairs" else support
     tests, varies = select_tests(of, kind, alpha, discordance=discordance, support=known), of.varies()

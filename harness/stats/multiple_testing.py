@@ -42,9 +42,10 @@ def attempt_alpha(alpha: float, attempt: int) -> float:
 
 
 def interim_levels(rows: Sequence[int], most: int, alpha: float) -> list[float]:
-    """Return the level of each look at so many rows, one after the other, of the `most` that there will ever be.
+    """Return the significance levels of successive interim analyses.
 
-    Raises ValueError unless each look has more rows than the one before, and none more than `most`.
+    `rows` are their total numbers of rows, `most` the rows that there will ever be. Raises ValueError unless each
+    analysis has more rows than the one before, and none more than `most`.
     """
     if not rows or rows[0] < 1 or rows[-1] > most or any(b <= a for a, b in pairwise(rows)):
         raise ValueError(f"sizes of interim analyses must increase, to at most {most} rows; got {list(rows)}")
@@ -81,7 +82,10 @@ def _compute_spending_levels(rows: tuple[int, ...], most: int, alpha: float) -> 
 def _advance_walk_density(
     grid: Sequence[tuple[float, float]], grown: float, time: float, bound: float
 ) -> list[tuple[float, float]]:
-    """Return how probable it is to be at each place below the bound now, by Simpson's rule."""
+    """Advance the density of the estimates that stay below the bound.
+
+    Returns places with their probabilities, weighted by Simpson's rule.
+    """
     low = -GRID_DEVIATIONS * math.sqrt(time)
     step = (bound - low) / DENSITY_POINTS
     places = [low + i * step for i in range(DENSITY_POINTS + 1)]

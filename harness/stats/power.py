@@ -1,8 +1,8 @@
-"""What a gate can prove, before any row is scored: power, the smallest margin, the rows needed.
+"""Power of a gate, its smallest margin, and the rows it needs.
 
-`truth`, `threshold` and `difference` are turned so that larger is better, as in `hypothesis_tests`; all at a
-one-sided level alpha. Independent 0/1 rows are summed over their outcomes here, all others are drawn many at
-once by `harness plan`.
+This is before any row is scored. `truth`, `threshold` and `difference` are turned so that larger is better, as in
+`hypothesis_tests`; all at a one-sided level alpha. Independent 0/1 rows are summed over their outcomes here, all others
+are drawn many at once by `harness plan`.
 """
 
 from __future__ import annotations
@@ -25,7 +25,10 @@ EXACT_ROWS, EXACT_COUNTS = 100, 60
 
 @lru_cache(maxsize=20_000)  # gates on equal rows are asked the same
 def share_power(truth: float, threshold: float, n: int, alpha: float) -> float:
-    """Return how often the exact binomial test proves a share of `truth` to be above `threshold` on n rows."""
+    """Return the power of the exact binomial test on n rows.
+
+    It is the chance that a share of `truth` is proven to be above `threshold`.
+    """
     if n < 1 or not 0 <= threshold < 1:
         return 0.0
     return float(distributions.binom.sf(min_right(n, threshold, alpha) - 1, n, truth))
@@ -33,10 +36,11 @@ def share_power(truth: float, threshold: float, n: int, alpha: float) -> float:
 
 @lru_cache(maxsize=20_000)
 def pairs_power(difference: float, margin: float, discordance: float, n: int, alpha: float) -> float:
-    """Return how often two paired shares that differ by `difference` are proven to differ by more than `-margin`.
+    """Return the power of the paired test on n 0/1 rows.
 
-    `discordance` is the share of rows on which they differ. Summed over the tables of outcomes that the gate's test,
-    McNemar's at margin 0 and else Tango's, proves it on.
+    It is the chance that a difference of `difference` is proven to be above `-margin`. `discordance` is the share of
+    rows on which the two differ. It is summed over the tables of outcomes on which the gate's test, McNemar's at margin
+    0 and else Tango's, proves it. Raises ValueError for a difference larger than the discordance.
     """
     if not abs(difference) <= discordance <= 1:
         raise ValueError(f"a difference of {difference:g} is impossible with a discordance of {discordance:g}")
@@ -49,15 +53,16 @@ def pairs_power(difference: float, margin: float, discordance: float, n: int, al
 
 
 def min_right(n: int, threshold: float, alpha: float) -> int:
-    """Return the fewest right answers of n that prove a share above `threshold`; n + 1 where none do."""
+    """Return the fewest right answers that prove a share above `threshold`. n + 1 if none do."""
     return int(distributions.binom.isf(alpha, n, threshold)) + 1
 
 
 def min_wins(changed: Ints, n: int, margin: float, alpha: float) -> Ints:
-    """Return the fewest wins, (k,), of numbers of `changed` rows (k,), of n, that prove a difference above `-margin`.
+    """Return the fewest wins that prove a difference above `-margin`.
 
-    changed + 1 where none do. Of more than EXACT_ROWS rows, and EXACT_COUNTS numbers, Tango's score is taken as normal,
-    which changes power by less than a point.
+    There is one number (k,) for each number of `changed` rows (k,) of n; changed + 1 if none do. Of more than
+    EXACT_ROWS rows, and EXACT_COUNTS numbers, Tango's score is taken as normal, which changes power by less than a
+    point.
     """
     if margin == 0:
         return shares.min_mcnemar_wins(changed, n, alpha)
@@ -71,7 +76,10 @@ def min_wins(changed: Ints, n: int, margin: float, alpha: float) -> Ints:
 
 @lru_cache(maxsize=20_000)
 def _find_min_exact_wins(changed: int, wins: int, n: int, margin: float, alpha: float) -> int:
-    """Return the fewest wins that prove it by Tango's exact distribution, from those by the normal one."""
+    """Return the fewest wins significant by Tango's exact distribution.
+
+    The search starts from `wins`, those by the normal one.
+    """
 
     def proves(w: int) -> bool:
         return bool(is_significant(tango.exact_p(w, changed - w, n, -margin)[0], alpha))
@@ -84,9 +92,11 @@ def _find_min_exact_wins(changed: int, wins: int, n: int, margin: float, alpha: 
 
 
 def mean_power(truth: float, threshold: float, spread: float, n: int, alpha: float) -> float:
-    """Return how often the t-test proves a mean of `truth` to be above `threshold` on n rows, or clusters.
+    """Return the power of the one-sided t-test of a mean.
 
-    `spread` is the standard deviation of what one of them says. Noncentral t: Johnson, Welch 1940, Biometrika 31:362.
+    It is the chance that a mean of `truth` is proven to be above `threshold` on n rows or clusters. `spread` is the
+    standard deviation of a single one; raises ValueError unless it is positive. Noncentral t: Johnson, Welch 1940,
+    Biometrika 31:362.
     """
     if n < 2:
         return 0.0
@@ -97,15 +107,19 @@ def mean_power(truth: float, threshold: float, spread: float, n: int, alpha: flo
 
 
 def design_effect(sizes: Sequence[int], icc: float) -> float:
-    """Return by how much clusters of these sizes multiply the rows needed, at an intra-class correlation.
+    """Return the factor by which clusters increase the rows needed.
 
-    1 + (Σm²/Σm - 1)·icc. Source: Kish 1965, Survey Sampling, 8.2; the mean size where sizes vary is the rows'.
+    1 + (Σm²/Σm - 1)·icc for clusters of sizes m and an intra-class correlation. Source: Kish 1965, Survey Sampling,
+    8.2; if sizes vary, the mean size is that over rows.
     """
     return 1 + (sum(m * m for m in sizes) / sum(sizes) - 1) * icc
 
 
 def search_power(power: Callable[[float], float], least: float, most: float) -> float | None:
-    """Return where a growing power becomes POWER, to 1e-5 of `most`; None when that is not enough."""
+    """Return the argument at which increasing power reaches DEFAULT_POWER.
+
+    It is searched between `least` and `most`, to 1e-5 of `most`; None if even `most` has less power.
+    """
     if power(most) < DEFAULT_POWER:
         return None
     low, high = least, most
@@ -116,8 +130,10 @@ def search_power(power: Callable[[float], float], least: float, most: float) -> 
 
 
 def search_rows(power: Callable[[float], float], start: int = 2) -> int | None:
-    """Return the fewest rows whose power is POWER, where it grows with rows, searched from `start`; None
-    above MOST_ROWS."""
+    """Return the fewest rows with a power of DEFAULT_POWER.
+
+    Power must grow with rows; the search begins at `start`. None above MOST_ROWS.
+    """
     high = max(start, 2)
     while power(high) < DEFAULT_POWER:
         high *= 2
@@ -133,7 +149,7 @@ def search_rows(power: Callable[[float], float], start: int = 2) -> int | None:
 
 
 def normal_deviate(distance: float, error: float, alpha: float) -> float:
-    """Return the power, as a normal deviate, of an estimate with a normal error, `distance` above its bound."""
+    """Return a normal estimate's power as a normal deviate. The estimate is `distance` above its bound."""
     return distance / error - NormalDist().inv_cdf(1 - alpha)
 
 
@@ -143,7 +159,7 @@ def search_with_correction(
     drawn: Callable[[float], float],
     steps: int = 3,
 ) -> float | None:
-    """Return what `search` finds on a formula that was moved to where it agrees with power that was `drawn`.
+    """Run `search` on a formula shifted to agree with simulated power.
 
     The formula gives normal deviates. Power takes long to draw, so it is drawn only where the formula points.
     """
@@ -160,5 +176,5 @@ def search_with_correction(
 
 
 def power_to_deviate(power: float, least: float = 1e-15) -> float:
-    """Return a power as a normal deviate, not beyond that of `least`."""
+    """Return power as a normal deviate, clipped to that of `least`."""
     return NormalDist().inv_cdf(min(max(power, least), 1 - least))

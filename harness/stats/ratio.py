@@ -48,18 +48,19 @@ class Ratio:
         return int(self.weights.shape[-1])
 
     def varies(self) -> Bools:
-        """Return which data sets have clusters that differ by more than rounding."""
+        """Return which data sets have clusters that differ beyond rounding."""
         scale = np.abs(self.estimate[..., None] * self.weights) + np.abs(self.residuals)
         return np.asarray(np.abs(self.residuals).max(-1) > 1e-12 * scale.max(-1))
 
 
 def estimate_ratio(sums: Floats, weights: Floats) -> Ratio:
-    """Return Σs/Σw of sums and weights (..., G), at least two of positive weight, with its jackknife error.
+    """Return the ratio Σs/Σw with its jackknife error.
 
-    error² = (G-1)/G·Σ(r/(1-h))²/(Σw)² with r = s - w·estimate and h = w/Σw; for clusters of equal weight
-    G/(G-1)·Σr²/(Σw)², statsmodels' cluster-robust one. Source: MacKinnon, Nielsen, Webb 2023, Journal of Econometrics
-    232:272 (CV3), which recommends it for few or uneven clusters. The skewness is Σr³'s, unbiased for normal data.
-    Clusters are sorted by weight and sum, so that no number depends on the order in which they came.
+    Sums and weights are (..., G), at least two of positive weight. error² = (G-1)/G·Σ(r/(1-h))²/(Σw)² with r = s -
+    w·estimate and h = w/Σw; for clusters of equal weight G/(G-1)·Σr²/(Σw)², statsmodels' cluster-robust one. Source:
+    MacKinnon, Nielsen, Webb 2023, Journal of Econometrics 232:272 (CV3), which recommends it for few or uneven
+    clusters. The skewness is Σr³'s, unbiased for normal data. Clusters are sorted by weight and sum, so that no number
+    depends on the order in which they came.
     """
     count = sums.shape[-1]
     total = weights.sum(-1)
@@ -75,14 +76,17 @@ def estimate_ratio(sums: Floats, weights: Floats) -> Ratio:
 
 
 def _compute_skewness(residuals: Floats) -> Floats:
-    """Return the skewness (...) of residuals (..., G), 0 where none varies."""
+    """Return the skewness (...) of residuals (..., G). 0 if none varies."""
     square = (residuals**2).mean(-1)
     known = square > 0
     return np.asarray(np.where(known, (residuals**3).mean(-1) / np.where(known, square, 1.0) ** 1.5, 0.0))
 
 
 def _sort_residuals_by_weight(residuals: Floats, weights: Floats, sign: Floats) -> tuple[Floats, Floats]:
-    """Return residuals and weights (..., G) by weight, and by residual, those of a sign (...) the other way round."""
+    """Sort residuals and weights (..., G) by weight, then by residual.
+
+    Residuals are descending for data sets with a sign (...) of -1.
+    """
     if (weights == weights.flat[0]).all():
         return sign[..., None] * np.sort(sign[..., None] * residuals, -1), weights
     order = np.lexsort(np.broadcast_arrays(sign[..., None] * residuals, weights))
@@ -92,15 +96,16 @@ def _sort_residuals_by_weight(residuals: Floats, weights: Floats, sign: Floats) 
 
 
 def stretch_residuals(of: Ratio, variance: Floats) -> Ratio:
-    """Return the same with residuals as large as a variance (...) of the estimate has them, which is above 0."""
+    """Stretch residuals to a given variance (...) of the estimate. It must be above 0."""
     factor = np.sqrt(variance) / np.where(of.error > 0, of.error, 1.0)
     return replace(of, error=np.sqrt(variance), residuals=of.residuals * factor[..., None])
 
 
 def draw_resamples(draw: Callable[[int], Floats], p: Callable[[Floats], tuple[Floats, Floats]], alpha: float) -> Floats:
-    """Return batches of resamples (..., B), more of them while a p-value is too near to alpha to be told from it.
+    """Draw batches of resamples (..., B) until the p-values are decided.
 
-    `draw` makes the batch of a number. It ends where the standard error of a p-value is below MAX_P_ERROR.
+    `draw` makes the batch of a given number. Drawing ends once both p-values can be told from alpha, or have a standard
+    error below MAX_P_ERROR.
     """
     drawn = [draw(0)]
     while (error := math.sqrt(alpha * (1 - alpha) / sum(d.shape[-1] for d in drawn))) > MAX_P_ERROR:
@@ -123,7 +128,7 @@ def skewed_t(of: Ratio, threshold: float) -> tuple[Floats, Floats]:
 
 
 def skewed_bounds(of: Ratio, alpha: float) -> Bounds:
-    """Return the one-sided bounds at alpha each that invert `skewed_t`, of one data set."""
+    """Return the one-sided bounds that invert `skewed_t`. They are at alpha each, of one data set."""
     critical = -float(special.stdtrit(of.clusters - 1, alpha))
     estimate, error, a = float(of.estimate), float(of.error), float(of.skew)
 
@@ -136,16 +141,16 @@ def skewed_bounds(of: Ratio, alpha: float) -> Bounds:
 def guarded_t(
     of: Ratio, threshold: float, least: Any = GUARD_FLOOR, steep: Any = GUARD_SLOPE, *, alike: Any = None
 ) -> tuple[Floats, Floats]:
-    """Return p_pass and p_fail of Σs/Σw against a number, where a tail may hide what the clusters do not show.
+    """Return p_pass and p_fail of Σs/Σw, guarded against an unseen tail.
 
-    The cluster that speaks most against the claim is counted κ times more, then Student's t with the error of `ratio`
-    and Pan and Wall's 2002 degrees of freedom, Statistics in Medicine 21:1429.
-    κ = least + steep·τ/√(n - GUARD_CLUSTERS), at most GUARD_CEILING, with n = `effective_clusters` and τ ≥ 0 the
-    L-skewness of r/√w towards the bad side (Hosking 1990, Journal of the Royal Statistical Society B 52:105), which one
-    large row does not rule as it does a skewness. With `alike` a cluster is taken to be at least as large as that of a
-    random row, Σw²/Σw, so that what a small one showed may happen to a large one: wholly where rows of a cluster are
-    alike (1), by as much less as means of more rows vary less where their correlation is below 1. The constants are
-    chosen by simulation, docs/explanation/statistics.md; we know no publication of it.
+    The cluster that contradicts the claim most is counted κ times more, then Student's t with the error of `ratio` and
+    Pan and Wall's 2002 degrees of freedom, Statistics in Medicine 21:1429. κ = least + steep·τ/√(n - GUARD_CLUSTERS),
+    at most GUARD_CEILING, with n = `effective_clusters` and τ ≥ 0 the L-skewness of r/√w towards the bad side (Hosking
+    1990, Journal of the Royal Statistical Society B 52:105), which one large row does not rule as it does a skewness.
+    With `alike` a cluster is taken to be at least as large as that of a random row, Σw²/Σw, so that a small cluster's
+    loss may happen to a large one: wholly where rows of a cluster are alike (1), by as much less as means of more rows
+    vary less where their correlation is below 1. The constants are chosen by simulation,
+    docs/explanation/statistics.md; we know no publication of it.
     """
     p = []
     for sign in (1, -1):
@@ -157,7 +162,7 @@ def guarded_t(
 def guarded_bounds(
     of: Ratio, alpha: float, least: Any = GUARD_FLOOR, steep: Any = GUARD_SLOPE, *, alike: Any = None
 ) -> Bounds:
-    """Return the one-sided bounds at alpha each that invert `guarded_t`, of one data set."""
+    """Return the one-sided bounds that invert `guarded_t`. They are at alpha each, of one data set."""
     (low, below, df_low), (high, above, df_high) = (
         _estimate_with_worst_repeated(of, sign, least, steep, alike) for sign in (1, -1)
     )
@@ -169,7 +174,10 @@ def guarded_bounds(
 def _estimate_with_worst_repeated(
     of: Ratio, sign: int, least: Any, steep: Any, alike: Any
 ) -> tuple[Floats, Floats, Floats]:
-    """Return estimate, error and degrees of freedom with the cluster that is worst for `sign` counted once more."""
+    """Return estimate, error and degrees of freedom for `guarded_t`.
+
+    The cluster that is worst for `sign` is counted κ times more.
+    """
     r, w, total = of.residuals, np.broadcast_to(of.weights, of.residuals.shape), of.weights.sum(-1, keepdims=True)
     tail = np.clip(l_skewness(-sign * r / np.sqrt(w)), 0.0, 1.0)
     more = np.minimum(
@@ -194,9 +202,10 @@ def _estimate_with_worst_repeated(
 
 
 def pan_wall(of: Ratio) -> Floats:
-    """Return Pan and Wall's 2002 degrees of freedom of the error, Statistics in Medicine 21:1429, at most G - 1.
+    """Return Pan and Wall's degrees of freedom of the error.
 
-    2·E(V)²/Var(V) of V = Σa², a the jackknife's residuals: few where few clusters hold all that varies.
+    2·E(V)²/Var(V) of V = Σa², a the jackknife's residuals, at most G - 1: few where few clusters hold all the
+    variation. Source: Pan, Wall 2002, Statistics in Medicine 21:1429.
     """
     square = (of.residuals / (1 - of.weights / of.weights.sum(-1, keepdims=True))) ** 2
     spread = ((square - square.mean(-1, keepdims=True)) ** 2).sum(-1)
@@ -209,9 +218,10 @@ def _compute_degrees_of_freedom(variance: Floats, spread: Floats, count: Any) ->
 
 
 def bound_correlation(of: Ratio, variance: Floats) -> Floats:
-    """Return an upper bound (...) of the correlation of rows of a cluster, two standard errors above the estimate.
+    """Return an upper bound (...) of the intra-cluster correlation.
 
-    Of rows with a variance (...) and weight 1: Σr² is variance·((1 - ρ)Σw + ρΣw²) on average.
+    It is two standard errors above the estimate, for rows with a variance (...) and weight 1: Σr² is variance·((1 -
+    ρ)Σw + ρΣw²) on average.
     """
     w, square = np.broadcast_to(of.weights, of.residuals.shape), of.residuals**2 / np.maximum(variance, 1e-9)[..., None]
     more = np.maximum((w * (w - 1)).sum(-1), 1e-9)
@@ -226,22 +236,27 @@ def effective_clusters(weights: Floats) -> Floats:
 
 
 def are_uneven(weights: Floats) -> Bools:
-    """Return where the clusters count as fewer than EVEN of their number: a few of them rule the mean and its error."""
+    """Return whether few clusters dominate the mean and its error.
+
+    That is where the effective number of clusters is below MIN_EVENNESS of their number.
+    """
     return np.asarray(effective_clusters(weights) < MIN_EVENNESS * weights.shape[-1])
 
 
 def has_few_drawn_sizes(counted_as: float | None) -> bool:
-    """Return whether uneven clusters that count as so many even ones keep no level of 6 % where sizes are drawn, too.
+    """Return whether the effective number of uneven clusters is too small.
 
-    7.1 % at 30 clusters of lognormal(0.8) size that lose in proportion to it (bench/dependence_rates.py).
+    Below MIN_EFFECTIVE_CLUSTERS they keep no level of 6 % where sizes are drawn, too: 7.1 % at 30 clusters of
+    lognormal(0.8) size that lose in proportion to it (bench/dependence_rates.py).
     """
     return counted_as is not None and counted_as < MIN_EFFECTIVE_CLUSTERS
 
 
 def l_skewness(x: Floats) -> Floats:
-    """Return the sample L-skewness (...) of x (..., n), from -1 to 1 (0: symmetric, 1/3: exponential); 1 of two values.
+    """Return the sample L-skewness (...) of x (..., n).
 
-    Hosking 1990, Journal of the Royal Statistical Society B 52:105, unbiased probability-weighted moments.
+    It is from -1 to 1 (0: symmetric, 1/3: exponential), and 1 for fewer than three values. Source: Hosking 1990,
+    Journal of the Royal Statistical Society B 52:105, unbiased probability-weighted moments.
     """
     n = x.shape[-1]
     if n < 3:
@@ -254,11 +269,12 @@ def l_skewness(x: Floats) -> Floats:
 
 
 def share_t(of: Ratio, threshold: float, low: float = 0.0) -> tuple[Floats, Floats]:
-    """Return p_pass and p_fail of a share of 0/1 rows in clusters against a number (both from `low`, for a share - 1).
+    """Return p_pass and p_fail of a share of clustered 0/1 rows.
 
-    Wilson's score on the rows that would have the same error if they were independent, n* = p(1 - p)/error², with
-    Student's t(G - 1) for the normal quantile. n* is Korn and Graubard's 1998, Survey Methodology 24:193; Wilson's
-    score on it Franco, Little, Louis, Slud 2019, Journal of Survey Statistics and Methodology 7:334.
+    The share and its threshold are counted from `low`, -1 for a share less 1. Wilson's score on the rows that would
+    have the same error if they were independent, n* = p(1 - p)/error², with Student's t(G - 1) for the normal quantile.
+    n* is Korn and Graubard's 1998, Survey Methodology 24:193; Wilson's score on it Franco, Little, Louis, Slud 2019,
+    Journal of Survey Statistics and Methodology 7:334.
     """
     p0, (p, n) = threshold - low, _compute_effective_share_rows(of, low)
     spread = math.sqrt(max(p0 * (1 - p0), 0.0))
@@ -268,7 +284,7 @@ def share_t(of: Ratio, threshold: float, low: float = 0.0) -> tuple[Floats, Floa
 
 
 def share_bounds(of: Ratio, alpha: float, low: float = 0.0) -> Bounds:
-    """Return the one-sided bounds at alpha each that invert `share_t`, of one data set."""
+    """Return the one-sided bounds that invert `share_t`. They are at alpha each, of one data set."""
     p, n = (float(x) for x in _compute_effective_share_rows(of, low))
     square = float(special.stdtrit(of.clusters - 1, alpha)) ** 2 / n
     centre, reach = p + square / 2, math.sqrt(square * (p * (1 - p) + square / 4))
@@ -282,37 +298,41 @@ def _compute_effective_share_rows(of: Ratio, low: float) -> tuple[Floats, Floats
 
 
 def pairs_t(of: Ratio, threshold: float, discordance: Any) -> tuple[Floats, Floats]:
-    """Return p_pass and p_fail of a difference of paired shares in clusters: Tango's score on the effective rows.
+    """Return p_pass and p_fail of a clustered difference of paired shares.
 
-    As many as would have the same error if they were independent, (discordance - difference²)/error², and
-    Student's t with `pan_wall`'s degrees of freedom for the normal distribution, since few clusters hold all rows that
-    differ; `share_t`'s idea, of which we know no publication.
+    Tango's score on the effective rows: as many as would have the same error if they were independent, (discordance -
+    difference²)/error². Student's t with `pan_wall`'s degrees of freedom replaces the normal distribution, since few
+    clusters hold all rows that differ; `share_t`'s idea, for which we know no publication.
     """
     z, df = tango.score_statistic(*_compute_effective_pair_counts(of, discordance), threshold), pan_wall(of)
     return special.stdtr(df, -z), special.stdtr(df, z)
 
 
 def pairs_bounds(of: Ratio, alpha: float, discordance: float) -> Bounds:
-    """Return the one-sided bounds at alpha each that invert `pairs_t`, of one data set."""
+    """Return the one-sided bounds that invert `pairs_t`. They are at alpha each, of one data set."""
     wins, losses, n = (float(x) for x in _compute_effective_pair_counts(of, discordance))
     reach = -float(special.stdtrit(pan_wall(of), alpha))
     return Bounds(tango.invert_statistic(wins, losses, n, reach), tango.invert_statistic(wins, losses, n, -reach))
 
 
 def _compute_effective_pair_counts(of: Ratio, discordance: Any) -> tuple[Floats, Floats, Floats]:
-    """Return how many independent rows won, lost, and all in all have the same difference and error."""
+    """Return effective numbers of wins, losses and rows.
+
+    That many independent rows have the same difference and error.
+    """
     variance = np.maximum(discordance - of.estimate**2, 1e-12)
     n = variance / np.where(of.error > 0, of.error, 1.0) ** 2
     return n * (discordance + of.estimate) / 2, n * (discordance - of.estimate) / 2, n
 
 
 def bootstrap_t(of: Ratio, batch: int = 0) -> Floats:
-    """Return the studentised deviations of a batch of resampled clusters from the estimate, (..., RESAMPLES).
+    """Return studentised deviations of resampled clusters from the estimate.
 
-    The reference distribution of (estimate - truth)/error that the clusters themselves suggest; second-order
-    correct for skewness. Infinite where all drawn clusters agree but not on the estimate, NaN where there
-    is nothing to say. Source: Efron, Tibshirani 1993, An Introduction to the Bootstrap, 12.5; for clusters
-    Cameron, Gelbach, Miller 2008, Review of Economics and Statistics 90:414.
+    A batch is (..., RESAMPLES), with one more in all but the first. This is the reference distribution of (estimate -
+    truth)/error that the clusters themselves suggest; second-order correct for skewness. Infinite where all drawn
+    clusters agree but not on the estimate, NaN where nothing can be said. Source: Efron, Tibshirani 1993, An
+    Introduction to the Bootstrap, 12.5; for clusters Cameron, Gelbach, Miller 2008, Review of Economics and Statistics
+    90:414.
     """
     count = of.clusters
     drawn = _draw_cached_cluster_counts(count) if not batch else _draw_cluster_counts_of_batch(count, batch)
@@ -342,14 +362,14 @@ def bootstrap_t(of: Ratio, batch: int = 0) -> Floats:
 
 
 def bootstrap_p(of: Ratio, drawn: Floats, threshold: float) -> tuple[Floats, Floats]:
-    """Return p_pass and p_fail from the `drawn` deviations; ties and NaN count against both."""
+    """Return p_pass and p_fail from `drawn` deviations. Ties and NaN count against both."""
     t = ((of.estimate - threshold) / np.where(of.error > 0, of.error, 1.0))[..., None]
     size = drawn.shape[-1] + 1
     return (1 + (~(drawn < t)).sum(-1)) / size, (1 + (~(drawn > t)).sum(-1)) / size
 
 
 def bootstrap_bounds(of: Ratio, drawn: Floats, alpha: float) -> Bounds:
-    """Return the one-sided bounds at alpha each that invert `bootstrap_p`, of one data set."""
+    """Return the one-sided bounds that invert `bootstrap_p`. They are at alpha each, of one data set."""
     allowed = math.floor(alpha * (len(drawn) + 1) + 1e-9) - 1
     if allowed < 0:
         return Bounds(-math.inf, math.inf)
@@ -360,15 +380,14 @@ def bootstrap_bounds(of: Ratio, drawn: Floats, alpha: float) -> Bounds:
 
 
 def worst_rows(of: Ratio, support: tuple[float, float], batch: int = 0) -> Floats:
-    """Return a batch of means of the clusters, or of independent rows, with the worst one for either side.
+    """Return a batch of resampled means that include a worst cluster.
 
-    (2, ..., RESAMPLES), for a mean in a known range.
-    The Bayesian bootstrap (Rubin 1981, Annals of Statistics 9:130) with one more cluster, the worst possible, as large
-    as the largest. For 0/1 rows it is Clopper and Pearson's test, and where no cluster varies nearly
-    `rule_of_three.unseen_p`. That it is never wrong more than alpha of the time is Gaffke's conjecture of
-    w·(v - threshold), unproven but without a
-    counterexample: Learned-Miller, Thomas 2019, arXiv:1905.06208. Where disasters are rare it proves what `skewed_t`
-    cannot.
+    It is (2, ..., RESAMPLES), with one more in all but the first batch: for either side of a mean of clusters, or of
+    independent rows, in a known range. The Bayesian bootstrap (Rubin 1981, Annals of Statistics 9:130) with one more
+    cluster, the worst possible, as large as the largest. For 0/1 rows it is Clopper and Pearson's test, and where no
+    cluster varies nearly `rule_of_three.unseen_p`. That it is never wrong more than alpha of the time is Gaffke's
+    conjecture of w·(v - threshold), unproven but without a counterexample: Learned-Miller, Thomas 2019,
+    arXiv:1905.06208. Where disasters are rare it proves more than `skewed_t` can.
     """
     drawn = worst_row_draws(of.clusters, batch)
     worst = of.weights.max(-1)[..., None] * drawn[0]
@@ -382,13 +401,13 @@ def worst_rows(of: Ratio, support: tuple[float, float], batch: int = 0) -> Float
 
 
 def worst_mean_p(means: Floats, threshold: Any) -> tuple[Floats, Floats]:
-    """Return p_pass and p_fail from `worst_rows` against a number, or one of each data set (...)."""
+    """Return p_pass and p_fail from the means of `worst_rows`. `threshold` is one number, or one a data set (...)."""
     (low, high), size, limit = means, means.shape[-1] + 1, np.asarray(threshold)[..., None]
     return (1 + (low <= limit).sum(-1)) / size, (1 + (high >= limit).sum(-1)) / size
 
 
 def worst_mean_bounds(means: Floats, alpha: float, support: tuple[float, float]) -> Bounds:
-    """Return the one-sided bounds at alpha each that invert `worst_mean_p`, of one data set."""
+    """Return the one-sided bounds that invert `worst_mean_p`. They are at alpha each, of one data set."""
     low, high = means
     allowed = math.floor(alpha * (low.shape[-1] + 1) + 1e-9) - 1
     return (
@@ -398,7 +417,10 @@ def worst_mean_bounds(means: Floats, alpha: float, support: tuple[float, float])
 
 @lru_cache(maxsize=4)
 def worst_row_draws(count: int, batch: int = 0) -> Floats:
-    """Return weights of the worst cluster and of `count`, uniform on those that sum to 1: (count + 1, RESAMPLES)."""
+    """Draw weights of the worst cluster and of `count` others.
+
+    They are (count + 1, RESAMPLES), with one more in all but the first batch, and uniform on those that sum to 1.
+    """
     drawn = np.random.default_rng(_make_seed(count, 1, batch)).exponential(size=(count + 1, RESAMPLES + bool(batch)))
     weights: Floats = drawn / drawn.sum(0)
     weights.setflags(write=False)
@@ -414,7 +436,10 @@ def _draw_cached_cluster_counts(count: int) -> Floats:
 
 
 def _draw_cluster_counts_of_batch(count: int, batch: int) -> Floats:
-    """Return the same of a batch, of which all but the first have one more: so many and one are round."""
+    """Return a batch of `_draw_cached_cluster_counts`.
+
+    All batches but the first have one more resample: so many and one, a p-value's denominator, are round.
+    """
     rng = np.random.default_rng(_make_seed(count, 2, batch))
     drawn: Floats = rng.multinomial(count, [1 / count] * count, size=RESAMPLES + bool(batch)).T.astype(np.float64)
     return drawn

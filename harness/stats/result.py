@@ -1,4 +1,4 @@
-"""What a test of a claim returns, and how those that must agree are combined."""
+"""Results of tests, and the combination of tests that must agree."""
 
 from __future__ import annotations
 
@@ -46,7 +46,10 @@ def to_floats(pair: tuple[Floats, Floats]) -> PValues:
 
 
 def combine_weakest(parts: Sequence[Judged], support: Support | None) -> Judged:
-    """Return what all tests agree on: the wider bounds, inside the support, and the larger p-values."""
+    """Combine tests that must agree.
+
+    Returns the wider bounds, inside the support, and the larger p-values.
+    """
     lower, upper = min(p[0] for p in parts), max(p[1] for p in parts)
     if support:
         lower, upper = max(lower, support[0]), min(upper, support[1])
@@ -54,7 +57,7 @@ def combine_weakest(parts: Sequence[Judged], support: Support | None) -> Judged:
 
 
 def equal_values_test(value: float, weights: Floats, threshold: float, alpha: float, support: Support | None) -> Judged:
-    """Return what clusters show that all have the same value, weights (G,); see `unseen`."""
+    """Test clusters that all have the same value. Weights are (G,); see `rule_of_three.unseen_p`."""
     if support is None:
         return -math.inf, math.inf, 1.0, 1.0
     return (

@@ -1,7 +1,8 @@
-"""What none or few of some clusters showed, and how often such clusters would come from a population that is worse.
+"""Tests for losses that few or none of the clusters showed.
 
-Clusters are independent, their weights are given, and nothing else is assumed: each may lose what it likes, as often as
-it likes, so that the largest clusters are those that the worst population loses.
+They ask how often such clusters would come from a population that is worse. Clusters are independent, their weights are
+given, and nothing else is assumed: each may lose any part of its weight, as often as it likes, so that the largest
+clusters are those that the worst population loses.
 """
 
 from __future__ import annotations
@@ -21,11 +22,11 @@ CHUNK_VALUES = 1 << 20  # numbers that are computed in one go
 def unseen_p(
     value: Any, weights: Any, threshold: float, support: Support | None, lost: Any = (0.0, 0.0)
 ) -> tuple[Any, Any]:
-    """Return p_pass and p_fail of a mean where clusters have one value, but for what few `lost`; 1 without a support.
+    """Return p_pass and p_fail of clusters with almost one value.
 
     `value` (...), `weights` (..., G). `lost` holds the shares of the weight below and above the value, (...) each, as
-    shares of what could be lost or won there. If the mean were at most the threshold, a share u = (value - threshold) /
-    (value - lowest) would be lost on average, and no more than `lost` was.
+    shares of the most that could be lost or won there. If the mean were at most the threshold, a share u = (value -
+    threshold) / (value - lowest) would be lost on average, and no more than `lost` was. Both are 1 without a support.
     """
     value = np.asarray(value, dtype=np.float64)
     if support is None:
@@ -39,7 +40,7 @@ def unseen_p(
 def unseen_bounds(
     value: float, weights: Floats, alpha: float, support: Support, lost: tuple[float, float] = (0.0, 0.0)
 ) -> Bounds:
-    """Return the one-sided bounds at alpha each that invert `p`, of one data set."""
+    """Return the one-sided bounds that invert `unseen_p`. They are at alpha each, of one data set."""
     low, high = support
     least = _find_largest_lost_share(weights, lost[0], alpha)
     most = _find_largest_lost_share(weights, lost[1], alpha) if lost[1] != lost[0] else least
@@ -47,12 +48,12 @@ def unseen_bounds(
 
 
 def unseen_chance(weights: Any, lost: Any, share: Any) -> Floats:
-    """Return how often clusters lose at most a share `lost` of their weight if they lose `share` of it on average.
+    """Return the chance that clusters lose at most a share `lost`.
 
-    At most so often, whatever each loses of its own weight: Chernoff's bound with the largest moments that a mean
-    allows (Hoeffding 1963, Journal of the American Statistical Association 58:13, lemma 1), the means being those that
-    make it largest, which fill up from the largest cluster. Exact where nothing is lost; of equal weights that is
-    (1 - share)^G (Hanley, Lippman-Hand 1983, JAMA 249:1743).
+    They lose `share` of their weight on average. It is an upper bound, whichever part of its own weight each loses:
+    Chernoff's bound with the largest moments that a mean allows (Hoeffding 1963, Journal of the American Statistical
+    Association 58:13, lemma 1), the means being those that make it largest, which fill up from the largest cluster.
+    Exact where nothing is lost; of equal weights that is (1 - share)^G (Hanley, Lippman-Hand 1983, JAMA 249:1743).
     """
     lost, share = np.broadcast_arrays(np.asarray(lost, dtype=np.float64), np.asarray(share, dtype=np.float64))
     w = np.broadcast_to(np.asarray(weights, dtype=np.float64), (*share.shape, np.shape(weights)[-1]))
@@ -75,16 +76,19 @@ def unseen_chance(weights: Any, lost: Any, share: Any) -> Floats:
 
 
 def _iterate_tilts(w: Floats) -> Iterator[tuple[Floats, Floats]]:
-    """Yield Chernoff's tilts (T, 1), so many in one go, and their heights (T, n, G) of falling weights (n, G)."""
+    """Yield Chernoff's tilts (T, 1) and their heights (T, n, G).
+
+    A chunk has about CHUNK_VALUES heights. Weights (n, G) are descending.
+    """
     tilts = np.geomspace(*TILTS)[:, None]
     for some in np.array_split(tilts, min(len(tilts), 1 + tilts.size * w.size // CHUNK_VALUES)):
         yield some, w / -np.expm1(-some[..., None] * w)
 
 
 def _compute_max_log_level_ratio(heights: Floats, need: Floats) -> Floats:
-    """Return the log of the largest Π(level / height) over heights above a level, which they exceed by `need` in all.
+    """Return the log of the largest Π(level / height) above a level.
 
-    `heights` (..., n, G) fall, `need` (n,).
+    Heights above it exceed it by `need` in all. `heights` (..., n, G) are descending, `need` is (n,).
     """
     level = (np.cumsum(heights, -1) - need[:, None]) / np.arange(1, heights.shape[-1] + 1)
     last = np.maximum((heights > level).sum(-1, keepdims=True) - 1, 0)
@@ -94,7 +98,10 @@ def _compute_max_log_level_ratio(heights: Floats, need: Floats) -> Floats:
 
 
 def _find_largest_lost_share(weights: Floats, lost: float, alpha: float) -> float:
-    """Return the largest share that may be lost on average where so little was, at alpha: `chance` solved for it."""
+    """Return the largest average loss compatible with so small a loss.
+
+    It is a share of the weight: `unseen_chance` = alpha, solved for it.
+    """
     if not lost and (weights == weights[0]).all():
         return rule_of_three(len(weights), alpha)
     if not lost < 1:  # NaN where there was nothing to lose
@@ -110,7 +117,10 @@ def _find_largest_lost_share(weights: Floats, lost: float, alpha: float) -> floa
 
 
 def _find_least_need_for_log(heights: Floats, log: Floats) -> float:
-    """Return the least `need` at which `_compute_max_log_level_ratio` of heights (T, G) is a log (T, 1) below 0."""
+    """Return the least `need` for a log level ratio.
+
+    `_compute_max_log_level_ratio` of heights (T, G) is `log` (T, 1), below 0, at it.
+    """
     sizes, logs = np.arange(1, heights.shape[-1] + 1), np.cumsum(np.log(heights), -1)
     level = np.exp((log + logs) / sizes)  # of so many filled ones
     last = (heights > level).sum(-1, keepdims=True) - 1
@@ -119,5 +129,8 @@ def _find_least_need_for_log(heights: Floats, log: Floats) -> float:
 
 
 def rule_of_three(n: int, alpha: float) -> float:
-    """Return the largest share of all rows that may be as bad as they like where none of n is, at alpha."""
+    """Return the upper bound, at alpha, of the share of bad rows.
+
+    None of n rows is bad; bad ones may be as bad as they like.
+    """
     return 1.0 - float(alpha ** (1 / n))

@@ -1,7 +1,7 @@
-"""The mean of a recipe over its seeds, on the same rows: rows crossed with seeds, both of them random.
+"""Tests of a recipe's mean over crossed rows and seeds.
 
-A test of rows says how far that mean could lie from that on other rows, and Student's t of the runs how far from that
-of other seeds. The two reaches are squared and added.
+Both are random, and all seeds have the same rows. A test of rows says how far that mean could lie from that on other
+rows, and Student's t of the runs how far from that of other seeds. The two reaches are squared and added.
 """
 
 from __future__ import annotations
@@ -19,13 +19,14 @@ BISECTION_STEPS = 80  # halvings of an interval in which a bound or a p-value is
 
 
 def add_seed_spread(rows: Test, runs: Sequence[float], threshold: float, alpha: float, *, rate: float | None) -> Test:
-    """Widen a test over rows of the mean over seeds by how far single runs lie apart, at least two.
+    """Widen a test of the mean over seeds by the runs' spread.
 
-    A bound is where |estimate - bound| = sqrt(rows² + seeds²), with `rows` the reach of the test over rows and `seeds`
-    that of `seed_reach`. Of normal effects it is wrong at most as often as alpha says: Banerjee 1960, Sankhya 22:357.
-    The luck of a seed on single rows is in both and in neither subtracted, so that it is more than safe where runs
-    hardly differ. `rate` is the candidate's proportion, turned so that larger is better, None of what is none. At a
-    level other than alpha the p-values take the reach over rows to be a normal quantile's.
+    There must be at least two runs. A bound is where |estimate - bound| = sqrt(rows² + seeds²), with `rows` the reach
+    of the test over rows and `seeds` that of `seed_reach`. Of normal effects it is wrong at most as often as alpha
+    says: Banerjee 1960, Sankhya 22:357. The luck of a seed on single rows is in both and in neither subtracted, so that
+    it is more than safe where runs hardly differ. `rate` is the candidate's proportion, turned so that larger is
+    better, and None for a metric that is no proportion. At a level other than alpha the p-values take the reach over
+    rows to be a normal quantile's.
     """
     error, found = math.sqrt(float(np.var(runs, ddof=1)) / len(runs)), list[tuple[float, float]]()
     for side, bound, p in ((1, rows.lower, rows.p_pass), (-1, rows.upper, rows.p_fail)):
@@ -42,17 +43,20 @@ def add_seed_spread(rows: Test, runs: Sequence[float], threshold: float, alpha: 
 
 
 def seed_reach(error: Any, seeds: int, alpha: float, rate: Any, away: Any) -> Floats:
-    """Return how far the mean over seeds could lie below its estimate, (...), for a bound `away` from that.
+    """Return the reach of the mean over seeds below its estimate.
 
-    Student's t with the `error` of the mean of so many runs. The spread of a proportion is in proportion to p(1 - p),
-    as that of equal steps in log-odds is, and taken at the bound where it is larger there: near 1 runs that
-    went well lie closer together than those that did not would.
+    It is (...), for a bound `away` from the estimate: Student's t with the `error` of the mean of `seeds` runs. The
+    spread of a proportion is in proportion to p(1 - p), as that of equal steps in log-odds is, and taken at the bound
+    where it is larger there: near 1, runs that went well lie closer together than worse ones would.
     """
     return np.asarray(-special.stdtrit(seeds - 1, alpha) * error * _compute_spread_ratio(rate, away))
 
 
 def _compute_spread_ratio(rate: Any, away: Any) -> Floats:
-    """Return by how much more runs differ at a proportion `away` below `rate` than there."""
+    """Return the relative spread of runs at a proportion `rate - away`.
+
+    It is relative to that at `rate`, and at least 1; 1 without a rate.
+    """
     if rate is None:
         return np.ones(np.shape(away))
     there = np.clip(rate - away, 0.0, 1.0)
@@ -77,7 +81,10 @@ def _compute_bound_distance(rows: float, error: float, seeds: int, alpha: float,
 
 
 def _solve_p_by_bisection(rows: float, away: float, error: float, seeds: int, alpha: float) -> float:
-    """Return the level at which the summed reach of rows and seeds is what the estimate is away from the threshold."""
+    """Return the p-value of the summed reach of rows and seeds.
+
+    It is the level at which that reach equals the distance of the estimate from the threshold.
+    """
     if away <= 0 or not math.isfinite(rows):
         return 1.0
     normal, low, high = rows / -float(special.ndtri(alpha)), 0.0, 0.5

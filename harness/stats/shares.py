@@ -39,7 +39,10 @@ def binomial(successes: int, n: int, threshold: float, alpha: float) -> Test:
 
 
 def _compute_binomial_tail(successes: int, n: int, p: float) -> float:
-    """Return the chance of so many successes or more of n, each of chance p, as the incomplete beta function."""
+    """Return the probability of at least `successes` in n trials.
+
+    It is computed as the incomplete beta function.
+    """
     return float(special.betainc(successes, n - successes + 1, p)) if successes else 1.0
 
 
@@ -57,13 +60,14 @@ def wilson(successes: int, n: int, alpha: float) -> Bounds:
 
 
 def mcnemar(wins: int, losses: int, n: int, alpha: float, levels: Sequence[float] = ()) -> Test:
-    """Test that a candidate is right more often than a baseline on the same rows, by the rows that differ.
+    """Test whether a candidate is right more often than a baseline.
 
-    `wins` counts rows only the candidate got right, `losses` those only the baseline did. McNemar 1947, Psychometrika
-    12:153: up to `unconditional.MOST_ROWS` rows the exact unconditional test. Of more, given the number that differ, by
-    the mid-p of the binomial (Fagerland, Lydersen, Laake 2013, BMC Medical Research Methodology 13:91) where that holds
-    at alpha and at all other `levels` at which its p-values will be read, see `is_midp_valid`, else by the exact one.
-    The bounds are Tango's, moved to 0 where they would contradict it.
+    Both answer the same rows, and the rows that differ decide. `wins` counts rows only the candidate got right,
+    `losses` those only the baseline did. McNemar 1947, Psychometrika 12:153: up to `unconditional.MOST_ROWS` rows the
+    exact unconditional test. Of more, given the number that differ, by the mid-p of the binomial (Fagerland, Lydersen,
+    Laake 2013, BMC Medical Research Methodology 13:91) where that holds at alpha and at all other `levels` at which its
+    p-values will be read, see `is_midp_valid`, else by the exact one. The bounds are Tango's, moved to 0 where they
+    would contradict it.
     """
     check_counts(n, wins, losses)
     check_level(0.0, alpha)
@@ -94,10 +98,10 @@ def _compute_mcnemar_p_values(wins: int, losses: int, *, mid: bool) -> PValues:
 
 @lru_cache(maxsize=256)
 def is_midp_valid(n: int, alpha: float) -> bool:
-    """Return whether McNemar's mid-p at a level is wrong at most LENIENT times as often on n rows, however many differ.
+    """Return whether McNemar's mid-p keeps its level on n rows.
 
-    Summed over the number of rows that differ, for every share of them; from SMOOTH on that number varies so much that
-    what is lost on one is won on the next.
+    Its size may be at most MAX_LEVEL_RATIO times alpha, for any share of rows that differ. It is summed over the number
+    of rows that differ; from MIN_SMOOTH_ROWS on that number varies so much that losses at one are gains at the next.
     """
     smooth = max(MIN_SMOOTH_ROWS, 2 * (_compute_upper_normal_quantile(alpha) / (MAX_LEVEL_RATIO - 1)) ** 2)
     shares = np.unique(np.concatenate([np.geomspace(0.1, 1, 200), np.linspace(0, 1, 200)[1:]])) * min(smooth / n, 1.0)
@@ -107,7 +111,10 @@ def is_midp_valid(n: int, alpha: float) -> bool:
 
 
 def min_mcnemar_wins(changed: Ints, n: int, alpha: float) -> Ints:
-    """Return the fewest wins, (k,), of numbers of changed rows (k,), of n, that prove a difference, or one more."""
+    """Return the fewest wins that prove a difference by McNemar's test.
+
+    There is one number (k,) for each number of changed rows (k,) of n; changed + 1 if none do.
+    """
     if n <= unconditional.MOST_ROWS:
         return unconditional.min_wins(changed, n, alpha)
     return _find_min_conditional_wins(changed, alpha, mid=is_midp_valid(n, alpha))
@@ -122,13 +129,13 @@ def _find_min_conditional_wins(changed: Ints, alpha: float, *, mid: bool) -> Int
 
 
 def tango(wins: int, losses: int, n: int, margin: float, alpha: float) -> Test:
-    """Test that the difference of two paired shares is above `-margin`, over n independent rows.
+    """Test whether a difference of paired shares is above `-margin`.
 
-    The difference is (wins - losses)/n, the statistic Tango's score 1998, Statistics in Medicine 17:891.
-    It is referred to its exact distribution under the fitted hypothesis (Lloyd 2008, Australian & New Zealand
-    Journal of Statistics 50:329, "E"): to the normal one its size is up to 8.7 % at 100 rows, and 8.1 % at 520 of
-    which few differ, where 5 % is meant. The bounds invert the same test. Where no row differs the exact distribution
-    is the rule of three, (1 - margin)^n.
+    The n rows are independent, the difference is (wins - losses)/n, the statistic Tango's score 1998, Statistics in
+    Medicine 17:891. It is referred to its exact distribution under the fitted hypothesis (Lloyd 2008, Australian & New
+    Zealand Journal of Statistics 50:329, "E"): to the normal one its size is up to 8.7 % at 100 rows, and 8.1 % at 520
+    with few that differ, where 5 % is meant. The bounds invert the same test. Where no row differs the exact
+    distribution is the rule of three, (1 - margin)^n.
     """
     check_counts(n, wins, losses)
     check_level(margin, alpha)

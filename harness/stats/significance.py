@@ -1,4 +1,4 @@
-"""The one rule by which a p-value is compared with a risk."""
+"""The one rule for comparing a p-value with a risk."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ RELATIVE_TOLERANCE = 1e-9  # relative; processors sum in other orders, which mov
 
 
 def is_significant(p: Any, alpha: float) -> Any:
-    """Return whether a p-value, or each of an array, is at most alpha, alike on every processor.
+    """Return whether p-values are at most alpha, alike on every processor.
 
     A p-value that equals alpha in exact arithmetic (an exact test of few rows) comes out a little above it on one
     processor and a little below it on another: both are significant. Costs at most 1e-9 of alpha.

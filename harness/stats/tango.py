@@ -1,8 +1,8 @@
-"""Tango's score of a difference of paired shares, and its distribution when the hypothesis is true.
+"""Tango's score of a difference of paired shares, and its distribution.
 
-b rows only the candidate got right, c only the baseline, n in all; d0 is the difference under the
-hypothesis. Counts may be arrays of one shape, and fractions of rows where they are effective ones.
-Source: Tango 1998, Statistics in Medicine 17:891.
+The distribution is that under the hypothesis. b rows only the candidate got right, c only the baseline, n in all; d0 is
+the difference under the hypothesis. Counts may be arrays of one shape, and fractions of rows where they are effective
+ones. Source: Tango 1998, Statistics in Medicine 17:891.
 """
 
 from __future__ import annotations
@@ -16,10 +16,11 @@ from harness.stats.values import PValues
 
 
 def exact_p(b: int, c: int, n: int, d0: float) -> PValues:
-    """Return how probable a score as high, and one as low, is if the difference is d0, all else as fitted.
+    """Return the exact p-values of Tango's score at difference d0.
 
-    Summed over how many rows may have changed: the score rises with wins, so of each number the tables that count are a
-    tail of the binomial distribution.
+    They are the probabilities of a score as high, and of one as low, with all else as fitted. Summed over how many rows
+    may have changed: the score rises with wins, so for each number the tables that count are a tail of the binomial
+    distribution.
     """
     q = float(np.clip(fit_losses(b, c, n, d0), max(0.0, -d0), (1 - d0) / 2))
     changed = 2 * q + d0
@@ -36,7 +37,10 @@ def exact_p(b: int, c: int, n: int, d0: float) -> PValues:
 
 
 def min_tango_wins(k: Any, n: int, d0: float, z: float) -> Any:
-    """Return the fewest wins, (k,), of numbers of changed rows (k,), whose score is at least z; k + 1 where none is."""
+    """Return the fewest wins with a score of at least z.
+
+    There is one number (k,) for each number of changed rows (k,); k + 1 if none do.
+    """
     low, high = np.zeros_like(k), k + 1
     while (low < high).any():  # the score rises with wins
         middle = (low + high) // 2
@@ -46,7 +50,10 @@ def min_tango_wins(k: Any, n: int, d0: float, z: float) -> Any:
 
 
 def _compute_binomial_tail(wins: Any, k: Any, share: float) -> Any:
-    """Return the chance of so many wins or more, (k,), of k changed rows (k,) of which each is one with a chance."""
+    """Return the probability of at least so many wins, (k,).
+
+    There are k changed rows (k,), each a win with probability `share`.
+    """
     inside = np.clip(wins, 1, np.maximum(k, 1))
     return np.where(wins <= 0, 1.0, np.where(wins > k, 0.0, special.betainc(inside, k - inside + 1, share)))
 
@@ -65,7 +72,10 @@ def exact_bound(b: int, c: int, n: int, d0: float, alpha: float) -> float:
 
 
 def fit_losses(b: Any, c: Any, n: Any, d0: float) -> Any:
-    """Return the share of rows only the baseline gets right, fitted under H0; q + d0 is the candidate's."""
+    """Fit the share of rows only the baseline gets right under H0.
+
+    The share only the candidate gets right is larger by d0.
+    """
     linear = -b - c + (2 * n - b + c) * d0
     constant = -c * d0 * (1 - d0)
     q = (np.sqrt(np.maximum(linear * linear - 8 * n * constant, 0.0)) - linear) / (4 * n)
@@ -83,7 +93,10 @@ def score_statistic(b: Any, c: Any, n: Any, d0: float) -> Any:
 
 
 def invert_statistic(b: float, c: float, n: float, z: float) -> float:
-    """Return the difference at which the score statistic, which falls as the difference grows, equals z."""
+    """Return the difference at which the score statistic equals z.
+
+    The statistic falls as the difference grows.
+    """
     edge = 1 - 1e-12
     if score_statistic(b, c, n, -edge) <= z:
         return -1.0

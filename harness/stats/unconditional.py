@@ -1,4 +1,7 @@
-"""McNemar's statistic on few rows, referred to all tables of outcomes and not only to those with as many changes."""
+"""McNemar's exact unconditional test, for few rows.
+
+The statistic is referred to all tables of outcomes, not only to those with as many changes.
+"""
 
 from __future__ import annotations
 
@@ -14,11 +17,12 @@ SHARE_POINTS = 400  # of rows that differ, at which the p-value is taken to be l
 
 @lru_cache(maxsize=128)
 def tabulate_p(n: int) -> Floats:
-    """Return the exact p-values of n rows, (n + 1, n + 1): of so many wins and so many losses; NaN where too many.
+    """Tabulate the exact p-values of n rows.
 
-    Tables are ordered by how probable a statistic (b - c)/√(b + c) as high is with the estimated share of rows that
-    differ, and the p-value is the largest probability of a table as extreme over all shares: E+M, Lloyd 2008,
-    Australian & New Zealand Journal of Statistics 50:329. Conditional tests lose what few changes leave them.
+    The array is (n + 1, n + 1), by wins and losses; impossible tables are NaN. Tables are ordered by how probable a
+    statistic (b - c)/√(b + c) as high is with the estimated share of rows that differ, and the p-value is the largest
+    probability of a table as extreme over all shares: E+M, Lloyd 2008, Australian & New Zealand Journal of Statistics
+    50:329. Conditional tests lose power when few rows change.
     """
     changed = np.repeat(np.arange(n + 1), np.arange(1, n + 2))  # (tables,), by changes and then by wins
     wins = np.concatenate([np.arange(k + 1) for k in range(n + 1)])
@@ -39,7 +43,10 @@ def tabulate_p(n: int) -> Floats:
 
 
 def _compute_unconditional_p(n: int, changed: Ints, wins: Ints) -> Floats:
-    """Return how probable a statistic as high is if rows differ as often as they did, (tables,)."""
+    """Return the probability of a statistic as high, (tables,).
+
+    Rows are taken to differ as often as they did in each table.
+    """
     score = (2 * wins - changed) / np.sqrt(np.maximum(changed, 1))
     p = np.zeros(len(changed))
     for k in range(n + 1):
@@ -53,6 +60,9 @@ def _compute_unconditional_p(n: int, changed: Ints, wins: Ints) -> Floats:
 
 
 def min_wins(changed: Ints, n: int, alpha: float) -> Ints:
-    """Return the fewest wins, (k,), of numbers of changed rows (k,), of n, with a p-value of alpha; or one more."""
+    """Return the fewest wins with a p-value of at most alpha.
+
+    There is one number (k,) for each number of changed rows (k,) of n; changed + 1 if none do.
+    """
     significant = tabulate_p(n) <= alpha * (1 + RELATIVE_TOLERANCE)  # the more wins of k, the smaller the p-value
     return np.array([k + 1 - significant[np.arange(k + 1), k - np.arange(k + 1)].sum() for k in changed], dtype=np.intp)

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 
 class Bounds(NamedTuple):
-    """One-sided bounds; infinite where there is none."""
+    """One-sided bounds. A missing bound is infinite."""
 
     lower: float
     upper: float

@@ -1,4 +1,7 @@
-"""Where the tables and keys of a TOML text stand, so that an error can name the line it is about."""
+"""Line numbers of the tables and keys of a TOML text.
+
+Errors use them to name the line they are about.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +24,7 @@ PIECE = re.compile(
 
 
 def reject_deep_keys(text: str) -> None:
-    """Raise RecursionError at a dotted key that is too deep, over which the parser would take minutes."""
+    """Raise RecursionError at a dotted key that is too deep. The parser would take minutes over it."""
     dots = 0
     for piece in PIECE.findall(text):
         if piece == ".":
@@ -33,12 +36,12 @@ def reject_deep_keys(text: str) -> None:
 
 
 def read_toml_lines(text: str) -> Lines:
-    """Return the line of every table and key of a TOML text that is known to be valid."""
+    """Return the line of every table and key of valid TOML."""
     return _Index(text).lines
 
 
 def read_gate_lines(path: Path) -> dict[str, int]:
-    """Return the line of each [[gate]] of a suite by its id; none where the suite cannot be read any more."""
+    """Return the line of each [[gate]] of a suite, by id. Empty if the suite is unreadable."""
     try:
         text = path.read_text("utf-8")
         reject_deep_keys(text)

@@ -1,4 +1,7 @@
-"""One TOML file -> a frozen Suite, with every mistake told at once, by file, line and table."""
+"""Reader of a TOML file into a frozen Suite.
+
+It reports every mistake at once, by file, line and table.
+"""
 
 from __future__ import annotations
 
@@ -33,9 +36,10 @@ ALPHAS = "it must be more than 0 and at most 0.5"
 def read_suite(
     path: Path, overrides: Sequence[str] = (), candidate: str | Mapping[str, str] | None = None
 ) -> tables.Suite:
-    """Read a suite; `overrides` are `table.key=value`, `candidate` is a folder that takes the place of training.
+    """Read a suite from its TOML file.
 
-    Or the table of such a candidate, as a lock has it. Raises UsageError with every mistake of the file.
+    `overrides` are `table.key=value`. `candidate` is a folder that takes the place of training, or the table of such a
+    candidate as a lock has it. Raises UsageError with every mistake of the file.
     """
     inside, near = path / "suite.toml", [p.name for p in path.parent.glob("*.toml") if not path.exists()]
     known = f"; name {inside}" if inside.is_file() else did_you_mean(path.name, near)
@@ -72,12 +76,12 @@ def read_suite(
 
 
 def parse_suite(path: Path, source: Mapping[str, Any]) -> tables.Suite:
-    """Return the suite of tables that were read before, such as those in a lock; raises UsageError."""
+    """Parse a suite from tables, such as those in a lock. Raises UsageError with every mistake."""
     return _Reader(path, "", dict(source), given="candidate" in source).suite()
 
 
 class _Reader:
-    """The tables of one file; complaints carry the line they are about."""
+    """Parser of one file's tables that reports mistakes by line."""
 
     def __init__(self, path: Path, text: str, raw: dict[str, Any], given: bool) -> None:
         self.path, self.raw = path, raw
@@ -114,7 +118,10 @@ class _Reader:
         return made.trial(made.sweep.values[0]) if made.sweep else made
 
     def rows(self) -> dict[str, tables.ScoredRows]:
-        """Return the rows that take the place of models; what needs a model does not go with them."""
+        """Return the [rows] tables, which take the place of models.
+
+        Tables that need a model are mistakes beside them.
+        """
         given = self.raw.get("rows", {})
         if not isinstance(given, dict) or ("rows" in self.raw and "candidate" not in given):
             self.tell("rows", "", "write tables [rows.base] and [rows.candidate], or only the second")
@@ -142,7 +149,10 @@ class _Reader:
         return found
 
     def sound(self) -> None:
-        """Raise UsageError when there are values that no key can have, before any of them is looked at."""
+        """Raise UsageError if a value is valid for no key.
+
+        This comes before anything else reads the values.
+        """
         for name, value in self.raw.items():
             for i, table in enumerate(value if isinstance(value, list) else [value]):
                 if not schema.find_value_error(table):
@@ -156,7 +166,7 @@ class _Reader:
         self, about: tables.SuiteTable | None, adapter: tables.Use | None, train: tables.Train | None,
         candidate: tables.Candidate | None,
     ) -> None:  # fmt: skip
-        """Record which numbers and names are out of range, and which tables do not go together."""
+        """Record values out of range and tables that do not combine."""
         if about and (what := tables.find_name_error(about.name)):
             self.tell("suite", "name", what)
         if about and not 0 < about.alpha <= 0.5:
@@ -253,7 +263,10 @@ class _Reader:
         return baselines
 
     def other_model(self, made: tables.Baseline, complain: schema.Complain) -> None:
-        """Record what a baseline lacks that is a model of its own, or has that only such a model may have."""
+        """Record missing and misplaced keys of a baseline.
+
+        Some keys are only for a release, or for another model.
+        """
         if made.released:
             if made.path is None and not self.raw.get("export"):
                 complain("", 'is a release; name its folder with "path", or add an [[export]]')
@@ -377,7 +390,10 @@ def _find_index(here: list[Any], step: str, where: str) -> int:
 
 
 def _describe_toml_error(path: Path, text: str, error: str) -> str:
-    """Return a mistake in TOML with the line it is in, less what may be a secret, and what is often meant."""
+    """Describe a TOML syntax error with its line and a hint.
+
+    The text of a line that may hold a secret is left out.
+    """
     if not (found := re.fullmatch(r"(.*) \(at line (\d+), column \d+\)", error)):
         return f"{path}: not valid TOML: {error}"
     line = text.split("\n")[int(found[2]) - 1].strip()
@@ -389,7 +405,7 @@ def _describe_toml_error(path: Path, text: str, error: str) -> str:
 
 
 def _find_seeds_error(seeds: Sequence[int]) -> str:
-    """Return what is wrong with the seeds of a recipe, or an empty text."""
+    """Return the problem with a recipe's seeds, or an empty text."""
     again = next((seed for i, seed in enumerate(seeds) if seed in seeds[:i]), None)
     if again is not None:
         return f"{again} occurs twice; remove one"
@@ -400,7 +416,7 @@ def _find_seeds_error(seeds: Sequence[int]) -> str:
 
 
 def _find_sweep_values_error(values: Any, *, by_step: bool) -> str:
-    """Return why values cannot be tried one after the other, or an empty text."""
+    """Return the problem with a sweep's values, or an empty text."""
     if not isinstance(values, list):
         return "write a list of values"
     if len(values) < 2:
@@ -414,7 +430,11 @@ def _find_sweep_values_error(values: Any, *, by_step: bool) -> str:
 
 
 def _parse_candidate(given: str) -> dict[str, str]:
-    """Return the table of a candidate that came with the command; what is no path may be the name of a served model."""
+    """Return the table of a candidate given on the command line.
+
+    A text that is no existing path may be the name of a served model. Raises UsageError if it is no path, or if a GGUF
+    file is not alone in its folder.
+    """
     try:
         path = Path(given)
         if path.suffix == ".gguf" and path.is_file():

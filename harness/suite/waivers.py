@@ -35,7 +35,10 @@ NO_RECIPE = ("where", "processes", "shard", "watch", "watch_rows")  # of [train]
 
 
 def find_waiver_error(waiver: Waiver, gate: Gate | None, suite: Suite, today: date) -> str:
-    """Return why a waiver does not count, or an empty text if it does; without a gate it must be for a check."""
+    """Return the reason a waiver does not count, or an empty text.
+
+    Without a gate it must be for a check.
+    """
     if gate is None and waiver.claim != IGNORED:
         return "is for a gate that this suite does not have"
     if date.fromisoformat(waiver.until) < today:
@@ -50,21 +53,24 @@ def find_waiver_error(waiver: Waiver, gate: Gate | None, suite: Suite, today: da
 
 
 def describe_claim(gate: Gate) -> str:
-    """Return in words what a waiver is given for."""
+    """Describe the claim that a waiver is given for."""
     return f"{gate.metric} {gate.claim()}".strip()
 
 
 def claim_digest(gate: Gate, suite: Suite) -> str:
-    """Return the sha256 of all that a gate claims, 64 hex digits: a gate that is changed afterwards is another claim.
+    """Return the sha256 of everything a gate claims, 64 hex digits.
 
-    That is every key of the gate, the suite's alpha where it has none, the eval and the baseline it names, and the
-    claims of its members.
+    It covers every key of the gate but its id, the suite's alpha where it has none, the eval and the baseline it names,
+    and the claims of its members. A gate that is changed afterwards is another claim.
     """
     return digest_value(_make_claim_identity(gate, suite))
 
 
 def check_digest(code: str, suite: Suite) -> str:
-    """Return the sha256 of what a check's errors are ignored of: model, adapter, training and evals, 64 hex digits."""
+    """Return the sha256 that a check's waiver is bound to.
+
+    Its 64 hex digits cover the check's code, model, adapter, training and evals.
+    """
     tables = {"model": suite.model, "adapter": suite.adapter, "train": suite.train}
     keys = {name: dataclasses.asdict(table).items() if table else () for name, table in tables.items()}
     told = {n: {k: v for k, v in some if k not in NO_RECIPE and (v or k not in FORM)} for n, some in keys.items()}
@@ -105,12 +111,16 @@ def active_waiver(waivers: Sequence[Waiver], gate: Gate, suite: Suite, today: da
 
 
 def active_check_waivers(waivers: Sequence[Waiver], suite: Suite, today: date) -> dict[str, Waiver]:
-    """Return the newest waiver in force for each check that has one, by the name it was given for."""
+    """Return the newest waiver in force for each check. Keys are the names the waivers were given for."""
     return {w.gate: w for w in waivers if w.claim == IGNORED and not find_waiver_error(w, None, suite, today)}
 
 
 def invalid_waivers(waivers: Sequence[Waiver], suite: Suite, today: date) -> list[str]:
-    """Return why each waiver that does not count does not, unless a newer one for the same gate or check does."""
+    """Explain each waiver that does not count.
+
+    One is left out if a newer waiver for the same gate or check does count. Files of waivers without a suite are
+    reported too.
+    """
     known, checks = {g.id: g for g in suite.gates}, active_check_waivers(waivers, suite, today)
     beside = suite.path.parent.glob(f"*{WAIVERS_SUFFIX}")
     left = [path for path in beside if not path.with_name(path.name.removesuffix(WAIVERS_SUFFIX) + ".toml").exists()]
@@ -130,7 +140,10 @@ def invalid_waivers(waivers: Sequence[Waiver], suite: Suite, today: date) -> lis
 
 
 def unneeded_waivers(waivers: Sequence[Waiver], verdicts: Sequence[Verdict], flags: Sequence[Finding]) -> list[str]:
-    """Return a line for each waiver that no verdict of its gate, or no error of its check, needed."""
+    """Return a line for each waiver that was not needed.
+
+    That is one for a gate with passing verdicts only, or for a check without an error.
+    """
     passed = {v.gate for v in verdicts} - {v.gate for v in verdicts if v.outcome != "PASS"}
     found = {name for f in flags if f.severity == "error" for name in f.names}
     idle = [w for w in waivers if (verdicts and w.gate not in found if w.claim == IGNORED else w.gate in passed)]

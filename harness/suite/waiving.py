@@ -22,11 +22,11 @@ from harness.suite.waivers import check_digest, claim_digest, describe_claim, wa
 def append_waiver(
     gate: str, reason: str, until: str, suite: Path | None, by: str | None, plugins: Sequence[str] = ()
 ) -> tuple[Path, Waiver]:
-    """Append a waiver to the file beside the suite, and return both.
+    """Append a waiver to its suite's file, and return both.
 
-    Without `suite` it is the only one with such a gate in this folder or in suites/; a check's code needs the suite,
-    and perhaps `plugins`. Raises UsageError when there is no such gate or check, when a gate does not block, or when
-    reason, name or date will not do.
+    Without `suite` it is the only one with such a gate in this folder or in suites/; a check's code needs `suite`, and
+    perhaps `plugins`. Raises UsageError if there is no such gate or check, if the gate does not block, or if reason,
+    name or date is invalid.
     """
     found = _read_suite_with_gate(gate, suite, plugins)
     today = datetime.now(UTC).date()
@@ -54,7 +54,7 @@ def append_waiver(
 
 
 def _require_one_line_text(option: str, text: str, instead: str) -> str:
-    """Return a text on one line; raises UsageError when it is empty or cannot be written."""
+    """Return a text as one line. Raises UsageError if it is empty or cannot be encoded."""
     if not (line := " ".join(text.split())):
         raise UsageError(f"{option}: is empty; {instead}")
     try:

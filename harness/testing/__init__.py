@@ -66,7 +66,10 @@ to = "exports/fake"
 
 @dataclass(frozen=True)
 class FakeSubject:
-    """Right on a share `skill` of prompts, chosen by their hash; the same prompts are right at a higher skill."""
+    """A subject with correct answers to a share `skill` of prompts.
+
+    The share is chosen by hash: prompts correct at one skill stay so at a higher one.
+    """
 
     name: str
     skill: float
@@ -109,13 +112,13 @@ class FakeSource:
 
 @dataclass(frozen=True)
 class FakeAdapter:
-    """An adapter that is a number; merging can lose some of it."""
+    """An adapter that is only a number, with an optionally lossy merge."""
 
     loses: float = 0.0
     quantization: Mapping[str, Any] | None = None
 
     def check(self) -> None:
-        """Refuse what cannot be."""
+        """Raise UsageError if `loses` is above 1."""
         if self.loses > 1:
             raise UsageError(f"loses is {self.loses}; it must be at most 1")
 
@@ -123,7 +126,7 @@ class FakeAdapter:
         """Accept every base."""
 
     def check_merge(self, variant: str, base: str, adapter: Path | None = None) -> None:
-        """Refuse what only a quantised base has."""
+        """Raise UsageError for "dequantized", since a fake model is never quantised."""
         if variant == "dequantized":
             raise UsageError('base "dequantized": a fake model is never quantised')
 
@@ -136,7 +139,7 @@ class FakeAdapter:
         """Return nothing; there is no PEFT here."""
 
     def merge(self, base: str, adapter: Path, out: Path, *, variant: str) -> None:
-        """Write a fake model with the adapter's skill, less what the merge loses."""
+        """Write a fake model with the adapter's skill, reduced by `loses`."""
         write_fake(out, _read_skill(adapter) - self.loses)
 
 
@@ -164,7 +167,7 @@ def measure(
     ref: ModelRef, adapter: FakeAdapter | None, rows: Sequence[Any], *, seed: int, skill: float = 0.9,
     spread: float = 0.0,
 ) -> dict[str, Any]:  # fmt: skip
-    """Time three steps that take a third of a second each; an adapter has one parameter, the model ten."""
+    """Return fake timings: three steps in one second. An adapter has one parameter, the model ten."""
     took = {"setup": 2.0, "steps": 3, "tokens": 30, "seconds": 1.0, "processor": 1.0}
     return took | {"whole_steps": 30, "whole_tokens": 300, "trainable": 1 if adapter else 10}
 
@@ -174,7 +177,7 @@ def train(
     ref: ModelRef, adapter: FakeAdapter, rows: Sequence[Any], out: Path, *, progress: Any, seed: int,
     skill: float = 0.9, spread: float = 0.0,
 ) -> Path:  # fmt: skip
-    """Write an adapter of the wanted skill, which is more or less by up to `spread`, as the seed says."""
+    """Write an adapter of the given skill, varied by seed within `spread`."""
     losses = [1.0 / (step + 1) for step in range(3)]
     for step, loss in enumerate(losses, 1):
         progress(Progress("train", step, 3, {"loss": loss}))
@@ -215,7 +218,7 @@ def harness_trainers() -> dict[str, Trainer]:
 
 
 class Project:
-    """A folder with a suite, and the ways a person would run it."""
+    """A folder with a suite, and methods to run commands on it."""
 
     def __init__(self, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
         self.folder, self.capsys = folder, capsys
@@ -230,7 +233,7 @@ class Project:
         return self
 
     def harness(self, *words: str) -> CommandOutcome:
-        """Run a command line in process, and return its exit code and what it printed."""
+        """Run a command line in process, capturing exit code and output."""
         from harness.cli.main import main
 
         self.capsys.readouterr()
@@ -249,7 +252,7 @@ class Project:
 
 @dataclass(frozen=True)
 class CommandOutcome:
-    """What a command line did."""
+    """The exit code and output of a command line."""
 
     code: int
     out: str
@@ -269,7 +272,7 @@ class CommandOutcome:
 
 
 def _make_pytest_fixture(function: Any) -> Any:
-    """Return a fixture of pytest, or the function where pytest is not installed: the fakes do not need it."""
+    """Make a pytest fixture, if pytest is installed. The fakes do not need it."""
     try:
         import pytest
     except ModuleNotFoundError:
@@ -279,7 +282,7 @@ def _make_pytest_fixture(function: Any) -> Any:
 
 @_make_pytest_fixture
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Project:
-    """A project in a temporary folder with a cache of its own and two fake models: base (0.3) and good (0.95)."""
+    """A project in a temporary folder, with its own cache. It has two fake models: base (skill 0.3) and good (0.95)."""
     monkeypatch.setenv("HARNESS_CACHE", str(tmp_path / "cache"))
     monkeypatch.delenv("HARNESS_LEDGER", raising=False)  # attempts of tests are nobody else's
     for name in ("GITHUB_ACTIONS", "GITHUB_STEP_SUMMARY"):  # a job that runs tests is told of none of their suites
@@ -300,13 +303,13 @@ def _split_words(prompt: Prompt) -> list[str]:
 
 
 def _map_prompt_to_fraction(prompt: Prompt) -> float:
-    """Return a number from 0 to 1 that depends on the prompt's last line alone."""
+    """Hash a prompt's last three words to a number below 1."""
     last = " ".join(_split_words(prompt)[-3:])
     return int(hashlib.sha256(last.encode()).hexdigest()[:8], 16) / 2**32
 
 
 def __getattr__(name: str) -> Any:
-    """Return the judge for tests, which speaks as judges' servers do and so lies with what asks them."""
+    """Import `StubJudge` on first access."""
     if name == "StubJudge":
         from harness.testing.judge import StubJudge
 

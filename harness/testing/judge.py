@@ -55,7 +55,7 @@ class ServedRequest:
 
 @dataclass(eq=False, repr=False)
 class StubJudge:
-    """A loopback server; `mode` says what kind of judge it is, `log` what it was asked.
+    """A loopback judge server; `mode` selects its behaviour, `log` lists requests.
 
     fair            prefers the answer that shares more words with the reference, else the request
     always-A        looks at places only
@@ -70,10 +70,10 @@ class StubJudge:
     cut             ends in the middle, at the tokens it was allowed
     noisy           tosses a coin each time it compares answers to one of the share `noise` of requests, else is fair
 
-    `latency` is of every call, in seconds, `hang` that of a timeout. It declines to judge requests that hold the text
-    `declines`. With a `key`, others are refused; `models` are those it serves; `lacks` names fields of a request that
-    it does not know; `returned` is the id it says it is, as a function of the number of the call if it is one.
-    What is `moved` redirects to that host.
+    `latency` is the delay of every call in seconds, `hang` that of a timeout. Requests that contain the text `declines`
+    are declined. With a `key`, requests with another key are rejected. `models` are the served models, `lacks` are
+    unsupported fields of a request, `returned` is the reported model id, or a function of the number of the call. With
+    `moved`, requests are redirected to that host.
     """
 
     mode: Mode = "fair"
@@ -117,7 +117,7 @@ class StubJudge:
         return sum(a.outcome == outcome for a in self.log)
 
     def repeated(self) -> int:
-        """Count the calls that came after the same one had been answered."""
+        """Count the calls repeated after the same call was answered."""
         answered = {asked.digest: asked.ended for asked in reversed(self.log) if asked.outcome == "ok"}  # at first
         return sum(asked.begun > answered.get(asked.digest, math.inf) for asked in self.log)
 
@@ -135,7 +135,7 @@ class StubJudge:
         return ""
 
     def verdict(self, text: str, schema: Mapping[str, Any]) -> dict[str, Any]:
-        """Return a judgement of the data in a request, as the schema wants it."""
+        """Judge the data of a request, in its schema's form."""
         data, wanted = read_fenced_json(text), schema.get("properties", {})
         if "verdict" not in wanted:
             met = self.mode != "always-A" and word_f1(data["answer"], data) > 0
@@ -151,7 +151,7 @@ class StubJudge:
         return {"reason": f"{self.mode}: {data['request'][:40]}", "verdict": verdict}
 
     def is_uncertain(self, request: str) -> bool:
-        """Return whether a noisy judge tosses a coin over answers to a request."""
+        """Return whether a noisy judge tosses a coin over a request."""
         return _number_of(f"{self.seed} {request}") < self.noise
 
     def toss(self, compared: str) -> str:
@@ -168,7 +168,7 @@ class StubJudge:
 
 
 def read_fenced_json(text: str) -> dict[str, str]:
-    """Return the JSON between the two lines that a request begins with."""
+    """Return the JSON between the two fence lines that begin a request."""
     fence, data, end = text.split("\n")[:3]
     assert fence == end and fence.startswith("DATA-"), "the fence is broken"
     found: dict[str, str] = json.loads(data)
@@ -181,7 +181,7 @@ def _number_of(text: str) -> float:
 
 
 def word_f1(answer: str, data: Mapping[str, str]) -> float:
-    """Return the F1 of an answer's words and those of the reference, else of the request."""
+    """Return the word F1 of an answer against reference or request."""
     ours = set(answer.lower().split())
     theirs = set((data.get("reference") or data["request"]).lower().split())
     return 2 * len(ours & theirs) / (len(ours) + len(theirs)) if ours and theirs else 0.0
@@ -241,7 +241,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.send(200, self.reply(body, text, tokens_in, tokens_out))
 
     def judge(self, body: Mapping[str, Any]) -> tuple[str, int, int]:
-        """Return the text of a reply and the tokens that are billed: four characters each."""
+        """Return a reply's text with its billed input and output tokens. Four characters count as one token."""
         texts = [m["content"] for m in body["messages"]] + [str(body.get("system", ""))]
         told = body.get("response_format") or {}, body.get("output_config") or {}  # of OpenAI's API, and Anthropic's
         schema = told[0].get("json_schema", told[1].get("format", {})).get("schema")

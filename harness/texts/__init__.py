@@ -1,1 +1,1 @@
-"""Text of others, shown and hidden."""
+"""Escaping, redaction, formatting and wrapping of text."""

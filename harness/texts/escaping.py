@@ -1,4 +1,7 @@
-"""Text of others, shown as data: nothing in it moves a terminal, ends a line, or is markup."""
+"""Escaping of foreign text, to show it as data.
+
+Nothing in it moves a terminal, ends a line, or is markup.
+"""
 
 from __future__ import annotations
 
@@ -14,9 +17,10 @@ BLOCK = re.compile(r"^(\s*)(?:([#+=-])|(\d+)([.)]))")
 
 
 def escape_controls(text: str, *, lines: bool = False) -> str:
-    """Return a text with what a terminal would obey, or no file can hold, spelt out: controls, escapes, directions.
+    """Escape the characters that a terminal obeys or files cannot hold.
 
-    New lines are too, unless `lines` are wanted. What is left is also what XML 1.0 allows.
+    These are controls, escapes and text directions, and new lines unless `lines` is true. The characters left are also
+    those that XML 1.0 allows.
     """
     if text.isprintable():
         return text
@@ -29,19 +33,22 @@ def printable(text: str, *, lines: bool = False) -> str:
 
 
 def shorten_text(text: str, width: int = 400) -> str:
-    """Write a text on one line, its middle left out when it is long."""
+    """Put a text on one line, without its middle if long."""
     line = escape_controls(text)
     return line if len(line) <= width else f"{line[: width // 2]} … {line[-width // 2 :]}"
 
 
 def shorten_repr(value: object, width: int = 60) -> str:
-    """Return how Python writes a value, with "…" at its end where it is longer than `width`."""
+    """Return the repr of a value, shortened to `width`. It then ends in "…"."""
     text = repr(value)
     return text if len(text) <= width else f"{text[: width - 1]}…"
 
 
 def limit_length(text: str) -> str:
-    """Return what is printed of a text: an error of others may have millions of characters, and is told in reports."""
+    """Cut a text to the length that is printed.
+
+    A foreign error may have millions of characters, and is repeated in reports.
+    """
     return (
         text
         if len(text) <= MAX_LINE_CHARS
@@ -55,7 +62,10 @@ def drop_surrogates(text: str) -> str:
 
 
 def escape_markdown(text: str) -> str:
-    """Return one line of Markdown that says a text, and is no HTML, link, table cell or heading of its own."""
+    """Format a text as one line of Markdown without markup.
+
+    It contains no HTML, link, table cell or heading of its own.
+    """
     line = " ".join(printable(" ".join(text.split())).split())
     line = line.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     line = INLINE_MARKUP.sub(r"\\\1", line).replace("://", ":&#47;/")

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 
 def fold_case(text: str) -> str:
-    """Return a text without case, as Unicode folds it, and the Turkish İ as i.
+    """Fold case as Unicode does, and İ to i.
 
-    Unicode's own folding of İ keeps its dot as a character of its own, so "İstanbul" would not be "istanbul".
+    Unicode's own folding of the Turkish İ keeps its dot as a character of its own, so "İstanbul" would not be
+    "istanbul".
     """
     return text.casefold().replace("i\u0307", "i")

@@ -1,4 +1,4 @@
-"""What tools write where there is no value, in lower case."""
+"""Markers that tools write for a missing value, in lower case."""
 
 from __future__ import annotations
 

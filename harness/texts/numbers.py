@@ -10,12 +10,15 @@ SIZES = ((10**9, "GB"), (10**6, "MB"), (10**3, "kB"))
 
 
 def typographic_minus(text: str) -> str:
-    """Return a number with the minus sign that is as wide as a plus."""
+    """Replace hyphens by minus signs. Those are as wide as a plus."""
     return text.replace("-", "\u2212")
 
 
 def format_percent(share: float) -> str:
-    """Write a risk, or the confidence that it leaves, with three digits of the risk: 1.67%, 95%, 98.33%, 99.999%."""
+    """Format a risk, or the confidence that it leaves.
+
+    The risk has three digits: 1.67%, 95%, 98.33%, 99.999%.
+    """
     risk = float(f"{100 * min(share, 1 - share):.3g}")
     return f"{risk if share < 0.5 else 100 - risk:g}%"
 
@@ -28,16 +31,17 @@ def format_metric(x: float | None) -> str:
 
 
 def format_short(x: float | None) -> str:
-    """Write a metric in a sentence of many numbers, with fewer digits where it is large."""
+    """Format a metric for a sentence with many numbers. Large ones have fewer digits."""
     if x is None:
         return "–"
     return typographic_minus(f"{x:.3f}" if abs(x) < 10 else f"{x:,.0f}" if abs(x) >= 1000 else f"{x:.2f}")
 
 
 def format_p(p: float, alpha: float | None = None) -> str:
-    """Write a p-value in a column; one below 0.0001 by that alone, as it is exact no further and never 0.
+    """Format a p-value for a column.
 
-    With more digits where two would put it on the other side of `alpha`.
+    Below 0.0001 it is "< 0.0001", since it is no more exact than that, and never 0. It has more digits if two would put
+    it on the other side of `alpha`.
     """
     digits = 2
     while alpha is not None and digits < MAX_P_DIGITS and (float(f"{p:.{digits}g}") <= alpha) != (p <= alpha):

@@ -1,4 +1,7 @@
-"""Names of options in LLaMA-Factory, axolotl, Unsloth, TRL and lm_eval -> the key of a suite that does the same."""
+"""Suite keys for options of other tools.
+
+The tools are LLaMA-Factory, axolotl, Unsloth, TRL and lm_eval.
+"""
 
 from __future__ import annotations
 

@@ -12,7 +12,10 @@ from harness.texts.wrapping import wrap_line
 
 
 def print_line(line: str, to: Any = None) -> None:
-    """Print a line that may hold text of others to stdout, or to another stream; on a screen it wraps at words."""
+    """Print a line with foreign text in it escaped.
+
+    It goes to stdout, or to another stream; on a screen it wraps at words.
+    """
     stream = sys.stdout if to is None else to
     width = None
     with suppress(OSError, ValueError):
@@ -22,7 +25,10 @@ def print_line(line: str, to: Any = None) -> None:
 
 
 def is_screen(file: Any) -> bool:
-    """Return whether a person looks at a file; a pipe and the log of a CI job are no screen, whatever they claim."""
+    """Return whether a person reads a file on a terminal.
+
+    Pipes and the log of a CI job are none, even if they claim to be.
+    """
     if os.environ.get("CI", "false").lower() not in ("", "0", "false"):
         return False
     return bool(getattr(file, "isatty", bool)())

@@ -1,7 +1,7 @@
-"""What looks like a secret is in no file and no line that the harness writes: by its name, its content, or known.
+"""Redaction of secrets in everything that the harness writes.
 
-An option is struck by its name, whatever its type; a text by what it looks like; and the values that were struck by
-name, or that a plugin read from the environment, are struck wherever else they turn up.
+An option is redacted by its name, of any type, and a text by its shape. Values that were redacted by name, or that a
+plugin read from the environment, are redacted everywhere else, too.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ _known: set[str] = set()
 
 
 def is_secret(name: str) -> bool:
-    """Return whether an option of this name holds a secret, however it is written."""
+    """Return whether an option's name, however spelled, means a secret."""
     words = _split_name(name)
     squashed = "".join(words)
     said = (
@@ -79,7 +79,7 @@ def redact_options(options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def redact_text(text: str) -> str:
-    """Return a text without what looks like a secret in it, and without those that are known."""
+    """Redact known and likely secrets in a text."""
     for value in sorted(_known, key=len, reverse=True):
         text = text.replace(value, REDACTED_TEXT)
     text = USER.sub(f"{REDACTED_TEXT}@", text) if "://" in text else text
@@ -92,7 +92,10 @@ def redact_text(text: str) -> str:
 
 
 def redact_parts(text: str, values: Iterable[str]) -> str:
-    """Return what a server said without parts of the secrets that it was sent, as they are, URL-quoted or in base64."""
+    """Redact parts of sent secrets in a server's reply.
+
+    They may be verbatim, URL-quoted or in base64.
+    """
     for value in (v for v in values if len(v) >= MIN_SECRET_CHARS):
         size, parts = min(MIN_PART_CHARS, len(value)), _list_encoded_substrings(value)
         if said := {j for i in range(len(text)) if text[i : i + size] in parts for j in range(i, i + size)}:
@@ -112,9 +115,10 @@ def _list_encoded_substrings(value: str) -> frozenset[str]:
 
 
 def register_secrets(data: Any) -> None:
-    """Remember what is secret by its name in the tables of a suite, but for words that stand elsewhere in it too.
+    """Remember the secrets in a suite's tables.
 
-    It is struck wherever it turns up from now on.
+    They are secret by their names, and redacted everywhere from now on. Values that also occur elsewhere in the suite
+    are not remembered.
     """
     texts = list(_iterate_texts_and_secrecy(data))
     open_ = "\n".join(redact_text(text) for text, secret in texts if not secret)
@@ -122,7 +126,7 @@ def register_secrets(data: Any) -> None:
 
 
 def drop_secret_options(data: Any, name: str = "") -> Any:
-    """Return the tables of a suite without the options that are secret by a name that means nothing else."""
+    """Redact a suite's options with unambiguous secret names."""
     if isinstance(data, Mapping):
         return {
             k: REDACTED_TEXT if _is_unambiguous_secret(name, str(k), v) else drop_secret_options(v, str(k))
@@ -132,7 +136,10 @@ def drop_secret_options(data: Any, name: str = "") -> Any:
 
 
 def _is_unambiguous_secret(table: str, name: str, value: Any) -> bool:
-    """Return whether an option of a suite is secret; not a table of it, a baseline, or a name that also means more."""
+    """Return whether a suite's option certainly is a secret.
+
+    A whole table, a baseline, and a name with other meanings are none.
+    """
     bare = "".join(_split_name(name)) in AMBIGUOUS_NAMES
     return table not in ("", "subject") and not bare and bool(value) and _is_secret_value(name, value)
 
@@ -180,7 +187,10 @@ def _split_name(name: str) -> list[str]:
 
 
 def _iterate_texts_and_secrecy(data: Any, name: str = "", under: bool = False) -> Iterator[tuple[str, bool]]:
-    """Yield all texts, and of each whether it stands under a name of a secret that does not mean other things too."""
+    """Yield every text, and whether it certainly is a secret.
+
+    Only the name of its option, or of one around it, counts. Keys are texts that are none.
+    """
     if isinstance(data, Mapping):
         for key, value in data.items():
             yield from _iterate_texts_and_secrecy(

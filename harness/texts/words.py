@@ -1,4 +1,7 @@
-"""The words of a text as leaks and near-copies compare them; of a language without spaces each character is one."""
+"""Words of a text, to find leaks and near-duplicates.
+
+In a language without spaces each character is a word.
+"""
 
 from __future__ import annotations
 
@@ -22,17 +25,17 @@ INVISIBLE_CHARACTERS = dict.fromkeys((0xAD, *range(0x200B, 0x2010), 0x2060, 0xFE
 
 
 def count_words(words: Sequence[str]) -> float:
-    """Return how many words there are, of a language without spaces two characters a word."""
+    """Count words. In a language without spaces two characters are one."""
     return sum(0.5 if ALONE.fullmatch(word) else 1.0 for word in words)
 
 
 def is_unspaced(words: Sequence[str]) -> bool:
-    """Return whether most words are single characters of a language without spaces."""
+    """Return whether most words are from a language without spaces."""
     return 2 * sum(ALONE.fullmatch(word) is not None for word in words) > len(words)
 
 
 def split_answer(text: str) -> tuple[str, ...]:
-    """Return the words of an answer with their punctuation, but for what ends a sentence; see D11-punctuation."""
+    """Split an answer into words, without punctuation that ends sentences. See D11-punctuation."""
     return tuple(word for part in normalize_text(text).split() if (word := part.strip(".,!?")))
 
 
@@ -41,14 +44,20 @@ def split_words(text: str) -> list[str]:
 
 
 def normalize_text(text: str) -> str:
-    """Return a text without what one cannot see of it: case, forms of characters, invisible ones."""
+    """Normalize invisible differences in a text.
+
+    These are case, forms of characters, and invisible characters.
+    """
     if text.isascii():
         return text.lower()
     return unicodedata.normalize("NFKC", fold_case(unicodedata.normalize("NFKC", text.translate(INVISIBLE_CHARACTERS))))
 
 
 def split_grams(words: Sequence[str]) -> Iterator[Any]:
-    """Yield words and pairs of them, of a language without spaces sequences of characters."""
+    """Yield words and pairs of words.
+
+    In a language without spaces, yield sequences of characters.
+    """
     if is_unspaced(words):
         yield from zip(*(words[k:] for k in range(UNSPACED_SHINGLE)), strict=False)
         return

@@ -8,9 +8,10 @@ MIN_COLUMNS = 40  # columns below which lines are left to the terminal
 
 
 def wrap_line(text: str, width: int | None, hang: int | None = None) -> list[str]:
-    """Return a line in parts of at most `width` columns; a word that is wider stays whole.
+    """Wrap a line at `width` columns. A wider word stays whole.
 
-    What goes on stands at column `hang`, or two right of where the line begins. Without a width it is one part.
+    Continuation lines start at column `hang`, or two to the right of the line's start. Without a width, or with one
+    below MIN_COLUMNS, the line is one part.
     """
     if width is None or width < MIN_COLUMNS or len(text) <= width:
         return [text]
@@ -19,7 +20,10 @@ def wrap_line(text: str, width: int | None, hang: int | None = None) -> list[str
 
 
 def join_paragraphs(text: str) -> list[str]:
-    """Return a docstring's lines, those of a paragraph as one; what is indented or a list stays as it is."""
+    """Join each paragraph of a docstring into one line.
+
+    Indented lines and lists stay as they are.
+    """
     found: list[str] = []
     for line in text.split("\n"):
         if found and found[-1] and line and line[0] not in " -*|" and found[-1][0] not in " -*|":  # it goes on

@@ -41,7 +41,10 @@ SHARDED_BACKENDS = ("FSDP", "DEEPSPEED", "MEGATRON_LM", "TP")
 
 @dataclass
 class Course:
-    """What is known of one training, from its first step on; `suite` and `analysis` only in the first process."""
+    """State of one training, from its first step on.
+
+    `suite` and `analysis` are set only in the first process.
+    """
 
     looks: int
     suite: LiveSuite | None = None
@@ -57,7 +60,10 @@ class Course:
 
 @dataclass(frozen=True)
 class Decision:
-    """What a look decided, for all processes: whether to stop, and whether this checkpoint is the best so far."""
+    """Decision of one look, shared by all processes.
+
+    `stop` ends the training; `best` marks this checkpoint as the best so far.
+    """
 
     stop: bool
     best: bool
@@ -66,16 +72,17 @@ class Decision:
 
 
 class GateCallback(TrainerCallback):  # type: ignore[misc]
-    """Look at the model in training with the gates of a suite, every `every_steps` steps and at the end.
+    """Callback that tests a model in training with a suite's gates.
 
-    Before the first step the base answers the select rows of the suite's evals; each look evaluates the model on the
-    same rows, and its metrics go to the trainer's log as `harness/EVAL.METRIC`. Gates are tested at their risk divided
-    by the number of looks. With `stop="refuted"` the training ends once a blocking guard is proven broken, a gate that
-    the base keeps; `stop=""` only looks. With `keep="best"` the checkpoint with the best score among those whose guards
-    are not refuted is saved, and is the one that `load_best_model_at_end` loads in place of `metric_for_best_model`.
+    It looks at the model every `every_steps` steps and at the end. Before the first step the base answers the select
+    rows of the suite's evals; each look evaluates the model on the same rows, and its metrics go to the trainer's log
+    as `harness/EVAL.METRIC`. Gates are tested at their risk divided by the number of looks. With `stop="refuted"` the
+    training ends once a blocking guard is proven broken, a gate that the base keeps; `stop=""` only looks. With
+    `keep="best"` the checkpoint with the best score is saved, among those without a refuted guard, and
+    `load_best_model_at_end` loads it in place of the one chosen by `metric_for_best_model`.
 
-    Nothing is decided for release: rows that chose cannot confirm. Raises UsageError, before the first step, on a
-    mistake in the suite and on a model that it cannot be used with.
+    Nothing is decided for release: rows that chose cannot confirm. Raises UsageError before the first step if the suite
+    has a mistake or the model cannot be used with it.
     """
 
     def __init__(
@@ -106,7 +113,7 @@ class GateCallback(TrainerCallback):  # type: ignore[misc]
         processing_class: Any = None,
         **_: Any,
     ) -> None:
-        """Check everything, evaluate the base, and say what the looks can see."""
+        """Check the setup, evaluate the base and print the looks' power."""
         self._handler = _find_handler_in_call_stack(self)
         self._check(args)
         self._course = course = Course(count_looks(state.max_steps, self.every_steps))
@@ -133,14 +140,20 @@ class GateCallback(TrainerCallback):  # type: ignore[misc]
             state.best_metric, state.best_global_step = decision.score, state.global_step
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """Mark the best checkpoint, also where the trainer saves by no strategy of its own."""
+        """Mark the best checkpoint as the trainer's best.
+
+        The trainer may have no save strategy of its own.
+        """
         if self.keep and self._course and (folder := _find_checkpoint(args, self._course.best_step)):
             state.best_model_checkpoint = str(folder)
 
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, *, model: Any = None, **_: Any
     ) -> None:
-        """Look once more where another callback ended the training, and print what confirms."""
+        """Take a last look, and print the command that confirms.
+
+        The look is skipped if the last step had one or the best checkpoint was loaded.
+        """
         if (course := self._course) is None:
             return
         loaded = args.load_best_model_at_end and state.best_model_checkpoint
@@ -161,7 +174,7 @@ class GateCallback(TrainerCallback):  # type: ignore[misc]
     # -- before the first step ---------------------------------------------------------------------
 
     def _check(self, args: TrainingArguments) -> None:
-        """Raise UsageError on what no look could be taken with."""
+        """Raise UsageError if the setup rules out looks."""
         others = [one for one in self._handler.callbacks if isinstance(one, GateCallback)] if self._handler else []
         if len(others) > 1:
             what = f"the trainer has {len(others)} of them"
@@ -179,7 +192,10 @@ class GateCallback(TrainerCallback):  # type: ignore[misc]
     def _open_suite_and_evaluate_base(
         self, course: Course, state: TrainerState, model: Any, processing_class: Any
     ) -> tuple[float | None, int | None]:
-        """Open the suite and evaluate the base; return the best score so far and its step, of a resumed training."""
+        """Open the suite and evaluate the base.
+
+        Return the best score so far and its step if the training is resumed.
+        """
         course.suite = suite = open_live_suite(self.suite)
         base = self._evaluate_base(suite, state, model, processing_class)
         course.base = live_metrics(base)
@@ -197,7 +213,11 @@ class GateCallback(TrainerCallback):  # type: ignore[misc]
         return (known[-1], state.best_global_step) if known and known[-1] == state.best_metric else (None, None)
 
     def _evaluate_base(self, suite: LiveSuite, state: TrainerState, model: Any, processing_class: Any) -> Results:
-        """Return the base's results; raises UsageError where there are none, while nothing is lost yet."""
+        """Return the base's results.
+
+        It is loaded anew if all weights were already trained. Raises UsageError if there are no results, while nothing
+        is lost yet.
+        """
         moved = state.global_step and not hasattr(model, "peft_config")
         try:
             with suite.subject(model, BASE, base=True, processing_class=processing_class) as subject:
@@ -214,7 +234,10 @@ class GateCallback(TrainerCallback):  # type: ignore[misc]
     # -- a look ------------------------------------------------------------------------------------
 
     def _look(self, args: TrainingArguments, state: TrainerState, model: Any) -> Decision | None:
-        """Evaluate the model and decide, in the first process; return the decision in all, None after an error."""
+        """Evaluate the model and decide, in the first process.
+
+        Return the decision in all processes, or None after an error.
+        """
         course = self._course
         assert course
         course.looked_at, course.done = state.global_step, course.done + 1
@@ -262,7 +285,10 @@ class GateCallback(TrainerCallback):  # type: ignore[misc]
         return f"step {look.step}, look {course.done} of {course.looks}: {'; '.join(parts)}"
 
     def _log_without_progress_bar(self, args: TrainingArguments, state: TrainerState, logs: dict[str, float]) -> None:
-        """Add numbers to the trainer's log and to what reports it, but not to its progress bar."""
+        """Add numbers to the trainer's log, bypassing its progress bar.
+
+        Every other callback that reports the log receives them.
+        """
         if not state.is_world_process_zero:
             return
         state.log_history.append({"epoch": state.epoch, **logs, "step": state.global_step})
@@ -277,7 +303,7 @@ class GateCallback(TrainerCallback):  # type: ignore[misc]
 
 
 def _make_logs(analysis: InterimAnalysis, look: Look) -> dict[str, float]:
-    """Return what a look adds to the log: metrics and the bounds of each gate, finite numbers only."""
+    """Return a look's metrics and gate bounds for the log. Non-finite numbers are left out."""
     found = {PREFIX + name: value for name, value in look.metrics.items() if math.isfinite(value)}
     for verdict in look.verdicts:
         found |= {f"{PREFIX}{verdict.gate}: {name}": value for name, value in analysis.bounds(verdict).items()}
@@ -293,13 +319,16 @@ def _describe_verdict(analysis: InterimAnalysis, verdict: Verdict) -> str:
 
 
 def _find_checkpoint(args: TrainingArguments, step: int | None) -> Path | None:
-    """Return the folder of the checkpoint of a step, if it is there."""
+    """Return the checkpoint folder of a step, if it exists."""
     folder = Path(args.output_dir) / f"checkpoint-{step}"
     return folder if step is not None and folder.is_dir() else None
 
 
 def _compute_on_first_process(args: TrainingArguments, compute: Callable[[], T]) -> T:
-    """Compute in the first process, while others wait; return the result, or raise the UsageError, in all of them."""
+    """Compute in the first process and share the result with all.
+
+    The others wait. UsageError is raised in all of them; with several processes, for every other error too.
+    """
     if args.world_size == 1:
         return compute()
     box: list[Any] = [None, None]
@@ -317,9 +346,9 @@ def _compute_on_first_process(args: TrainingArguments, compute: Callable[[], T])
 
 
 def _find_handler_in_call_stack(callback: GateCallback) -> CallbackHandler | None:
-    """Return what calls the callbacks of a trainer, whose others report the log.
+    """Find the trainer's callback handler in the call stack.
 
-    A callback is not given its trainer, and what a trainer logs is reported by callbacks, so this looks for who calls.
+    A callback is not given its trainer, and the handler is needed to report a log to the other callbacks.
     """
     frame: FrameType | None = sys._getframe(1)
     while frame is not None:

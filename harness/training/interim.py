@@ -27,7 +27,10 @@ Results = Mapping[str, Result]
 
 @dataclass(frozen=True)
 class Look:
-    """What one look found: verdicts in the order of the gates, metrics by EVAL.METRIC, and the score that chooses."""
+    """Results of one look at a model in training.
+
+    `verdicts` are in the order of the gates, `metrics` by EVAL.METRIC, and `score` chooses the checkpoint.
+    """
 
     step: int
     verdicts: tuple[Verdict, ...]
@@ -42,10 +45,11 @@ def count_looks(max_steps: int, every_steps: int) -> int:
 
 
 class InterimAnalysis:
-    """The gates of a suite over the looks of one training, against the base's results on the same rows.
+    """Gates of a suite over a training's looks, against the base.
 
-    A guard is a blocking gate that the base keeps: it must not get worse than the base, or the base passes it. Only a
-    guard can be refuted in a sense that ends a training; other gates are goals, which need not be reached yet.
+    Model and base are evaluated on the same rows. A guard is a blocking gate that the base keeps: it must not get worse
+    than the base, or the base passes it. Only a refuted guard can end a training; other gates are goals, which need not
+    be reached yet.
     """
 
     def __init__(self, suite: Suite, tasks: Mapping[str, Task], base: Results, looks: int) -> None:
@@ -61,7 +65,7 @@ class InterimAnalysis:
         return self.tasks[evaluation].metrics[metric]
 
     def look(self, step: int, results: Results, metrics: Mapping[str, float]) -> Look:
-        """Decide every gate on the results of the model after a step, each at its share of the risk."""
+        """Decide every gate on the model's results after a step. Each is tested at its share of the risk."""
         verdicts = tuple(
             self._decide_gate(gate, results, self._find_gate_alpha(gate) / self.looks) for gate in self.suite.gates
         )
@@ -77,7 +81,7 @@ class InterimAnalysis:
         return best is None or sign * score > sign * best
 
     def bounds(self, verdict: Verdict) -> dict[str, float]:
-        """Return estimate, lower and upper bound of a verdict in the metric's units, those that it has."""
+        """Return a verdict's estimate and bounds in the metric's units. Missing ones are left out."""
         metric, found = self.metric(verdict.metric), {}
         for name in ("estimate", "lower", "upper"):
             value = getattr(verdict, name)
@@ -86,7 +90,11 @@ class InterimAnalysis:
         return {name: value for name, value in found.items() if value is not None}
 
     def describe_power(self) -> list[str]:
-        """Return, for each guard, how often a look sees a loss of twice its margin, and the rows for 80 %."""
+        """Describe each guard's power to detect twice its margin.
+
+        The rows for a power of 80 % are added if there are too few. Guards other than a plain comparison of a share of
+        rows get their number of rows only.
+        """
         return [self._describe_gate_power(gate) for gate in self.guards]
 
     def _describe_gate_power(self, gate: Gate) -> str:
@@ -126,5 +134,5 @@ class InterimAnalysis:
 
 
 def _compute_loss_power(loss: float, margin: float, alpha: float, rows: int) -> float:
-    """Return how often rows that are 0 or 1 prove a loss to be more than a margin."""
+    """Return the power to prove a loss greater than a margin. Rows are 0 or 1."""
     return power.pairs_power(loss, -margin, max(power.DISCORDANCE, loss), rows, alpha)

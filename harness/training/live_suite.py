@@ -1,4 +1,7 @@
-"""What a suite evaluates while another library trains: its model, the evals with select rows, and the gates on them."""
+"""The part of a suite that applies while another library trains.
+
+That is its model, the evals with select rows, and the gates on them.
+"""
 
 from __future__ import annotations
 
@@ -25,9 +28,9 @@ BASE = "base"
 
 @dataclass(frozen=True)
 class LiveSuite:
-    """A suite whose evals and gates are those that a model in training can be looked at with.
+    """A suite reduced to evals and gates for a model in training.
 
-    `skipped` says of each other gate why it is left out.
+    `skipped` maps each other gate to the reason it is left out.
     """
 
     session: Session
@@ -44,7 +47,7 @@ class LiveSuite:
 
     @contextmanager
     def subject(self, model: Any, name: str, *, base: bool = False, processing_class: Any = None) -> Iterator[Subject]:
-        """Yield a model in memory as a subject; raises UsageError where it cannot be evaluated."""
+        """Yield a model in memory as a subject. Raises UsageError if it cannot be evaluated."""
         ref = replace(self.session.base, name=name)
         ref = ref if base else replace(ref, digest=name)
         try:
@@ -54,19 +57,20 @@ class LiveSuite:
             raise UsageError(*(f"{self.collection.suite.path}: {m}" for m in error.messages)) from None
 
     def evaluate(self, subject: Subject) -> dict[str, Result]:
-        """Evaluate a subject on all select rows; return the results by eval."""
+        """Return a subject's results on all select rows, by eval."""
         return evaluate_live(self.collection.tasks.values(), subject)
 
     def evaluate_saved_base(self) -> dict[str, Result]:
-        """Evaluate the base that the suite names, loaded for this and freed again."""
+        """Load the suite's base, evaluate it and free it again."""
         with self.session.load([self.session.base]) as (_, [subject]):
             return self.evaluate(subject)
 
 
 def open_live_suite(path: Path) -> LiveSuite:
-    """Read a suite's [model], evals and gates; what it trains, merges and exports is left alone.
+    """Open a suite to evaluate a model in training.
 
-    Raises UsageError with every mistake, and where no gate is on an eval with select rows.
+    Only its [model], evals and gates are used; training, merges and exports are left alone. Raises UsageError with
+    every mistake, if no gate is on an eval with select rows, and if the loader cannot evaluate a model in training.
     """
     suite = read_suite(path)
     if suite.rows:
@@ -97,7 +101,7 @@ def open_live_suite(path: Path) -> LiveSuite:
 
 
 def _find_live_gate_error(gate: Gate, collection: Collection) -> str:
-    """Return why a gate cannot be looked at on a model in training, or an empty text."""
+    """Return the reason a gate cannot be tested during training. Empty if it can."""
     if not gate.metric:
         return "is a group"
     if gate.of == "recipe":

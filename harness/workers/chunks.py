@@ -1,8 +1,8 @@
-"""Requests cut into pieces of a fixed cost, each answered as if nothing had been asked before.
+"""Requests cut into chunks of a fixed cost, answered independently.
 
-In half precision a row's score depends on the rows beside it. So a piece is the same whoever answers it: pieces are cut
-in the order of the texts and by cost alone, never by the number of workers, and a subject forgets its prefixes between
-two of them. Then one process, two workers and five give the same bits.
+In half precision a row's score depends on the rows beside it. So a chunk is the same for any worker: chunks are cut in
+the order of the texts and by cost alone, never by the number of workers, and a subject forgets its prefixes between two
+of them. Then one process, two workers and five give the same bits.
 """
 
 from __future__ import annotations
@@ -54,7 +54,10 @@ def cut_chunks(method: str, requests: Sequence[Any], options: Mapping[str, Any],
 
 
 def chunk_cost(method: str, requests: Sequence[Any], options: Mapping[str, Any]) -> int:
-    """Count the characters that requests hold, and those that may be answered."""
+    """Estimate a chunk's cost in characters.
+
+    It counts the requests and the longest answers that they allow.
+    """
     pairs = method in ("logprobs", "count_tokens")
     return sum(len(_make_prefix_and_whole_text(r)[1] if pairs else _join_prompt(r)) for r in requests) + len(
         requests
@@ -97,14 +100,21 @@ class ChunkQueue:
         return new
 
     def mark_answered(self, piece: int) -> list[int]:
-        """Note that a piece was answered; return the rows that are at fault together, where each half of them was."""
+        """Mark a chunk as answered.
+
+        Returns the rows that failed together, once all parts into which they were halved are answered; else an empty
+        list.
+        """
         self.left -= 1
         searched = piece in self._halves
         self._halves.discard(piece)
         return self._halved if searched and not self._halves else []
 
     def mark_failed(self, piece: int) -> list[int]:
-        """Note that a piece was not answered; return the row at fault once it is known."""
+        """Mark a chunk as failed, and retry or halve it.
+
+        Returns the row that always fails once it is found, else an empty list.
+        """
         self._failed[piece] += 1
         if piece not in self._halves and self._failed[piece] < MAX_TRIES:
             self.waiting.appendleft(piece)
@@ -139,7 +149,10 @@ def describe_culprits(rows: Sequence[Any], why: Exception | None) -> str:
 
 
 class StreamingSubject:
-    """A subject whose answers come from `_stream(method, requests, options)`, one by one with their numbers."""
+    """A subject with all answers from its method `_stream`.
+
+    `_stream(method, requests, options)` yields (number of the request, answer) one by one.
+    """
 
     def generate(self, prompts: Sequence[Prompt], **options: Unpack[Generation]) -> list[str]:
         """Answer each prompt; see `Subject`."""
@@ -176,7 +189,7 @@ class ChunkedSubject(StreamingSubject):
         self.preferred_batch_rows = PREFERRED_BATCH_ROWS * times
 
     def __getattr__(self, name: str) -> Any:
-        """Answer all else as the subject does; comparing is cut as well, where it can compare."""
+        """Return the loaded subject's attribute. Its `token_kl`, if it has one, runs in chunks."""
         if name.startswith("__"):
             raise AttributeError(name)
         found = getattr(self.subject, name)
@@ -207,19 +220,22 @@ class PooledSubject(StreamingSubject):
 
     @property
     def notes(self) -> list[str]:
-        """What the model says of itself, once however many workers say so, and what became of the workers."""
+        """Notes on the model and on lost workers.
+
+        The same note from several workers appears once.
+        """
         self._notes += self._of_workers
         self._of_workers.clear()
         return self._notes
 
     def add_notes(self, notes: Any) -> None:
-        """Take what a worker's model says of itself."""
+        """Add the new ones of a worker's notes on its model."""
         new = [note for note in map(str, notes) if note not in self._heard] if isinstance(notes, list) else []
         self._heard.update(new)
         self._notes += new
 
     def token_kl(self, texts: Sequence[str], against: PooledSubject) -> list[tuple[float, int]]:
-        """Compare next-token distributions with those of another model of the same workers."""
+        """Compare next-token distributions with another model of the same workers."""
         return self._answer_all_in_order("token_kl", texts, {"against": against.number})
 
     def count_tokens(self, pairs: Sequence[tuple[Prompt, str]]) -> list[int]:
@@ -227,7 +243,7 @@ class PooledSubject(StreamingSubject):
         return self._answer_all_in_order("count_tokens", pairs, {})
 
     def render(self, messages: list[dict[str, str]]) -> str:
-        """Write chat messages as the template does, with the answer's turn opened."""
+        """Render chat messages with the template, including the generation prompt."""
         return str(self._answer_all_in_order("render", [messages], {})[0])
 
     def __getattr__(self, name: str) -> Any:
@@ -243,7 +259,7 @@ class PooledSubject(StreamingSubject):
 
 
 def forget_all(*subjects: Any) -> None:
-    """Let subjects forget what they keep of earlier requests to be faster."""
+    """Clear the caches that subjects keep of earlier requests."""
     for subject in subjects:
         if forget := getattr(subject, "forget", None):
             forget()
@@ -258,6 +274,6 @@ def _join_prompt(prompt: Prompt) -> str:
 
 
 def _make_prefix_and_whole_text(pair: tuple[Prompt, str]) -> tuple[str, str]:
-    """Return the prompt of a pair, or its text where that is whole, and all of it."""
+    """Return a pair's prompt and its whole text. An empty prompt is replaced by the whole text."""
     prompt = _join_prompt(pair[0])
     return prompt or pair[1], prompt + pair[1]

@@ -1,7 +1,7 @@
-"""The GPUs that a process gets, as PyTorch in a process like it sees them, and the environment that gives it one.
+"""GPU detection and assignment for worker processes.
 
-/proc is not asked how many there are: WSL2 and ROCm have none there, LXD hides them, and in a container they may be the
-host's. Imports torch inside functions.
+PyTorch in a process like a worker's lists the GPUs. /proc is not read for their number: WSL2 and ROCm have none there,
+LXD hides them, and in a container they may be the host's. Imports torch inside functions.
 """
 
 from __future__ import annotations
@@ -44,7 +44,10 @@ class Gpu(NamedTuple):
 
 
 class GpuProbe(NamedTuple):
-    """What a process sees: its PyTorch, whether that was built for GPUs, why it can use none, and those that it can."""
+    """PyTorch and the GPUs as one process sees them.
+
+    `built` is whether PyTorch is built for GPUs, `error` why it can use none.
+    """
 
     torch: str
     built: bool
@@ -52,7 +55,10 @@ class GpuProbe(NamedTuple):
     cards: tuple[Gpu, ...] = ()
 
     def no_gpu_reason(self) -> str:
-        """Return why it sees no GPU, and what to do; nothing where it does, or they are hidden from it."""
+        """Explain why no GPU is visible, and how to fix it.
+
+        Empty if one is visible, or if they are hidden from the process.
+        """
         variable, named = visible_gpus()
         if self.cards or named == []:
             return ""
@@ -73,12 +79,12 @@ class GpuProbe(NamedTuple):
 
 
 def gpu_device_files() -> list[str]:
-    """Return the device files by which a driver says that it has a GPU."""
+    """Return the device files that show a GPU driver."""
     return sorted(str(p) for place in NODES for p in Path("/").glob(place.lstrip("/")))
 
 
 def visible_gpus() -> tuple[str, list[str] | None]:
-    """Return the variable that chooses GPUs, and what it names; None where it is not set."""
+    """Return the variable that selects GPUs, and the GPUs it names. These are None if it is not set."""
     variable = next((name for name in VISIBLE_DEVICES_VARIABLES if name in os.environ), VISIBLE_DEVICES_VARIABLES[-1])
     if variable not in os.environ:
         return variable, None
@@ -86,7 +92,7 @@ def visible_gpus() -> tuple[str, list[str] | None]:
 
 
 def probe_gpus() -> GpuProbe:
-    """Return what this process sees."""
+    """Probe this process's PyTorch and GPUs."""
     import torch
 
     built = bool(torch.version.cuda or torch.version.hip)
@@ -103,7 +109,7 @@ def probe_gpus() -> GpuProbe:
 
 
 def read_gpu(number: int) -> Gpu:
-    """Return a GPU of this process; what it has reserved itself counts as free."""
+    """Describe a GPU of this process. Memory reserved by this process itself counts as free."""
     import torch
 
     about = torch.cuda.get_device_properties(number)
@@ -113,12 +119,18 @@ def read_gpu(number: int) -> Gpu:
 
 
 def list_gpus(python: str | None = None) -> list[str]:
-    """Return the GPUs that processes of an interpreter may use, each by the name that gives it to one."""
+    """Return the names of GPUs for processes of an interpreter.
+
+    In the variable that selects GPUs, a name gives its GPU to a process.
+    """
     return [name for name, _ in list_named_gpus(python)]
 
 
 def list_named_gpus(python: str | None = None) -> list[tuple[str, Gpu]]:
-    """Return the GPUs with their names; of a card that is cut in instances (MIG) a process has one by its name."""
+    """Return the GPUs and the names that select them.
+
+    A process has one instance (MIG) of a divided card, by its name.
+    """
     if not gpu_device_files():
         return []
     _, named = visible_gpus()
@@ -129,9 +141,11 @@ def list_named_gpus(python: str | None = None) -> list[tuple[str, Gpu]]:
 
 
 def assign_gpus(who: str, count: int, python: str | None = None, each: int = 0) -> list[str]:
-    """Return the GPU that each of so many processes may have, or `each` of them; none where none is asked or there.
+    """Return the GPUs for each of `count` processes.
 
-    Raises UsageError where there are fewer, or fewer cores, or where two of them would have GPUs of two kinds.
+    Each gets one, or `each` of them with names joined by commas; the list is empty if none are required and the machine
+    has none. Raises UsageError if there are too few GPUs, or without GPUs too few cores, or if processes would get GPUs
+    of different kinds.
     """
     found = list_named_gpus(python)
     there, what = (len(found), "GPUs") if found or each else (os.cpu_count() or 1, "cores, and no GPU")
@@ -146,7 +160,11 @@ def assign_gpus(who: str, count: int, python: str | None = None, each: int = 0) 
 
 
 def probe_gpus_of(python: str | None = None, device: str | None = None) -> GpuProbe:
-    """Return what a process of an interpreter sees, with one device or all of this one's; raises UsageError."""
+    """Probe the GPUs in a process of an interpreter.
+
+    It sees one device, or all of this process's. Raises UsageError if the interpreter cannot be run or the driver does
+    not answer.
+    """
     return _probe_gpus_in_interpreter(
         python or sys.executable, tuple(sorted(worker_environment(device, ours=python is None).items()))
     )

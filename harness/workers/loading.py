@@ -1,4 +1,4 @@
-"""Load the models of a stage by their loader, in this process or in a worker's."""
+"""Loading of a stage's models, in this process or in workers."""
 
 from __future__ import annotations
 
@@ -31,9 +31,10 @@ Loader = Callable[..., Loaded]
 
 @contextmanager
 def load_each(loader: Loader, refs: Sequence[ModelRef]) -> Iterator[list[Subject]]:
-    """Yield a subject per ref; those with the same options are loaded by one call, to share what they can.
+    """Yield one subject per ref from the loader.
 
-    Raises UsageError where a loader gives another model than it was asked for.
+    Refs with the same options are loaded by one call, to share resources. Raises UsageError if the loader yields
+    another model than requested, or not one per ref.
     """
     alike: dict[str, list[int]] = {}
     for i, ref in enumerate(refs):
@@ -64,12 +65,15 @@ class ModelCache:
         self.tell: Tell = lambda _: None  # of the suite that runs
 
     def forward_progress(self, sign: Progress) -> None:
-        """Pass a sign of life on to whoever watches now."""
+        """Forward progress to the suite that runs now."""
         self.tell(sign)
 
     @contextmanager
     def borrow(self, key: str, load: Callable[[], Loaded]) -> Iterator[list[Subject]]:
-        """Yield the models of a key, loaded unless they are here; where memory runs out others make room for them."""
+        """Yield the models of a key, loaded unless they are held.
+
+        If memory runs out, all other models are freed and loading is tried again.
+        """
         stack, subjects = self._held.pop(key) if key in self._held else self._load_or_retry_after_freeing(load)
         try:
             yield subjects
@@ -100,7 +104,7 @@ class ModelCache:
 
 @contextmanager
 def load_in_process(loader: Loader, refs: Sequence[ModelRef], tell: Tell) -> Iterator[list[Subject]]:
-    """Yield a subject per ref that answers in this process, piece by piece as workers would."""
+    """Yield a subject per ref that answers in this process. Requests run in the same chunks as in workers."""
     with load_each(loader, refs) as subjects:
         times = LoaderCapabilities.of(loader).piece
         yield [ChunkedSubject(subject, tell, times) for subject in subjects]
@@ -128,7 +132,10 @@ def load_models(
     responses: Responses | None,
     progress: Callable[[Progress], None],
 ) -> Iterator[tuple[StageModels, list[Subject]]]:
-    """Yield models and a subject for each; none is loaded before something is asked that is not remembered."""
+    """Yield models and a subject for each, loaded lazily.
+
+    No model is loaded before the first request that has no cached answer.
+    """
     plugins, shelf = loaders.plugins, loaders.shelf or ModelCache()
     loader = plugins.find("loader", model.use).function
     about, own = LoaderCapabilities.of(loader), detach_copy(list(refs))
@@ -174,7 +181,10 @@ def load_models(
 def load_uncached(
     plugins: Plugins, suite: Path, use: str, refs: Sequence[ModelRef], options: Mapping[str, Any]
 ) -> Iterator[list[Subject]]:
-    """Yield a subject per ref from a loader itself, or from one worker where its options name another interpreter."""
+    """Yield a subject per ref, without cache or lazy loading.
+
+    The loader runs in this process, or in one worker if the options name another interpreter.
+    """
     if crew := parse_workers("", plugins, options):
         own = [replace(ref, options=options) for ref in refs]
         with Pool(crew, LoadRequest.of(plugins, suite, use, own), lambda _: None).load_models() as subjects:

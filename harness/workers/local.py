@@ -1,4 +1,7 @@
-"""What `--on` names: child processes over pipes, one a GPU or of one thread each, or workers that a plugin provides."""
+"""Workers that `--on` names: child processes, or a plugin's workers.
+
+Child processes communicate over pipes; each has its own GPUs, or one thread.
+"""
 
 from __future__ import annotations
 
@@ -130,10 +133,10 @@ class ChildWorker:
 
 
 def parse_workers(on: str, plugins: Plugins, options: Mapping[str, Any]) -> Workers | None:
-    """Return the workers that answer for a model of these options, not started; None for this process.
+    """Parse `--on NAME:PLACE` into workers, without starting them.
 
-    `on` is NAME:PLACE. A model whose loader has an option `python` and is given one needs a process of that interpreter
-    in any case. Raises UsageError where there are none such, or not so many.
+    None stands for this process. A model with a `python` among its options needs a process of that interpreter in any
+    case. Raises UsageError for an unknown backend or place, and if there are too few GPUs or cores.
     """
     python = options.get(PYTHON)
     name, _, place = on.partition(":")

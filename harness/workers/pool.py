@@ -45,7 +45,7 @@ VERSION = keys.library_versions()[keys.CORE]
 
 @dataclass(frozen=True)
 class LoadRequest:
-    """What workers open: models of a loader, with the plugins of a suite."""
+    """A request to open a loader's models, with a suite's plugins."""
 
     loader: str
     refs: Sequence[ModelRef]
@@ -55,7 +55,7 @@ class LoadRequest:
 
     @classmethod
     def of(cls, plugins: Plugins, suite: Path, loader: str, refs: Sequence[ModelRef]) -> LoadRequest:
-        """Return what opens models with the plugins that are loaded here."""
+        """Return a request to open models with the plugins loaded here."""
         return cls(loader, refs, str(suite.resolve()), plugins.asked, plugins.find("loader", loader).capabilities.piece)
 
     def message(self) -> str:
@@ -66,12 +66,15 @@ class LoadRequest:
 
 
 class _WrongReplyError(Exception):
-    """What a worker said that is no answer; it lives, and may be asked again."""
+    """An invalid reply from a worker that is alive and may retry."""
 
 
 @dataclass(eq=False)
 class _Errand:
-    """What a worker is at: a piece that somebody waits for, one that nobody does any more, or opening and loading."""
+    """A worker's current task: a chunk, or opening and loading models.
+
+    The chunk's owner is None once nobody waits for it.
+    """
 
     worker: Worker
     heard: float  # when it last said anything
@@ -84,9 +87,9 @@ class _Errand:
 
 
 class Pool:
-    """The workers of a stage and their models; not for several threads.
+    """A stage's workers and their models; not thread-safe.
 
-    `identities` are of each model, as the first worker tells them; another's must be the same.
+    `identities` are the models' identities as the first worker reports them; another's must be the same.
     """
 
     def __init__(
@@ -108,7 +111,10 @@ class Pool:
         self._about: Mapping[str, Any] = {}
 
     def start(self) -> tuple[str | None, ...]:
-        """Start the workers, unless they are, and return their models' identities; raises UsageError."""
+        """Start the workers, unless running, and return their models' identities.
+
+        Raises UsageError.
+        """
         if not self.alive:
             self.alive = self.workers.start()
             try:
@@ -127,7 +133,10 @@ class Pool:
 
     @contextmanager
     def load_models(self) -> Iterator[list[Subject]]:
-        """Yield the models once a worker has loaded them; those that still load join later. Ends the workers."""
+        """Yield the models once a worker has loaded them.
+
+        Workers that are still loading join later. All workers end with the context.
+        """
         try:
             self.start()
             for worker in self.alive:
@@ -199,9 +208,11 @@ class Pool:
         self._at[loaded] = task
 
     def _next(self, owner: object) -> tuple[_Errand, Any] | None:
-        """Return what came of an owner's pieces, rows or an error, or None if nothing did yet.
+        """Return the next result of an owner's chunks, or None yet.
 
-        Lost workers are replaced here, and who has loaded is free.
+        It is a task with rows, with an error, or with None once its chunk is complete. Lost workers are replaced here,
+        and a worker that has loaded is idle. Raises the error of a model that cannot be loaded, and WorkersGoneError if
+        no worker is left.
         """
         if not (self._at or self._kept):
             raise self._make_workers_gone_error("no worker is left")
@@ -238,7 +249,7 @@ class Pool:
                     task.moved = task.heard
 
     def _parse_final_reply(self, future: Future[str], task: _Errand) -> list[tuple[int, Any]] | Exception:
-        """Return the last rows as what they must be, or the error that came instead of them."""
+        """Return the validated last rows of a reply, or its error."""
         try:
             reply = protocol.unpack_message(future.result())
         except WorkerLostError as lost:
@@ -270,7 +281,7 @@ class Pool:
     # -- who answers -------------------------------------------------------------------------------
 
     def _end_if_hung(self, task: _Errand) -> None:
-        """End a worker that is silent, or lives and does not move; its future tells that it is lost, and why."""
+        """Stop a worker without heartbeats or progress. Its future then raises WorkerLostError with the reason."""
         now = time.monotonic()
         if task.worker.beats and now - task.heard > self.patience:
             task.worker.close(f"it sent no heartbeat for {self.patience:g} s and was stopped; --patience allows more")
@@ -301,9 +312,10 @@ class Pool:
     def _start_successor(
         self, worker: Worker, why: WorkerLostError, *, failed: bool = True, then: str = ""
     ) -> Worker | None:
-        """Put another in a worker's place, or in that of one that does not open either, as where a machine goes away.
+        """Start a successor of a lost worker.
 
-        None where there is none to be had; raises WorkersGone after three.
+        One that cannot be opened is replaced as well, as when a machine goes away. None if the backend has no more;
+        raises WorkersGoneError after MAX_WORKER_DEATHS failures in a row.
         """
         while True:
             worker.close()
@@ -324,7 +336,11 @@ class Pool:
                 return worker
 
     def _check(self, worker: Worker, task: _Errand, future: Future[str]) -> None:
-        """Refuse a worker of another harness, or whose models answer as others than the first one's; raises Lost."""
+        """Check a worker's version and its models' identities.
+
+        They must be this harness's and those of the first worker. Raises WorkerLostError if the worker cannot be
+        started or identified, and WorkersGoneError if it reports an error or something differs.
+        """
         try:
             while not future.done():
                 wait([future], timeout=POLL_INTERVAL_S, return_when=FIRST_COMPLETED)

@@ -1,7 +1,7 @@
-"""What a driver and its workers say to each other: JSON, each message behind its length.
+"""The message protocol between a driver and its workers.
 
-A message is data and never code: what a worker answers is held to the types of answers, and an error it tells becomes
-one of a few kinds, whatever it calls itself.
+Messages are JSON, each behind its length. A message is data and never code: a worker's answers must have the types of
+answers, and its error becomes one of a few types, by any name.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ ERROR_TYPES: dict[str, type[Exception]] = {  # what a worker's error may become 
 
 
 class WorkerLostError(Exception):
-    """A worker that answers no more, and why; any other error is the model's own."""
+    """A lost worker, with the reason. Any other error is the model's own."""
 
 
 def write_message(stream: IO[bytes], message: str) -> None:
@@ -44,7 +44,10 @@ def write_message(stream: IO[bytes], message: str) -> None:
 
 
 def read_message(stream: IO[bytes]) -> str | None:
-    """Read a message, or None where there is none to come; raises ValueError at what is none."""
+    """Read a message, or None at the end of the stream.
+
+    Raises ValueError for an invalid message.
+    """
     if not (head := stream.read(LENGTH.size)):
         return None
     if len(head) < LENGTH.size or (size := LENGTH.unpack(head)[0]) > MAX_MESSAGE_BYTES:
@@ -117,9 +120,9 @@ def options_from_json(told: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def read_rows(method: str, told: Any, wanted: set[int]) -> list[tuple[int, Any]]:
-    """Return numbers and answers, and take the numbers from those that are wanted.
+    """Parse rows into numbers and answers, removing these from `wanted`.
 
-    Raises ValueError or TypeError where they are no answers, or to what was not asked or was answered before.
+    Raises ValueError or TypeError for invalid answers, and for rows that were not requested or come twice.
     """
     if not isinstance(told, list):
         raise TypeError("its rows are not a list")
@@ -132,7 +135,10 @@ def read_rows(method: str, told: Any, wanted: set[int]) -> list[tuple[int, Any]]
 
 
 def _require_exact_type(value: Any, kinds: tuple[type, ...], what: str) -> Any:
-    """Return a value of one of these very types, for JSON's true is no number; raises TypeError at any other."""
+    """Return a value that is of exactly one of the types.
+
+    Subclasses do not count, since JSON's true is no number. Raises TypeError for any other value.
+    """
     if type(value) not in kinds:
         raise TypeError(what)
     return value

@@ -33,7 +33,10 @@ def harness_loaders() -> dict[str, Loader]:
 
 @schema.accepts_options(ApiOptions)
 def open_source(path: str, options: ApiOptions) -> APISource:
-    """Ask the server whether it is there and serves the model, and tell what it offers."""
+    """Connect to the server and describe the model it serves.
+
+    Raises UsageError if it cannot be reached or does not serve the model.
+    """
     from harness_api.scoring import ServerTokens
     from harness_api.server import Server, find_dialect
     from harness_api.subject import APISource
@@ -49,7 +52,10 @@ def open_source(path: str, options: ApiOptions) -> APISource:
 
 @schema.accepts_options(ApiOptions)
 def identity(ref: ModelRef, options: ApiOptions) -> str | None:
-    """Return the identity of what an answer depends on, never the key; None without a `version`: it may change."""
+    """Return a digest of everything that an answer depends on.
+
+    The API key is no part of it. None without a `version`, since the served model may change.
+    """
     if not options.version:
         return None
     how = [options.endpoint, options.logprobs, options.context, options.prefix, dict(options.body or {})]
@@ -60,13 +66,14 @@ def identity(ref: ModelRef, options: ApiOptions) -> str | None:
 @schema.accepts_options(ApiOptions)
 @contextmanager
 def load(refs: Sequence[ModelRef], options: ApiOptions) -> Iterator[list[Subject]]:
-    """Answer through a server; the path is the name under which it serves the model.
+    """Yield subjects that answer through an OpenAI-compatible server.
 
-    `api_key_env` names the environment variable that holds the key (for OpenAI's own server OPENAI_API_KEY, for
-    others none unless named), `endpoint` says where text prompts go, `logprobs` how log-probs of a prompt are asked
-    for, `concurrency` bounds the requests under way, `timeout` is in seconds. Answers are remembered only under a
-    `version`: what is served under a name can change. `context` is in tokens, `prefix` is a text in front of texts
-    that are scored without a prompt, `body` holds more fields of every request. Raises UsageError.
+    A ref's path is the name under which the server serves the model. `api_key_env` names the environment variable that
+    holds the key (for OpenAI's own server OPENAI_API_KEY, for others none unless named), `endpoint` is where text
+    prompts go, `logprobs` how log-probs of a prompt are requested, `concurrency` bounds the requests under way,
+    `timeout` is in seconds. Answers are cached only under a `version`: the model under a name can change. `context` is
+    in tokens, `prefix` is a text in front of texts that are scored without a prompt, `body` holds more fields of every
+    request. Raises UsageError.
     """
     from harness_api.server import Server, find_dialect
     from harness_api.subject import APISubject

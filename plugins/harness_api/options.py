@@ -1,4 +1,4 @@
-"""The loader's options, and what may not be among them."""
+"""Options of the loader, and request fields it reserves."""
 
 from __future__ import annotations
 
@@ -54,5 +54,5 @@ class ApiOptions:
         return self.base_url.rstrip("/")
 
     def digest(self, path: str) -> str:
-        """Return a digest that identifies the served model; there are no weights here to hash."""
+        """Return a digest that identifies the served model, in place of its weights'."""
         return digest_value([self.url, path, self.version])

@@ -1,4 +1,7 @@
-"""From a server's reply to a text, or to the log-probs of a prompt's tokens, or the reason why there is none."""
+"""Parsers of a server's replies.
+
+They return a completion or the log-probs of a prompt's tokens, or raise an error with the reason why there is none.
+"""
 
 from __future__ import annotations
 
@@ -33,10 +36,10 @@ def single_choice(reply: Any) -> Mapping[str, Any]:
 
 
 def read_answer(reply: Any, stop: Sequence[str] = ()) -> Completion:
-    """Return the answer in a reply, before the first stop string, and how it ended; calls of tools as Hermes has them.
+    """Parse a reply into a completion, cut at the first stop string.
 
-    An answer that was withheld, cut by other things than its length, or used up by hidden reasoning is no empty
-    answer. Raises Trouble.
+    Tool calls are appended in Hermes's format. Raises RequestError for an answer that was withheld, cut by anything but
+    its length, or used up by hidden reasoning: that is no empty answer.
     """
     chosen = single_choice(reply)
     message = as_object(chosen.get("message"))
@@ -73,7 +76,10 @@ def read_answer(reply: Any, stop: Sequence[str] = ()) -> Completion:
 
 
 def _format_tool_calls_as_tags(message: Mapping[str, Any]) -> str:
-    """Return the calls of tools that a server's parser took out of an answer, as `tool_calls` reads them."""
+    """Format the tool calls of a parsed answer as Hermes's tags.
+
+    A server's parser took them out of the text; `tool_calls` reads them.
+    """
     listed = message.get("tool_calls")
     calls = [call.get("function") for call in listed if isinstance(call, dict)] if isinstance(listed, list) else []
     calls = calls or [message.get("function_call")]  # as it was before there were several
@@ -87,7 +93,7 @@ def _format_tool_calls_as_tags(message: Mapping[str, Any]) -> str:
 
 
 def as_object(value: Any) -> Mapping[str, Any]:
-    """Return an object of a reply; an empty one for whatever else stands there."""
+    """Return a reply's object, empty for any other value."""
     return value if isinstance(value, dict) else {}
 
 
@@ -101,13 +107,16 @@ class Position:
 
 
 def prompt_logprobs_fields(way: Way) -> dict[str, Any]:
-    """Return the fields that ask for the log-probs of a prompt, with the one generated token that servers insist on."""
+    """Return the request fields for the log-probs of a prompt.
+
+    They include the one generated token that servers insist on.
+    """
     asked: dict[str, Any] = {"prompt_logprobs": 0} if way == "prompt_logprobs" else {"echo": True, "logprobs": 1}
     return {"temperature": 0, "max_tokens": 1, **asked}
 
 
 def read_positions(reply: Any, way: Way) -> list[Position]:
-    """Read the positions of a reply; after an echo the generated token is among them. Raises Trouble."""
+    """Parse the positions in a reply. An echo includes the generated token. Raises RequestError."""
     chosen = single_choice(reply)
     try:
         return (
@@ -145,9 +154,10 @@ def sum_logprobs(scored: Sequence[Position], nbytes: int) -> Logprob:
 
 
 def continuation_positions(found: Sequence[Position], continuation: str) -> Sequence[Position] | None:
-    """Return the last positions, those that spell the continuation exactly; None where no token begins with it.
+    """Return the last positions that spell the continuation exactly.
 
-    A token that is a part of a character hides where the character begins, so none may stand at the boundary.
+    None if no token begins with it. A token that is a part of a character hides where the character begins, so none may
+    stand at the boundary.
     """
     spelt = ""
     for start in range(len(found) - 1, -1, -1):
@@ -160,9 +170,9 @@ def continuation_positions(found: Sequence[Position], continuation: str) -> Sequ
 
 
 def spelling_positions(found: Sequence[Position], text: str) -> Sequence[Position] | None:
-    """Return the positions of an echo that spell the text, without the generated token; None where they do not.
+    """Return the positions of an echo that spell the text.
 
-    In front of them a server may have put its BOS.
+    The generated token is left out, a BOS that the server put in front stays. None if they do not spell the text.
     """
     for first in (0, 1):
         spelt = ""

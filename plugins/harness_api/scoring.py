@@ -1,6 +1,7 @@
-"""Score continuations with a server that tells the log-probs of a prompt, by its tokens where it tells them.
+"""Scoring of continuations by the log-probs of a server's prompts.
 
-vLLM, and what imitates it, does so at /tokenize.
+The server's tokens locate a continuation if it has /tokenize, as vLLM and its imitators do; else the texts of its
+tokens do.
 """
 
 from __future__ import annotations
@@ -84,7 +85,10 @@ class Scoring:
     def _score_continuation_by_text(
         self, prompt: str, text: str, stop: threading.Event, *, as_lm_eval: bool
     ) -> Logprob:
-        """Score where the texts of the tokens spell the continuation exactly; never guess where it begins."""
+        """Score a continuation located by the texts of the tokens.
+
+        They must spell it exactly; its beginning is never guessed. Raises UsageError if they do not.
+        """
         whole = prompt + text
         continuation = whole[len(prompt.rstrip()) :] if as_lm_eval else text
 
@@ -120,7 +124,10 @@ class Scoring:
 
 
 class ServerTokens:
-    """The server's tokenizer; `prefix` is the text that a whole text is conditioned on where there is no BOS."""
+    """The server's tokenizer.
+
+    `prefix` is the text that a whole text is conditioned on, by default the server's BOS.
+    """
 
     def __init__(self, server: Server, model: str, prefix: str = "") -> None:
         self.server, self.model, self._prefix = server, model, prefix
@@ -130,7 +137,7 @@ class ServerTokens:
 
     @cached_property
     def leading_ids(self) -> list[int]:
-        """The special tokens that the server puts in front of a text, usually BOS or nothing."""
+        """The special tokens that the server puts in front of a text. Usually BOS, or none."""
         plain, whole = self._ask(prompt="a", add_special_tokens=False), self._ask(prompt="a", add_special_tokens=True)
         starts = (i for i in range(len(whole)) if whole[i : i + len(plain)] == plain)
         return whole[: next(starts, 0)]
@@ -155,14 +162,15 @@ class ServerTokens:
     def encode_pair(
         self, prompt: Prompt, text: str, stop: threading.Event = http_client.NEVER, *, as_lm_eval: bool = False
     ) -> Pair:
-        """Return the tokens of a prompt and of its continuation, split as the loader "hf" splits them.
+        """Return the tokens of a prompt and of its continuation.
 
-        A prompt is encoded as generation opens it, the whole is cut behind it (`harness.data.encoding`). Of messages
-        the whole is the server's text of their tokens, where these come from it again, with the continuation; else
-        the continuation is encoded by itself. Without a prompt the context is the BOS that the server puts there, or
-        the prefix, and without both the text's own first token, which then is not scored. `as_lm_eval` gives the white
-        space that ends a text prompt to the continuation, cuts what straddles where the prompt's tokens end, and scores
-        the server's BOS too.
+        They are split as the loader "hf" splits them. A prompt is encoded as generation opens it, the whole is cut
+        behind it (`harness.data.encoding`). Of messages the whole is the server's text of their tokens, if these come
+        from it again, with the continuation; else the continuation is encoded by itself. Without a prompt the context
+        is the BOS that the server puts there, or the prefix, and without both the text's own first token, which then is
+        not scored. `as_lm_eval` gives the white space that ends a text prompt to the continuation, cuts tokens that
+        straddle the end of the prompt's tokens, and scores the server's BOS too. Raises UsageError for an empty prompt
+        without a BOS in front.
         """
         if prompt == "":
             ids = self._prepend_missing_leading_ids(self.encode_plain(text, stop))
@@ -186,7 +194,10 @@ class ServerTokens:
         return context, self.encode_plain((prompt + text)[len(start) :], stop) if beyond else whole[len(context) :]
 
     def _render_if_tokens_match(self, messages: list[dict[str, str]], stop: threading.Event) -> str | None:
-        """Return messages as the server's template writes them, or None where its tokens do not come from that text."""
+        """Return messages as rendered by the server's template.
+
+        None if the text does not have the same tokens, or the server gives no text of tokens.
+        """
         key = repr(messages)
         if key not in self._texts:
             ids, text = self.encode_prompt(messages, stop), None
@@ -216,7 +227,7 @@ class ServerTokens:
 
 
 def message_fields(messages: list[dict[str, str]]) -> dict[str, Any]:
-    """Return the fields of a request that carry messages and their template arguments, as vLLM and SGLang take them."""
+    """Return the request fields for messages and their template arguments. vLLM and SGLang take them so."""
     turns, given = chat.split_arguments(messages)
     tools = {chat.TOOLS: given.pop(chat.TOOLS)} if chat.TOOLS in given else {}
     return {"messages": turns, **tools, **({chat.ARGUMENTS: given} if given else {})}

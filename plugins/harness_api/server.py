@@ -35,7 +35,7 @@ class ServerUnavailableError(UsageError):
 
 
 class RequestRefusedError(UsageError):
-    """The server will not answer a request, however often it is asked."""
+    """A request that the server refuses, so that retries are useless."""
 
     def __init__(self, message: str, trouble: http_client.RequestError) -> None:
         super().__init__(message)
@@ -43,7 +43,7 @@ class RequestRefusedError(UsageError):
 
 
 class Server(http_client.Client):
-    """An OpenAI-compatible server; with `fresh` each request gets a connection of its own."""
+    """An OpenAI-compatible server. With `fresh` each request gets a connection of its own."""
 
     words: ClassVar[Mapping[str, str]] = {}  # what the options are called where they are not those of a suite
 
@@ -69,10 +69,11 @@ class Server(http_client.Client):
         advice: str = "", tries: int | None = None, timeout: float | None = None,
         stop: threading.Event = http_client.NEVER,
     ) -> T:  # fmt: skip
-        """POST a body, or GET without one; return what `read` makes of the JSON that comes.
+        """POST a body, or GET without one, and parse the reply.
 
-        Tries again, with pauses that double and those that the server asks for, until `stop` is set. `about` says in
-        an error what the request was. Raises RequestRefusedError, or ServerUnavailableError when it gives up.
+        `read` gets the reply's JSON. Retries come with pauses that double and those that the server requests, until
+        `stop` is set. `about` describes the request in an error. Raises RequestRefusedError, or ServerUnavailableError
+        when it gives up.
         """
         try:
             return http_client.retry(
@@ -102,20 +103,26 @@ class Server(http_client.Client):
 
 @dataclass(frozen=True)
 class Endpoint:
-    """Where prompts of a kind go; `limit` bounds an answer's tokens, `without` are fields that the model refuses."""
+    """An endpoint for one kind of prompts.
+
+    `limit` is the field that bounds an answer's tokens, `without` are fields that the model refuses.
+    """
 
     path: str
     limit: str = "max_tokens"
     without: frozenset[str] = frozenset()
 
     def body(self, most: int, asked: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the fields of a request for at most so many tokens."""
+        """Return the fields of a request for at most `most` tokens."""
         return {name: value for name, value in asked.items() if name not in self.without} | {self.limit: most}
 
 
 @dataclass(frozen=True)
 class Dialect:
-    """What a server offers for a model: where text and messages go, how prompts are scored, whether tokens are told."""
+    """A server's capabilities for a model.
+
+    They are where text and messages go, how prompts are scored, and whether the server gives their tokens.
+    """
 
     text: Endpoint
     chat: Endpoint | None
@@ -126,7 +133,10 @@ class Dialect:
 
 
 def find_dialect(server: Server, model: str, options: ApiOptions) -> Dialect:
-    """Return what a server offers for a model; raises UsageError where it does not serve it."""
+    """Probe a server's capabilities for a model.
+
+    Raises UsageError if it does not serve the model, or not as the options demand.
+    """
     entry = find_served_entry(server, model)
     asked, refusals = {**(options.body or {}), "model": model}, list[RequestRefusedError]()
     chat = _negotiate_endpoint(
@@ -162,7 +172,10 @@ def find_dialect(server: Server, model: str, options: ApiOptions) -> Dialect:
 
 
 def find_served_entry(server: Server, model: str) -> Mapping[str, Any]:
-    """Return what the server's list says of a model; nothing where there is no list. Raises UsageError."""
+    """Return a model's entry in the server's list.
+
+    It is empty if the server has no list. Raises UsageError if the model is not in the list.
+    """
     try:
         listed = server.ask(
             MODELS, read=_parse_models_by_id, tries=MAX_TRIES, timeout=min(PROBE_TIMEOUT_S, server.timeout)
@@ -186,7 +199,10 @@ def _parse_models_by_id(reply: Any) -> dict[str, Mapping[str, Any]]:
 def _negotiate_endpoint(
     server: Server, endpoint: Endpoint, asked: dict[str, Any], refusals: list[RequestRefusedError]
 ) -> Endpoint | None:
-    """Ask for one token, leaving out what is refused; note a refusal that remains."""
+    """Request one token, leaving out fields that the server refuses.
+
+    Returns None and adds to `refusals` if a refusal remains. Raises RequestRefusedError for status 401 and 403.
+    """
     asked = {**asked, "temperature": 0, "stop": ["###"]}
     while True:
         try:
@@ -208,7 +224,10 @@ def _negotiate_endpoint(
 
 
 def _probe_prompt_logprobs_way(server: Server, asked: Mapping[str, Any], options: ApiOptions) -> replies.Way | None:
-    """Find a way in which the server really gives the log-probs of a prompt; some ignore the question."""
+    """Find a way to get a prompt's log-probs from the server.
+
+    The reply must really have them, since some servers ignore the request. None if no way works.
+    """
     for way in (way for way in replies.WAYS if options.logprobs in (way, "auto")):
         body = {**asked, "prompt": PROBE, **replies.prompt_logprobs_fields(way)}
         try:

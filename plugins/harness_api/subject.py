@@ -37,7 +37,7 @@ class APISource:
     workers: int = 1
 
     def count_tokens(self, pairs: Sequence[tuple[Prompt, str]]) -> list[int]:
-        """Count the tokens of each prompt and continuation together; zeros where the server does not tell."""
+        """Count the tokens of each prompt and continuation together. Zeros if the server has no tokenizer."""
         return self.tokens.count(pairs, self.workers) if self.tokens else [0] * len(pairs)
 
 
@@ -61,7 +61,7 @@ class APISubject:
 
     @property
     def facts(self) -> Mapping[str, Any]:
-        """What is known of it by now, also who its answers say wrote them."""
+        """The known facts, including the models that replies name."""
         return {"path": self.model, **self.dialect.facts, **self.server.peer.facts(self.model)}
 
     def generate(self, prompts: Sequence[Prompt], **options: Unpack[Generation]) -> list[str]:
@@ -69,10 +69,11 @@ class APISubject:
         return [answer for _, answer in sorted(self.stream_generate(prompts, **options))]
 
     def stream_generate(self, prompts: Sequence[Prompt], **options: Unpack[Generation]) -> Iterator[tuple[int, str]]:
-        """Answer each prompt, greedily unless told to sample; yield (number, answer) as answers come.
+        """Yield (number, answer) for each prompt as answers come.
 
-        A text ends before the first stop string. `truncate` cuts text from the left where the server tells tokens.
-        Raises UsageError when the server refuses a prompt or gives up answering; what was answered came before.
+        Answers are greedy unless sampling is requested, and end before the first stop string. `truncate` cuts text from
+        the left if the server's tokens and context are known. Raises UsageError when the server refuses a prompt,
+        ignores the temperature of a sample, or gives up answering; earlier answers are yielded before.
         """
         how = Generate(**options)
         if how.max_new_tokens < 1:
@@ -93,9 +94,10 @@ class APISubject:
     def stream_logprobs(
         self, pairs: Sequence[tuple[Prompt, str]], *, truncate: bool = False
     ) -> Iterator[tuple[int, Logprob]]:
-        """Score each continuation after its prompt, or without one a whole text; yield (number, score) as they come.
+        """Yield (number, score) for each continuation as scores come.
 
-        Raises UsageError when the server does not offer the log-probs of a prompt, or no exact number can be had.
+        A text without a prompt is scored as a whole. Raises UsageError when the server does not offer the log-probs of
+        a prompt, or no exact number can be had.
         """
         scoring = Scoring(self.server, self.dialect, self.asked, self.tokens, self.advice)
 
@@ -107,7 +109,10 @@ class APISubject:
             self.notes.append(SEPARATE_TOKENS_NOTE)
 
     def count_tokens(self, pairs: Sequence[tuple[Prompt, str]]) -> list[int]:
-        """Count the tokens of each prompt and continuation together; raises UsageError where nobody can."""
+        """Count the tokens of each prompt and continuation together.
+
+        Raises UsageError if the server has no tokenizer.
+        """
         if self.tokens is None:
             raise UsageError(
                 f"{self.server.where}: has no /tokenize, so tokens cannot be counted; serve the "

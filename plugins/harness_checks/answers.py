@@ -74,7 +74,10 @@ def cut_answers(result: Result, task: Task, reference: Result | None) -> Iterato
 
 
 def _check_base_only_truncation(result: Result, reference: Result | None) -> Iterator[Finding]:
-    """Report a candidate that ends its answers where its base, which scores less for that, does not."""
+    """Report truncation that affects only the base.
+
+    A base that does not end its answers scores less for their length alone.
+    """
     both = [[s for s in one.answers if s.finish_reason] for one in (result, reference) if one is not None]
     if len(both) < 2 or result.subject == "base" or min(map(len, both)) < MIN_ANSWERS:
         return
@@ -200,7 +203,7 @@ def echoed_prompts(result: Result, task: Task) -> Iterator[Finding]:
 
 
 def _is_prompt_echo_without_target(sample: Sample, answer: str) -> bool:
-    """Return whether an answer has its prompt inside, and a target nowhere else."""
+    """Return whether an answer repeats its prompt without adding a target."""
     last = sample.input if isinstance(sample.input, str) else prompt_text(sample.input[-1:])
     prompt, said = (fold_case(" ".join(text.split())) for text in (last, answer))
     left = said.replace(prompt, " ") if prompt else said
@@ -209,10 +212,10 @@ def _is_prompt_echo_without_target(sample: Sample, answer: str) -> bool:
 
 @checker(title="changing-served-model")
 def another_model(result: Result, facts: Mapping[str, Mapping[str, Any]]) -> Iterator[Finding]:
-    """A served model whose replies name different models.
+    """Replies of one served model that name different models.
 
-    What a name stands for is the server's to choose, and a gateway may send every request elsewhere: what then looks
-    like the effect of a fine-tune, or like none, is the difference between models that nobody named.
+    The server decides which model a name stands for, and a gateway may route every request elsewhere: the difference
+    between unnamed models then looks like the effect of a fine-tune, or like none.
     """
     asked = [facts.get("model" if result.subject == "base" else result.subject, {}).get(key) for key in SERVER_FACTS]
     told = {name: f for name, f in facts.items() if REPLY_FACT in f and [f.get(key) for key in SERVER_FACTS] == asked}

@@ -44,11 +44,12 @@ Key = tuple[str, bool]  # its name, and whether it stands beside the messages
 
 @checker(title="masked-eos-token")
 def end_token(built: Built) -> Iterator[Finding]:
-    """Answers whose end is not trained on: the model never stops.
+    """Answers without a trained stop token at their end.
 
-    Where the padding token is the end-of-sequence token, a collator that masks padding masks the end of every answer
-    with it (Hugging Face's own does). The loss looks healthy; the tuned model rambles on. Looked at are collated
-    batches: of the rows that were not cut, 95 % must have a stop token among the last tokens that are learnt.
+    The tuned model then never stops. If the padding token is the end-of-sequence token, a collator that masks padding
+    masks the end of every answer with it (Hugging Face's own does). The loss looks healthy, but the model rambles on.
+    The check reads collated batches: 95 % of the rows that were not truncated must have a stop token among their last
+    learnt tokens.
     """
     stops = ModelTokenizer(built.tokenizer).stop_ids
     whole = not built.cut or built.keep_end  # or a row as long as the cut has perhaps lost its end
@@ -132,9 +133,9 @@ def slow_head(built: Built) -> Iterator[Finding]:
 
 @checker(title="dropped-training-rows")
 def rows_that_vanish(built: Built) -> Iterator[Finding]:
-    """Rows that truncation leaves without a trained token, or that the trainer dropped.
+    """Rows without a trained token after truncation, or dropped by the trainer.
 
-    TRL drops rows without a learnt token when it does not pack, and keeps them when it does; it says neither
+    TRL drops rows without a learnt token when it does not pack, and keeps them when it does, without reporting either
     (trl#6668, trl#6025).
     """
     cut = built.cut
@@ -175,7 +176,7 @@ def cut_rows(built: Built) -> Iterator[Finding]:
 
 
 def _check_rows_fit_context(built: Built) -> Iterator[Finding]:
-    """Report rows that are longer than the context of the base even once they are cut."""
+    """Report rows longer than the base's context after truncation."""
     context = context_length(built.model.config.to_dict())
     sizes = {e.number: min(len(e.ids), built.cut or len(e.ids)) for e in built.examples}
     if context and (long := {number: size for number, size in sizes.items() if size > context}):
@@ -260,7 +261,10 @@ def other_template(
 
 
 def _check_rows_match_base_template(built: Built, theirs: Any, rows: Sequence[TrainingRow]) -> Iterator[Finding]:
-    """Compare the tokens of chat rows with what the base's template writes of each row as it was given."""
+    """Compare the trained tokens of chat rows with the base template's.
+
+    The template renders each row as it was given.
+    """
     examples = {e.number: e for e in reversed(built.examples)}  # of a pair the chosen answer, which comes first
     chats = [row for row in rows if row.number in examples and row_messages(row) and theirs.chat_template]
     sample, odd = chats[:: max(1, len(chats) // SAMPLE_ROWS)], []
@@ -285,7 +289,10 @@ def _check_rows_match_base_template(built: Built, theirs: Any, rows: Sequence[Tr
 
 
 def find_unread(rows: Sequence[TrainingRow], template: str, write: Write) -> Iterator[Finding]:
-    """Yield the keys of chat rows that `write` does not read, and the answers of which it leaves out a part."""
+    """Yield findings for keys that the chat template does not render.
+
+    Also for answers that `write` renders only in part.
+    """
     holders: dict[Key, list[tuple[TrainingRow, list[int]]]] = defaultdict(list)
     for row in rows:
         for key, places in _find_message_indexes_by_key(row).items():
@@ -314,7 +321,10 @@ def find_unread(rows: Sequence[TrainingRow], template: str, write: Write) -> Ite
 
 
 def _find_message_indexes_by_key(row: TrainingRow) -> dict[Key, list[int]]:
-    """Return which messages of a chat row have a key that holds something, of contents the learnt; -1 is beside."""
+    """Return the indexes of the messages with each non-empty key.
+
+    `content` counts only in learnt answers. A key beside the messages has the index -1.
+    """
     spared = {"role"} if PREFERENCE_COLUMNS & row.row.keys() else {"role"} | MASK_KEYS
     found: dict[Key, list[int]] = defaultdict(list)
     for at, message in enumerate(row_messages(row)):
@@ -334,7 +344,10 @@ def _is_learnt_message(row: TrainingRow, at: int) -> bool:
 
 
 def _is_key_rendered(row: TrainingRow, at: int, key: Key, write: Write) -> bool:
-    """Return whether a row is written otherwise without a key; an answer, whether all but its white space is."""
+    """Return whether a key changes the rendering of its row.
+
+    For a content, whether all of it is rendered, except for white space.
+    """
     messages, given = row_messages(row), chat.training_template_arguments(row.row)
     if key == ("system", True):
         return str(row.raw["system"]).strip() in row.prompt
@@ -351,7 +364,10 @@ def _is_key_rendered(row: TrainingRow, at: int, key: Key, write: Write) -> bool:
 
 
 def _suggest_unrendered_key_remedy(row: TrainingRow, at: int, key: str, template: str, write: Write) -> str:
-    """Return what to do about a key: to give it the template's own name, where one of those writes its value."""
+    """Suggest a remedy for a key that the template does not render.
+
+    It is to rename the key if the template renders the value under another name.
+    """
     messages, given = row_messages(row), chat.training_template_arguments(row.row)
     bare, value = {k: v for k, v in messages[at].items() if k != key}, messages[at][key]
     for name in sorted(set(TEMPLATE_KEYS.findall(template)) - bare.keys()) if isinstance(value, str) else ():

@@ -21,7 +21,7 @@ Render = Callable[[Any, str, Mapping[str, Any]], str | None]  # messages, templa
 
 
 def stop_clock(template: Any, moment: datetime = NOON) -> Any:
-    """Return a chat template that writes a moment where it wrote the current time."""
+    """Return a chat template with a fixed moment as current time."""
     if not isinstance(template, str):
         return template
     return CLOCK.sub(lambda call: json.dumps(moment.strftime(call["form"])), template)
@@ -30,7 +30,10 @@ def stop_clock(template: Any, moment: datetime = NOON) -> Any:
 def find_clock(
     rows: Sequence[TrainingRow], tasks: Mapping[str, Task], template: str, render: Render
 ) -> Iterator[Finding]:
-    """Yield that a chat template writes the time, or the date, into training rows or prompts of evaluations."""
+    """Yield a finding if a chat template renders the current time.
+
+    The time of day and the date are tested, in training rows and in prompts of evaluations.
+    """
     if not CLOCK.search(template):
         return
     chats = {"training rows": [(row_messages(row), chat.training_template_arguments(row.row)) for row in rows]}

@@ -24,7 +24,10 @@ SHOWN_PAIRS = 5  # pairs that are shown
 
 
 class SharedColumn(NamedTuple):
-    """What the near-copies of an evaluation share: a column, by the groups of rows that its values make."""
+    """A column that near-copies share, and its group sizes.
+
+    A group is the rows with one value of the column.
+    """
 
     column: str
     groups: Sequence[int]
@@ -32,12 +35,13 @@ class SharedColumn(NamedTuple):
 
 @checker(title="near-copies")
 def near_copies(tasks: Mapping[str, Task], suite: Suite) -> Iterator[Finding]:
-    """Near-copies among the rows of an evaluation, which are right or wrong together.
+    """Near-copies among the rows of an evaluation.
 
-    Two rows are alike where half of what is rare in the shorter one stands in both; of languages without spaces
-    sequences of five characters are compared, not words. The column is named whose value near-copies share, and how
-    often a gate at the suite's alpha passes a model on its limit if rows of one value are right or wrong together.
-    Nothing is clustered by it: whether rows depend on each other you know, and say with `cluster`.
+    Such rows are right or wrong together. Two rows are alike if half of the rare words of the shorter one occur in
+    both; for languages without spaces, sequences of five characters are compared instead of words. The check names the
+    column that near-copies share, and how often a gate at the suite's alpha passes a model on its limit if rows with
+    one value are right or wrong together. It clusters nothing: you know whether rows depend on each other, and declare
+    it with `cluster`.
     """
     for group in tasks_by_data(tasks):
         rows = list(group[0].samples or ())[:MAX_ROWS]
@@ -70,7 +74,7 @@ def _make_near_copies_finding(
 
 
 def _list_input_and_target_columns(tasks: Sequence[Task]) -> set[str]:
-    """Return the columns that are asked or wanted, and so make no groups."""
+    """Return the columns of inputs and targets, which form no groups."""
     named = {str(name) for task in tasks for name in task.spec.columns.values()}
     return named | {"input", "target", "text", "messages", "answer", "label", "gold", "choices"}
 
@@ -96,7 +100,10 @@ def row_similarity(rows: Sequence[Sample]) -> Any:
 
 
 def find_shared_column(rows: Sequence[Sample], likeness: Any, told: set[str]) -> SharedColumn | None:
-    """Return the column whose values make rows the most alike, or None where rows of none are."""
+    """Return the column that best groups similar rows.
+
+    None if no column's groups are similar enough.
+    """
     import numpy as np
 
     found: list[tuple[float, SharedColumn]] = []
@@ -115,9 +122,10 @@ def find_shared_column(rows: Sequence[Sample], likeness: Any, told: set[str]) ->
 
 
 def passing_rate(groups: Sequence[int], alpha: float) -> float:
-    """Return how often a model on a gate's limit passes, if rows of one group are all right or all wrong.
+    """Return the passing rate of a model on a gate's limit.
 
-    By the normal distribution: the error is that of rows times the square root of Σn²/Σn (Kish 1965, Survey Sampling).
+    Rows of one group are taken to be all right or all wrong. By the normal distribution: the standard error is that of
+    independent rows times the square root of Σn²/Σn (Kish 1965, Survey Sampling).
     """
     effect = sum(n * n for n in groups) / sum(groups)
     return 1 - NormalDist().cdf(NormalDist().inv_cdf(1 - alpha) / math.sqrt(effect))

@@ -24,7 +24,10 @@ Bad = Sequence[tuple[TrainingRow, str]]
 
 
 def find_damage(rows: Sequence[TrainingRow], tasks: Mapping[str, Task]) -> Iterator[tuple[str, Bad, str, str]]:
-    """Yield a kind, rows with what is wrong with each, what that is, and a way out."""
+    """Yield each kind of damage with its rows, description and remedy.
+
+    Each row comes with its evidence. There may be no rows of a kind.
+    """
     yield (
         "entities",
         _find_rows_with_html_entities(rows),
@@ -59,7 +62,10 @@ def find_damage(rows: Sequence[TrainingRow], tasks: Mapping[str, Task]) -> Itera
 
 
 def compare_endings(rows: Sequence[TrainingRow], tasks: Mapping[str, Task]) -> Iterator[Finding]:
-    """Yield evaluations with line breaks of CRLF or CR, where training rows have others."""
+    """Yield findings for evaluations with CRLF or CR line breaks.
+
+    Only if the line breaks of training rows are others.
+    """
     texts = [f"{row.prompt}{row.answer}" for row in rows]
     broken = [text for text in texts if BREAK.search(text)]
     if not broken or sum("\r" in text for text in broken) > MANY_ROWS * len(broken):
@@ -93,9 +99,10 @@ def _find_missing_value_answers(rows: Sequence[TrainingRow]) -> Bad:
 
 
 def _find_length_truncated_answers(rows: Sequence[TrainingRow]) -> Bad:
-    """Return rows whose answers all end at the greatest length, if that is no length of whole answers.
+    """Return rows with answers that were truncated at one length.
 
-    Labels, hashes and sentences of one form are as long as each other too; they have as many words, or an end.
+    That is the greatest length, if many answers have it and few of these end a sentence. Labels, hashes and sentences
+    of one form are as long as each other too, but have equal numbers of words, or an end.
     """
     answers = [row.answer for row in rows]
     sizes = Counter(map(len, answers))
@@ -121,9 +128,9 @@ def _find_rows_with_carriage_returns(rows: Sequence[TrainingRow], tasks: Mapping
 
 
 def _find_rows_with_escaped_newlines(rows: Sequence[TrainingRow], tasks: Mapping[str, Task]) -> Bad:
-    """Return rows with line breaks that were escaped twice and no real ones, where they are many.
+    """Return rows with twice-escaped line breaks and no real ones.
 
-    Before a letter it may be LaTeX or a path, before a quotation mark a program.
+    Empty unless there are many. Before a letter, the escape may be LaTeX or a path, before a quotation mark a program.
     """
     own = [s for t in tasks.values() if not t.brings_rows for s in t.samples or () if s.input]
     if not own or any(ESCAPED_NEWLINE.search(f"{prompt_text(s.input)}\n{s.target}") for s in own):
@@ -137,7 +144,10 @@ def _find_rows_with_escaped_newlines(rows: Sequence[TrainingRow], tasks: Mapping
 
 
 def _find_swapped_prompts_and_answers(rows: Sequence[TrainingRow], tasks: Mapping[str, Task]) -> Bad:
-    """Return all rows, where answers end as the prompts of the evaluations do, and prompts do not."""
+    """Return all rows if prompts and answers seem to be swapped.
+
+    That is if the answers and not the prompts end with a question mark, and in evaluations it is the reverse.
+    """
     own = [s for t in tasks.values() if not t.brings_rows for s in t.samples or () if s.input and s.targets]
     pairs = [(prompt_text(s.input), s.targets[0]) for s in own]
     ours = [(row.prompt, row.answer) for row in rows if row.prompt and row.answer]
@@ -149,7 +159,7 @@ def _find_swapped_prompts_and_answers(rows: Sequence[TrainingRow], tasks: Mappin
 
 
 def _compute_question_mark_shares(pairs: Sequence[tuple[str, str]]) -> tuple[float, float]:
-    """Return the share of prompts, and of answers, that end with a question mark."""
+    """Return the shares of prompts and answers with a final question mark."""
     prompts, answers = (
         sum(pair[i].rstrip().endswith(("?", "？", "؟")) for pair in pairs) / max(1, len(pairs)) for i in (0, 1)
     )
@@ -157,7 +167,7 @@ def _compute_question_mark_shares(pairs: Sequence[tuple[str, str]]) -> tuple[flo
 
 
 def _quote_around_carriage_return(*texts: str) -> str:
-    """Return what is around the first carriage return in texts, or an empty text."""
+    """Quote the text around the first carriage return. Empty if there is none."""
     hit = next(((text, at) for text in texts if (at := text.find("\r")) >= 0), None)
     return repr(hit[0][max(0, hit[1] - 20) : hit[1] + 12]) if hit else ""
 

@@ -51,7 +51,10 @@ LAST_ALONE = (
 
 
 class PromptMismatch(NamedTuple):
-    """A prompt that is no beginning of what is trained on, why, and both around the place where they part."""
+    """A prompt that is not a prefix of its trained text.
+
+    With the reason, and an excerpt of both at their first difference.
+    """
 
     why: str
     last: bool  # it is the row's last answer
@@ -60,12 +63,12 @@ class PromptMismatch(NamedTuple):
 
 @checker(title="prompt-tokenization-mismatch")
 def prompt_is_no_prefix(built: Built, rows: list[TrainingRow]) -> Iterator[Finding]:
-    """Prompts that are not a prefix of the training row, in text or in tokens.
+    """Prompts that are not a prefix of their training row.
 
-    Before each answer that is learnt, of messages too, the prompt as generation opens it must begin the row. A chat
-    template may open a thought, write a space more, or number turns and put texts where only the last question is: the
-    model then learns to answer after what it never gets when it is used. Or a token spans the end of the prompt: the
-    answer is then encoded by itself, and other tools train and score it on other tokens.
+    Before each learnt answer, in conversations too, the row must begin with the prompt as generation opens it, in text
+    and in tokens. A chat template may open a reasoning block, add a space, or number turns and put texts only where the
+    last question is: the model then learns to answer after a prompt that it never gets in use. Or a token spans the end
+    of the prompt: the answer is then encoded alone, and other tools train and score it on other tokens.
     """
     tokens = ModelTokenizer(built.tokenizer)
     examples = {e.number: e for e in reversed(built.examples)}  # of a pair the chosen answer, which comes first
@@ -101,7 +104,7 @@ def _suggest_mismatch_remedy(why: str, odd: Sequence[PromptMismatch], row: Train
 def _iterate_prompt_mismatches(
     tokens: ModelTokenizer, row: Mapping[str, Any], ids: Sequence[int], template: str | None
 ) -> Iterator[PromptMismatch]:
-    """Yield the answers of a training row whose prompt does not begin it."""
+    """Yield a mismatch for each prompt that does not begin its row."""
     answers = [row[name] for name in ("completion", "chosen", "rejected") if name in row]
     if isinstance(row.get("prompt"), str):
         split = tokens.split_pairs([(row["prompt"], text) for text in answers])
@@ -123,7 +126,10 @@ def _iterate_prompt_mismatches(
 def _iterate_turn_mismatches(
     tokens: ModelTokenizer, turns: Sequence[Any], first: int, row: Mapping[str, Any], template: str | None
 ) -> Iterator[PromptMismatch]:
-    """Yield the learnt answers of a conversation, from turn `first` on, whose prompt does not begin it."""
+    """Yield the mismatches before the learnt answers of a conversation.
+
+    Answers from turn `first` on are compared, at most CHECKED_TURNS at each end.
+    """
     arguments = chat.training_template_arguments(row)
     learnt = [i for i in range(max(1, first), len(turns)) if turns[i].get("role") == "assistant"]
     learnt = [i for i in learnt if not is_context_turn(turns[i])]
@@ -149,12 +155,12 @@ def _iterate_turn_mismatches(
 
 @checker(title="scored-tokens-mismatch")
 def scored_otherwise(tasks: Mapping[str, Task], base: ModelRef) -> Iterator[Finding]:
-    """Answers scored on other tokens than training on the same row uses.
+    """Answers that are scored and trained on different tokens.
 
-    Of a few rows of every evaluation three things are compared: the tokens that are scored, those that the row would be
-    trained on, and the prompt that generation opens. Where log-probabilities are scored they must be the same, else the
-    score is of a text that the model never learnt to say, such as an answer behind a thought that the chat template
-    opens. Where a token spans the end of a prompt (-seam) the answer is encoded by itself.
+    For a few rows of every evaluation, three things are compared: the scored tokens, those that the row would be
+    trained on, and the prompt that generation opens. If log-probabilities are scored, these must be equal, else the
+    score is of a text that the model never learnt, such as an answer behind a reasoning block that the chat template
+    opens. If a token spans the end of a prompt (-seam), the answer is encoded alone.
     """
     folder = Path(base.path)
     if not any((folder / f"tokenizer{end}.json").is_file() for end in ("", "_config")):
@@ -186,7 +192,10 @@ def scored_otherwise(tasks: Mapping[str, Task], base: ModelRef) -> Iterator[Find
 
 
 def _iterate_scoring_mismatches(tokens: ModelTokenizer, sample: Sample, text: str) -> Iterator[PromptMismatch]:
-    """Yield how an answer is scored otherwise than it would be trained on, or that a token spans its beginning."""
+    """Yield the mismatches between scored and trained tokens of an answer.
+
+    Also if a token spans the beginning of the answer.
+    """
     try:
         [(context, answer)], [opened] = (
             tokens.split_pairs([(sample.input, text)]),
@@ -218,7 +227,7 @@ def _iterate_scoring_mismatches(tokens: ModelTokenizer, sample: Sample, text: st
 
 
 def _sample_scored_answers(task: Task) -> list[tuple[Sample, str]]:
-    """Return a few samples of an evaluation with the answers that it scores, or that are to be generated."""
+    """Return a sample of rows with their scored or expected answers."""
     asked = [s for s in task.samples or () if s.input]
     samples = asked[:: max(1, len(asked) // SCORED_ROWS)][:SCORED_ROWS]
     if task.generates:
@@ -237,7 +246,10 @@ def _sample_scored_answers(task: Task) -> list[tuple[Sample, str]]:
 
 
 class Recorder:
-    """A subject that notes what an evaluator has scored by our rule; every score is one nat."""
+    """A subject that records the pairs that an evaluator scores.
+
+    Every score is one nat. Pairs scored by lm_eval's rule are not recorded.
+    """
 
     name = digest = "recorder"
 
@@ -264,7 +276,7 @@ def _make_training_row(prompt: Prompt, answer: str) -> dict[str, Any]:
 
 
 def encode_training_row(encoder: RowEncoder, row: Mapping[str, Any]) -> list[int]:
-    """Return the tokens of a training row, of a pair those of its chosen answer."""
+    """Return the tokens of a training row. Of a pair, those of its chosen answer."""
     if "chosen" not in row:
         return encoder.encode(row).ids
     return encoder.encode_answers(
@@ -279,7 +291,7 @@ def _quote_texts_where_they_differ(texts: Mapping[str, str]) -> str:
 
 
 def _quote_tokens_where_they_differ(tokens: ModelTokenizer, lists: Mapping[str, Sequence[int]]) -> str:
-    """Return lists of tokens by name, around the place where the first two part."""
+    """Quote lists of tokens around the first difference of the first two."""
     one, two, *_ = lists.values()
     start = max(0, encoding.shared_length(one, two) - SHOWN_TOKENS)
     spelt = {name: ids[start : start + 3 * SHOWN_TOKENS] for name, ids in lists.items()}

@@ -29,16 +29,16 @@ BITS_PER_BYTE = 8  # of a byte that is guessed
 
 @checker(title="uninformative-evaluations")
 def uninformative(tasks: Mapping[str, Task], suite: Suite, gates: Sequence[Gate], base: ModelRef) -> Iterator[Finding]:
-    """Rows that every model or no model gets right, and gates that cannot fail.
+    """Rows and gates that do not distinguish models.
 
-    Kinds of this finding: -conflict one prompt with several targets, of which one row at most can be right, -case
-    targets that differ in case alone where case is ignored, -choices choices that differ in white space alone, -gold
-    right choices that are numbered from 1, -echo targets of `contains` that stand in their prompt, so that an answer
-    that repeats it is right, -answer prompts that end with their answer, -frame answers that are scored and are nearly
-    all alike, so that a wrong word in them hardly counts, -label labels that their own prompt gives away, by a column
-    of the template or because no other label stands there, -gate a limit that a model that guesses keeps,
-    -limit a few rows that a `limit` leaves, -alpha a risk above 0.2, -pattern a `regex` that an empty answer matches,
-    -blocking gates that all only warn.
+    Every model or no model gets such rows right, and such gates cannot fail. Kinds of this finding: -conflict, one
+    prompt with several targets, so that at most one row can be right; -case, targets that differ only in case where
+    case is ignored; -choices, choices that differ only in white space; -gold, right choices that are numbered from 1;
+    -echo, targets of `contains` that occur in their prompt, so that an answer that repeats it is right; -answer,
+    prompts that end with their answer; -frame, scored answers that are nearly all alike, so that a wrong word in them
+    hardly counts; -label, labels that their own prompt gives away, by a column of the template or because no other
+    label occurs in it; -gate, a limit that a guessing model keeps; -limit, a few rows that a `limit` leaves; -alpha, a
+    risk above 0.2; -pattern, a `regex` that an empty answer matches; -blocking, gates that all only warn.
     """
     for name, task in tasks.items():
         samples = [s for s in task.samples or () if s.input]
@@ -87,7 +87,7 @@ def uninformative(tasks: Mapping[str, Task], suite: Suite, gates: Sequence[Gate]
 
 
 def _find_conflicts(task: Task, samples: Sequence[Sample]) -> dict[str, str]:
-    """Return rows whose prompt stands in another with no target in common."""
+    """Return rows that repeat a prompt with another target."""
     if task.spec.use not in ONE_ANSWER_EVALUATORS:
         return {}
     by_prompt: dict[str, list[Sample]] = defaultdict(list)
@@ -113,7 +113,7 @@ def _find_conflicts(task: Task, samples: Sequence[Sample]) -> dict[str, str]:
 
 
 def _find_targets_differing_in_case(task: Task, samples: Sequence[Sample]) -> dict[str, str]:
-    """Return rows whose target another row has in another case."""
+    """Return rows with targets that differ only in case. Empty if case counts."""
     if task.spec.use not in CASE_EVALUATORS or not schema.with_defaults(task.function, task.spec.options).get(
         "ignore_case"
     ):
@@ -127,7 +127,7 @@ def _find_targets_differing_in_case(task: Task, samples: Sequence[Sample]) -> di
 
 
 def _find_choices(task: Task, samples: Sequence[Sample]) -> dict[str, str]:
-    """Return rows with two choices that are one but for white space."""
+    """Return rows with two choices that differ only in white space."""
     found = {}
     for s in samples:
         choices, _ = _parse_choices_and_labels(task, s)
@@ -139,7 +139,10 @@ def _find_choices(task: Task, samples: Sequence[Sample]) -> dict[str, str]:
 
 
 def _find_gold(task: Task, samples: Sequence[Sample]) -> dict[str, str]:
-    """Return all rows, where the right choices are numbers and never 0, which chance does not explain."""
+    """Return all rows if their right choices seem numbered from 1.
+
+    They are numbers and never 0, which chance does not explain.
+    """
     numbers, chance = list[int](), 1.0
     for s in samples:
         choices, _ = _parse_choices_and_labels(task, s)
@@ -157,7 +160,10 @@ def _find_gold(task: Task, samples: Sequence[Sample]) -> dict[str, str]:
 
 
 def _find_targets_in_prompts(task: Task, samples: Sequence[Sample]) -> dict[str, str]:
-    """Return rows of `contains` whose prompt has the target, as whole words; where they are few, none."""
+    """Return rows of `contains` with their target in the prompt.
+
+    It must be there as whole words. Empty if such rows are few.
+    """
     if task.spec.use != "contains":
         return {}
     found = {}
@@ -174,7 +180,10 @@ def has_words(text: str, words: str) -> bool:
 
 
 def _find_labelled_answers_in_prompts(samples: Sequence[Sample]) -> dict[str, str]:
-    """Return rows whose prompt ends with a label of an answer and the target; where they are few, none."""
+    """Return rows with prompts that end with the labelled target.
+
+    A label is a word such as "Answer:". Empty if such rows are few.
+    """
     found = {}
     for s in samples:
         end = prompt_text(s.input).rstrip()[-400:]
@@ -185,7 +194,10 @@ def _find_labelled_answers_in_prompts(samples: Sequence[Sample]) -> dict[str, st
 
 
 def _find_mostly_shared_targets(task: Task, samples: Sequence[Sample]) -> dict[str, str]:
-    """Return all rows, where the targets that a perplexity scores share most of their text."""
+    """Return all rows if their scored targets share most text.
+
+    Only targets that a perplexity scores; the shared text is at their beginning and end.
+    """
     targets = [s.targets[0] for s in samples if s.targets]
     if task.spec.use != "perplexity" or task.spec.options.get("of") != "completion" or len({*targets}) < MIN_TARGETS:
         return {}
@@ -202,7 +214,10 @@ def _find_mostly_shared_targets(task: Task, samples: Sequence[Sample]) -> dict[s
 
 
 def _check_gates_can_fail(tasks: Mapping[str, Task], gates: Sequence[Gate], folder: Path) -> Iterator[Finding]:
-    """Yield gates whose limit is kept whatever a model answers, or by one that guesses evenly."""
+    """Yield findings for gates that no model can fail.
+
+    A limit is also reported if a model that guesses evenly keeps it.
+    """
     for gate in gates:
         task = tasks.get(gate.eval)
         if not task or not (metric := task.metrics.get(gate.metric_name)):
@@ -230,7 +245,7 @@ def _check_gates_can_fail(tasks: Mapping[str, Task], gates: Sequence[Gate], fold
 
 
 def _read_vocabulary_size(folder: Path) -> int:
-    """Return how many tokens a base has, or 0 of one that is not in the form of transformers."""
+    """Return the vocabulary size in a base's config.json, or 0."""
     try:
         config = json.loads((folder / "config.json").read_text("utf-8"))
         return int((config.get("text_config") or config)["vocab_size"])
@@ -239,7 +254,7 @@ def _read_vocabulary_size(folder: Path) -> int:
 
 
 def _parse_choices_and_labels(task: Task, sample: Sample) -> tuple[list[str], list[Any]]:
-    """Return the choices of a row of `multiple_choice` and their labels; nothing of another evaluator's."""
+    """Return a row's choices and their labels. Empty except for `multiple_choice`."""
     if task.spec.use != "multiple_choice":
         return [], []
     column = task.spec.options.get("choices", "choices")
@@ -250,7 +265,7 @@ def _parse_choices_and_labels(task: Task, sample: Sample) -> tuple[list[str], li
 
 
 def _read_gold_unless_label(task: Task, sample: Sample) -> str:
-    """Return the right choice as its row says it, or an empty text where it is a label."""
+    """Return the right choice as given in its row. Empty if it is a label."""
     said = sample.row.get(str(task.spec.options.get("gold", "gold")), sample.target)
     return "" if said in _parse_choices_and_labels(task, sample)[1] else str(said)
 

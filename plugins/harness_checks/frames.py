@@ -1,4 +1,7 @@
-"""What stands around every question: a system message, template arguments, the same words before and after it."""
+"""The frame of every question.
+
+It is a system message, template arguments, and the same words before and after the question.
+"""
 
 from __future__ import annotations
 
@@ -27,10 +30,11 @@ class Frame(NamedTuple):
 
 
 def compare_frames(rows: Sequence[TrainingRow], tasks: Mapping[str, Any], write: Write) -> Iterator[Finding]:
-    """Yield the system messages, template arguments and frames that one side has and the other has not.
+    """Yield findings for frames that differ between training and evaluations.
 
-    An evaluation that measures something else may well be asked otherwise, so only what holds for all of them is told.
-    `write` renders messages with template arguments; None where the template refuses them.
+    System messages and template arguments are compared as well. An evaluation that measures something else may well
+    have another form, so only differences from all of them are reported. `write` renders messages with template
+    arguments; it returns None if the template refuses them.
     """
     trained = [prompt for row in rows if not row.row.get(HELD_OUT) and (prompt := training_prompt(row))]
     # those that bring rows make prompts of theirs that none sees here
@@ -52,10 +56,11 @@ def compare_frames(rows: Sequence[TrainingRow], tasks: Mapping[str, Any], write:
 
 
 def find_frame(texts: Sequence[str]) -> Frame:
-    """Return the words before and after the questions of nearly all texts: whole lines, or what ends as a label does.
+    r"""Return the words around the question in nearly all texts.
 
-    "Question: Who?\\nAnswer:" among others of its kind has "Question:" and "\\nAnswer:"; words that questions merely
-    have in common are no frame, and neither is their punctuation.
+    These are whole lines, or words that end like a label. "Question: Why?\nAnswer:" among texts of its kind has
+    "Question:" and "\nAnswer:"; words that questions merely have in common are no frame, and neither is their
+    punctuation.
     """
     if len(texts) < MIN_PROMPTS or len(set(texts)) < MIN_PROMPTS:
         return Frame("", "")
@@ -78,7 +83,10 @@ def system_message(prompt: Prompt) -> str | None:
 
 
 def last_question(prompt: Prompt) -> str:
-    """Return what is asked last: a text, or the last message, at whose ends many templates take white space off."""
+    """Return the text or last message of a prompt.
+
+    A message is stripped, because many templates strip white space from its ends.
+    """
     return prompt if isinstance(prompt, str) else prompt_text(prompt[-1:]).strip()
 
 
@@ -101,7 +109,10 @@ def _format_template_arguments(prompt: Prompt) -> str | None:
 def _check_aspect_matches_evaluations(
     kind: str, what: str, of: Aspect, trained: Sequence[Prompt], asked: Mapping[str, Sequence[Prompt]]
 ) -> Iterator[Finding]:
-    """Yield a flag where no evaluation has what training has: the value, or where values vary, one at all."""
+    """Yield a finding if no evaluation matches an aspect of training.
+
+    The common values are compared, or, if the values vary, whether there is one.
+    """
     ours = Counter(map(of, trained))
     common = {value for value, n in ours.items() if n >= RARE_SHARE * len(trained)}
     varied = common <= {None} and ours.keys() - {None}
@@ -119,9 +130,10 @@ def _check_aspect_matches_evaluations(
 def _do_arguments_change_prompts(
     rows: Sequence[TrainingRow], asked: Mapping[str, Sequence[Prompt]], write: Write
 ) -> bool:
-    """Return whether a training row, asked with the arguments of an evaluation, is no beginning of what is trained on.
+    """Return whether evaluation arguments change the prompts of training rows.
 
-    Arguments may differ and the text be the same: a template may write an empty thought into every answer.
+    A changed prompt does not begin the trained text. Different arguments may give the same text, since a template may
+    write an empty reasoning block into every answer.
     """
     given = {
         _format_template_arguments(p): chat.split_arguments(p)[1]
@@ -142,14 +154,17 @@ def _do_arguments_change_prompts(
 
 
 def row_messages(row: TrainingRow) -> list[Any]:
-    """Return the messages of a chat row, the answer among them; none of another."""
+    """Return the messages of a chat row, including the answer. Empty for other rows."""
     asked = row.row.get("messages", row.row.get("prompt"))
     answered = row.row.get("completion", row.row.get("chosen", []))
     return [*asked, *(answered if isinstance(answered, list) else [])] if isinstance(asked, list) else []
 
 
 def _check_question_frames_match(trained: Sequence[Prompt], asked: Mapping[str, Sequence[Prompt]]) -> Iterator[Finding]:
-    """Yield a flag where what stands around the questions of one side stands around none of the other's."""
+    """Yield a finding if training and evaluations frame questions differently.
+
+    That is if in no evaluation the texts of both sides share a frame.
+    """
     ours = [last_question(p) for p in trained]
     frame, theirs = find_frame(ours), {name: [last_question(p) for p in prompts] for name, prompts in asked.items()}
     frames = {name: find_frame(texts) for name, texts in theirs.items()}
@@ -169,7 +184,7 @@ def _check_question_frames_match(trained: Sequence[Prompt], asked: Mapping[str, 
 
 
 def _do_most_texts_lack_frame(texts: Sequence[str], frame: tuple[str, str]) -> bool:
-    """Return whether next to none of some texts has a frame, or one half of it."""
+    """Return whether nearly all texts lack a half of the frame."""
     halves = [text.startswith(frame[0]) for text in texts], [text.endswith(frame[1]) for text in texts]
     return any(sum(half) < RARE_SHARE * len(texts) for half in halves)
 

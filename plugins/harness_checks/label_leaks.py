@@ -50,7 +50,7 @@ def find_label_leak(
 
 
 def _does_column_predict_labels(values: Sequence[str], wanted: Sequence[str]) -> bool:
-    """Return whether few values of a column tell the labels of nearly all rows."""
+    """Return whether few column values determine nearly all labels."""
     by_value: dict[str, Counter[str]] = defaultdict(Counter)
     for value, label in zip(values, wanted, strict=True):
         by_value[value.casefold()][label.casefold()] += 1

@@ -58,7 +58,10 @@ def unreachable(tasks: Mapping[str, Task], base: ModelRef) -> Iterator[Finding]:
 
 
 def _find_targets_over_token_limit(rows: list[tuple[Sample, list[str]]], most: int, folder: Path) -> dict[str, int]:
-    """Return the tokens of the shortest target of each row, where they are more than an answer may have."""
+    """Return the token counts of targets over the limit, by row.
+
+    Of several targets, the shortest counts.
+    """
     pairs = [(s, text) for s, texts in rows if min(len(t.encode()) for t in texts) > most for text in texts]
     if not pairs or not (folder / "tokenizer_config.json").is_file():
         return {}
@@ -136,7 +139,10 @@ def shares(rows: list[TrainingRow], tasks: Mapping[str, Task], gates: Sequence[G
 
 
 def _check_label_spelling(where: str, labels: Counter[str]) -> Iterator[Finding]:
-    """Yield labels that others only spell in another way, and those that are written for a missing value."""
+    """Yield findings for inconsistent spelling of labels.
+
+    Labels that may stand for a missing value are reported too.
+    """
     spelt: dict[str, list[str]] = {}
     for label, _ in labels.most_common():
         spelt.setdefault(" ".join(fold_case(label).split()), []).append(label)
@@ -150,7 +156,7 @@ def _check_label_spelling(where: str, labels: Counter[str]) -> Iterator[Finding]
 
 
 def _count_if_few_labels(answers: Iterable[str]) -> Counter[str]:
-    """Return how often each label stands there; nothing where the answers are none."""
+    """Count each label. Empty if the answers are too few or too varied to be labels."""
     found = Counter(text for answer in answers if (text := answer.strip()))
     return (
         found if found.total() >= MIN_LABELLED_ROWS and len(found) <= min(MAX_LABELS, found.total() / 2) else Counter()
@@ -164,7 +170,10 @@ def _count_trained_labels(rows: Sequence[TrainingRow]) -> Counter[str]:
 
 
 def _count_expected_labels(task: Task) -> Counter[str]:
-    """Return how often each label is right, 0 for one that is only chosen from; nothing where there are no labels."""
+    """Count how often each label is right in an evaluation.
+
+    A label that is only a choice counts 0. Empty if the targets are not labels.
+    """
     samples, about = task.samples or (), task.spec
     if task.brings_rows or about.use not in METRICS:
         return Counter()

@@ -130,7 +130,10 @@ def _check_overlap(
 
 
 def _make_minimal_pair_test(training: Sequence[ComparableRow], evaluated: Sequence[ComparableRow]) -> IsPair:
-    """Return a test whether two rows, alike but not equal, want answers that differ, both short or of few."""
+    """Return a test for minimal pairs of training and evaluated rows.
+
+    Such rows are alike but not equal, and want different answers, both short or from a small set.
+    """
     few = len({row.answer for row in evaluated}) <= min(FEW_ANSWERS, len(evaluated) / 2)
 
     def is_pair(j: int, i: int) -> bool:
@@ -148,9 +151,10 @@ def _contains_word_sequence(whole: Sequence[str], part: Sequence[str]) -> bool:
 
 
 def _match_rows_by_exact_key(training: Sequence[ComparableRow], evaluated: Sequence[ComparableRow]) -> dict[int, int]:
-    """Return evaluated row -> training row, where one has a key of the other, or its bare question.
+    """Match evaluated rows to training rows with an equal key.
 
-    A question under another system message is the same if its answer is.
+    The bare question of either may also equal a key of the other. A question under another system message matches if
+    its answer is the same. Returns evaluated row -> training row.
     """
     backwards = list(enumerate(training))[::-1]  # so that of several rows with a key the first is kept
     seen = {key: j for j, text in backwards for key in text.keys}
@@ -174,7 +178,10 @@ def _match_rows_by_exact_key(training: Sequence[ComparableRow], evaluated: Seque
 
 @dataclass(frozen=True)
 class HashedWords:
-    """All words of some texts as 64-bit numbers; where each text begins, and how many of its words are its prompt."""
+    """The words of texts as 64-bit hashes.
+
+    `starts` has the beginning of each text, `prompts` the number of words of its prompt.
+    """
 
     words: Any
     starts: Any
@@ -182,7 +189,10 @@ class HashedWords:
     unspaced: Any  # whether most words of a text are single characters of a language without spaces
 
     def shingles(self) -> tuple[Any, Any]:
-        """Return the hashes of the prompts' shingles, and the text that each is of, in the order of the texts."""
+        """Return the hashes of the prompts' shingles with their text indexes.
+
+        In the order of the texts.
+        """
         import numpy as np
 
         found = []
@@ -194,7 +204,10 @@ class HashedWords:
         return hashes[order], text[order]
 
     def hash_ngrams(self, size: int, *, prompts: bool = False) -> tuple[Any, Any]:
-        """Return the hash of every `size` words in a row, and the text it is of; of the prompts only if so asked."""
+        """Return the hashes of all `size`-word n-grams with their text indexes.
+
+        With `prompts`, only of n-grams within prompts.
+        """
         import numpy as np
 
         if (count := len(self.words) - size + 1) <= 0:
@@ -216,12 +229,13 @@ def _match_rows_containing_questions(
     vocabulary: dict[str, int],
     is_pair: IsPair,
 ) -> tuple[Hits, Hits]:
-    """Return evaluated row -> training row that holds its question, whole and up to the end of a sentence or a line.
+    """Match evaluated rows to training rows that contain their question.
 
-    The second are minimal pairs.
+    The question must be whole and end where a sentence or a line does. Returns evaluated row -> training row, for leaks
+    and for minimal pairs.
 
-    A question is looked for where its rarest words are: only training rows that have all its sequences of
-    ANCHOR_WORDS words can hold it, and of these only those with the one that fewest have are read.
+    A question is looked for by its rarest words: only training rows with all its sequences of ANCHOR_WORDS words can
+    contain it, and of these only those with its rarest sequence are read.
     """
     import numpy as np
 
@@ -248,7 +262,10 @@ def _match_rows_containing_questions(
 
 @lru_cache(maxsize=1)
 def _compile_word_pattern(words: tuple[str, ...]) -> re.Pattern[str]:
-    """Return what finds words one after the other, the last before the end of a sentence, a quotation or a line."""
+    """Compile a pattern for consecutive words that end a sentence.
+
+    The end of a quotation or a line will do as well.
+    """
     alone = [ALONE.fullmatch(word) is not None for word in words]
     parts = [re.escape(words[0])]
     for i, word in enumerate(words[1:], 1):
@@ -280,7 +297,10 @@ def _make_common_gram_test(hashes: Any, rows: int) -> Callable[[Any], Any]:
 
 
 def _match_rows_by_ngram_coverage(ours: HashedWords, theirs: HashedWords, is_pair: IsPair) -> tuple[Hits, Hits]:
-    """Return evaluated row -> training row with most of its sequences, and those of minimal pairs apart."""
+    """Match evaluated rows to training rows that cover their n-grams.
+
+    Returns evaluated row -> training row with most of its n-grams, for leaks and for minimal pairs.
+    """
     import numpy as np
 
     hashes, text = ours.hash_ngrams(GRAM_WORDS)
@@ -306,9 +326,10 @@ def _match_rows_by_ngram_coverage(ours: HashedWords, theirs: HashedWords, is_pai
 
 
 def _match_rows_by_jaccard(ours: HashedWords, theirs: HashedWords, is_pair: IsPair) -> tuple[Hits, Hits]:
-    """Return the most similar training row of every row that has one, by the Jaccard index of their shingles.
+    """Match evaluated rows to the most similar training rows.
 
-    The second are minimal pairs.
+    Similarity is the Jaccard index of the prompts' shingles. Returns evaluated row -> training row, for leaks and for
+    minimal pairs.
     """
     import numpy as np
 
@@ -359,7 +380,10 @@ def _select_distinct_grams_per_text(hashes: Any, text: Any, wanted: Any) -> tupl
 
 
 def _check_clusters_in_training(rows: Sequence[TrainingRow], group: Sequence[Task]) -> Iterator[Finding]:
-    """Compare the clusters of an evaluation with the same column of the training rows."""
+    """Report clusters of an evaluation that occur in training rows.
+
+    The training rows are compared by the same column.
+    """
     for column in dict.fromkeys(column for t in group for column in t.spec.clusters):
         there = [(str(row.raw[column]), row) for row in rows if row.raw.get(column) is not None]
         trained = dict(there[::-1])  # of several rows the first
@@ -380,12 +404,15 @@ def _check_clusters_in_training(rows: Sequence[TrainingRow], group: Sequence[Tas
 
 
 def _find_row_cluster(sample: Sample, task: Task, column: str) -> str | None:
-    """Return the cluster of a row by one of the columns of its evaluation."""
+    """Return a row's cluster by one of its evaluation's cluster columns."""
     return sample.cluster if task.spec.clusters[0] == column else sample.second_cluster
 
 
 def tasks_by_data(tasks: Mapping[str, Task]) -> list[list[Task]]:
-    """Group evaluations of the same rows, the one with most rows first: they leak together."""
+    """Group evaluations of the same rows, since they leak together.
+
+    In a group, the one with most rows comes first.
+    """
     groups: dict[tuple[Any, ...], list[Task]] = defaultdict(list)
     for task in tasks.values():
         about = task.spec

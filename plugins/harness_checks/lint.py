@@ -110,7 +110,7 @@ def lint(rows: Sequence[TrainingRow], base: ModelRef, tasks: Mapping[str, Task],
 
 
 def name_row(row: TrainingRow, rows: Sequence[TrainingRow]) -> str:
-    """Return the name of a row, with its source where there are several."""
+    """Return a row's name, with its source if there are several."""
     several = len({r.source for r in (rows[0], rows[-1], row)}) > 1
     return f"row {row.number} ({row.source})" if several else f"row {row.number}"
 
@@ -120,7 +120,10 @@ def _format_equal_row_names(same: Sequence[TrainingRow], rows: Sequence[Training
 
 
 def row_numbers(rows: Iterable[TrainingRow]) -> dict[str, list[str]]:
-    """Return which rows a finding is about, under the name of no evaluation."""
+    """Return the training rows of a finding by their numbers.
+
+    They are listed under "training data", which is the name of no evaluation.
+    """
     return {"training data": [str(number) for number in dict.fromkeys(row.number for row in rows)]}
 
 
@@ -144,7 +147,10 @@ def _find_empty_answer_error(row: TrainingRow) -> str | None:
 
 
 def _check_blank_evaluation_fields(tasks: Mapping[str, Task]) -> Iterator[Finding]:
-    """Report the rows of an evaluation that lack what others of it have: they count as wrong, whatever is answered."""
+    """Report evaluation rows without a prompt or a target.
+
+    They count as wrong for any answer. Silent if all rows lack it.
+    """
     for name, task in tasks.items():
         samples = task.samples or ()
         nothing = [s for s in samples if not s.target or (s.target == "None" and None in s.row.values())]
@@ -185,7 +191,7 @@ def _check_targets_equal_normalized(tasks: Mapping[str, Task]) -> Iterator[Findi
 
 
 def _check_learnt_user_turns(rows: Sequence[TrainingRow], suite: Suite) -> Iterator[Finding]:
-    """Report how much of chats with several answers is not the assistant's and is learnt nevertheless."""
+    """Report how much learnt chat text is not the assistant's."""
     if suite.train is None or suite.train.options.get("assistant_only_loss"):
         return
     chats = [row for row in rows if isinstance(row.row.get("messages"), list)]
@@ -201,7 +207,10 @@ def _check_learnt_user_turns(rows: Sequence[TrainingRow], suite: Suite) -> Itera
 
 
 def _check_unused_question_columns(rows: Sequence[TrainingRow]) -> Iterator[Finding]:
-    """Report columns whose name says that they are asked, whose texts vary, and are in no prompt and no answer."""
+    """Report question columns that no prompt and no answer contains.
+
+    Their name says that they belong to the question, and their texts vary.
+    """
     for name in dict.fromkeys(name for row in rows for name in row.raw if name.strip().lower() in QUESTION_COLUMNS):
         held = [(str(row.raw[name]).strip(), row) for row in rows if isinstance(row.raw.get(name), str)]
         held = [(text, row) for text, row in held if text]
@@ -239,7 +248,7 @@ def _find_message_role_error(row: TrainingRow) -> str | None:
 
 
 def _check_rows_render_in_template(rows: Sequence[TrainingRow], base: ModelRef) -> Iterator[Finding]:
-    """Render every chat row as TRL will, so that a refusal has a row number."""
+    """Render every chat row as TRL will, reporting refusals by row."""
     chats = [row for row in rows if isinstance(row.row.get("messages", row.row.get("prompt")), list)]
     if not chats or not (Path(base.path) / "tokenizer_config.json").is_file():
         return
@@ -292,7 +301,7 @@ def _check_duplicates_and_conflicts(rows: Sequence[TrainingRow]) -> Iterator[Fin
 
 
 def _check_contradictory_preferences(rows: Sequence[TrainingRow]) -> Iterator[Finding]:
-    """Report answers that are preferred in one row and refused in another."""
+    """Report answers that are preferred in one row and rejected in another."""
     first, torn = dict[tuple[str, ...], TrainingRow](), []
     for row in (row for row in rows if PREFERENCE_COLUMNS & row.row.keys()):
         prompt, one, two = map(

@@ -68,12 +68,13 @@ NEUTRAL_FORCING = {"guidance_scale": 1, "min_length": 0, "min_new_tokens": 0}
 
 @checker(title="merged-weights-mismatch")
 def equals_base(merged: ModelRef, twin: ModelRef | None, base: ModelRef) -> Iterator[Finding]:
-    """A merged model that equals its base, or changed where nothing was trained.
+    """A merged model that is not base plus adapter.
 
-    A merge into the wrong class or onto quantised weights can write the base back, byte for byte (verl#7285,
-    peft#2764). The tensors that differ must be exactly those the adapter has weights for; on a dequantised base also
-    those that a 4-bit load rounds. Each merged tensor is added up once more in float64 and compared: no weight may be
-    further off than a few roundings take it, nor all together three times as far as one rounding.
+    It equals its base, or changed where nothing was trained. A merge into the wrong class or onto quantised weights can
+    write the base back, byte for byte (verl#7285, peft#2764). The tensors that differ must be exactly those the adapter
+    has weights for; on a dequantised base also those that a 4-bit load rounds. Each merged tensor is computed once more
+    in float64 and compared: no weight may be further off than a few roundings, nor a whole tensor more than three times
+    as far as by one rounding.
     """
     if merged.digest == base.digest:
         yield Finding("error", "the merged model is bit-identical to the base", (), "merge or train again")
@@ -182,15 +183,15 @@ def not_finite(merged: ModelRef) -> Iterator[Finding]:
 
 @checker(title="tokenizer-config-mismatch")
 def tokenizer_changed(merged: ModelRef, base: ModelRef) -> Iterator[Finding]:
-    """A tokenizer, chat template, configuration or embeddings that do not match the base's.
+    """Tokenizer, chat template, configuration or embeddings that differ from the base's.
 
     Added tokens get lost when a model is saved without its tokenizer, and a resized vocabulary can break the tie of
     input and output embeddings (transformers#45127, unsloth#9331). tokenizer.json, chat template, config.json and
-    generation_config.json must say what the base's say, as the libraries read them, and so must the options of the
-    tokenizer that was loaded; tensors must have the shapes that config.json says (-shapes); plain texts, one of all
-    special tokens and a chat must give the same ids as before, and there must be an embedding for every token. A note
-    names what generation_config.json makes servers do, and an evaluation here does not: sampling, and a penalty on
-    repetition. Keys that force or forbid tokens in every answer, such as suppress_tokens, are an error (-forced).
+    generation_config.json must equal the base's, as the libraries read them, and so must the options of the loaded
+    tokenizer; tensors must have the shapes in config.json (-shapes); plain texts, one of all special tokens and a chat
+    must give the same ids as before, and every token must have an embedding. A note names settings in
+    generation_config.json that servers apply and evaluations here do not: sampling, and a penalty on repetition. Keys
+    that force or forbid tokens in every answer, such as suppress_tokens, are an error (-forced).
     """
     if odd := find_mismatched_shapes(Path(merged.path)):
         fix = "save weights and config.json together: resize_token_embeddings and save_pretrained write both"
@@ -309,9 +310,10 @@ def _count_embeddings(folder: Path) -> int:
 def _compute_token_log_probs(
     load: Callable[..., Any], ref: ModelRef, texts: Sequence[str], exact: bool
 ) -> list[Any] | None:
-    """Return log-probabilities of every place of every text; None from a subject that is no such model.
+    """Return the log-probabilities at every position of every text.
 
-    With `exact`, computed in float32 where that fits: half-precision arithmetic alone differs by more than a merge may.
+    None for a subject without the tokens and scorer of a transformers model. With `exact`, they are computed in float32
+    if that fits: half-precision arithmetic alone differs by more than a merge may.
     """
     size = sum((Path(ref.path) / name).stat().st_size for name in weight_files(Path(ref.path)))
     wide = exact and size < LARGE_MODEL_BYTES and "dtype" in inspect.signature(load).parameters
@@ -355,7 +357,10 @@ class _Sum:
 
     @property
     def error(self) -> float:
-        """Return the error in units of what one rounding costs, and a 256th of the update: bfloat16 holds no more."""
+        """Return the error relative to one rounding and the update.
+
+        Its unit combines the error of one rounding and a 256th of the update: bfloat16 holds no more.
+        """
         return math.sqrt(self.wrong / max(self.rounding + self.update / 65536, sys.float_info.min))
 
     def __str__(self) -> str:
@@ -364,7 +369,10 @@ class _Sum:
 
 
 def _plan_merge_or_none(base: Path, adapter: Path) -> Any:
-    """Return what a merge of an adapter does to each tensor, or None for one of a kind that is not merged here."""
+    """Return the plan of an adapter's merge.
+
+    None for an adapter of a kind that is not merged here.
+    """
     try:
         return harness_lora.make_plan(base, adapter, read_headers(base), None)
     except UsageError:
@@ -402,7 +410,10 @@ def _read_eos_token_ids(folder: Path) -> set[int]:
 
 
 def _list_config_differences(before: Path, after: Path) -> list[str]:
-    """Return how two config.json differ as transformers reads them; of a model of text alone, about the text."""
+    """Return the differences between two config.json.
+
+    They are compared as transformers reads them; if the second is of a text-only model, only the text's part.
+    """
     with harness_hf.quiet_loading():
         configs = [harness_hf.load_config(folder) for folder in (before, after)]
         if _list_dropped_modality_configs(before, after):
@@ -411,7 +422,10 @@ def _list_config_differences(before: Path, after: Path) -> list[str]:
 
 
 def _list_dropped_modality_configs(before: Path, after: Path) -> list[str]:
-    """Return the parts beside the text of a base that a model of text alone has not, such as "vision_config"."""
+    """Return the configurations of modalities that a text-only model dropped.
+
+    Such as "vision_config", if the base has it.
+    """
     with harness_hf.quiet_loading():
         one, two = (harness_hf.load_config(folder) for folder in (before, after))
     if one.get_text_config() is one or two.get_text_config() is not two:

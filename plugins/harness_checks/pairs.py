@@ -42,10 +42,10 @@ def wrong_reference(adapter: ModelRef) -> Iterator[Finding]:
 
 @checker(title="identical-answers")
 def same_answers(rows: Sequence[TrainingRow]) -> Iterator[Finding]:
-    """Pairs whose chosen and rejected answers are equal.
+    """Pairs with equal chosen and rejected answers.
 
-    Their loss is ln 2 whatever the model does, so they teach nothing, and they hide in a mean. Where the two differ in
-    case and punctuation alone (-case), they teach how to write and not what.
+    Their loss is ln 2 for any model, so they teach nothing, and they hide in a mean. If the two differ only in case and
+    punctuation (-case), they teach form and not content.
     """
     if same := [
         row for row in _iterate_preference_rows(rows) if row.answer.split() == _extract_rejected_text(row).split()
@@ -89,9 +89,9 @@ def longer_is_better(rows: Sequence[TrainingRow]) -> Iterator[Finding]:
 
 @checker(title="different-prompts")
 def other_questions(rows: Sequence[TrainingRow]) -> Iterator[Finding]:
-    """Pairs whose answers are to different questions.
+    """Pairs with answers to different questions.
 
-    Two conversations that part before the answer are no pair: the model would learn which question is the likelier.
+    Two conversations that differ before the answer are no pair: the model would learn which question is likelier.
     """
     odd = []
     for row in _iterate_preference_rows(rows):
@@ -109,10 +109,10 @@ def other_questions(rows: Sequence[TrainingRow]) -> Iterator[Finding]:
 
 @checker(title="no-preference-learned")
 def learnt_nothing(adapter: ModelRef) -> Iterator[Finding]:
-    """A model that does not prefer the chosen answers more than its reference does.
+    """A model that prefers chosen answers no more than its reference.
 
-    The margin is the mean reward of chosen answers less that of rejected ones, over the last steps. At zero nothing
-    was learnt of the pairs: too few steps, a learning rate that is too low, or labels that contradict each other.
+    The margin is the mean reward of chosen answers minus that of rejected ones, over the last steps. At zero, nothing
+    was learnt from the pairs: too few steps, a learning rate that is too low, or labels that contradict each other.
     """
     if (margin := read_training_note(adapter).get("facts", {}).get("reward_margin")) is not None and margin <= 0:
         what = f"the reward margin of the last steps is {margin:.3g}: chosen answers are no more likely than before"
@@ -179,9 +179,9 @@ def trivial_rejections(rows: Sequence[TrainingRow]) -> Iterator[Finding]:
 
 @checker(title="unbalanced-labels")
 def unbalanced_labels(rows: Sequence[TrainingRow], suite: Suite) -> Iterator[Finding]:
-    """Labelled answers of which nearly all have one label.
+    """Labelled answers that nearly all have one label.
 
-    KTO weighs both labels with `desirable_weight` and `undesirable_weight`; TRL recommends that number times weight
+    KTO weights the labels by `desirable_weight` and `undesirable_weight`; TRL recommends that number times weight
     differ by a third at most. Above 3 to 1 the rarer label hardly counts: with wanted answers alone it is fine-tuning
     on them.
     """

@@ -73,11 +73,11 @@ def fused_experts(built: Built, base: ModelRef, suite: Suite) -> Iterator[Findin
 
 @checker(title="untrained-end-mark")
 def untrained_ends(built: Built, base: ModelRef, suite: Suite) -> Iterator[Finding]:
-    """An end-of-turn token that the base cannot generate and the adapter does not train.
+    """An untrained end-of-turn token that the base cannot generate.
 
-    In a base that is no chat model the head has zeros for marks such as `<|im_end|>`. An adapter on the linears moves
-    what the head is multiplied with, and zeros stay zeros: the loss falls, and the model never ends its turn
-    (axolotl#2073). Looked at is what rows end with, where neither the head nor the token is trained.
+    In a base that is no chat model, the head has zeros for marks such as `<|im_end|>`. An adapter on the linears
+    changes only the head's input, and zeros stay zeros: the loss falls, and the model never ends its turn
+    (axolotl#2073). The check looks at the tokens that rows end with, if neither the head nor the token is trained.
     """
     options, head = adapter_options(suite), built.model.get_output_embeddings()
     names = weight_names(built.model, head)
@@ -94,32 +94,41 @@ def untrained_ends(built: Built, base: ModelRef, suite: Suite) -> Iterator[Findi
 
 
 def weight_names(model: PreTrainedModel, part: Any) -> set[str]:
-    """Return the names of the weight of a part of a model, several where it is tied; none without a part."""
+    """Return the names of a module's weight, several if it is tied. Empty without a module."""
     named = model.named_parameters(remove_duplicate=False)
     return {name for name, parameter in named if part is not None and parameter is part.weight}
 
 
 def trains_module(names: set[str], options: Mapping[str, Any]) -> bool:
-    """Return whether an adapter trains a module that one of some weights belongs to."""
+    """Return whether an adapter trains a module with such a weight."""
     targets = options.get("target_modules") or ()
     modules = (*(options.get("modules_to_save") or ()), *(targets if isinstance(targets, list) else ()))
     return any(name.split(".")[-2] in modules for name in names)
 
 
 def suggest_option(names: set[str]) -> str:
-    """Return the options of an adapter that train a head with these names; by index only embeddings are trained."""
+    """Return the adapter options that train a head of these names.
+
+    Training by token index would reach only the embeddings.
+    """
     return f'modules_to_save = ["{min(names).split(".")[-2]}"]' + (", ensure_weight_tying = true" * (len(names) > 1))
 
 
 def adapter_options(suite: Suite) -> Mapping[str, Any] | None:
-    """Return the options of the adapter that is trained, or None where all of a model is."""
+    """Return the options of the trained adapter.
+
+    None if all weights are trained.
+    """
     if suite.adapter is None:
         return {}
     return suite.adapter.options if suite.adapter.use != "none" else None
 
 
 def _is_token_row_zero(folder: Path, names: set[str], token: int) -> bool:
-    """Return whether the row of a token is zeros in the first of some tensors that a folder's files have."""
+    """Return whether a token's row is zero in the stored weight.
+
+    That is the first tensor in the folder's files with one of the names.
+    """
     from safetensors import safe_open
 
     for file in weight_files(folder):

@@ -48,7 +48,7 @@ def ineffective_recipe(built: Built, suite: Suite) -> Iterator[Finding]:
 
 
 def _iterate_extreme_options(config: Any, suite: Suite) -> Iterator[tuple[str, str]]:
-    """Yield options that are far from what works, and what works."""
+    """Yield options far outside their usual range, and remedies."""
     adapter: Mapping[str, Any] = suite.adapter.options if suite.adapter else {}
     rate, name = getattr(config, "learning_rate", 0.0), str(getattr(config, "optim", "")).rpartition(".")[2].lower()
     if name == "sgd" and 0 < rate < SGD_RATE:
@@ -81,7 +81,10 @@ def _iterate_extreme_options(config: Any, suite: Suite) -> Iterator[tuple[str, s
 
 
 def _count_steps(built: Built) -> int:
-    """Return the optimizer steps of a training, in one process; 0 where its configuration does not say."""
+    """Return the optimizer steps of a training in one process.
+
+    0 if the configuration does not determine them.
+    """
     config = built.config
     if (most := getattr(config, "max_steps", 0)) > 0:
         return int(most)
@@ -91,7 +94,10 @@ def _count_steps(built: Built) -> int:
 
 
 def _compute_learning_rate_schedule(config: Any, steps: int) -> list[float]:
-    """Return the learning rate of every step; nothing where the schedule depends on more than the step."""
+    """Return the learning rate of every step.
+
+    Empty if the schedule depends on more than the step.
+    """
     import torch
     from transformers import get_scheduler
 
@@ -113,7 +119,7 @@ def _compute_learning_rate_schedule(config: Any, steps: int) -> list[float]:
 
 @checker(title="loss-did-not-fall")
 def loss_did_not_fall(adapter: ModelRef) -> Iterator[Finding]:
-    """A training whose loss did not fall by more than its noise.
+    """A training loss that did not fall beyond its noise.
 
     The mean loss of the last quarter of the steps must be lower than that of the first by two standard errors.
     """
@@ -132,5 +138,8 @@ def loss_did_not_fall(adapter: ModelRef) -> Iterator[Finding]:
 
 
 def _compute_standard_error(first: Sequence[float], last: Sequence[float]) -> float:
-    """Return the standard error of the difference of two means, the spread of each around its own trend left in."""
+    """Return the standard error of the difference of two means.
+
+    The spread of each includes its own trend.
+    """
     return math.sqrt(statistics.variance(first) / len(first) + statistics.variance(last) / len(last))

@@ -13,7 +13,10 @@ HIGH_RISK = 0.2  # alpha
 
 
 def find_weak_settings(tasks: Mapping[str, Task], suite: Suite, gates: Sequence[Gate]) -> Iterator[Finding]:
-    """Yield settings that are of a trial run, or under which any model passes."""
+    """Yield findings for settings that weaken a verdict.
+
+    They are those of a trial run, or let any model pass.
+    """
     gated = {gate.eval for gate in gates if gate.metric}
     for name, task in tasks.items():
         limit = task.spec.limit

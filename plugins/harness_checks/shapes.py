@@ -1,4 +1,4 @@
-"""Tensors of a model's files that have other shapes than its config.json says."""
+"""Comparison of stored tensor shapes with a model's config.json."""
 
 from __future__ import annotations
 
@@ -12,7 +12,10 @@ from harness_lora import read_headers
 
 
 def find_mismatched_shapes(folder: Path) -> list[str]:
-    """Return the tensors of a folder that no model of its configuration can take, each with both shapes."""
+    """Return the tensors that do not fit the folder's configuration.
+
+    Each comes with both shapes. Empty for quantised models, since their files hold other shapes.
+    """
     if not weight_files(folder) or not (folder / "config.json").is_file():
         return []
     from harness_lora import CheckpointLayout, TensorPlace  # imports torch

@@ -72,7 +72,10 @@ CALLER_KEYS = ("truncation", "padding")  # of tokenizer.json: every caller sets 
 
 
 def sample_texts(tokenizer: Any) -> list[str]:
-    """Return plain texts, one with every special token, and a chat as the template writes it."""
+    """Return texts on which to compare tokenizers.
+
+    These are plain texts, one with every added token, and a chat as the template renders it.
+    """
     special = " ".join(f"{token}word" for token in sorted({t.content for t in tokenizer.added_tokens_decoder.values()}))
     chats = []
     with suppress(UsageError):  # without a template, or with one that has rules of its own about turns
@@ -83,9 +86,9 @@ def sample_texts(tokenizer: Any) -> list[str]:
 
 
 def compare_options(before: Any, after: Any, *lengths: int) -> Iterator[Finding]:
-    """Yield how the options differ with which two tokenizers were loaded, most of them in tokenizer_config.json.
+    """Yield findings for differences in the options of two tokenizers.
 
-    `lengths` are the tokens after which texts are cut.
+    Most options are in tokenizer_config.json. `lengths` are the tokens after which texts are truncated.
     """
     names = sorted((before.init_kwargs.keys() | after.init_kwargs.keys()) - IGNORED_KEYS - {*CUTS})
     options = [{n: t.init_kwargs.get(n, getattr(t, n, None)) or None for n in names} for t in (before, after)]
@@ -110,7 +113,10 @@ def max_length(tokenizer: Any, folder: str) -> int:
 
 
 def compare_files(before: Path, after: Path) -> list[str]:
-    """Return how two tokenizer.json differ; where one is missing, how they tokenise is compared elsewhere."""
+    """Return the differences between two tokenizer.json.
+
+    Empty if one is missing: tokenised texts are compared elsewhere.
+    """
     if not all((folder / "tokenizer.json").is_file() for folder in (before, after)):
         return []
     from tokenizers import Tokenizer
@@ -137,14 +143,14 @@ def compare_files(before: Path, after: Path) -> list[str]:
 
 
 def compare_templates(before: Any, after: Any) -> list[str]:
-    """Return the lines in which two chat templates differ; a template is a text, or several by name."""
+    """Return lines in which two chat templates differ. A template is a text, or several by name."""
     one, two = (json.dumps(t, indent=0) if isinstance(t, Mapping) else t or "" for t in (before, after))
     lines = list(unified_diff(one.splitlines(True), two.splitlines(True), n=0, lineterm=""))[2:]
     return [quote_text(line) for line in lines if not line.startswith("@@")][:SHOWN_DIFFERENCES]
 
 
 def json_differences(one: Any, two: Any, where: str = "") -> Iterator[str]:
-    """Yield where two JSON values differ, and what is there."""
+    """Yield the places where two JSON values differ, with both values."""
     if isinstance(one, Mapping) and isinstance(two, Mapping):
         for key in sorted(one.keys() | two.keys()):
             yield from json_differences(one.get(key), two.get(key), f"{where}.{key}" if where else key)

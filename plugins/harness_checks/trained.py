@@ -181,7 +181,10 @@ def another_base(adapter: ModelRef, base: ModelRef) -> Iterator[Finding]:
 
 
 def _iterate_trained_tensors(adapter: ModelRef) -> Iterator[tuple[str, Any]]:
-    """Yield the tensors of an adapter, or of a whole model, one at a time."""
+    """Yield the tensors of an adapter or a whole model.
+
+    They are loaded one at a time.
+    """
     from safetensors import safe_open
 
     folder = adapter.adapter or Path(adapter.path)
@@ -193,5 +196,5 @@ def _iterate_trained_tensors(adapter: ModelRef) -> Iterator[tuple[str, Any]]:
 
 
 def read_training_note(adapter: ModelRef) -> dict[str, Any]:
-    """Return what a trainer wrote beside what it trained, or nothing."""
+    """Return the note that a trainer left beside its output. Empty if there is none."""
     return harness_hf.read_json_file(Path(adapter.adapter or adapter.path), NOTE)

@@ -1,4 +1,4 @@
-"""Calls of tools in answers, in the forms that today's open models write them."""
+"""Parsers of tool calls, in the formats of current open models."""
 
 from __future__ import annotations
 
@@ -72,12 +72,12 @@ class Call:
 
 
 def parse_calls(answer: str, form: str, names: Collection[str] = (), texts: Texts | None = None) -> list[Call]:
-    """Return the calls that an answer makes, none where it is said in words.
+    """Parse the tool calls of an answer; prose has none.
 
-    `form` is one of FORMS or TYPED, or "auto": the form whose mark is in the answer; without one an answer that is JSON
-    as a whole or in fences, that begins with a call of the tools `names`, or has such a call in one place of its prose.
-    What is TYPED does not tell the text "5" from the number: the arguments in `texts` are text. Raises ValueError on an
-    answer that begins a call and is none, or that has one of `names` as a call would in a form that is not known.
+    `form` is one of FORMS or TYPED_READERS, or "auto": the form with a mark in the answer. Without a mark, it must be
+    JSON as a whole or in fences, begin with a call of the tools `names`, or have such a call in one place of its prose.
+    The typed forms do not distinguish the text "5" from the number: arguments in `texts` are text. Raises ValueError on
+    a malformed call, or if one of `names` is called in an unknown form.
     """
     text = TURN_END_PATTERN.sub("", answer.strip().removeprefix(values.BOM).strip())
     form = _detect_tool_call_form(text, names) if form == "auto" else form
@@ -123,7 +123,10 @@ def _detect_tool_call_form(text: str, names: Collection[str]) -> str:
 
 
 def _parse_calls_in_prose(text: str, names: Collection[str]) -> list[Call]:
-    """Return the calls of known tools that stand in one place of a text, or in its fences; of several places none."""
+    """Parse the calls of known tools in prose or fences.
+
+    Calls in several places of the prose are ambiguous, and ignored.
+    """
     named = "|".join(map(re.escape, names))
     begun = re.compile(rf"\s*\[?\s*(?:{named})\(")
     if fenced := [inner for inner in values.find_fenced(text) if named and begun.match(inner)]:
@@ -141,7 +144,7 @@ def _parse_calls_in_prose(text: str, names: Collection[str]) -> list[Call]:
 
 
 def _parse_calls_at(text: str, start: int) -> tuple[list[Call], int]:
-    """Return the calls that begin at a place of a text, and the place behind them: JSON, or whole lines of Python."""
+    """Parse the calls at a position: JSON, or whole lines of Python. Returns them with the position behind them."""
     calls, end = list[Call](), start
     with suppress(ValueError):
         while text[end : end + 1] in ("{", "["):
@@ -183,7 +186,10 @@ def _parse_qwen_xml_calls(text: str, texts: Texts) -> Iterator[Call]:
 
 
 def _parse_parameter_value(written: str, is_text: bool) -> Any:
-    """Return what stands between the tags of a parameter: text where that is wanted, else JSON where it is some."""
+    """Parse a parameter's value, as text if declared, else as JSON.
+
+    A value that is not JSON may be a Python constant, and else is text.
+    """
     try:
         return written if is_text else values.parse_json(written)
     except ValueError:
@@ -211,7 +217,10 @@ def _parse_glm_calls(text: str, texts: Texts) -> Iterator[Call]:
 
 
 def _parse_calls_after_name_headers(text: str, form: str) -> Iterator[Call]:
-    """Read a form in which a head with the name stands before the arguments in JSON: DeepSeek, Kimi, gpt-oss."""
+    """Read calls with a name header before JSON arguments.
+
+    DeepSeek, Kimi and gpt-oss write this form. Raises ValueError on a mark without a call.
+    """
     made = end = 0
     while found := re.compile(HEADS[form]).search(text, end):
         arguments, end = values.parse_json_at(text, found.end())
@@ -295,7 +304,10 @@ def _parse_json_calls(text: str) -> Iterator[Call]:
 
 
 def _parse_python_calls(text: str) -> Iterator[Call]:
-    """Read Python calls with literal keywords, in a list or not, printed or not: [get_weather(city="Oslo"), now()]."""
+    """Read Python calls with literal keyword arguments.
+
+    They may be in a list or printed: [get_weather(city="Oslo"), now()]. Raises ValueError on anything else.
+    """
     try:
         with warnings.catch_warnings(action="ignore"):  # of escapes in a model's texts
             found = [getattr(one, "value", None) for one in _parse_python_statements(values.remove_fence(text).strip())]
@@ -316,7 +328,10 @@ class _Constants(ast.NodeTransformer):
 
 
 def _parse_python_statements(text: str) -> list[ast.stmt]:
-    """Return the statements of a text, or the list that it begins with: LFM2 goes on in words, and breaks texts."""
+    """Parse Python statements, or a leading list before prose.
+
+    LFM2 adds prose after the list, and breaks lines inside strings.
+    """
     ends = (m.end() for m in islice(re.finditer(r"\]", text), MOST_ENDS) if text.startswith("["))
     for part in (text[:end] for end in (*ends, len(text))):
         for one in (part, part.replace("\n", "\\n")):
@@ -326,7 +341,7 @@ def _parse_python_statements(text: str) -> list[ast.stmt]:
 
 
 def _iterate_calls_in_json(value: Any, *, strict: bool = True) -> Iterator[Call]:
-    """Yield the calls of a JSON value; unless `strict`, JSON that names nothing is an answer and no call."""
+    """Yield the calls of a JSON value. Unless `strict`, JSON without a name and arguments is an ordinary answer."""
     if isinstance(value, Mapping) and isinstance(value.get("tool_calls"), list):
         value = value["tool_calls"]
     for one in value if isinstance(value, list) else [value]:

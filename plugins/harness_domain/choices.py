@@ -14,7 +14,7 @@ from harness import Sample, Score, Subject, UsageError, evaluator, metric, targe
 
 
 def _require_distinct_choices(options: Mapping[str, Any], folder: Path, model: str) -> None:
-    """Raise UsageError on a list of choices between which nobody could choose."""
+    """Raise UsageError unless listed choices are two or more distinct texts."""
     given = options.get("choices")
     if isinstance(given, list) and (len(given) < 2 or not all(given) or len(set(given)) < len(given)):
         twice = next((c for c, n in Counter(given).items() if n > 1), None)
@@ -23,7 +23,7 @@ def _require_distinct_choices(options: Mapping[str, Any], folder: Path, model: s
 
 
 def _require_valid_choices_and_gold(samples: Sequence[Sample], options: Mapping[str, Any], folder: Path) -> None:
-    """Raise UsageError on a row whose choices are none, or of which none is right."""
+    """Raise UsageError on a row with invalid choices or gold."""
     _require_distinct_choices(options, folder, "")
     choices, gold = options.get("choices", "choices"), options.get("gold", "gold")
     for sample in samples:
@@ -37,15 +37,15 @@ def multiple_choice(
     subject: Subject, samples: Sequence[Sample], *,
     choices: str | list[str] = "choices", gold: str = "gold", delimiter: str | None = None,
 ) -> Iterator[Score]:  # fmt: skip
-    """Score 1 where the likeliest choice is the right one; `acc_norm` divides by the characters of a choice.
+    """Score 1 if the likeliest choice is correct.
 
-    The formulas are lm-evaluation-harness's: log-probabilities summed over the choice's tokens; the
-    length is that of the choice without the delimiter; the first wins a tie, which the note then calls
-    "uniform". Column `choices` holds a list of texts, or {text, label}, or `choices` is itself the list that
-    all rows choose from; column `gold` holds the right one: its label, else its text, else its letter from A,
-    else its number from 0; without that column the row's target says it. After a text prompt a choice follows
-    the delimiter, one space unless the prompt ends in white space, and after chat messages the template's turn.
-    A log-probability that is not finite makes the row NaN. Raises UsageError on a row whose columns do not fit.
+    The formulas are lm-evaluation-harness's: log-probabilities summed over the choice's tokens; `acc_norm` divides them
+    by the characters of the choice without the delimiter; the first wins a tie, which the note then calls "uniform".
+    Column `choices` holds a list of texts, or {text, label}, or `choices` is itself the list for all rows. Column
+    `gold` holds the correct one: its label, else its text, else its letter from A, else its number from 0; without that
+    column the row's target holds it. After a text prompt a choice follows the delimiter, one space unless the prompt
+    ends in white space, and after chat messages the template's turn. A log-probability that is not finite makes the row
+    NaN. Raises UsageError on a row with invalid columns.
     """
     found = [row_choices(s, choices) for s in samples]
     right = [right_choice(s, gold, *one) for s, one in zip(samples, found, strict=True)]
@@ -67,7 +67,7 @@ def multiple_choice(
 
 
 def row_choices(sample: Sample, column: str | list[str]) -> tuple[list[str], list[str]]:
-    """Return a row's choices, and the labels that they come with, if they do."""
+    """Return a row's choices and their labels, if any. Raises UsageError if the column is missing or invalid."""
     if isinstance(column, list):
         return column, []  # `_require_distinct_choices` has looked at it
     given = sample.row.get(column)

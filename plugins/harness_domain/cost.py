@@ -1,4 +1,4 @@
-"""What a model costs to keep and to ask: size and latency."""
+"""Metrics of a model's cost: size and latency."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ WHOLE_MODEL = "model"  # the id of the one row an evaluation without data gets
 
 
 def ratio_of_medians(scores: Sequence[Score]) -> float:
-    """Return the median seconds of the model over the median seconds of the one it was timed against."""
+    """Return the ratio of the two models' median seconds."""
     return median_seconds(scores) / median([s.values["seconds"] / s.values["latency_ratio"] for s in scores])
 
 
 def median_seconds(scores: Sequence[Score]) -> float:
-    """Return the median over rows; NaN where one row could not be timed, since NaN has no place in an order."""
+    """Return the median over rows. NaN if a row could not be timed, since NaN cannot be sorted."""
     seconds = [s.values["seconds"] for s in scores]
     return median(seconds) if all(map(math.isfinite, seconds)) else math.nan
 
@@ -30,11 +30,12 @@ def latency(
     subject: Subject, samples: Sequence[Sample], *, against: Subject,
     new_tokens: int = 16, rounds: int = 3, batch: int = 1,
 ) -> Iterator[Score]:  # fmt: skip
-    """Time `batch` answers of at most `new_tokens` tokens at a time, in turns with another model in the same process.
+    """Time batched generation, in turns with another model.
 
-    Each row is asked `rounds` times of both, with the `batch` - 1 rows after it, in a changing order, so that a slow
-    machine slows down both; metrics are of the rows' medians: their ratio, and the median seconds of the whole batch.
-    Raises UsageError when `rounds`, `new_tokens` or `batch` is below 1.
+    A batch is `batch` answers of at most `new_tokens` tokens each. Each row is generated `rounds` times by both models
+    in the same process, with the `batch` - 1 rows after it, in alternating order, so that a slow machine slows down
+    both. The metrics are computed from the rows' medians: their ratio, and the median seconds of the whole batch.
+    Raises UsageError if `rounds`, `new_tokens` or `batch` is below 1.
     """
     for sample, mine, other in _iterate_median_latencies(subject, samples, against, new_tokens, rounds, batch):
         timed = mine > 0 and other > 0  # no answer takes no time: a clock or a cache is at fault
@@ -47,7 +48,10 @@ def latency(
 def latency_within(
     subject: Subject, samples: Sequence[Sample], *, ms: float, against: Subject, new_tokens: int = 16
 ) -> Iterator[Score]:
-    """Tell whether each request is answered within `ms` milliseconds, more than 0: `min = 0.95` claims a quantile."""
+    """Score 1 if a request takes less than `ms` milliseconds.
+
+    `min = 0.95` thus claims a quantile. Raises UsageError unless `ms` is more than 0.
+    """
     if not 0 < ms < math.inf:
         raise UsageError(f"latency_within: ms is {ms:g}; it must be more than 0")
     for sample, mine, _ in _iterate_median_latencies(subject, samples, against, new_tokens, 1, 1):
@@ -57,7 +61,10 @@ def latency_within(
 def _iterate_median_latencies(
     subject: Subject, samples: Sequence[Sample], against: Subject, new_tokens: int, rounds: int, batch: int
 ) -> Iterator[tuple[Sample, float, float]]:
-    """Yield the median seconds of each row, of the model and of the one it is timed against."""
+    """Yield each row with the median seconds of both models.
+
+    Raises UsageError if `new_tokens`, `rounds` or `batch` is below 1.
+    """
     if min(rounds, new_tokens, batch) < 1:
         given = f"rounds is {rounds}, new_tokens is {new_tokens} and batch is {batch}"
         raise UsageError(f"latency: {given}; each must be 1 or more")
@@ -84,9 +91,9 @@ def _time_generation(model: Subject, rows: Sequence[Sample], new_tokens: int) ->
 @metric("bytes", better="lower", scale="count")
 @metric("parameters", better="lower", scale="count")
 def size(subject: Subject, samples: Sequence[Sample]) -> Iterator[Score]:
-    """Count the bytes of a model's weights and its parameters; needs no data.
+    """Count a model's parameters and the bytes of its weights.
 
-    Raises UsageError when it is given data, and where a model does not say.
+    Needs no data. Raises UsageError if data is given, or the model does not report its size.
     """
     nbytes, parameters = getattr(subject, "nbytes", None), getattr(subject, "parameters", None)
     if nbytes is None or parameters is None:

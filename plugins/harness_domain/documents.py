@@ -25,7 +25,7 @@ def _make_document_metrics(options: Mapping[str, Any]) -> list[Metric]:
 
 
 def _require_valid_schema_and_targets(samples: Sequence[Sample], options: Mapping[str, Any], folder: Path) -> None:
-    """Raise UsageError on a schema that is none, and on targets that are no JSON or do not match it."""
+    """Raise UsageError on an invalid schema or targets. Targets must be JSON that matches the schema."""
     matches = compile_schema(options["schema"], folder) if "schema" in options else None
     if options.get("compare", True):
         for sample in samples:
@@ -82,7 +82,7 @@ def json(
 
 
 def _compose_nfc_and_drop_fields(value: Any, ignore: Sequence[str]) -> Any:
-    """Return what is compared of a JSON value: in NFC, as `exact_match` compares, without the fields to ignore."""
+    """Return a JSON value in NFC, without ignored fields. `exact_match` compares in NFC as well."""
     return values.drop_fields(values.compose_unicode(value), ignore)
 
 
@@ -108,10 +108,10 @@ def _parse_json_target(sample: Sample, matches: Matches | None) -> Any:
 
 
 def compile_schema(schema: Mapping[str, Any] | str, folder: Path) -> Matches:
-    """Return a function that says why a value does not match a schema, or nothing.
+    """Compile a JSON Schema into a function returning a value's error.
 
-    `schema` is the schema, or the path of its file from `folder`; Draft 2020-12 where it does not say which. Raises
-    UsageError where it is none, demands nothing, or refers to what is not in it.
+    The error is empty for a match. `schema` is the schema itself, or its file's path relative to `folder`; it is Draft
+    2020-12 unless it names another. Raises UsageError if it is invalid, empty, or has unresolvable references.
     """
     where, found = "schema", schema
     if isinstance(schema, str):
@@ -153,7 +153,7 @@ def compile_schema(schema: Mapping[str, Any] | str, folder: Path) -> Matches:
 
 
 def _require_resolvable_references(schema: Mapping[str, Any], specification: Any, where: str) -> None:
-    """Raise UsageError where a reference leads out of the schema, or nowhere."""
+    """Raise UsageError on references to anything outside the schema."""
     from jsonschema_specifications import REGISTRY
     from referencing import Resource
     from referencing.exceptions import Unresolvable

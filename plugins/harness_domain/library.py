@@ -25,7 +25,7 @@ Counts = tuple[tuple[int, int, int], ...]  # per order: n-grams of the answer, o
 
 
 def _make_evaluate_metric(options: Mapping[str, Any]) -> list[Metric]:
-    """Return the metric that a suite's table asks for; light, since collection calls it."""
+    """Return the metric that a suite's table configures. It loads no library, since collection calls it."""
     metric = str(options.get("metric", ""))
     name = str(options.get("key") or PurePath(metric.removeprefix(LOCAL_PREFIX)).stem)
     ours = {"metric", "key", "better", "choices", "gold", "max_new_tokens", "stop", "thought"}
@@ -42,16 +42,16 @@ def hf_metric(
     choices: str | list[str] | None = None, gold: str = "gold",
     max_new_tokens: int = 32, stop: tuple[str, ...] = LINE, thought: tuple[str, ...] = (), **options: Any,
 ) -> Iterator[Score]:  # fmt: skip
-    """Generate answers and give all of them to a metric of the library `evaluate`; `options` go to its compute().
+    """Generate answers, and score them with a metric of `evaluate`.
 
-    With `choices` an answer is the likeliest choice, and the target the right one, as in multiple_choice. `metric` is
-    "local:chrf", "local:macro_f1" or "local:balanced_accuracy", the path of a metric script, or a name that
-    `evaluate.load` finds (on the hub, once). `key` names the entry of its result, where that is not the metric's own
-    name; the harness calls the metric by `key`, else by its name. A metric of classes gets numbers: those that the
-    targets are, else their places in the sorted targets; an answer that is no target is one more class. What the metric
-    makes of classes is its own: scikit-learn's macro-F1 is the mean over those that stand in targets or answers (of the
-    rows drawn, in a bootstrap), and over `labels` where that option names them. Raises UsageError when it cannot be
-    loaded, and on a row without a target.
+    `options` go to its compute(). With `choices` an answer is the likeliest choice, and the target the correct one, as
+    in multiple_choice. `metric` is "local:chrf", "local:macro_f1" or "local:balanced_accuracy", the path of a metric
+    script, or a name that `evaluate.load` finds (on the hub, once). `key` names the entry of its result, if that is not
+    the metric's own name; the harness names the metric by `key`, else by its name. A metric of classes receives
+    numbers: the targets themselves if they are numbers, else their places in the sorted targets; an answer that is no
+    target is one more class. Averaging over classes is up to the metric: scikit-learn's macro-F1 is the mean over those
+    in targets or answers (of the rows drawn, in a bootstrap), and over `labels` if that option names them. Raises
+    UsageError if it cannot be loaded, and on a row without a target.
     """
     module = _load_local_or_evaluate_metric(metric)  # before anything slow
     found: Iterator[tuple[str | None, dict[str, Any]]]
@@ -75,10 +75,10 @@ def hf_metric(
 
 
 def compute_metric(scores: Sequence[Score], *, metric: str, key: str, options: Mapping[str, Any]) -> float:
-    """Compute the metric over all rows, from the answers and the targets in their notes.
+    """Compute a metric over all rows, from answers and noted targets.
 
-    NaN when a row has no answer, and when the metric refuses them, such as words where it wants numbers. Raises
-    UsageError when it fails on the options, and when its result has no number under `key`.
+    NaN if a row has no answer, or the metric rejects the answers, such as words instead of numbers. Raises UsageError
+    if it fails on the options, or its result has no number under `key`.
     """
     module, answers = _load_local_or_evaluate_metric(metric), [s.answer for s in scores if s.answer is not None]
     if len(answers) < len(scores):
@@ -120,7 +120,7 @@ def _convert_to_metric_inputs(
 
 
 def _find_single_target_dtype(module: Any) -> str:
-    """Return the type of target that a metric declares, nothing where a row has several."""
+    """Return the dtype that a metric declares for its single target. Empty if a row may have several."""
     if isinstance(module, (Chrf, LabelMetric)):
         return ""
     features = module.features if isinstance(module.features, list) else [module.features]
@@ -189,7 +189,7 @@ class Chrf:
 
 @lru_cache(maxsize=1 << 16)  # a bootstrap asks for the same rows thousands of times
 def _find_best_ngram_counts(answer: str, targets: tuple[str, ...]) -> Counts:
-    """Return the counts of an answer and of the target that it fits best."""
+    """Return the n-gram counts of an answer and its best-fitting target."""
     found: list[Counts] = []
     for target in targets:
         texts = ["".join(text.split()) for text in (answer, target)]

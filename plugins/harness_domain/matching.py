@@ -30,7 +30,7 @@ LINE = ("\n",)  # an answer is one line unless the suite says otherwise
 
 @dataclass(frozen=True)
 class MatchOptions:
-    """The options of what compares an answer with targets: how it is asked for, and how both are made alike."""
+    """The options for generating answers and normalising both answers and targets."""
 
     max_new_tokens: int = 32
     stop: tuple[str, ...] = LINE
@@ -75,7 +75,7 @@ class ExactMatchOptions(MatchOptions):
 
 
 def _normalize_vote(answer: str, options: Mapping[str, Any]) -> str:
-    """Return an answer as it is compared, which is what it votes for."""
+    """Normalise an answer as for comparison; equal results share a vote."""
     names = {field.name for field in fields(MatchOptions)}
     return ExactMatchOptions(**{name: value for name, value in options.items() if name in names}).normalize(answer)
 
@@ -93,9 +93,10 @@ def exact_match(subject: Subject, samples: Sequence[Sample], options: ExactMatch
 def contains(
     subject: Subject, samples: Sequence[Sample], options: MatchOptions, *, whole_words: bool = True
 ) -> Iterator[Score]:
-    """Score 1 where a target is in the answer, as whole words: "no" is not in "I do not know".
+    """Score 1 if the answer contains a target.
 
-    Say `whole_words = false` for languages written without spaces. Raises UsageError on a row without a target.
+    Targets match as whole words: "no" is not in "I do not know". Set `whole_words = false` for languages written
+    without spaces. Raises UsageError on a row without a target.
     """
 
     def within(answer: str, target: str) -> float:
@@ -126,9 +127,9 @@ def regex(
     subject: Subject, samples: Sequence[Sample], *, pattern: str,
     max_new_tokens: int = 32, stop: tuple[str, ...] = LINE, thought: tuple[str, ...] = (),
 ) -> Iterator[Score]:  # fmt: skip
-    """Score 1 where the pattern is found in the answer as it was generated, stripped; rows need no target.
+    """Score 1 if the pattern is found in the stripped answer.
 
-    Raises UsageError when the pattern cannot be compiled.
+    The answer is not normalised; rows need no target. Raises UsageError if the pattern cannot be compiled.
     """
     try:
         wanted = re.compile(pattern)
@@ -148,21 +149,24 @@ def _generate_and_match_answers(
 def generate_all(
     subject: Subject, samples: Sequence[Sample], max_new_tokens: int, stop: Sequence[str], thought: Sequence[str]
 ) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Ask for all rows, and return each answer without its thought, and the details of its score, with all of it."""
+    """Generate answers to all rows, with thoughts removed. The details of a score keep the whole completion."""
     asked = [s.input for s in samples]
     found = final_answers(subject, asked, max_new_tokens=max_new_tokens, stop=stop, thought=thought)
     return ((said, {"generated": whole} if thought else {}) for said, whole in found)
 
 
 def require_targets(sample: Sample) -> list[str]:
-    """Return what a row wants; raises UsageError when it wants nothing."""
+    """Return the targets of a row. Raises UsageError if there are none, or one is empty."""
     if not (targets := sample.targets) or not all(t.strip() for t in targets):
         raise UsageError(f'row "{sample.id}": target is missing or empty; map a column to it')
     return targets
 
 
 def _require_single_earlier_answers(samples: Sequence[Sample], options: Mapping[str, Any], folder: Path) -> None:
-    """Raise UsageError on a row without an earlier answer, where rows are to have them."""
+    """Raise UsageError on a row without exactly one target, if compared.
+
+    With `earlier = "against"` the earlier answer is another model's.
+    """
     if options.get("earlier") != "against":
         for sample in samples:
             _require_single_target(sample)

@@ -87,7 +87,7 @@ class NumberParser:
         self.behind = re.compile(rf"\s{{0,2}}({'|'.join(map(re.escape, named))})(?!\w)") if named else None
 
     def parse(self, text: str) -> list[Fraction]:
-        """Return the numbers of a text in their order, without those that have another unit or no finite value."""
+        """Return the numbers of a text, in order. Those with another unit or without a finite value are left out."""
 
         def divided(match: re.Match[str]) -> str:  # a fraction of LaTeX, with a slash
             minus, above, digit, other, over, last = match.groups("")
@@ -133,7 +133,7 @@ class NumberParser:
 
 
 def write_ascii_digits(text: str, decimal: str) -> str:
-    """Return a text with the decimal digits of all scripts as 0 to 9, and Arabic's marks between them as ours."""
+    """Convert the decimal digits of all scripts to 0-9. Arabic separators and percent signs are converted as well."""
     if text.isascii():
         return text
     text = re.sub(r"\d", lambda digit: str(unicodedata.decimal(digit[0])), text)
@@ -143,7 +143,7 @@ def write_ascii_digits(text: str, decimal: str) -> str:
 
 
 def check_numeric_rows(samples: Sequence[Sample], options: Mapping[str, Any], folder: Path) -> None:
-    """Raise UsageError on a target that is not one number, and on tolerances and units that are none."""
+    """Raise UsageError on invalid targets, tolerances or units. Each target must hold exactly one number."""
     read = NumberParser(**{name: options[name] for name in ("units", "decimal", "fractions") if name in options})
     for name in ("tolerance", "relative"):
         if options.get(name, 0) < 0:
@@ -153,7 +153,7 @@ def check_numeric_rows(samples: Sequence[Sample], options: Mapping[str, Any], fo
 
 
 def _parse_voted_number(answer: str, options: Mapping[str, Any]) -> Fraction | None:
-    """Return the number that an answer votes for; None is the vote of those without one."""
+    """Return the number that an answer votes for. Answers without a number share the vote None."""
     read = NumberParser(options.get("units"), options.get("decimal", "."), options.get("fractions", True))
     return _select_number_by_position(read.parse(answer), options.get("take", "last"))
 
@@ -167,20 +167,21 @@ def numeric(
     units: Mapping[str, float] | None = None, decimal: Literal[".", ","] = ".", fractions: bool = True,
     max_new_tokens: int = 64, stop: tuple[str, ...] = (), thought: tuple[str, ...] = (),
 ) -> Iterator[Score]:  # fmt: skip
-    """Score 1 where the number of an answer is the target's, within the larger of two tolerances.
+    """Score 1 if an answer's number is within tolerance of the target.
 
     `correct`: |x − t| ≤ max(`tolerance`, `relative` · |t|), in exact arithmetic. `error`: |x − t| / |t|, at most 1, and
-    1 where there is no number; where t is 0 it is 0 or 1, as the answer is right or not. `take` says which number of
-    the answer counts; with "only" an answer of several has none.
+    1 without a number; for t = 0 it is 0 if the answer is correct, else 1. `take` selects the number of the answer that
+    counts; with "only" an answer of several has none.
 
-    Read are digits of every script, signs and dashes right before a digit (between two numbers they are none), groups
-    of three digits ("1,234.5", "1 000 000"; with `decimal = ","` "1.234,5"; India's "12,34,567"), scientific notation
-    ("1.5e-3", "1.5 × 10^-3"), magnitudes ("1.5 million", "3k", "$2M") and, with `fractions`, "3/4", "1 1/2", "½" and
-    LaTeX's. Digits in a word ("H2O") are no number, and neither are infinities, "nan", and the parts of a date
-    (2024-05-06), a time (12:30) or a version (1.2.3). Without `units` whatever stands beside a number is left out. With
-    them, such as { km = 1, m = 0.001 }, a number counts if one of them stands behind it or, as "$" does, before it, and
-    is multiplied by its factor; the unit "" is none. Of several targets the nearest counts, and one that is a number in
-    JSON is that number whatever `decimal` says. Raises UsageError on a row whose target is not exactly one number.
+    Supported are digits of every script, signs and dashes right before a digit (between two numbers they are no signs),
+    groups of three digits ("1,234.5", "1 000 000"; with `decimal = ","` "1.234,5"; India's "12,34,567"), scientific
+    notation ("1.5e-3", "1.5 × 10^-3"), magnitudes ("1.5 million", "3k", "$2M") and, with `fractions`, "3/4", "1 1/2",
+    "½" and LaTeX's. Digits in a word ("H2O") are no number, and neither are infinities, "nan", and the parts of a date
+    (2024-05-06), a time (12:30) or a version (1.2.3). Without `units` any unit beside a number is ignored. With them,
+    such as { km = 1, m = 0.001 }, a number counts if one of them stands behind it or, as "$" does, before it, and is
+    multiplied by its factor; the unit "" is a number without a unit. Of several targets the nearest counts, and one
+    that is a number in JSON is read with a decimal point regardless of `decimal`. Raises UsageError on a row with a
+    target that is not exactly one number.
     """
     read = NumberParser(units, decimal, fractions)
     wanted = [_parse_target_numbers(s, read) for s in samples]
@@ -212,7 +213,7 @@ def _compute_number_metrics(
 
 
 def _parse_target_numbers(sample: Sample, read: NumberParser) -> list[Fraction]:
-    """Return the numbers of a row's targets; raises UsageError on one that is not exactly one number."""
+    """Return the numbers of a row's targets. Raises UsageError if a target does not hold exactly one number."""
     found = []
     columns = [v if isinstance(v, list) else [v] for v in sample.row.values()]
     in_json = {str(v) for column in columns for v in column if isinstance(v, (int, float))}  # `decimal` is not theirs

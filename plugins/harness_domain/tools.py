@@ -19,7 +19,7 @@ Format = Literal[
 
 
 def _require_valid_tools_and_targets(samples: Sequence[Sample], options: Mapping[str, Any], folder: Path) -> None:
-    """Raise UsageError on tools that are none and on targets that are no calls of them."""
+    """Raise UsageError on invalid tools, or targets that do not call them."""
     for sample in samples:
         _parse_target_calls(sample, _parse_defaults_and_text_keys(sample)[0])
 
@@ -34,16 +34,16 @@ def tool_calls(
     format: Format = "auto", order: bool = False, ignore: tuple[str, ...] = (),
     max_new_tokens: int = 256, stop: tuple[str, ...] = (), thought: tuple[str, ...] = (),
 ) -> Iterator[Score]:  # fmt: skip
-    """Score the calls of tools in an answer against those that the row wants: its target, a list of {name, arguments}.
+    """Score an answer's tool calls against the row's expected calls.
 
-    A row's `tools` go to the chat template; messages may end in the assistant's `tool_calls` instead of a target, and
-    "[]" wants none. `call`: exactly the calls that are wanted, in their order with `order`. `refusal`: a call where one
-    is wanted, and none where none is. The other two are of rows that want calls: `name`, exactly the names that are
-    wanted, and `arguments`, the share of the wanted calls that were made, name and arguments, whatever else was.
-    Arguments are compared as JSON values; one that is left out has the default of the tool's schema, and those in
-    `ignore` do not count. An answer that begins a call, or has a tool's name as a call would, and cannot be read is
-    wrong in all of these, and the row's note says why. Raises UsageError on a row whose tools or calls are none, and
-    where the template leaves tools out.
+    The target is a list of {name, arguments}; messages may end in the assistant's `tool_calls` instead, and "[]"
+    expects no call. A row's `tools` go to the chat template. `call`: exactly the expected calls, with `order` in their
+    order. `refusal`: a call if one is expected, and none otherwise. The other two count only rows that expect calls:
+    `name`, exactly the expected names, and `arguments`, the share of the expected calls that were made, name and
+    arguments, regardless of additional calls. Arguments are compared as JSON values; an omitted one has the default of
+    the tool's schema, and those in `ignore` do not count. An answer that begins a call, or has a tool's name as a call
+    would, but cannot be parsed scores 0 in all of these, with the reason in the row's note. Raises UsageError on a row
+    with invalid tools or calls, and if the template leaves tools out.
     """
     tools = [_parse_defaults_and_text_keys(s) for s in samples]
     wanted = [_parse_target_calls(s, own) for s, (own, _) in zip(samples, tools, strict=True)]
@@ -104,10 +104,7 @@ def _is_same_call(one: Call, other: Call) -> bool:
 
 
 def _parse_defaults_and_text_keys(sample: Sample) -> tuple[dict[str, dict[str, Any]], dict[str, list[str]]]:
-    """Return the defaults of the arguments of a row's tools, and the arguments that are text by their schema.
-
-    Both by the tools' names; raises UsageError on what is none.
-    """
+    """Return default arguments and text-only arguments, by tool. Raises UsageError on an invalid or repeated tool."""
     defaults, texts = dict[str, dict[str, Any]](), dict[str, list[str]]()
     for tool in chat.split_arguments(sample.input)[1].get(chat.TOOLS, []) if isinstance(sample.input, list) else []:
         own = tool.get("function", tool)
@@ -126,7 +123,7 @@ def _parse_defaults_and_text_keys(sample: Sample) -> tuple[dict[str, dict[str, A
 
 
 def _is_text_only_schema(schema: Any) -> bool:
-    """Return whether a schema allows nothing but texts, by its type, else by the values that it lists."""
+    """Return whether a schema allows strings only. This follows from its type, else from its enumerated values."""
     if not isinstance(schema, Mapping):
         return False
     if "type" in schema:
@@ -136,7 +133,10 @@ def _is_text_only_schema(schema: Any) -> bool:
 
 
 def _parse_target_calls(sample: Sample, tools: Mapping[str, Any]) -> list[Call]:
-    """Return the calls that a row wants; raises UsageError where its target is none, or of a tool that is not there."""
+    """Return the expected calls of a row, empty for a plain answer.
+
+    Raises UsageError on an invalid target, or a call of an unknown tool.
+    """
     messages = sample.row.get("messages")
     last: Any = messages[-1] if isinstance(messages, list) and messages else None
     said = isinstance(last, Mapping) and last.get("role") == "assistant" and not last.get("tool_calls")

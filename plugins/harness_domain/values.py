@@ -25,18 +25,18 @@ FENCE = re.compile(  # of three or more backticks or tildes; the name of a langu
 
 
 def remove_fence(text: str) -> str:
-    """Return what stands in a fence that is all of a text, or the text."""
+    """Return the content of a fence around a whole text. Other text is returned unchanged."""
     found = FENCE.fullmatch(text.strip())
     return found["inner"] if found else text
 
 
 def find_fenced(text: str) -> list[str]:
-    """Return what stands in the fences of a text."""
+    """Return the contents of all fences in a text."""
     return [found["inner"] for found in FENCE.finditer(text)]
 
 
 def compose_unicode(value: Any) -> Any:
-    """Return a JSON value with its texts and keys in NFC; keys that would be one stay as they are."""
+    """Return a JSON value with texts and keys in NFC. Keys that would collide are left as they are."""
     if isinstance(value, str):
         return unicodedata.normalize("NFC", value)
     if isinstance(value, list):
@@ -67,9 +67,9 @@ def parse_json(text: str) -> Any:
 
 
 def parse_first_json(text: str, wanted: Callable[[Any], bool] = lambda value: True) -> Any:
-    """Return the first JSON object or list in a text that is `wanted`, else the first; raises ValueError without one.
+    """Return the first `wanted` JSON object or list in a text.
 
-    What stands within another is no candidate.
+    Falls back on the first of any kind; nested values are no candidates. Raises ValueError without one.
     """
     found, end = list[Any](), 0
     for start in (m.start() for m in islice(re.finditer(r"[{\[]", text), MOST_STARTS)):
@@ -84,7 +84,7 @@ def parse_first_json(text: str, wanted: Callable[[Any], bool] = lambda value: Tr
 
 
 def parse_json_at(text: str, start: int) -> tuple[Any, int]:
-    """Return the JSON value that begins at a place in a text, and the place behind it; raises ValueError."""
+    """Parse the JSON value at a position, returning also its end. Raises ValueError if it is invalid."""
     try:
         value, end = json.JSONDecoder(
             object_pairs_hook=_make_object_with_unique_keys, parse_constant=_reject_nan_and_infinity
@@ -106,14 +106,14 @@ def is_equal_json(one: Any, other: Any) -> bool:
 
 
 def flatten_fields(value: Any, path: tuple[str, ...] = ()) -> dict[tuple[str, ...], Any]:
-    """Return the fields of an object by their paths, those of objects in it too; lists are values."""
+    """Return the leaf fields of nested objects, by path. A list is a leaf."""
     if not isinstance(value, Mapping) or (path and not value):
         return {path: value}
     return {place: leaf for key, inner in value.items() for place, leaf in flatten_fields(inner, (*path, key)).items()}
 
 
 def drop_fields(value: Any, paths: Sequence[str], here: str = "") -> Any:
-    """Return a value without the fields of some paths ("customer.id"), in objects of a list too."""
+    """Return a value without the fields at some paths ("customer.id"). A path also applies to each object of a list."""
     if isinstance(value, list):
         return [drop_fields(inner, paths, here) for inner in value]
     if not isinstance(value, Mapping):

@@ -38,9 +38,10 @@ def safetensors(ref: ModelRef, to: Path) -> Path:
 
 
 def adapter(ref: ModelRef, to: Path, *, facts: dict[str, Any] | None = None) -> Path:
-    """Copy an adapter in PEFT's format, and swap it in on its base; it needs the base it was trained on.
+    """Copy an adapter in PEFT's format, and test its hot swap.
 
-    `facts` gets the milliseconds that took. Raises CheckFailedError when it does not answer as the gated one.
+    It needs the base it was trained on. `facts` gets the milliseconds that the swap took. Raises CheckFailedError if it
+    answers differently from the gated one.
     """
     from harness_export.hot_swap import check_hot_swap
 
@@ -59,7 +60,10 @@ def adapter(ref: ModelRef, to: Path, *, facts: dict[str, Any] | None = None) -> 
 
 
 def _require_gguf_exportable(model: Path, options: Mapping[str, Any]) -> None:
-    """Raise UsageError when a model like the one in a folder cannot be written as GGUF, or `path` is no file of it."""
+    """Raise UsageError if a model cannot be exported as GGUF.
+
+    Also if `path` is not a GGUF file of such a model.
+    """
     from harness_export.k_quants import K_QUANTS
     from harness_export.llama import read_llama_config
 
@@ -78,11 +82,12 @@ def _require_gguf_exportable(model: Path, options: Mapping[str, Any]) -> None:
 
 @exporter(converts=True, check=_require_gguf_exportable)
 def gguf(ref: ModelRef, to: Path, *, quantization: Quantization | None = None, path: str | None = None) -> Path:
-    """Write model.gguf for llama.cpp, from a merged Llama, or take the one at `path`; read it back and compare.
+    """Write model.gguf for llama.cpp, from a merged Llama.
 
-    F16 unless `quantization` says otherwise. Vectors stay in F32; with 4 or 5 bits, input and output embeddings are
-    Q8_0, and in K-quants what llama.cpp makes of them. Raises UsageError for a model that cannot be written so,
-    CheckFailedError when what was read back is another model.
+    Or take the file at `path` for it. The file is read back and compared. F16 unless `quantization` says otherwise.
+    Vectors stay in F32; with 4 or 5 bits, input and output embeddings are Q8_0, and in K-quants as llama.cpp makes
+    them. Raises UsageError for a model that cannot be written so, CheckFailedError if the file that is read back is
+    another model.
     """
     from harness_export.writing import write_gguf
 
@@ -92,7 +97,10 @@ def gguf(ref: ModelRef, to: Path, *, quantization: Quantization | None = None, p
 
 
 def _require_gguf_file(path: Path) -> Path:
-    """Return the GGUF file that a path names, or that its folder holds; raises UsageError where none is there."""
+    """Return the GGUF file at a path, or in its folder.
+
+    Raises UsageError if there is none, or more than one.
+    """
     try:
         if file := find_gguf(path) if path.is_dir() else path if path.is_file() else None:
             return file

@@ -1,7 +1,8 @@
-"""Copies of a merged model in FP8 (e4m3), as vLLM and transformers load them; of one's own making, or somebody else's.
+"""Copies of a merged model in FP8 (e4m3).
 
-What is written is compressed-tensors' "float-quantized": linear layers but the head, in 8 bits with a scale of each row
-or each tensor, activations as they are. Either way every number is compared with its parent's.
+They are made here or elsewhere, in the form that vLLM and transformers load. Written is compressed-tensors'
+"float-quantized": linear layers except the head, in 8 bits with a scale for each row or each tensor, and activations
+unchanged. Either way every number is compared with its parent's.
 """
 
 from __future__ import annotations
@@ -27,7 +28,10 @@ NOT_COMPARED |= {"_name_or_path", "use_cache"}
 
 
 def check_fp8_options(model: Path, options: Mapping[str, Any]) -> None:
-    """Raise UsageError where the model is quantised already, or the copy to be read is not in FP8."""
+    """Raise UsageError if an FP8 copy cannot be made or read.
+
+    That is if the model is quantised already, or the copy at `path` is not in FP8.
+    """
     from harness_hf import is_fp8
 
     check_is_merged(model)
@@ -37,10 +41,10 @@ def check_fp8_options(model: Path, options: Mapping[str, Any]) -> None:
 
 @exporter(converts=True, check=check_fp8_options)
 def fp8(ref: ModelRef, to: Path, *, progress: Tell, scales: Scales = "channel", path: str | None = None) -> Path:
-    """Quantise the linear layers of a merged model to FP8, or take the copy in a folder `path` that was made elsewhere.
+    """Quantise the linear layers of a merged model to FP8.
 
-    Raises UsageError for a model whose layers are named otherwise in its files, CheckFailedError where a number is not
-    its parent's, rounded.
+    Or take a copy made elsewhere, in the folder `path`. Raises UsageError for a model with other names of layers in its
+    files, CheckFailedError if a number is not its parent's, rounded.
     """
     parent, made = Path(ref.path), Path(path) if path else None
     check_fp8_options(parent, {"path": path} if path else {})
@@ -80,7 +84,10 @@ def _write_fp8_model(parent: Path, to: Path, scales: Scales) -> None:
 
 
 def _list_fp8_weights_and_ignored(folder: Path) -> tuple[set[str], list[str]]:
-    """Return the weights of linear layers, and the names of those that stay as they are."""
+    """Return the weights to quantise, and the names of ignored layers.
+
+    Ignored is the head. Raises UsageError for a weight of more than two dimensions, which is no layer.
+    """
     from torch.nn import Linear
 
     from harness_hf import build_skeleton
@@ -93,7 +100,10 @@ def _list_fp8_weights_and_ignored(folder: Path) -> tuple[set[str], list[str]]:
 
 
 def compare_fp8(parent: Path, copy: Path) -> dict[str, Any]:
-    """Compare every tensor, the configuration and the tokenizer; raises CheckFailedError where one is another's."""
+    """Compare an FP8 copy with its parent and return the facts.
+
+    Compared are every tensor, the configuration and the tokenizer; raises CheckFailedError if one differs.
+    """
     import torch
     from safetensors import safe_open
 

@@ -18,7 +18,10 @@ ANSWER_TOKENS = 16
 
 
 def check_hot_swap(**question: Any) -> dict[str, Any]:
-    """Swap the exported adapter in and return the facts; raises CheckFailedError when it answers otherwise."""
+    """Swap the exported adapter in and return the facts.
+
+    This runs in a process of its own. Raises CheckFailedError if the adapter answers differently.
+    """
     return subprocess_call.call_module(
         "harness_export.hot_swap", question, "export: the adapter could not be hot-swapped"
     )
@@ -27,7 +30,11 @@ def check_hot_swap(**question: Any) -> dict[str, Any]:
 def swap_adapters(
     base: str, gated: str, exported: str, quantization: Mapping[str, Any] | None, placed: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Answer with the gated adapter, load the exported one beside it, and answer again; the first three are folders."""
+    """Compare the gated adapter's answers with the exported one's.
+
+    The exported one is loaded beside the gated one, and the time of the swap is returned. The first three arguments are
+    folders. Raises CheckFailedError if an answer differs.
+    """
     from harness_hf import add_adapter, load_model, load_tokenizer
 
     tokenizer = load_tokenizer(base)

@@ -12,7 +12,10 @@ K_QUANTS = ("Q6_K", "Q5_K_M", "Q4_K_M")
 
 
 def quantize_gguf(source: str, to: str, quantization: str) -> dict[str, Any]:
-    """Quantise a GGUF file in one thread a core; raises CheckFailedError where llama.cpp refuses it."""
+    """Quantise a GGUF file by llama.cpp, one thread per core.
+
+    Raises CheckFailedError if llama.cpp refuses it.
+    """
     import llama_cpp
     from gguf import LlamaFileType
 

@@ -38,7 +38,7 @@ KEYS = {  # of the architecture in a GGUF file -> fields of a Llama
 
 @dataclass(frozen=True)
 class Llama:
-    """What of a Llama's config.json decides how it computes."""
+    """The settings in a Llama's config.json that determine its computation."""
 
     layers: int
     width: int
@@ -54,7 +54,7 @@ class Llama:
     scaling: Mapping[str, float] | None  # of Llama 3's rotary frequencies
 
     def factors(self) -> list[float]:
-        """Return what each rotary frequency is divided by (transformers, `_compute_llama3_parameters`)."""
+        """Return the divisor of each rotary frequency (transformers, `_compute_llama3_parameters`)."""
         assert self.scaling
         factor, low, high, old = (self.scaling[name] for name in LLAMA3)
         found = []
@@ -66,7 +66,10 @@ class Llama:
 
 
 def read_llama_config(folder: Path) -> Llama:
-    """Read a model's config.json; raises UsageError for what is no plain Llama, naming llama.cpp's own converter."""
+    """Read the config.json of a plain Llama.
+
+    Raises UsageError for any other model, naming llama.cpp's own converter.
+    """
     config = json.loads((folder / "config.json").read_text("utf-8"))
     made = ", ".join(config.get("architectures") or ["none named"])
     if made != ARCHITECTURE:
@@ -90,7 +93,11 @@ def read_llama_config(folder: Path) -> Llama:
 
 
 def gguf_tensor_name(tensor: str, llama: Llama) -> str | None:
-    """Return llama.cpp's name for a tensor; None for a head that is the embeddings, or frequencies it makes itself."""
+    """Return llama.cpp's name for a tensor.
+
+    None for a head tied to the embeddings, or frequencies that llama.cpp makes itself. Raises UsageError for a tensor
+    that a plain Llama does not have.
+    """
     if (tensor == "lm_head.weight" and llama.tied) or tensor.endswith("rotary_emb.inv_freq"):
         return None
     module, _, part = tensor.rpartition(".")
@@ -116,7 +123,11 @@ def _make_unsupported_model_error(what: str) -> UsageError:
 
 
 def gguf_metadata(folder: Path, llama: Llama) -> Iterator[tuple[str, Any]]:
-    """Yield keys and values for the architecture, and for the tokenizer in a folder, filled up to the embeddings."""
+    """Yield GGUF keys and values for the architecture and the tokenizer.
+
+    The tokens are padded to the number of embeddings. Raises UsageError for a tokenizer that llama.cpp does not
+    support.
+    """
     for key, name in KEYS.items():
         yield f"llama.{key}", getattr(llama, name)  # floats become 32 bits
     tokens = ModelTokenizer.of(str(folder))

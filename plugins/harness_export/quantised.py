@@ -36,7 +36,7 @@ PROGRESS_STEPS = 2  # quantise and write; read back
 
 
 def check_bitsandbytes_options(model: Path, options: Mapping[str, Any]) -> None:
-    """Raise UsageError where bitsandbytes is missing, or the model is quantised already."""
+    """Raise UsageError if bitsandbytes is missing, or the model already quantised."""
     if find_spec("bitsandbytes") is None:
         raise UsageError("bitsandbytes is not installed; pip install bitsandbytes")
     check_is_merged(model)
@@ -50,9 +50,10 @@ def check_is_merged(model: Path) -> None:
 
 @exporter(converts=True, check=check_bitsandbytes_options)
 def nf4(ref: ModelRef, to: Path, *, progress: Tell, double_quant: bool = True) -> Path:
-    """Quantise the linear layers of a merged model to 4-bit NormalFloat in blocks of 64; the rest stays as it is.
+    """Quantise a merged model's linear layers to 4-bit NormalFloat.
 
-    `double_quant` keeps the blocks' scales in 8 bits. Needs bitsandbytes, here and where it is loaded.
+    In blocks of 64; other weights are unchanged. `double_quant` keeps the blocks' scales in 8 bits. Needs bitsandbytes,
+    here and to load the copy.
     """
     settings = {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": double_quant}
     return _quantise_and_verify_model("nf4", ref, to, settings, progress)
@@ -60,10 +61,10 @@ def nf4(ref: ModelRef, to: Path, *, progress: Tell, double_quant: bool = True) -
 
 @exporter(converts=True, check=check_bitsandbytes_options)
 def int8(ref: ModelRef, to: Path, *, progress: Tell, threshold: float = 6.0) -> Path:
-    """Quantise the linear layers of a merged model to 8 bits, row by row (LLM.int8); the rest stays as it is.
+    """Quantise a merged model's linear layers to 8 bits (LLM.int8).
 
-    Columns of the input with a value beyond `threshold` are computed in 16 bits; 0 computes none so. Needs
-    bitsandbytes, here and where it is loaded.
+    Row by row; other weights are unchanged. Columns of the input with a value beyond `threshold` are computed in 16
+    bits; with 0, none are. Needs bitsandbytes, here and to load the copy.
     """
     return _quantise_and_verify_model(
         "int8", ref, to, {"load_in_8bit": True, "llm_int8_threshold": threshold}, progress
@@ -81,7 +82,11 @@ def convert_model(
     kind: str, ref: ModelRef, to: Path, progress: Tell, write: Callable[[], None],
     compare: Callable[[], dict[str, Any]], made: Path | None = None,
 ) -> Path:  # fmt: skip
-    """Copy what lies beside a model's weights, or a copy that was `made` elsewhere, `write` the rest, and `compare`."""
+    """Write a converted model and compare it with its parent.
+
+    The files beside the weights are copied, then `write` writes the rest. A copy `made` elsewhere is copied whole
+    instead. Raises UsageError for an adapter.
+    """
     if ref.adapter:
         raise UsageError(
             f'export "{kind}" quantises whole models, but {ref.name} is an adapter; export the merged model'
@@ -102,7 +107,10 @@ def convert_model(
 
 
 def write_quantized(parent: Path, to: Path, settings: Mapping[str, Any]) -> None:
-    """Write weights and configuration, the rest of the weights in the parent's own dtype."""
+    """Write a model's quantised weights and its configuration.
+
+    Other weights keep the parent's dtype. Raises UsageError if a layer would be misread.
+    """
     from transformers import BitsAndBytesConfig
 
     from harness_hf import find_class, find_misread_layer, keep_4bit_layout, load_config, quiet_loading
@@ -120,7 +128,11 @@ def write_quantized(parent: Path, to: Path, settings: Mapping[str, Any]) -> None
 
 
 def compare_quantized(parent: Path, copy: Path) -> dict[str, Any]:
-    """Compare every tensor, then what both predict. Raises CheckFailedError at a tensor that is off by more."""
+    """Compare every tensor, then the predictions of both models.
+
+    Raises CheckFailedError if a tensor is off by more than its tolerance, no layer is quantised, or a probability is
+    not finite.
+    """
     from harness_hf import load
 
     refs = [ModelRef("copy", str(copy)), ModelRef("parent", str(parent))]
@@ -146,7 +158,7 @@ def compare_quantized(parent: Path, copy: Path) -> dict[str, Any]:
 
 
 def _iterate_weights_with_tolerances(parent: Any, copy: Any) -> Iterator[tuple[str, Tensor, Tensor, Tensor]]:
-    """Yield name, the parent's numbers, the copy's, and how far each may be off; in float32."""
+    """Yield each weight's name, original, copy and tolerance, in float32."""
     import torch
     from bitsandbytes.functional import dequantize_4bit
     from bitsandbytes.nn import Linear4bit, Linear8bitLt

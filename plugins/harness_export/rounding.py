@@ -25,7 +25,7 @@ CHUNK_VALUES = 1 << 22  # compared at a time
 
 
 class SquaredError(NamedTuple):
-    """The squares of what numbers are off by, and of the parent's."""
+    """The summed squares of the errors and of the parent's numbers."""
 
     error: float
     total: float
@@ -33,7 +33,11 @@ class SquaredError(NamedTuple):
 
 @dataclass(frozen=True)
 class BlockLayout:
-    """Where in a block its codes lie, how many steps there are between the ends, and between those of the scales."""
+    """Where the codes of a block lie, and their resolution.
+
+    `begin` and `end` are bytes; `steps` is the number of steps between the lowest and the highest code, `scales` that
+    of the scales.
+    """
 
     begin: int
     end: int
@@ -61,9 +65,10 @@ EXACT_TYPES = ("F32", "F16", "BF16")
 
 
 def compare_blocks(name: str, there: Any, blocks: Any, kind: str, *, weighed: bool = False) -> SquaredError:
-    """Compare a tensor with its parent's; `blocks` are its rows' bytes, `weighed` by an importance matrix.
+    """Compare a quantised tensor with its parent's.
 
-    Returns the squares of what it is off by and of the parent's numbers. Raises CheckFailedError where it is another.
+    `blocks` are its rows' bytes; `weighed` if an importance matrix chose the scales. Returns the summed squares of the
+    errors and of the parent's numbers. Raises CheckFailedError if it is another tensor.
     """
     ggml = GGMLQuantizationType[kind]
     if kind in EXACT_TYPES:
@@ -97,9 +102,9 @@ def compare_blocks(name: str, there: Any, blocks: Any, kind: str, *, weighed: bo
 
 
 def compare_rounding(name: str, there: Any, here: Any, allowed: Any) -> SquaredError:
-    """Return the squares of what numbers are off by and of the parent's.
+    """Return the summed squares of errors and of the parent's numbers.
 
-    Raises CheckFailedError beyond what is allowed.
+    Raises CheckFailedError if an error is larger than allowed.
     """
     off = np.abs(here - there)
     if not (off <= allowed).all():  # NaN is not

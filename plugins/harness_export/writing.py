@@ -1,6 +1,7 @@
-"""Write a Llama as a GGUF file, a tensor at a time, and read it back through transformers; or one of somebody else.
+"""Export of a Llama as a GGUF file.
 
-K-quants are made by llama.cpp's own quantizer, of a file in the model's own dtype.
+The file is written a tensor at a time, or comes from another tool, and is read back through transformers. K-quants are
+made by llama.cpp's own quantizer, from a file in the model's own dtype.
 """
 # ruff: noqa: TID253 (imported only where a model is exported)
 
@@ -47,10 +48,10 @@ TEXTS = (
 
 
 def write_gguf(folder: Path, to: Path, quantization: str, path: Path | None = None) -> Path:
-    """Write the model in a folder to `to`/model.gguf, or take the file at `path` for it, and compare the two.
+    """Write a model to `to`/model.gguf and compare the two.
 
-    Memory: its largest tensor, and to read it back the model. Raises UsageError when it cannot be written so,
-    CheckFailedError when what was read back is another model.
+    Or take the file at `path` for it. Memory: its largest tensor, and the model to read it back. Raises UsageError if
+    it cannot be written so, CheckFailedError if the file that is read back is another model.
     """
     llama, there = read_llama_config(folder), read_headers(folder)
     # layers stand by their numbers
@@ -106,7 +107,7 @@ def _write_gguf(folder: Path, to: Path, quantization: str, llama: Llama, names: 
 
 
 class _Tensors:
-    """The tensors of a model's folder as llama.cpp has them, read when they are asked for."""
+    """The tensors of a model in llama.cpp's layout, read on demand."""
 
     def __init__(self, stack: ExitStack, there: Mapping[str, Header], llama: Llama) -> None:
         self.there, self.llama = there, llama
@@ -148,7 +149,10 @@ def _choose_tensor_type(name: str, header: Header, quantization: str) -> GGMLQua
 
 
 def check_gguf_types(file: Path) -> Gguf:
-    """Return what a GGUF file holds; raises UsageError where it is no Llama's, or coarser than the type it says."""
+    """Read a GGUF file and check its tensor types.
+
+    Raises UsageError if it is not a Llama's, coarser than its label, or of a type that cannot be compared here.
+    """
     try:
         found = read_gguf(file)
     except (OSError, ValueError) as error:
@@ -180,15 +184,15 @@ def _has_importance_matrix(found: Gguf) -> bool:
 
 
 def _count_bits_per_weight(kind: str) -> float:
-    """Return the bits of a number, and no end of them for a type that is no tensor's."""
+    """Return a type's bits per number. Infinite if no tensor can have the type."""
     found = GGMLQuantizationType.__members__.get(kind)
     return math.inf if found is None else 8 * GGML_QUANT_SIZES[found][1] / GGML_QUANT_SIZES[found][0]
 
 
 def _verify_gguf_round_trip(folder: Path, to: Path, names: Mapping[str, str], llama: Llama) -> dict[str, Any]:
-    """Compare a file, and what transformers reads of it, with the model.
+    """Compare a GGUF file, and transformers' reading of it, with the model.
 
-    Raises CheckFailedError where it is another one.
+    Raises CheckFailedError if they differ by more than rounding.
     """
     from transformers import AutoConfig
     from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
@@ -238,7 +242,10 @@ def _verify_gguf_round_trip(folder: Path, to: Path, names: Mapping[str, str], ll
 
 
 def compare_tokenizers(folder: Path, back: Path) -> None:
-    """Raise CheckFailedError where two folders cut texts into other tokens, stop at others or say a turn otherwise."""
+    """Raise CheckFailedError if the tokenizers of two folders differ.
+
+    They must split texts into the same tokens, stop at the same ones and have the same chat template.
+    """
     ours, theirs = ModelTokenizer.of(str(folder)), ModelTokenizer.of(str(back))
     if ours.tokenizer.chat_template != theirs.tokenizer.chat_template:
         raise CheckFailedError("the chat template that was read back differs")

@@ -93,7 +93,7 @@ def harness_saboteurs() -> dict[str, Saboteur]:
 
 
 def open_source(path: str, *, revision: str | None = None, sha256: str | None = None, **_: Any) -> LocalSource:
-    """Bring a model onto this machine and tell what it is, without loading its weights."""
+    """Fetch a model and describe it without loading its weights."""
     from harness_hf.classes import check_class
     from harness_hf.sources import open_folder, resolve_folder
 
@@ -103,7 +103,10 @@ def open_source(path: str, *, revision: str | None = None, sha256: str | None = 
 
 
 def identify(ref: ModelRef, **options: Any) -> str:
-    """Return the identity of all an answer depends on, loading no model; raises UsageError when it is not there."""
+    """Return a digest of everything a model's answers depend on.
+
+    No model is loaded. Raises UsageError if it is not there.
+    """
     from harness_hf.sources import make_identity, resolve_folder
 
     pins = {} if Path(ref.path).is_dir() else {k: options[k] for k in ("revision", "sha256") if k in options}
@@ -111,7 +114,10 @@ def identify(ref: ModelRef, **options: Any) -> str:
 
 
 def check(path: str) -> None:
-    """Raise UsageError at a model made elsewhere whose small files cannot be built, loaded or rendered."""
+    """Check the small files of a model made elsewhere.
+
+    Raises UsageError if they cannot be built, loaded or rendered.
+    """
     from harness_hf import probe
 
     probe.check_folder(path)
@@ -120,14 +126,14 @@ def check(path: str) -> None:
 def open_live_model(
     model: Any, ref: ModelRef, *, base: bool = False, processing_class: Any = None
 ) -> AbstractContextManager[Subject]:
-    """Yield a Subject of a model in memory that is being trained, or of its base, and restore it afterwards."""
+    """Yield a model in training, or its base, as a Subject. The model is restored afterwards."""
     from harness_hf import live
 
     return live.open_live_model(model, ref, base=base, processing_class=processing_class)
 
 
 def make_fingerprint(ref: ModelRef, base: Path | None) -> Fingerprint:
-    """Compute what a model says next to the probes of a fingerprint."""
+    """Compute a model's fingerprint from its predictions at the probes."""
     from harness_hf.fingerprint import make_fingerprint
 
     return make_fingerprint(ref, base)
@@ -155,11 +161,11 @@ def load(
     reference: bool = False,
     cpu_kernels: bool = True,
 ) -> Iterator[list[Subject]]:
-    """Load one Subject per ref; refs of one base share it, and adapters are switched on top of it.
+    """Load one Subject per ref, sharing bases and switching adapters.
 
-    `batch_tokens` bounds the tokens of one forward pass, `reference` scores in plain padded batches.
-    `cpu_kernels = false` leaves what is computed on a CPU to PyTorch, PEFT and TRL alone.
-    Raises UsageError when a model is not there or an adapter was made for another base.
+    Refs of one base share it, and adapters are switched on top of it. `batch_tokens` bounds the tokens of one forward
+    pass, `reference` scores in plain padded batches. `cpu_kernels = false` leaves all computation on a CPU to PyTorch,
+    PEFT and TRL alone. Raises UsageError if a model is not there or an adapter was made for another base.
     """
     from harness_hf.sources import resolve_folder
     from harness_hf.subject import load_subjects, release_subjects

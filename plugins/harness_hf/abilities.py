@@ -1,4 +1,7 @@
-"""What a causal LM allows: shared prefixes, positions of its own, and how far apart its scores may be."""
+"""Abilities of a causal LM, and tolerances for its scores.
+
+They are running on tokens alone, causality, and sharing prefixes by custom masks and positions.
+"""
 
 from __future__ import annotations
 
@@ -19,10 +22,10 @@ PROBE_TOKENS = 8  # tokens, that are followed by as many, or by none
 
 
 def find_masking_error(model: PreTrainedModel) -> str:
-    """Return why rows with a mask of their own are not valid for a model, or an empty text when they are.
+    """Return the reason custom masks are invalid for a model.
 
-    They are where every layer has full attention, takes any mask, and has rotary positions that do not depend on the
-    length of what is run.
+    Empty if they are valid: every layer has full attention, takes any mask, and has rotary positions that do not depend
+    on the length of the input.
     """
     config = model.config.get_text_config()
     takes = inspect.signature(model.forward).parameters
@@ -45,7 +48,10 @@ def find_masking_error(model: PreTrainedModel) -> str:
 
 
 def rope_switch_length(model: PreTrainedModel) -> float:
-    """Return the tokens beyond which a model turns all its positions otherwise (LongRoPE), or infinity."""
+    """Return the length beyond which LongRoPE rotates all positions differently.
+
+    It is in tokens, and infinity for other models.
+    """
     lengths = [
         r["original_max_position_embeddings"] for r in _list_rope_settings(model) if r.get("rope_type") == "longrope"
     ]
@@ -53,7 +59,7 @@ def rope_switch_length(model: PreTrainedModel) -> float:
 
 
 def _list_rope_settings(model: PreTrainedModel) -> list[dict[str, Any]]:
-    """Return a model's rotary settings, one dictionary or one for each kind of its layers."""
+    """Return a model's rotary settings, and those per layer kind."""
     rope = getattr(model.config.get_text_config(), "rope_parameters", None) or {}
     return [rope, *(part for part in rope.values() if isinstance(part, dict))]
 
@@ -71,7 +77,10 @@ def find_run_error(model: PreTrainedModel) -> str | None:
 
 
 def find_causality_error(model: PreTrainedModel) -> str | None:
-    """Return that a model looks ahead, so that it has neither scores nor answers, or None."""
+    """Return an error if a model looks ahead, else None.
+
+    Such a model has neither scores nor answers.
+    """
     ids = _make_probe_ids(model)
     alone, followed = (_compute_logits(model, row) for row in (ids[:, :-PROBE_TOKENS], ids))  # (T, V)
     apart = _measure_max_logprob_difference(alone[-PROBE_TOKENS:], followed[-2 * PROBE_TOKENS : -PROBE_TOKENS])
@@ -84,14 +93,17 @@ def find_causality_error(model: PreTrainedModel) -> str | None:
 
 
 def _compute_logits(model: PreTrainedModel, ids: torch.Tensor) -> torch.Tensor:
-    """Return the logits (T, V) of a row (1, T), with the mask that scoring gives."""
+    """Return the logits (T, V) of a row (1, T). The mask is that of scoring."""
     with torch.inference_mode():
         found: torch.Tensor = model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False).logits[0]
     return found
 
 
 def _make_probe_ids(model: PreTrainedModel) -> torch.Tensor:
-    """Return a row (1, T) of tokens, longer by far than what a sparse layer chooses among."""
+    """Return a row (1, T) of probe tokens.
+
+    It is longer than the number of tokens that a sparse layer selects, if the context allows.
+    """
     config = model.config.get_text_config()
     chosen = getattr(config, "index_topk", None) or 0  # of the tokens of a row, which a sparse layer looks at alone
     before = chosen if chosen < (getattr(config, "max_position_embeddings", None) or math.inf) else 0
@@ -99,7 +111,10 @@ def _make_probe_ids(model: PreTrainedModel) -> torch.Tensor:
 
 
 def _measure_max_logprob_difference(one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
-    """Return how far apart two models' log-probabilities (T, V) of the first one's choices are, at most."""
+    """Return the largest difference between two runs' top log-probabilities.
+
+    Both have logits (T, V); the first one's likeliest token is compared at each place.
+    """
     one, other = one.float(), other.float()
     return (one.log_softmax(-1) - other.log_softmax(-1)).abs().gather(-1, one.topk(1).indices).max()
 

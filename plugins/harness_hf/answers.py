@@ -17,7 +17,10 @@ from harness_hf.tokens import ModelTokenizer
 
 @dataclass(frozen=True)
 class StopCondition:
-    """What ends an answer: stop tokens, and stop strings in the decoded text."""
+    """Stop tokens and stop strings that end an answer.
+
+    The strings are looked for in the decoded text.
+    """
 
     tokens: ModelTokenizer
     stops: frozenset[int]
@@ -29,7 +32,7 @@ class StopCondition:
         return text[: min(found)] if found else text
 
     def is_reached(self, ids: Sequence[int]) -> bool:
-        """Return whether the last token completed a stop string; only tokens that could hold one are decoded."""
+        """Return whether the last token completed a stop string. Decodes a tail first."""
         if not self.strings:
             return False
         longest = max(len(s.encode()) for s in self.strings) + 4  # a token holds a byte at least; 4: half characters
@@ -42,7 +45,10 @@ class StopCondition:
 
 @dataclass
 class AnswerState:
-    """One prompt and what was answered so far; `bound` sets its limit, `ended` is set at its end."""
+    """One prompt and its answer so far.
+
+    `bound` is the finish reason at `limit`; `ended` is set at the end.
+    """
 
     number: int
     prompt: list[int]
@@ -70,11 +76,14 @@ class AnswerState:
 
     @property
     def forced_token(self) -> int | None:
-        """The token that comes next whatever the model says, if one does."""
+        """Return the next token if a thought budget forces one."""
         return self.thinking.pending[0] if self.thinking and self.thinking.pending else None
 
     def append_generated(self, tokens: Sequence[int]) -> None:
-        """Take tokens that were generated elsewhere, up to the end, or to where others are fed; then take those."""
+        """Append tokens generated elsewhere, then any forced ones.
+
+        Generated tokens are dropped from the end of the answer, or the first forced token, on.
+        """
         for token in tokens:
             if self.forced_token is not None or not self.append(token):
                 break
@@ -96,7 +105,7 @@ class AnswerState:
 
     @property
     def noise_key(self) -> int:
-        """The 64 bits, by seed and place alone, that the noise of the next token's candidates is hashed from."""
+        """Return the 64 bits that seed the next token's noise. They depend on seed and place alone."""
         digest = hashlib.sha256(f"{self.seed} {len(self.ids)}".encode()).digest()
         return int.from_bytes(digest[:8], "big", signed=True)
 
@@ -128,7 +137,7 @@ def draw_tokens(sampling: Sampling, logits: torch.Tensor, answers: Sequence[Answ
 
 
 def _mask_top_k_top_p_tokens(sampling: Sampling, scaled: torch.Tensor) -> torch.Tensor:
-    """Return which tokens (B, V) top-k and then top-p keep; the likeliest always stays."""
+    """Return the mask (B, V) of tokens kept by top-k, then top-p. The likeliest always stays."""
     share, token = scaled.softmax(-1).sort(dim=-1, descending=True, stable=True)
     if sampling.top_k:
         share[:, sampling.top_k :] = 0
@@ -151,7 +160,10 @@ def _compute_log_exponential_noise(keys: Sequence[int], like: torch.Tensor) -> t
 
 
 def choose_tokens(logits: torch.Tensor, answers: Sequence[AnswerState], choose: Choose) -> torch.Tensor:
-    """Return the next token (B,) of each row; raises CheckFailedError where logits (B, V) are not finite."""
+    """Return the next token (B,) of each row, forced or chosen.
+
+    Raises CheckFailedError if logits (B, V) are not finite.
+    """
     if not bool(logits.max(-1).values.isfinite().all()):  # the argmax of NaN is a token like any other
         raise CheckFailedError("generation: the model's logits are not finite")
     tokens = choose(logits, answers)
@@ -163,7 +175,10 @@ def choose_tokens(logits: torch.Tensor, answers: Sequence[AnswerState], choose: 
 
 @dataclass(frozen=True)
 class ThoughtMarkers:
-    """The marks of thoughts as a tokenizer has them, and how long thought and answer may be, in tokens."""
+    """Thought markers of a tokenizer, with token limits.
+
+    `budget` limits the thought, `answer` the answer, in tokens.
+    """
 
     tokens: ModelTokenizer
     budget: ThoughtBudget
@@ -185,22 +200,22 @@ class ThoughtMarkers:
 
     @property
     def max_tokens(self) -> int:
-        """The most tokens of a thought, what closes it and the answer."""
+        """Return the token limit of thought, closing mark and answer together."""
         return max(self.budget.tokens, self.answer) + len(self.closing_ids) + self.answer
 
     def start_thought(self, prompt: Sequence[int]) -> ThoughtState:
-        """Return the state of an answer that has no token yet; its thought is begun where the prompt opened it."""
+        """Return the thought state of an answer without tokens. It has begun if the prompt opened the thought."""
         return ThoughtState(self, begun=self.may_be_complete(self.budget.begin, prompt, last=True))
 
     def may_be_complete(self, mark: str, ids: Sequence[int], *, last: bool = False) -> bool:
-        """Return whether the last token may have completed a mark; with `last` nothing but blanks comes after it."""
+        """Return whether the last token may have completed a mark. With `last` only blanks may follow it."""
         tail = self.tokens.decode(ids[-len(mark.encode()) - 4 :])  # a token holds a byte at least; 4: half characters
         return tail.rstrip().endswith(mark) if last else mark in tail
 
 
 @dataclass
 class ThoughtState:
-    """How far an answer's thought is; `pending` are tokens that it gets whatever the model says."""
+    """Progress of an answer's thought. `pending` tokens are forced, regardless of the model."""
 
     marks: ThoughtMarkers
     begun: bool
@@ -225,11 +240,14 @@ class ThoughtState:
 
     @property
     def most(self) -> int:
-        """The most tokens there may be, as far as is known by now."""
+        """Return the limit on all tokens, as known by now."""
         if not self.begun:
             return self.marks.answer
         return self.marks.max_tokens if self.ended is None else self.ended + self.marks.answer
 
     def free_tokens(self, known: int) -> int:
-        """Return how many tokens may follow those that are `known` before anything is forced or ends."""
+        """Return the number of tokens until something is forced or ends.
+
+        `known` counts the tokens so far.
+        """
         return max(1, (self.marks.budget.tokens if self.begun and self.ended is None else self.most) - known)

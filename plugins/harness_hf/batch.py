@@ -1,4 +1,4 @@
-"""A batch of answers that grow by a token at a time, and the cache of their keys and values."""
+"""A batch of growing answers, and its key-value cache."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Batch:
 
     @torch.inference_mode()
     def join(self, answers: list[AnswerState]) -> list[AnswerState]:
-        """Run new prompts, put them with the others, and return those that end at their first token."""
+        """Run new prompts and add them to the batch. Return the answers that end at their first token."""
         self.rows += answers  # first of all, so that nothing is lost when memory runs out
         own = [answer.prompt[len(self.prefix) :] for answer in answers]
         width = max(map(len, own))
@@ -72,7 +72,7 @@ class Batch:
         return self._remove_ended_rows(self._forward(ids, self.pads, self.cache, self.rows))
 
     def _forward(self, ids: Tensor, pads: Sequence[int], cache: Any, answers: Sequence[AnswerState]) -> list[bool]:
-        """Run new tokens (B, T), give each row its next one, and return which rows go on."""
+        """Run new tokens (B, T) and append each row's next one. Return which rows go on."""
         known = cache.get_seq_length()
         columns = torch.arange(known + ids.shape[1], device=ids.device)  # (L,)
         padding = torch.tensor([[self.before + pad] for pad in pads], device=ids.device)  # (B, 1): where it ends
@@ -91,14 +91,14 @@ class Batch:
         return Cache(layers=[CacheLayer(self.size, self.before) for _ in range(layers)])
 
     def _shift_padding(self, by: int) -> None:
-        """Put so many columns of padding before all rows, or take them away."""
+        """Insert `by` columns of padding before all rows. A negative number removes them."""
         if by:
             self.pads = [pad + by for pad in self.pads]
             for layer in self.cache.layers:
                 layer.shift(by)
 
     def _remove_ended_rows(self, goes_on: Sequence[bool]) -> list[AnswerState]:
-        """Remove the rows that ended, and return them; the last rows take their places."""
+        """Remove and return the rows that ended. The last rows take their places."""
         ended = [answer for answer, on in zip(self.rows, goes_on, strict=True) if not on]
         count = len(self.rows) - len(ended)
         free = [i for i in range(count) if not goes_on[i]]
@@ -115,7 +115,10 @@ class Batch:
 
 
 class CacheLayer(DynamicLayer):  # type: ignore[misc] # transformers is not typed
-    """Keys and values (B, G, L, D) in a room with more rows and columns than are used, so that they stay in place."""
+    """Keys and values (B, G, L, D) in preallocated buffers.
+
+    The buffers have more rows and columns than are used, so that the data stay in place.
+    """
 
     keys: Tensor
     values: Tensor
@@ -139,7 +142,7 @@ class CacheLayer(DynamicLayer):  # type: ignore[misc] # transformers is not type
         return self._set_visible_states(rows, end)
 
     def append(self, other: CacheLayer) -> None:
-        """Put the rows of a layer that has no more columns below those of this one."""
+        """Append another layer's rows below those of this one. It may not have more columns."""
         rows, end, own = len(self.keys), self.keys.shape[-2], other.keys.shape[-2] - self.before
         more = rows + len(other.keys)
         self._ensure_capacity(more, end)
@@ -150,7 +153,7 @@ class CacheLayer(DynamicLayer):  # type: ignore[misc] # transformers is not type
         self._set_visible_states(more, end)
 
     def shift(self, by: int) -> None:
-        """Move the columns after the prefix to the right, padding before them, or so many to the left."""
+        """Shift the columns after the prefix to the right. Padding fills the gap; a negative `by` shifts left."""
         rows, end, before = len(self.keys), self.keys.shape[-2], self.before
         self._ensure_capacity(rows, end + by)
         for room in self._room:
@@ -160,7 +163,10 @@ class CacheLayer(DynamicLayer):  # type: ignore[misc] # transformers is not type
         self._set_visible_states(rows, end + by)
 
     def keep(self, count: int, free: Sequence[int], last: Sequence[int]) -> None:
-        """Keep the first rows, after some of the last have taken the places of those that ended."""
+        """Keep the first `count` rows, filling gaps with the last.
+
+        `free` are the places of rows that ended, `last` the rows that take them.
+        """
         end = self.keys.shape[-2]
         for room in self._room:
             for to, row in zip(free, last, strict=True):
@@ -173,7 +179,7 @@ class CacheLayer(DynamicLayer):  # type: ignore[misc] # transformers is not type
         return self.keys, self.values
 
     def _ensure_capacity(self, rows: int, columns: int, like: Sequence[Tensor] = ()) -> None:
-        """Have room for so many rows and columns, with what is there in it."""
+        """Grow the buffers to hold so many rows and columns. Their contents are kept."""
         there = self._room[0].shape if self._room else (0, 0, 0, 0)
         if rows <= there[0] and columns <= there[2]:
             return

@@ -1,4 +1,4 @@
-"""Which class of transformers a folder's config.json names, and what must hold of it to answer texts."""
+"""The transformers class that config.json names, checked for text generation."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ OTHER_TOOL_ADVICE = "evaluate it with its own tools and gate the scores: harness
 
 
 def load_config(path: str | Path) -> Any:
-    """Return the configuration in a folder; raises UsageError where transformers cannot read it."""
+    """Load the configuration of a folder. Raises UsageError if transformers cannot read it."""
     import transformers
 
     try:
@@ -25,10 +25,11 @@ def load_config(path: str | Path) -> Any:
 
 
 def find_class(path: str | Path, config: Any) -> Any:
-    """Return the class that reads a model as its config.json names it: all of it, towers for pictures included.
+    """Return the model class that a folder's config.json names.
 
-    Without a name, or with one that transformers does not have, it is the causal class of that configuration. Raises
-    UsageError where the class does not continue a text: its forward needs something else, or it has no such answers.
+    It reads the whole model, vision towers included. Without a name, or with one that transformers does not have, it is
+    the causal class of the configuration. Raises UsageError if several classes are named, or if the class does not
+    continue a text: its forward needs other inputs, or it cannot generate.
     """
     import transformers
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
@@ -57,7 +58,10 @@ def config_of_class(made: Any, config: Any) -> Any:
 
 
 def check_class(folder: Path) -> None:
-    """Raise UsageError where a folder's class answers no texts; what passed once needs no transformers again."""
+    """Raise UsageError if a folder's class cannot generate text.
+
+    A folder that passed once needs no transformers again.
+    """
     passed = cache_dir() / "classes" / digest_value([version("transformers"), hash_download(folder / "config.json")])
     if not passed.exists():
         find_class(folder, load_config(folder))
@@ -65,7 +69,7 @@ def check_class(folder: Path) -> None:
 
 
 def _find_text_error(made: Any) -> str | None:
-    """Return why a class cannot be asked to continue a text, or None."""
+    """Return the reason a class cannot continue text, or None."""
     takes = inspect.signature(made.forward).parameters
     if made.main_input_name != "input_ids":
         return f"reads {made.main_input_name}, not text"
@@ -75,9 +79,9 @@ def _find_text_error(made: Any) -> str | None:
 
 
 def language_model_name(model: Any) -> str | None:
-    """Return the name of the part that reads text in a model of several parts, such as "model.language_model".
+    """Return the name of a multi-part model's text part.
 
-    None of a model that is nothing else, all of whose layers a text goes through.
+    For instance "model.language_model". None for a model of text alone, where a text goes through all layers.
     """
     if model.config.get_text_config() is model.config:
         return None

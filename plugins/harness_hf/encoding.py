@@ -1,8 +1,8 @@
-"""From a training row to tokens and which of them are learnt: answers behind prompts as generation opens them.
+"""Encoding of training rows into tokens and labels.
 
-Scoring and generation encode with `Tokens.pairs` and `Tokens.prompts`; what is here calls these, so that a row is
-trained on the tokens that are scored. Turns that are context are not learnt: `weight = 0` (OpenAI's format of rows),
-`train = false` (axolotl's).
+Answers stand behind prompts as generation opens them. Scoring and generation encode with `ModelTokenizer.split_pairs`
+and `ModelTokenizer.encode_prompts`; the code here calls the same methods, so that a row is trained on the tokens that
+are scored. Context turns are not learnt: `weight = 0` (OpenAI's format of rows), `train = false` (axolotl's).
 """
 
 from __future__ import annotations
@@ -46,10 +46,11 @@ class EncodedRow:
 
 @dataclass(frozen=True)
 class RowEncoder:
-    """What turns training rows into tokens; `template` is a chat template instead of the tokenizer's own.
+    """Encoder of training rows into tokens.
 
-    Of a row with a prompt the completion is learnt, unless `completion_only` is off. With `assistant_only` a chat
-    template's generation markers say which tokens of its turns are learnt.
+    `template` replaces the tokenizer's chat template. In a row with a prompt only the completion is learnt, unless
+    `completion_only` is off. With `assistant_only` a chat template's generation markers select the tokens of its turns
+    that are learnt.
     """
 
     tokens: ModelTokenizer
@@ -58,7 +59,10 @@ class RowEncoder:
     assistant_only: bool = False
 
     def encode(self, row: Mapping[str, Any]) -> EncodedRow:
-        """Encode a row of prompt and completion, of messages, or of text; raises UsageError."""
+        """Encode a row of prompt and completion, of messages, or of text.
+
+        Raises UsageError if the tokenizer or its template rejects the row.
+        """
         if isinstance(row.get("messages", row.get("prompt")), list):
             return self._mask_context_turns(row, self._encode_chat(row))
         prompt, answer = row.get("prompt", ""), row["completion"] if "prompt" in row else row["text"]
@@ -70,7 +74,10 @@ class RowEncoder:
     def encode_answers(
         self, prompt: Any, answers: Sequence[Any], arguments: Mapping[str, Any] | None = None
     ) -> list[EncodedRow]:
-        """Encode answers to one prompt, all texts or all messages, each with its end; their prompts are the same."""
+        """Encode several answers to one prompt, each with its end.
+
+        All are texts or all are messages. The prompts of the results are the same.
+        """
         if isinstance(prompt, str):
             return [self._encode_prompt_answer_and_eos(prompt, answer) for answer in answers]
         found = [self._encode_prompt_and_answer_turns(prompt, answer, arguments or {}) for answer in answers]
@@ -111,9 +118,9 @@ class RowEncoder:
     def _encode_prompt_and_answer_turns(
         self, prompt: Sequence[Any], answer: Sequence[Any], arguments: Mapping[str, Any]
     ) -> EncodedRow:
-        """Encode messages as the template writes them, cut behind the prompt with the answer's turn opened.
+        """Encode messages, split where the answer's turn is opened.
 
-        Where the template opens it otherwise than it writes it (D8), it is cut where both part.
+        If the template opens the turn otherwise than it writes it (D8), they are split where the two part.
         """
         write = partial(self.tokens.render, template=self.template)
         text = write(chat.join_arguments([*prompt, *answer], arguments), opened=False)
@@ -128,7 +135,7 @@ class RowEncoder:
         return EncodedRow(begin, found.ids, [False] * len(begin) + [True] * len(found.ids), found.alone)
 
     def _compute_assistant_mask(self, turns: Sequence[Any], arguments: Mapping[str, Any]) -> list[bool]:
-        """Return which tokens of a conversation stand between the template's generation markers."""
+        """Return which tokens lie between the template's generation markers. Raises UsageError if none does."""
         given = {"return_dict": True, "return_assistant_tokens_mask": True, "chat_template": self.template}
         made = self.tokens.tokenizer.apply_chat_template(list(turns), **given, **arguments)
         if 1 not in (mask := made["assistant_masks"]):
@@ -137,7 +144,10 @@ class RowEncoder:
         return list(map(bool, mask))
 
     def _mask_context_turns(self, row: Mapping[str, Any], encoded: EncodedRow) -> EncodedRow:
-        """Take what is learnt from where a turn that is context begins to where the next one does."""
+        """Stop the tokens of context turns from being learnt.
+
+        A turn's tokens reach from where it begins to where the next one does.
+        """
         turns, ids, learnt = row_turns(row), encoded.ids, list(encoded.learnt)
         if not any(map(is_context_turn, turns)):
             return encoded
@@ -156,13 +166,13 @@ class RowEncoder:
 
 
 def row_turns(row: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """Return the messages of a row, the answer among them; none of a row of texts."""
+    """Return the messages of a row, including its answer. A row of texts has none."""
     asked, answered = row.get("messages", row.get("prompt")), row.get("completion")
     return [*asked, *(answered if isinstance(answered, list) else [])] if isinstance(asked, list) else []
 
 
 def is_context_turn(turn: Mapping[str, Any]) -> bool:
-    """Return whether a turn is marked as one that is not learnt."""
+    """Return whether a turn is marked as not learnt."""
     return any(turn.get(mark) is not None and not turn[mark] for mark in CONTEXT_MARKS)
 
 
@@ -177,6 +187,9 @@ def _find_turn_start(turns: Sequence[Mapping[str, Any]], at: int, text: str, wri
 
 
 def _move_answer_boundary(row: EncodedRow, tokens: int) -> EncodedRow:
-    """Return a row whose prompt ends after so many tokens, where an answer to the same prompt parts from it."""
+    """Return a row with only the first `tokens` as its prompt.
+
+    That is where another answer to the same prompt parts from it.
+    """
     ids = row.ids
     return replace(row, prompt=ids[:tokens], answer=ids[tokens:], learnt=[i >= tokens for i in range(len(ids))])

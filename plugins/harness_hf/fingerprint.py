@@ -1,4 +1,4 @@
-"""Make the fingerprint of an export (`harness.internals.Fingerprint`) from the model and its base."""
+"""Computation of an export's fingerprint from the model and its base. See `harness.internals.Fingerprint`."""
 
 from __future__ import annotations
 
@@ -44,9 +44,10 @@ class _Predictions:
 
 
 def make_fingerprint(ref: ModelRef, base: Path | None) -> Fingerprint:
-    """Compute what a model says next to the probes; of the base it takes how far it is from it.
+    """Compute a model's fingerprint from its predictions at the probes.
 
-    Raises UsageError where one cannot be loaded.
+    Probes where the base's predictions are farthest from it come first. Raises UsageError if one of the two cannot be
+    loaded.
     """
     whole = resolve_folder(ref.path)  # of a GGUF file, what it holds
     own = ref.adapter if ref.adapter and any(ref.adapter.glob("tokenizer*")) else whole
@@ -89,7 +90,7 @@ def make_fingerprint(ref: ModelRef, base: Path | None) -> Fingerprint:
 
 
 def _encode_chat_probes(tokens: ModelTokenizer, seed: int) -> _Probes:
-    """Return the chats that the template takes, each with its last place."""
+    """Encode the probe chats, each with its last place. Empty without a chat template."""
     if not isinstance(tokens.tokenizer.chat_template, str):
         return _Probes([], [])
     encoded = tokens.encode_prompts([[{"role": "user", "content": text}] for text in fingerprint.make_chats(seed)])
@@ -97,7 +98,10 @@ def _encode_chat_probes(tokens: ModelTokenizer, seed: int) -> _Probes:
 
 
 def _encode_text_probes(tokens: ModelTokenizer, seed: int) -> _Probes:
-    """Return the texts, each with the places at which words end whose tokens are those of the words alone."""
+    """Encode the probe texts, with the places where words end.
+
+    A place counts only if the tokens up to it are those of the words alone.
+    """
     numbers, rows = list[tuple[int, ...]](), list[Row]()
     for number, text in enumerate(fingerprint.make_texts(seed)):
         every = range(1, fingerprint.TEXT_WORDS + 1)
@@ -109,7 +113,7 @@ def _encode_text_probes(tokens: ModelTokenizer, seed: int) -> _Probes:
 
 
 def _predict_probe_logprobs(model: Any, rows: Sequence[Row], ids: torch.Tensor | None = None) -> _Predictions:
-    """Return the likeliest tokens next to each probe, or those of `ids`, with their log-probabilities."""
+    """Return the likeliest tokens after each probe, with their log-probabilities. With `ids`, these tokens instead."""
     values, tokens = (
         [torch.empty(0, fingerprint.TOP_LOGPROBS)],
         [torch.empty(0, fingerprint.TOP_LOGPROBS, dtype=torch.long)],
@@ -132,12 +136,18 @@ def _predict_probe_logprobs(model: Any, rows: Sequence[Row], ids: torch.Tensor |
 
 
 def _compute_weighted_base_distance(own: _Predictions, other: torch.Tensor) -> torch.Tensor:
-    """Return how far the base's predictions are, in nats weighted by the model's own probabilities, (P,)."""
+    """Return the base's distance (P,), in nats, at each probe.
+
+    It is weighted by the model's own probabilities.
+    """
     return (own.values.exp() * (own.values - other)).sum(-1)
 
 
 def _measure_arithmetic_noise(model: Any, rows: Sequence[Row]) -> dict[str, float]:
-    """Return what each arithmetic costs the greatest log-probabilities, in nats."""
+    """Return the noise of each arithmetic, in nats.
+
+    It is the root mean square error of the greatest log-probabilities, at least MIN_TOLERANCE_NATS.
+    """
     exact, noise = _predict_probe_logprobs(model, rows).values, {"float32": MIN_TOLERANCE_NATS}
     for kind in ("f16", "bf16", "q8"):
         rough = _predict_probe_logprobs(compute_as_runtime(copy.deepcopy(model), kind), rows).values

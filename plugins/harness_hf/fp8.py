@@ -1,8 +1,8 @@
-"""Checkpoints whose weights are FP8 (e4m3) with scales: what their numbers are, whatever library wrote them.
+"""Reader of checkpoints with scaled FP8 (e4m3) weights.
 
 A weight `X` has a scale `X_scale` (compressed-tensors, FBGEMM, ModelOpt) or `X_scale_inv` (transformers' fine-grained
-FP8, DeepSeek): one number, one of each row, or one of each block. That activations are rounded to FP8 as well, as some
-runtimes do, is no matter of the weights, and not done here.
+FP8, DeepSeek): one number, one of each row, or one of each block. Some runtimes round activations to FP8 as well; that
+does not concern the weights, and is not done here.
 
 Imports torch inside functions.
 """
@@ -30,7 +30,7 @@ QUANTISATION_KEYS = ("quantization_config", "compression_config")
 
 
 def is_fp8(folder: Path) -> bool:
-    """Return whether a folder has a weight in FP8, by the headers of its files."""
+    """Return whether a folder has FP8 weights, by file headers."""
     try:
         heads = [read_safetensors(folder / name) for name in weight_files(folder)]
     except (OSError, ValueError):
@@ -74,7 +74,7 @@ def read_fp8(folder: Path, file: str) -> Iterator[tuple[str, Tensor, Tensor | No
 
 
 def dequantize_folder(folder: Path, to: Path) -> None:
-    """Write the model of a folder with its numbers in float32, as no library need know of FP8."""
+    """Write a folder's model in float32. Libraries that do not know FP8 can read the result."""
     from safetensors.torch import save_file
 
     for file in weight_files(folder):

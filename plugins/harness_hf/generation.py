@@ -50,12 +50,12 @@ def generate_completions(
     context: int,
     tell: Callable[[str], None] = lambda _: None,
 ) -> Iterator[tuple[int, Completion]]:
-    """Answer prompts; yield (number of the prompt, answer) as soon as an answer ends.
+    """Yield a completion for each prompt as soon as it ends.
 
-    A text ends before the first stop string or stop token, or where the context ends. In float32 the answers do not
-    depend on which prompts are answered together. `tell` hears of a model whose cache does not give what a plain
-    forward gives; its answers are computed without. Raises RuntimeError when the model's logits are not finite,
-    UsageError when not even one row fits in memory.
+    Yields (number of the prompt, completion). A text ends before the first stop string or stop token, at its token
+    limit, or where the context ends. In float32 the answers do not depend on which prompts are answered together.
+    `tell` is called for a model with a cache that does not reproduce a plain forward; its answers are computed without.
+    Raises RuntimeError if the model's logits are not finite, UsageError if not even one row fits in memory.
     """
     special = {i for i in map(tokens.special_token_id, how.stop) if i is not None}  # decoded text does not show them
     ending = StopCondition(tokens, frozenset(tokens.stop_ids | _list_stop_tokens(model) | special), tuple(how.stop))
@@ -82,7 +82,7 @@ CHOSEN_WAYS: WeakKeyDictionary[Any, Way] = WeakKeyDictionary()  # by model
 
 
 def _choose_verified_generation_way(model: PreTrainedModel, answers: Sequence[AnswerState]) -> Way:
-    """Return the fastest way to answer whose logits are a plain forward's, tried once on pieces of two prompts."""
+    """Return the fastest way to answer that reproduces plain logits. Each is tried once, on pieces of two prompts."""
     ending = StopCondition(answers[0].ending.tokens, frozenset(), ())
     prompts = sorted((answer.prompt for answer in answers), key=len)
     some, (length, new) = (prompts[0], prompts[-1]), TRIAL_TOKENS
@@ -106,7 +106,11 @@ def _choose_verified_generation_way(model: PreTrainedModel, answers: Sequence[An
 
 
 def is_right(model: PreTrainedModel, way: Way, answers: Sequence[AnswerState]) -> bool:
-    """Answer one way, and compare the logits of the last tokens with those of a plain forward."""
+    """Return whether a way to answer reproduces plain logits.
+
+    The logits of the last tokens are compared with those of a plain forward. Non-finite ones pass: answering reports
+    them.
+    """
     last: dict[int, Tensor] = {}
 
     def choose(logits: Tensor, answers: Sequence[AnswerState]) -> Tensor:
@@ -136,7 +140,11 @@ def is_right(model: PreTrainedModel, way: Way, answers: Sequence[AnswerState]) -
 def answer_in_batches(
     model: PreTrainedModel, answers: Sequence[AnswerState], choose: Choose, *, kind: type[Batch] | None = None
 ) -> Iterator[AnswerState]:
-    """Answer in batches; when memory runs out, halve them and start the unfinished answers again."""
+    """Yield answers generated in batches.
+
+    If memory runs out, batches are halved and the unfinished answers start again. Raises UsageError if not even one row
+    fits in memory.
+    """
     prefix = answers[0].prompt[: _count_worthwhile_prefix_tokens(answers)]
     kind = kind or Batch
     longest = max(len(a.prompt) + a.limit for a in answers) - (0 if kind.copies_prefix else len(prefix))
@@ -167,7 +175,7 @@ def answer_in_batches(
 
 
 def _count_worthwhile_prefix_tokens(answers: Sequence[AnswerState]) -> int:
-    """Count the tokens that all prompts begin with, 0 where they are not worth sharing."""
+    """Count the tokens of a common prefix worth sharing. 0 if it is too short or there is one prompt."""
     prompts = [answer.prompt for answer in answers]
     shared = common_prefix_length(min(prompts), max(prompts))
     shared = min(shared, min(map(len, prompts)) - 1)  # each row needs a token of its own to go on from

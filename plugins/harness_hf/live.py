@@ -1,4 +1,4 @@
-"""A model that somebody trains, as a Subject for a while; it is given back as it was."""
+"""A model in training as a temporary Subject. It is given back as it was."""
 
 from __future__ import annotations
 
@@ -24,11 +24,12 @@ PROBE = 'Straße 42, naïve café:\n\tdef f(x):  return x**2 != 3.14  # 東京 �
 def open_live_model(
     model: Any, ref: ModelRef, *, base: bool = False, processing_class: Any = None
 ) -> Iterator[HFSubject]:
-    """Yield a Subject that answers with a model in memory, of a PEFT model with its adapter or as its `base`.
+    """Yield a Subject that answers with a model in memory.
 
-    `ref.path` names the folder of the base, whose tokenizer is used. The model is in eval mode meanwhile; training
-    mode of each module, `requires_grad`, `use_cache` and all random states are restored. Raises UsageError where the
-    model is not of the base's architecture, encodes text differently with its `processing_class`, or is sharded.
+    A PEFT model answers with its adapter, or without as its `base`. `ref.path` names the folder of the base, which has
+    the tokenizer that is used. The model is in eval mode meanwhile; training mode of each module, `requires_grad`,
+    `use_cache` and all random states are restored. Raises UsageError if the model is not of the base's architecture,
+    encodes text differently with its `processing_class`, is sharded, or has an adapter that only adds prompt tokens.
     """
     model = _unwrap_model(model)
     adapted = hasattr(model, "peft_config")
@@ -56,7 +57,7 @@ def _unwrap_model(model: Any) -> Any:
 
 
 def _find_base_mismatch_error(model: Any, causal: Any, path: str, processing_class: Any) -> str:
-    """Return why a model cannot be evaluated as one of a base, or an empty text."""
+    """Return the reason a model cannot be evaluated as its base's. Empty if it can."""
     sharded = "FullyShardedDataParallel" in {type(module).__name__ for module in model.modules()}
     if sharded or any(hasattr(p, "device_mesh") or hasattr(p, "ds_id") for p in model.parameters()):
         return "is sharded between processes (FSDP, ZeRO-3), and no process can evaluate it alone; use DDP"
@@ -77,7 +78,10 @@ def _find_base_mismatch_error(model: Any, causal: Any, path: str, processing_cla
 
 @contextmanager
 def _restore_training_state_on_exit(model: Any) -> Iterator[None]:
-    """Restore what evaluating changes: training mode, `requires_grad`, `use_cache` and random states."""
+    """Restore the training state that evaluation changes.
+
+    That is training mode, `requires_grad`, `use_cache` and random states.
+    """
     modes = [(module, module.training) for module in model.modules()]
     trained = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
     configs = [(config, config.use_cache) for config in _list_configs_with_use_cache(model)]
@@ -100,6 +104,6 @@ def _restore_training_state_on_exit(model: Any) -> Iterator[None]:
 
 
 def _list_configs_with_use_cache(model: Any) -> list[Any]:
-    """Return each configuration of a model once that says whether keys and values are cached."""
+    """Return a model's configurations that have `use_cache`, each once."""
     found = (getattr(module, name, None) for module in model.modules() for name in ("config", "generation_config"))
     return list({id(one): one for one in found if hasattr(one, "use_cache")}.values())

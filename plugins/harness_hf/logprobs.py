@@ -1,4 +1,4 @@
-"""What TRL logs of the distributions that a model is trained on, beside the log-probabilities of the targets."""
+"""Token statistics that TRL logs beside log-probabilities."""
 
 from __future__ import annotations
 
@@ -12,7 +12,10 @@ TOKEN_STATISTICS = ("entropy", "log_sum_sq_probs", "mean_logits", "is_top1")  # 
 def compute_token_statistics(
     z: torch.Tensor, logp: torch.Tensor, p: torch.Tensor, targets: torch.Tensor, wanted: Sequence[str]
 ) -> list[torch.Tensor]:
-    """Return the log-probabilities (n,) of targets, and the wanted statistics of distributions p (n, V)."""
+    """Return the log-probabilities (n,) of targets, and the wanted statistics.
+
+    The distributions p, their logs and the logits z are (n, V).
+    """
     make: dict[str, Callable[[], torch.Tensor]] = {
         "entropy": lambda: -(p * logp).sum(-1),
         "log_sum_sq_probs": lambda: (p * p).sum(-1).log(),

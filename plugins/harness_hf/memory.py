@@ -12,7 +12,7 @@ CACHED_VALUES = 1 << 20  # numbers; of 240 rows of 49,152 in bfloat16 log-probab
 
 
 def free_bytes(device: str) -> int | None:
-    """Return the bytes of memory that are free where a device computes, None where nothing tells."""
+    """Return the free memory of a device, in bytes. None if it is unknown."""
     if device == "cuda":
         return int(torch.cuda.mem_get_info()[0])
     try:
@@ -23,7 +23,11 @@ def free_bytes(device: str) -> int | None:
 
 
 def iterate_row_slices(x: Tensor) -> Iterator[slice]:
-    """Yield the rows of x (N, V) so many at a time that a processor's cache holds a few float32 copies of them."""
+    """Yield slices of the rows of x (N, V).
+
+    A CPU's cache holds a few float32 copies of one. They are of like size, since a single row left over is summed up in
+    another order; on other devices they have at most 256 rows.
+    """
     size = max(1, CACHED_VALUES // max(x.shape[-1], 1)) if x.is_cpu else 256
     count, parts = len(x), -(-len(x) // size)  # of like size: a single row left over is summed up in another order
     return (slice(count * i // parts, count * (i + 1) // parts) for i in range(parts))

@@ -27,7 +27,7 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 
 
 def load_tokenizer(path: str | Path) -> Any:
-    """Load the tokenizer of a model's folder; raises UsageError when there is none."""
+    """Load the tokenizer of a model's folder. Raises UsageError if there is none."""
     try:
         # where mistral-common is installed, its own file would come before the one that all others read
         told = {"mistral_format": False} if (Path(path) / "tokenizer.json").is_file() else {}
@@ -55,11 +55,11 @@ def load_model(
     attention: str | None = None,
     cpu_kernels: bool = True,
 ) -> Any:
-    """Load a causal LM from a folder in eval mode; a PeftModel when there is an adapter.
+    """Load a causal LM from a folder in eval mode.
 
-    `quantization` holds the keywords of a BitsAndBytesConfig; its compute dtype is the model's unless it says
-    otherwise; `attention` is transformers' attn_implementation. Raises UsageError when the folder holds no causal LM
-    or the adapter does not fit it.
+    With an adapter it is a PeftModel. `quantization` holds the keywords of a BitsAndBytesConfig; its compute dtype is
+    the model's unless it says otherwise; `attention` is transformers' attn_implementation. Raises UsageError if the
+    folder holds no causal LM or the adapter does not fit it.
     """
     if threads:
         torch.set_num_threads(threads)
@@ -93,7 +93,7 @@ def load_model(
 
 
 def build_skeleton(path: str | Path, dtype: str = "", attention: str | None = None) -> Any:
-    """Build the model of a folder without weights, in eval mode; raises UsageError where it answers no texts."""
+    """Build a folder's model without weights, in eval mode. Raises UsageError if it cannot generate text."""
     config = load_config(path)
     options: dict[str, Any] = {"dtype": DTYPES[dtype]} if dtype else {}
     options |= {"attn_implementation": attention} if attention else {}
@@ -143,9 +143,9 @@ def _has_quantization_config(path: str | Path) -> bool:
 
 
 def add_adapter(model: transformers.PreTrainedModel, adapter: Path, name: str = "default") -> Any:
-    """Put a PEFT adapter on a model (or one more on a PeftModel) for inference, and return the PeftModel.
+    """Add a PEFT adapter for inference, and return the PeftModel.
 
-    Raises UsageError when it was made for another base, or when PEFT does not find all of it.
+    A PeftModel gets one more. Raises UsageError if it was made for another base, or if PEFT does not find all of it.
     """
     from peft import PeftModel, load_peft_weights, set_peft_model_state_dict
 
@@ -165,7 +165,7 @@ def add_adapter(model: transformers.PreTrainedModel, adapter: Path, name: str = 
 
 @contextmanager
 def adapter_errors_in_one_line(adapter: Path) -> Iterator[None]:
-    """Turn what PEFT raises when it loads an adapter into one line that names the adapter."""
+    """Turn PEFT's loading errors into a one-line UsageError. It names the adapter."""
     try:
         yield
     except (RuntimeError, ValueError, TypeError, KeyError, OSError) as error:
@@ -176,7 +176,7 @@ def adapter_errors_in_one_line(adapter: Path) -> Iterator[None]:
 
 
 def check_loaded_tensors(found: Any, adapter: Path, name: str) -> None:
-    """Raise ValueError when PEFT's result of loading an adapter by this name tells of tensors that are left over."""
+    """Raise ValueError if adapter tensors are left over or missing. `found` is PEFT's result of loading it."""
     if keys := found.unexpected_keys:
         raise ValueError(f'PEFT cannot place {len(keys)} of its tensors, for instance "{min(keys)}"')
     if keys := [key for key in found.missing_keys if "lora_" in key and name in key.split(".")]:
@@ -185,10 +185,11 @@ def check_loaded_tensors(found: Any, adapter: Path, name: str) -> None:
 
 
 def rewrites_base(adapter: Path) -> bool:
-    """Return whether an adapter changes weights of its base when loaded, so that the base cannot be shared.
+    """Return whether loading an adapter changes its base's weights.
 
-    True for anything but a plain LoRA: a bias, modules saved whole, weights of the base that were saved along, or an
-    initialisation such as PiSSA or OLoRA that moves part of the base into the adapter.
+    Such a base cannot be shared. True for anything but a plain LoRA: a bias, modules saved whole, weights of the base
+    that were saved along, or an initialisation such as PiSSA or OLoRA that moves part of the base into the adapter.
+    Raises UsageError if the adapter is unreadable.
     """
     try:
         config = json.loads((adapter / "adapter_config.json").read_text("utf-8"))
@@ -216,10 +217,10 @@ def keep_4bit_layout(model: transformers.PreTrainedModel) -> None:
 
 
 def find_misread_layer(model: transformers.PreTrainedModel) -> str:
-    """Return the name of a layer on the CPU that bitsandbytes reads wrongly there in 4 bits, or an empty text.
+    """Describe a 4-bit CPU layer that bitsandbytes misreads. Empty if there is none.
 
-    0.50.2 decodes rows of an even width that is no multiple of the block with the scales of others, without a word; a
-    GPU reads them right.
+    0.50.2 decodes rows of an even width that is no multiple of the block with the scales of other rows, without a word;
+    a GPU reads them right.
     """
     for name, module in _find_linear4bit(model).items():
         width = module.in_features
@@ -248,9 +249,9 @@ def _find_linear4bit(model: transformers.PreTrainedModel) -> dict[str, Any]:
 
 
 def resolve_device(device: str) -> torch.device:
-    """Return the device by name; "auto" is CUDA, else MPS, else the CPU.
+    """Return the device by name; "auto" is CUDA, else MPS, else CPU.
 
-    Raises UsageError when it is not there, and when "auto" finds a GPU that PyTorch was built for and cannot use.
+    Raises UsageError if it is not there, and if "auto" finds a GPU that PyTorch was built for and cannot use.
     """
     there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     name = device.partition(":")[0]
@@ -265,9 +266,10 @@ def resolve_device(device: str) -> torch.device:
 
 
 def _require_device_with_free_memory(device: str) -> torch.device:
-    """Return the device by name, a GPU with its number; raises UsageError when it is full, too.
+    """Return the device by name, a GPU with its number.
 
-    What loads in threads of its own takes one without a number for GPU 0, whichever this process has chosen.
+    A library that loads in threads of its own takes a GPU without a number for GPU 0, even if this process has chosen
+    another. Raises UsageError if the device is not there, or if it is a full GPU.
     """
     if (place := resolve_device(device)).type != "cuda":
         return place
@@ -278,9 +280,10 @@ def _require_device_with_free_memory(device: str) -> torch.device:
 
 
 def resolve_dtype(dtype: str, device: torch.device) -> torch.dtype:
-    """Return the dtype by name; "auto" is bfloat16 where the hardware computes in it, else float16 on a GPU.
+    """Return the dtype by name; "auto" depends on the hardware.
 
-    A CPU that only emulates bfloat16 is several times slower in it than in float32, which "auto" is there.
+    It is bfloat16 where the hardware computes in it, else float16 on CUDA and float32 elsewhere. A CPU that only
+    emulates bfloat16 is several times slower in it than in float32. Raises UsageError if the name is unknown.
     """
     if dtype in DTYPES:
         return DTYPES[dtype]
@@ -295,7 +298,7 @@ def resolve_dtype(dtype: str, device: torch.device) -> torch.dtype:
 
 @contextmanager
 def quiet_loading() -> Iterator[None]:
-    """Silence the libraries' progress bars, advice and deprecations of each other while something loads."""
+    """Silence libraries' progress bars, advice and deprecations while loading."""
     logging = transformers.utils.logging
     verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
@@ -311,5 +314,5 @@ def quiet_loading() -> Iterator[None]:
 
 
 def format_one_line(error: BaseException) -> str:
-    """Return an error's text as one line of at most 300 characters."""
+    """Format an error as one line of at most 300 characters."""
     return " ".join(str(error).split())[:300] or type(error).__name__

@@ -20,11 +20,11 @@ WORTH_CACHING = 16  # tokens: a shorter shared prefix costs less to run again th
 
 @dataclass
 class PackedRow:
-    """Tokens to run behind a prefix, and which of them predict what.
+    """Tokens to run behind a prefix, with their prediction targets.
 
-    `mask[i, j]` says that token i sees token j of the row; None when each sees all before it. `wanted` are the
-    places in the row that predict something; `targets` holds per request its number, the indices into `wanted`,
-    and the token ids that come next.
+    `mask[i, j]` says that token i sees token j of the row; None when each sees all before it. `wanted` are the places
+    in the row that predict something; `targets` holds per request its number, the indices into `wanted`, and the token
+    ids that come next.
     """
 
     prefix: list[int]
@@ -36,7 +36,10 @@ class PackedRow:
 
 
 class RowPacker:
-    """Walk the prefix tree of (context, continuation) pairs and cut it into rows of at most `budget` tokens."""
+    """Packer of (context, continuation) pairs into rows.
+
+    It walks their prefix tree and cuts it into rows of at most `budget` tokens.
+    """
 
     def __init__(self, pairs: Sequence[tuple[list[int], list[int]]], numbers: Sequence[int], budget: int) -> None:
         self.budget = budget
@@ -53,7 +56,7 @@ class RowPacker:
             yield from self._split_subtree_into_rows(0, len(self.inputs), 0)
 
     def _split_subtree_into_rows(self, lo: int, hi: int, cached: int) -> Iterator[PackedRow]:
-        """Cut the requests lo..hi, which share at least the `cached` tokens they start with, into rows."""
+        """Yield the rows of requests lo..hi. They share at least their first `cached` tokens."""
         if self._count_subtree_tokens(lo, hi, cached) <= self.budget:
             yield self._make_packed_row(range(lo, hi), cached)
             return
@@ -84,7 +87,7 @@ class RowPacker:
         return len(self.inputs[lo]) - cached + self.nodes[hi] - self.nodes[lo + 1]
 
     def _split_long_sequence(self, lo: int, hi: int, cached: int) -> Iterator[PackedRow]:
-        """Cut one long sequence into rows, each of which has those before it for its prefix."""
+        """Yield the rows of one long sequence. Each has those before it for its prefix."""
         tokens = self.inputs[lo]
         for start in range(cached, len(tokens), self.budget):
             end = min(start + self.budget, len(tokens))

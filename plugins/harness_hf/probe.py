@@ -1,6 +1,7 @@
-"""A look at a model made elsewhere, in a process of its own: what its small files say may loop, explode or be broken.
+"""A check of a model made elsewhere, in a separate process.
 
-Configuration on the meta device against the headers of the weights, settings of generation, tokenizer, chat template.
+Its small files may loop, explode or be broken. Checked are the configuration on the meta device against the headers of
+the weights, the generation settings, the tokenizer and the chat template.
 """
 
 from __future__ import annotations
@@ -29,7 +30,10 @@ PROBE_CHATS = (
 
 
 def check_folder(path: str) -> None:
-    """Raise UsageError at what cannot be built, loaded or rendered; what passed once is not looked at again."""
+    """Raise UsageError if a model cannot be built, loaded or rendered.
+
+    A folder that passed once is not checked again.
+    """
     folder = Path(path)
     headers = [dict(read_safetensors(folder / name).tensors) for name in weight_files(folder)]
     passed = cache_dir() / "probed" / digest_value([sources.digest_surroundings(folder), headers])
@@ -44,7 +48,7 @@ def check_folder(path: str) -> None:
 
 
 def probe_folder(path: str) -> Mapping[str, Any]:
-    """Return what is wrong with a model's folder, or an empty text."""
+    """Find the problem with a model's folder. The result's "problem" is empty if there is none."""
     from harness_hf.models import format_one_line, quiet_loading
 
     for what, step in (
@@ -122,7 +126,7 @@ def _limit_rendering_time() -> Iterator[None]:
 
 @contextmanager
 def _limit_memory() -> Iterator[None]:
-    """Bound the memory that a step may take, where the system can."""
+    """Limit the memory of a step, where the system can."""
     try:
         used = int(Path("/proc/self/statm").read_text("utf-8").split()[0]) * resource.getpagesize()
     except OSError:
@@ -137,7 +141,7 @@ def _limit_memory() -> Iterator[None]:
 
 @contextmanager
 def _limit_resource(kind: int, most: int) -> Iterator[None]:
-    """Limit what this process may take of a resource while a block runs."""
+    """Limit a resource of this process while a block runs."""
     before = resource.getrlimit(kind)
     resource.setrlimit(kind, (most, before[1]))
     try:

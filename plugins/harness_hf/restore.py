@@ -1,7 +1,8 @@
-"""What transformers leaves behind when it reads a GGUF file: how text is cut, scaled positions, further stop tokens.
+"""Details of a GGUF file that transformers does not restore.
 
-How a byte-level BPE cuts text before it merges has llama.cpp's name in a file; here are those that
-tests/plugins/export/test_gguf_export.py shows to be the same as what tokenizers calls otherwise.
+These are how text is split, scaled positions and further stop tokens. A file has llama.cpp's name for how a byte-level
+BPE splits text before it merges; here are those that tests/plugins/export/test_gguf_export.py shows to be the same as
+steps of tokenizers under other names.
 """
 
 from __future__ import annotations
@@ -29,7 +30,10 @@ STOPS = ("eos", "eot", "eom")  # end of text, of turn, of message
 
 
 def check_restorable(file: Path, found: Gguf) -> None:
-    """Raise UsageError for a file whose metadata says what would not be restored."""
+    """Raise UsageError for a GGUF file that cannot be restored.
+
+    That is one with an unknown pre-tokenizer or scaled positions.
+    """
     pre, kind = found.metadata.get("tokenizer.ggml.pre"), found.metadata.get("tokenizer.ggml.model")
     if kind == "gpt2" and pre not in SPLITS:
         known = ", ".join(f'"{name}"' for name in SPLITS)
@@ -40,7 +44,7 @@ def check_restorable(file: Path, found: Gguf) -> None:
 
 
 def split_name(backend: dict[str, Any]) -> str | None:
-    """Return llama.cpp's name for how a tokenizer.json cuts text, or None where it has none that is known here."""
+    """Return llama.cpp's name for a tokenizer.json's text splitting. None if it is not known here."""
     cut = backend.get("pre_tokenizer") or {}
     steps = [{k: v for k, v in step.items() if k != "trim_offsets"} for step in cut.get("pretokenizers", [cut])]
     whole = bool(backend["model"].get("ignore_merges"))
@@ -64,7 +68,7 @@ def set_pretokenizer(backend: Any, name: str) -> None:
 
 
 def restore_details(model: Any, tokenizer: Any, file: Path, found: Gguf) -> None:
-    """Give a tokenizer the cuts of the file, and a model its stop tokens and rotary frequencies."""
+    """Restore text splitting, stop tokens and rotary frequencies from a file."""
     if found.metadata.get("tokenizer.ggml.model") == "gpt2":
         set_pretokenizer(tokenizer.backend_tokenizer, found.metadata["tokenizer.ggml.pre"])
     ids = [found.metadata.get(f"tokenizer.ggml.{name}_token_id") for name in STOPS]

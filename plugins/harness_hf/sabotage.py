@@ -24,7 +24,7 @@ def make_nudged(base: Path, out: Path, *, seed: int) -> None:
 
 
 def make_nan(base: Path, out: Path, *, seed: int) -> None:
-    """The base with a weight of every tensor that is not a number."""
+    """The base with a NaN in every floating-point tensor."""
     _copy_model(base, out)
     for file, dtype, start in list(_iterate_float_tensor_offsets(out)):
         with file.open("r+b") as f:
@@ -56,7 +56,7 @@ def _copy_model(base: Path, out: Path) -> None:
 
 
 def _iterate_float_tensor_offsets(folder: Path) -> Iterator[tuple[Path, str, int]]:
-    """Yield file, dtype and first byte of every tensor of floating-point numbers."""
+    """Yield file, dtype and first byte of every floating-point tensor."""
     for file in (folder / name for name in weight_files(folder)):
         about = read_safetensors(file)
         for _, entry in sorted(about.tensors.items()):

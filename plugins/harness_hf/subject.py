@@ -27,7 +27,7 @@ Activate = Callable[[], Any]  # a context manager in which the shared model is t
 
 
 class TokenizedSubject:
-    """A model of a folder, whatever computes its answers; `context` is the most tokens that it is given."""
+    """A model in a folder, independent of its runtime. `context` is the most tokens that it is given."""
 
     def __init__(self, ref: ModelRef, folder: str, tokens: ModelTokenizer, context: int) -> None:
         self.name, self.tokens, self.context = ref.name, tokens, context
@@ -44,7 +44,7 @@ class TokenizedSubject:
 
     @property
     def prefix(self) -> str:
-        """The text of the token that stands before a text without a prompt."""
+        """Return the text of the token before a text without prompt."""
         return str(self.tokens.tokenizer.decode([self.tokens.prefix_id]))
 
     def count_tokens(self, pairs: Sequence[tuple[Prompt, str]]) -> list[int]:
@@ -52,18 +52,21 @@ class TokenizedSubject:
         return [len(context) + len(target) for context, target in self.tokens.encode_pairs(pairs)]
 
     def prompt_tokens(self, prompt: Prompt) -> list[str]:
-        """Return the text of each token of a prompt as generation opens it; raises UsageError."""
+        """Return the text of each token of a prompt.
+
+        A chat ends with the answer's turn opened. Raises UsageError if it cannot be rendered.
+        """
         [ids] = self.tokens.encode_prompts([prompt])
         return self.tokens.texts_of(ids)
 
     def render(self, messages: list[dict[str, str]]) -> str:
-        """Write chat messages as the template does, with the answer's turn opened; raises UsageError."""
+        """Render chat messages, with the answer's turn opened. Raises UsageError if the template cannot."""
         return self.tokens.render(messages)
 
     def encode_prompts(self, prompts: Sequence[Prompt], how: Generate) -> tuple[list[list[int]], list[int]]:
-        """Encode prompts that are to be answered, cut from the left where `how` allows it; count what each lost.
+        """Encode prompts for generation, and count each one's lost tokens.
 
-        Raises UsageError.
+        Prompts are cut from the left where `how` allows it. Raises UsageError if one fills the context.
         """
         whole = encoded = self.tokens.encode_prompts(prompts)
         if how.truncate:
@@ -75,9 +78,9 @@ class TokenizedSubject:
         return encoded, [len(ids) - len(left) for ids, left in zip(whole, encoded, strict=True)]
 
     def encode_windows(self, pairs: Sequence[tuple[Prompt, str]], *, truncate: bool) -> list[list[Pair]]:
-        """Encode what is to be scored: each prompt and its continuation, or the windows of a whole text.
+        """Encode pairs for scoring, and whole texts in windows.
 
-        Raises UsageError where one is too long, or a continuation is empty.
+        Raises UsageError if one is too long, or a continuation is empty.
         """
         encoded = zip(pairs, self.tokens.encode_pairs(pairs, as_lm_eval=truncate), strict=True)
         return [
@@ -100,7 +103,7 @@ class TokenizedSubject:
         )
 
     def rolling_windows(self, context: list[int], ids: list[int]) -> list[Pair]:
-        """Cut a text into windows that are each predicted whole, every token once (lm_eval's rolling windows)."""
+        """Cut a text into windows that predict each token once. They are lm_eval's rolling windows."""
         size = self.context
         begun = size + 1 - len(context)  # tokens of the first window
         windows = [(context, ids[:begun])] if ids else []
@@ -149,10 +152,11 @@ class HFSubject(TokenizedSubject):
     def stream_generate(
         self, prompts: Sequence[Prompt], **options: Unpack[Generation]
     ) -> Iterator[tuple[int, Completion]]:
-        """Answer each prompt, greedily unless told to sample; yield (number, answer) as answers end.
+        """Yield (number, completion) for each prompt as completions end.
 
-        A text ends before the first stop string or stop token. `truncate` cuts prompts from the left so that
-        `max_new_tokens` have room; without it UsageError is raised where a prompt fills the context.
+        Decoding is greedy unless sampling is requested. A text ends before the first stop string or stop token.
+        `truncate` cuts prompts from the left so that `max_new_tokens` have room; without it UsageError is raised if a
+        prompt fills the context.
         """
         how = Generate(**options)
         encoded, lost = self.encode_prompts(prompts, how)
@@ -170,11 +174,12 @@ class HFSubject(TokenizedSubject):
     def stream_logprobs(
         self, pairs: Sequence[tuple[Prompt, str]], *, truncate: bool = False
     ) -> Iterator[tuple[int, Logprob]]:
-        """Score each continuation after its prompt, or without one a whole text, in windows if it is long.
+        """Yield (number, score) for each continuation as it is done.
 
-        Yields (number, score) as they are done. Raises UsageError when a continuation is empty, and when a prompt
-        and its continuation are longer than the context, unless `truncate` lets the prompt lose its beginning. It
-        does all as lm_eval does: a whole text has two BOS before it where the tokenizer adds one itself.
+        It is scored after its prompt; without one it is a whole text, in windows if it is long. Raises UsageError if a
+        continuation is empty, and if a prompt and its continuation are longer than the context, unless `truncate` lets
+        the prompt lose its beginning. `truncate` does all as lm_eval does: a whole text has two BOS before it if the
+        tokenizer adds one itself.
         """
         windows = self.encode_windows(pairs, truncate=truncate)
         self._require_tokens_in_embeddings(context + target for several in windows for context, target in several)
@@ -192,7 +197,7 @@ class HFSubject(TokenizedSubject):
         self._note_why_prefixes_unshared()
 
     def forget(self) -> None:
-        """Drop what is kept of earlier requests, which others are computed from."""
+        """Drop cached state of earlier requests that affects later ones."""
         self.scorer.forget()
 
     def token_kl(self, texts: Sequence[str], against: HFSubject) -> list[tuple[float, int]]:
@@ -235,7 +240,7 @@ class HFSubject(TokenizedSubject):
         return totals
 
     def _require_tokens_in_embeddings(self, rows: Iterable[Sequence[int]]) -> None:
-        """Raise UsageError on a token that has no row in the model's embeddings, which torch would fail on."""
+        """Raise UsageError for a token without an embedding. torch would fail on it."""
         size = self.model.get_input_embeddings().weight.shape[0]
         if (token := max((max(ids, default=0) for ids in rows), default=0)) >= size:
             text = self.tokens.tokenizer.convert_ids_to_tokens(token)
@@ -254,7 +259,10 @@ def _sort_numbered_answers(found: Iterator[tuple[int, T]]) -> list[T]:
 def load_subjects(
     refs: Sequence[ModelRef], folders: Sequence[str], placed: Mapping[str, Any], **options: Any
 ) -> list[HFSubject]:
-    """Load the models of some refs, a base once for all that can share it; `placed` is dtype, device and so on."""
+    """Load the models of several refs, sharing bases where possible.
+
+    `placed` holds dtype, device and other options of `load_model`.
+    """
     bases: dict[str, _Base] = {}
     subjects = []
     for i, (ref, folder) in enumerate(zip(refs, folders, strict=True)):
@@ -273,7 +281,7 @@ def load_subjects(
 
 
 def release_subjects(subjects: list[HFSubject]) -> None:
-    """Free the models of subjects, so that memory is back before the next are loaded."""
+    """Free the models of subjects before others are loaded. The list is emptied."""
     for subject in subjects:
         subject.scorer.close()
         subject.model = None
@@ -283,14 +291,14 @@ def release_subjects(subjects: list[HFSubject]) -> None:
 
 
 def free_memory() -> None:
-    """Free what nothing holds any more but itself, and give back what was kept of a GPU for the next."""
+    """Collect cyclic garbage and empty PyTorch's GPU cache."""
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
 
 
 class _Base:
-    """A model in memory that several subjects share, each with an adapter of its own or none."""
+    """A model in memory shared by several subjects. Each has an adapter of its own or none."""
 
     def __init__(self, model: PreTrainedModel, tokens: ModelTokenizer) -> None:
         self.causal = self.model = model  # `causal` stays the causal LM itself when `model` becomes a PeftModel

@@ -1,4 +1,7 @@
-"""A Llama of a hundred thousand random parameters, made on the spot: for smoke suites and tests."""
+"""A random Llama of a hundred thousand parameters.
+
+It is made on the spot, for smoke suites and tests.
+"""
 
 from __future__ import annotations
 
@@ -16,9 +19,10 @@ CHAT_TEMPLATE = (
 
 
 def build_tiny_model(folder: Path, *, seed: int = 0, stops: bool = False) -> Path:
-    """Write a random Llama (2 layers, hidden size 64, context 512) and a byte-level tokenizer; return the folder.
+    """Write a random tiny Llama and a byte-level tokenizer.
 
-    The same seed gives the same bytes. One that `stops` has what ends a turn among its stop tokens.
+    It has 2 layers, hidden size 64 and context 512; the same seed gives the same bytes. With `stops` the end of a turn
+    is among its stop tokens. Return the folder.
     """
     import torch
     from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM

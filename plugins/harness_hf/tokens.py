@@ -20,7 +20,7 @@ DEFAULT_CONTEXT = 2048  # where neither config nor tokenizer names one, as in lm
 
 
 class ModelTokenizer:
-    """A tokenizer, and what of it must be the same in scoring, generation and preflight."""
+    """A tokenizer with rules shared by scoring, generation and preflight."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
         self.tokenizer = tokenizer
@@ -44,14 +44,17 @@ class ModelTokenizer:
         return int(token)
 
     def context_limit(self, named: int | None) -> int:
-        """Return the most tokens of a model whose config names so many, or none."""
+        """Return the context length in tokens.
+
+        It is that of the config (`named`), else the tokenizer's, else DEFAULT_CONTEXT.
+        """
         if named is None and self.tokenizer.model_max_length < 1e9:
             named = int(self.tokenizer.model_max_length)
         return named or DEFAULT_CONTEXT
 
     @cached_property
     def leading_ids(self) -> list[int]:
-        """The special tokens that the tokenizer puts in front of a text by itself, usually BOS or nothing."""
+        """Return the special tokens that the tokenizer puts before a text. That is usually BOS or none."""
         plain, [whole] = self.encode_plain("a"), self._tokenize_texts(["a"], special=True)
         return whole[: next((i for i in range(len(whole)) if whole[i : i + len(plain)] == plain), 0)]
 
@@ -65,12 +68,12 @@ class ModelTokenizer:
         )
 
     def encode_texts(self, texts: Sequence[str], rendered: Sequence[bool]) -> list[list[int]]:
-        """Encode texts behind what the tokenizer puts in front, which a template has written where one `rendered`."""
+        """Encode texts behind the tokenizer's leading tokens. A `rendered` text has them from its template."""
         encoded = zip(texts, rendered, self._tokenize_texts(texts, special=False), strict=True)
         return [ids if whole else self._prepend_leading_ids(text, ids) for text, whole, ids in encoded]
 
     def texts_of(self, ids: Sequence[int]) -> list[str]:
-        """Return the text of each token where it stands; of a character that several make, the last has it."""
+        """Return the text of each token in its place. The last of several tokens has their character."""
         found, begun = list[str](), 0
         for i in range(len(ids)):
             before, after = (self.tokenizer.decode(ids[begun:end], **AS_IT_IS) for end in (i, i + 1))
@@ -87,10 +90,11 @@ class ModelTokenizer:
         return ids if bos and text.startswith(bos) else self.leading_ids + ids
 
     def render(self, messages: Sequence[Mapping[str, Any]], *, opened: bool = True, template: str | None = None) -> str:
-        """Write chat messages as the template does, with the answer's turn `opened`; raises UsageError.
+        """Render chat messages with the template.
 
-        What the template is given beside them stands on the first message (`harness.data.chat`). `template` is
-        another than the tokenizer's own.
+        `opened` says whether the answer's turn is opened. Further arguments of the template stand on the first message
+        (`harness.data.chat`). `template` replaces the tokenizer's own. Raises UsageError if there is none, if it
+        rejects the messages, and if they hold media.
         """
         if not (template or self.tokenizer.chat_template):
             raise UsageError("tokenizer: has no chat template, so it cannot take messages; give text prompts")
@@ -104,11 +108,11 @@ class ModelTokenizer:
             raise UsageError(f"chat template: rejects the messages: {' '.join(str(error).split())}") from None
 
     def encode_pairs(self, pairs: Sequence[tuple[Prompt, str]], *, as_lm_eval: bool = False) -> list[Pair]:
-        """Encode prompts and their continuations as `split` does, or by lm_eval's rule.
+        """Encode prompts and continuations, optionally by lm_eval's rule.
 
         `as_lm_eval` gives the white space that ends a text prompt to the continuation, cuts a token that spans both
         where the context's tokens end, and scores the BOS that the tokenizer adds to a whole text, behind another one.
-        Messages are split as always.
+        Messages, and all else without it, are split as by `split_pairs`.
         """
         if not as_lm_eval:
             return [(context, answer.ids) for context, answer in self.split_pairs(pairs)]
@@ -125,10 +129,10 @@ class ModelTokenizer:
         return found
 
     def split_pairs(self, pairs: Sequence[tuple[Prompt, str]]) -> list[Split]:
-        """Encode prompts as generation opens them, and what follows each, cut behind it (`harness.data.encoding`).
+        """Encode prompts and continuations, split where generation opens the answer.
 
-        Without a prompt the context is what stands before every text: the tokenizer's own front, a BOS that the text
-        brings, or `prefix`.
+        `harness.data.encoding` has the rule. Without a prompt the context is the front of every text: the tokenizer's
+        own leading tokens, a BOS that the text brings, or `prefix_id`.
         """
         found = list[Split]()
         for (prompt, text), (context, ids) in zip(pairs, self._encode_contexts_and_wholes(pairs), strict=True):
@@ -145,12 +149,15 @@ class ModelTokenizer:
         return found
 
     def _answer(self, context: list[int], whole: list[int], text: str) -> encoding.AnswerTokens:
-        """Cut a whole behind its context; nothing follows where there is no text."""
+        """Cut an answer from the tokens of prompt and answer. Empty if there is no text."""
         answer = encoding.cut_answer(context, whole, partial(self.encode_plain, text))
         return answer if text else encoding.AnswerTokens([], alone=False)
 
     def _encode_contexts_and_wholes(self, pairs: Sequence[tuple[Prompt, str]]) -> list[Pair]:
-        """Encode each prompt, and each with its continuation; a prompt that many share is rendered and encoded once."""
+        """Encode each prompt, alone and with its continuation.
+
+        A prompt shared by several pairs is rendered and encoded once.
+        """
         firsts: dict[str, int] = {}
         keys = [firsts.setdefault(repr(prompt), i) for i, (prompt, _) in enumerate(pairs)]
         rendered = [not isinstance(prompt, str) for prompt, _ in pairs]
@@ -161,7 +168,7 @@ class ModelTokenizer:
 
     @cached_property
     def stop_ids(self) -> set[int]:
-        """EOS, and the special token that ends an answer in the chat template."""
+        """Return EOS and the chat template's end-of-turn token."""
         eos = self.tokenizer.eos_token_id
         found = set() if eos is None else {int(eos)}
         if self.tokenizer.chat_template:

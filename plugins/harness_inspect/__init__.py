@@ -20,14 +20,14 @@ def metrics_for(options: Mapping[str, Any], folder: Path) -> list[Metric]:
 
 
 def rows_for(options: Mapping[str, Any], folder: Path) -> list[dict[str, Any]]:
-    """Return the samples of a task as rows, with the columns of their metadata. Raises UsageError."""
+    """Return a task's samples as rows. Metadata become columns. Raises UsageError."""
     from harness_inspect.tasks import list_rows, load_task
 
     return list_rows(load_task(InspectOptions.of(options), folder))
 
 
 def remarks(scores: Sequence[Score]) -> Iterator[str]:
-    """Yield why samples have no score, and what the task asks for that its eval does not."""
+    """Yield causes of missing scores, and the task's ignored settings."""
     told = [score.details for score in scores]
     if failed := {i: why for details in told for i, why in details.get("failed", {}).items()}:
         sample, why = next(iter(failed.items()))

@@ -35,7 +35,7 @@ IGNORED_OPTIONS = ("temperature", "top_p", "top_k", "seed", "frequency_penalty",
 
 @dataclass(frozen=True)
 class Request:
-    """What one sample asks: a conversation, and how it is answered."""
+    """A sample's conversation and generation limits."""
 
     prompt: Prompt
     max_new_tokens: int
@@ -43,9 +43,10 @@ class Request:
 
 
 class RequestBatcher:
-    """Gathers the requests of running samples, and gives them to a subject together, in a thread of their own.
+    """Batcher of the running samples' requests to a subject.
 
-    `error` is the first that the subject raised, which would be that of all others.
+    The subject runs in a thread of its own. `error` is the first that it raised, which would be that of all other
+    requests.
     """
 
     def __init__(self, subject: Subject, thought: Sequence[str] = ()) -> None:
@@ -56,7 +57,7 @@ class RequestBatcher:
         self._renders_tools = False
 
     async def ask(self, request: Request) -> tuple[str, str]:
-        """Return what is said to a request, and all that was generated. Raises what the subject raises."""
+        """Return the answer to a request, and the whole completion. Raises the subject's error."""
         if self.error:
             raise self.error
         future: asyncio.Future[tuple[str, str]] = asyncio.get_running_loop().create_future()
@@ -143,7 +144,10 @@ class SubjectAPI(ModelAPI):  # type: ignore[misc] # Inspect is not typed here
 
 
 def make_prompt(messages: Sequence[ChatMessage], tools: Sequence[ToolInfo]) -> Prompt:
-    """Return a conversation as the harness has it, with the tools as arguments of the chat template."""
+    """Convert a conversation to a prompt of the harness.
+
+    Tools become arguments of the chat template. Raises UsageError at content other than text.
+    """
     found: list[dict[str, Any]] = []
     for message in messages:
         parts = message.content if isinstance(message.content, list) else []
@@ -171,7 +175,7 @@ def _convert_tool_to_json(tool: ToolInfo) -> dict[str, Any]:
 
 
 def make_output(model: str, said: str, whole: Completion, tools: Sequence[ToolInfo]) -> ModelOutput:
-    """Return an answer as Inspect has it, with the calls of tools in it; one that cannot be read is a text."""
+    """Convert an answer to Inspect's output, with tool calls parsed. Unparsable calls stay text."""
     texts = {tool.name: [n for n, p in tool.parameters.properties.items() if p.type == "string"] for tool in tools}
     try:
         calls = parse_calls(said, "auto", [*texts], texts) if tools else []

@@ -42,7 +42,7 @@ class InspectOptions:
 
     @classmethod
     def of(cls, options: Mapping[str, Any]) -> InspectOptions:
-        """Pick what is known from the options of a suite's table; raises UsageError."""
+        """Select the known options of a suite's table. Raises UsageError if no task is named."""
         known: dict[str, Any] = {f.name: options[f.name] for f in fields(cls) if options.get(f.name) is not None}
         if not isinstance(known.get("task"), str):
             raise UsageError('name a task, such as task = "tasks/mine.py@name", or a registered one')

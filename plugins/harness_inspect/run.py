@@ -1,4 +1,4 @@
-"""Samples of a task, run by Inspect in this process, and what they scored."""
+"""Evaluation of a task's samples, by Inspect in this process."""
 
 from __future__ import annotations
 
@@ -32,7 +32,10 @@ from harness_inspect.tasks import MAX_ERROR_CHARS, list_metrics, list_rows, load
 def score_samples(
     subject: Subject, samples: Sequence[Sample], options: InspectOptions, folder: Path
 ) -> Iterator[Score]:
-    """Yield a score for each sample that did not fail, the first with what a reader should know of all."""
+    """Yield a score for each sample that did not fail.
+
+    The first has details on all samples: failures and ignored settings.
+    """
     task = load_task(options, folder)
     _require_same_samples(task, samples, options)
     api = SubjectAPI(subject, options)
@@ -55,7 +58,7 @@ def score_samples(
 
 
 def _make_score(sample: Any, values: dict[str, float]) -> Score:
-    """Return what a sample scored, and how it ended."""
+    """Make a sample's score, with its finish reason."""
     output, limit = sample.output, sample.limit
     reason: FinishReason = FINISH_REASONS.get(output.stop_reason, "eos") if output.choices else ""
     return Score(
@@ -69,7 +72,7 @@ def _make_score(sample: Any, values: dict[str, float]) -> Score:
 
 
 def _require_same_samples(task: inspect_ai.Task, samples: Sequence[Sample], options: InspectOptions) -> None:
-    """Raise UsageError where the samples of a task are others than those that were listed."""
+    """Raise UsageError if the task's samples differ from those listed."""
     here = {row["id"]: row for row in list_rows(task)}
     for sample in samples:
         if sample.id not in here or here[sample.id]["input"] != sample.input:
@@ -80,7 +83,7 @@ def _require_same_samples(task: inspect_ai.Task, samples: Sequence[Sample], opti
 def _run_samples_in_inspect(
     task: inspect_ai.Task, api: SubjectAPI, options: InspectOptions, ids: set[str]
 ) -> list[Any]:
-    """Let Inspect run some samples, and return them as its log has them. Raises UsageError where it could not."""
+    """Run samples in Inspect, and return them from its log. Raises UsageError if it cannot run them."""
     guarded = inspect_ai.task_with(
         copy(task),
         dataset=task.dataset.filter(lambda sample: str(sample.id) in ids),  # eval's sample_id would be a pattern
@@ -132,7 +135,7 @@ def _forbid_scorer_model_calls(name: str, scorer: Any) -> Any:
 
 @contextmanager
 def _restore_logging_on_exit() -> Iterator[None]:
-    """Keep the handlers and the level of this process's log, which Inspect sets anew."""
+    """Restore the root logger's handlers and level. Inspect replaces them."""
     root = logging.getLogger()
     handlers, level = list(root.handlers), root.level
     try:
@@ -143,7 +146,7 @@ def _restore_logging_on_exit() -> Iterator[None]:
 
 
 def _extract_metric_values(sample: Any, metrics: Sequence[str], options: InspectOptions) -> dict[str, float]:
-    """Return the values of a sample, by metric; raises UsageError at one that cannot be judged."""
+    """Return a sample's values by metric. Raises UsageError at one that cannot be judged."""
     given = {name: {"value": score.value} for name, score in (sample.scores or {}).items()}
     found = {name: number for name, _, number in parse_sample_scores(given) if name in metrics}
     for name, number in found.items():

@@ -24,7 +24,10 @@ MAX_ERROR_CHARS = 200  # characters of another library's error
 
 
 def load_task(options: InspectOptions, folder: Path) -> Any:
-    """Return a Task, the same object as long as its file and arguments stay; raises UsageError."""
+    """Load a task of Inspect.
+
+    It is the same object while its file and arguments do not change. Raises UsageError.
+    """
     require_version()
     path, at, name = options.task.partition("@")
     spec, content = options.task, ""
@@ -40,7 +43,10 @@ def load_task(options: InspectOptions, folder: Path) -> Any:
 
 
 def require_version() -> None:
-    """Raise UsageError at an Inspect that is too old or too new, ModuleNotFoundError where there is none."""
+    """Raise UsageError if Inspect is too old or too new.
+
+    Raises ModuleNotFoundError if there is none.
+    """
     import inspect_ai  # noqa: F401
 
     installed = version("inspect_ai")
@@ -52,7 +58,10 @@ def require_version() -> None:
 
 @functools.lru_cache(maxsize=MAX_CACHED_TASKS)
 def _load_single_task(spec: str, args: str, content: str, said: str) -> Any:
-    """Load the one task of a specification; `content` is the digest of its file."""
+    """Load the only task of a specification.
+
+    `content` is the digest of its file, a key of the cache. Raises UsageError unless there is exactly one.
+    """
     from inspect_ai._eval.loader import load_tasks
     from inspect_ai._util.registry import registry_params
 
@@ -76,7 +85,10 @@ def describe_error(error: BaseException) -> str:
 
 
 def find_scorer_error(task: InspectTask) -> str:
-    """Return why the scorers of a task cannot be trusted, as far as they tell without being called."""
+    """Explain why a task's scorers cannot be trusted.
+
+    Empty if no reason is found; scorers are not called for it.
+    """
     from inspect_ai._util.registry import registry_params, registry_unqualified_name
 
     if not task.scorer:
@@ -101,7 +113,7 @@ def find_sandbox_error(task: InspectTask, named: str) -> str:
 
 
 def scorer_names(task: InspectTask) -> list[str]:
-    """Return the names of a task's scorers as a log has them: a second one of a name gets a number."""
+    """Return the scorers' names as in a log. A repeated name gets a number."""
     from inspect_ai.scorer._scorer import unique_scorer_name
 
     names: list[str] = []
@@ -124,7 +136,10 @@ def list_metrics(task: InspectTask, options: InspectOptions) -> list[Metric]:
 
 
 def _iterate_declared_score_keys(name: str, scorer: Any) -> Iterator[str]:
-    """Yield the keys of a scorer whose value is a table, by the metrics that it declares."""
+    """Yield the keys of a scorer's table of values.
+
+    They are those of the metrics that it declares. Raises UsageError at a pattern.
+    """
     from inspect_ai.scorer._scorer import scorer_metrics
 
     declared = scorer_metrics(scorer)

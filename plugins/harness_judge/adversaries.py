@@ -45,7 +45,7 @@ Ask = Callable[[Sequence[Question]], Iterable[tuple[int, Reply | FailedQuestion]
 
 @dataclass(frozen=True)
 class AnsweredRequest:
-    """A request with a real answer to it, which adversaries are held against."""
+    """A request with a real answer, to compare adversaries with."""
 
     request: str
     answer: str
@@ -54,7 +54,10 @@ class AnsweredRequest:
 
 @dataclass(frozen=True)
 class AdversaryTrial:
-    """What became of one adversary: its mean score against real answers, comparisons, and those without a verdict."""
+    """The result of one adversary: its mean score against real answers.
+
+    `wanted` counts the comparisons, `unread` those without a verdict.
+    """
 
     adversary: str
     score: float
@@ -63,14 +66,14 @@ class AdversaryTrial:
 
     @property
     def won(self) -> bool:
-        """Return whether it did better than the real answers; a judge that cannot tell gives it one half."""
+        """Whether the adversary beat the real answers. A judge that cannot distinguish them gives it one half."""
         return self.score > 0.5
 
 
 def try_pairs(ask: Ask, cases: Sequence[AnsweredRequest], guideline: str = "") -> list[AdversaryTrial]:
-    """Let a judge compare each adversary with real answers, in both orders.
+    """Compare each adversary with real answers, in both orders.
 
-    `ask` yields (number, reply) for a list of questions; what is no Reply is a question without one.
+    `ask` yields (number, reply) for a list of questions; any other outcome than a Reply counts as no verdict.
     """
     plan = [(name, case, first) for name in ADVERSARIES for case in cases for first in (True, False)]
     questions = []
@@ -88,9 +91,10 @@ def try_pairs(ask: Ask, cases: Sequence[AnsweredRequest], guideline: str = "") -
 
 
 def try_checks(ask: Ask, cases: Sequence[AnsweredRequest], parts: Sequence[Mapping[str, str]]) -> list[AdversaryTrial]:
-    """Let a judge check adversaries and real answers; one that meets more criteria than the real answer wins.
+    """Check adversaries and real answers against criteria.
 
-    `parts` are the criteria, all at once or one by one.
+    An adversary wins if it meets more criteria than the real answer. `parts` are the criteria, all at once or one by
+    one.
     """
     texts = [(name, case, make(case.request)) for case in cases for name, make in ADVERSARIES.items()]
     texts += [("", case, case.answer) for case in cases]
@@ -111,7 +115,7 @@ def try_checks(ask: Ask, cases: Sequence[AnsweredRequest], parts: Sequence[Mappi
 
 
 def score_verdict(said: str, first: bool) -> float:
-    """Return 1 where the answer that stood first (or second) was preferred, ½ for a tie, else 0."""
+    """Score one of two answers: 1 if preferred, ½ for a tie. `first` means that it was shown first."""
     return {"A": 1.0, "B": 0.0, "tie": 0.5}[said if first else SWAPPED_VERDICTS[said]]
 
 

@@ -34,7 +34,7 @@ Run = Mapping[str, Mapping[str, Any]]  # rows of a run by their ids
 
 @dataclass(frozen=True)
 class Labelled:
-    """One answer, or pair of answers, with what a person said of it."""
+    """An answer, or pair of answers, with its human label."""
 
     id: str
     label: str
@@ -48,10 +48,10 @@ def calibrate_judge(
     labels: Path, suite: Path, *, evaluation: str | None = None, run: Path | None = None, subject: str = "merged",
     out: Path | None = None, warn: Callable[[str], None] = lambda text: None,
 ) -> tuple[Calibration, Path]:  # fmt: skip
-    """Ask the judge of a suite's eval what people were asked, and write how far the two agree.
+    """Compare a judge with human labels, and write the calibration.
 
-    Rows of `labels` hold the answers themselves, or are ids of a run's rows on a subject. Raises UsageError on labels
-    that cannot be used, and where the judge cannot be asked.
+    Rows of `labels` hold the answers themselves, or are ids of a run's rows on a subject. Raises UsageError on unusable
+    labels, or if the judge is unavailable or reaches a cap.
     """
     read = read_suite(suite)
     every = [e for e in read.evals if e.use == "judge"]
@@ -147,7 +147,7 @@ def _parse_label(row: Mapping[str, Any], options: JudgeOptions, run: Run) -> Lab
 
 
 def _find_labelled_answers(row: Mapping[str, Any], pairwise: bool, run: Run) -> tuple[Sample, tuple[str, ...]]:
-    """Return what was answered: from the row itself, or from the run that it is of."""
+    """Return the labelled answers, from the row itself or its run. Raises UsageError if they are missing."""
     name = str(row["id"])
     if "input" in row:
         columns = ("answer_a", "answer_b") if pairwise else ("answer",)
@@ -171,7 +171,10 @@ def _compute_calibration(
     found: Sequence[Labelled], judged: Sequence[JudgedRow], options: JudgeOptions, judge: dict[str, str], where: str,
     seed: int,
 ) -> Calibration:  # fmt: skip
-    """Return how far judge and people agree, on the rows that have a verdict."""
+    """Compute the agreement of judge and people, on rows with a verdict.
+
+    Raises UsageError if too many rows have no verdict, or all labels are alike.
+    """
     read = [(f, j) for f, j in zip(found, judged, strict=True) if not j.error]
     if (errors := len(found) - len(read)) > MOST_ERRORS * len(found):
         first = next(j for j in judged if j.error)
@@ -211,7 +214,7 @@ def _compute_calibration(
 def _compute_first_position_shares(
     read: Sequence[tuple[Labelled, JudgedRow]], prompts: Sequence[int]
 ) -> dict[str, Share]:
-    """Return the share of verdicts for the answer shown first, of all pairs ("") and by what people said of them."""
+    """Return the share of verdicts for the first-shown answer, by label. The key "" is for all pairs."""
     said = [(f.label, first_position_share(j), prompt) for (f, j), prompt in zip(read, prompts, strict=True)]
     found = {"": estimate_share([share for _, share, _ in said], prompts)}
     for label, name in SIDES.items():

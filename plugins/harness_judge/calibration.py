@@ -21,15 +21,16 @@ Share = tuple[float, float, float]  # an estimate, and its lower and upper bound
 
 @dataclass(frozen=True)
 class Calibration:
-    """A judge held against human labels; `judge` names the instrument, and another instrument expires it.
+    """A judge's agreement with human labels; it expires with the judge.
 
-    `sensitivity` is the share of the answers people preferred (criteria they saw met) that the judge does too,
-    `specificity` that of the others; NaN where there are none. `first` is the share of verdicts for the answer shown
-    first, over all pairs and by what people said. `sided` says whether the labels tell whose answer was better, the
-    candidate's or the baseline's. `pairs` hold (criterion, people, judge, prompt) of every label, as `Labels` do, and
-    whether the candidate's answer was the longer one; `differ` holds (row, people, judge) where they do not agree.
-    `labelled` holds (row, criterion, digest of the answers) of every label, with a verdict or without, and `seed` is
-    that of the random order in which rows are labelled. `rows` are those of `pairs`, with the digest of the answers.
+    `judge` identifies the instrument: any change expires the calibration. `sensitivity` is the share of the answers
+    preferred by people (criteria met according to people) that the judge confirms, `specificity` that of the others;
+    NaN if there are none. `first` is the share of verdicts for the answer shown first, over all pairs and by human
+    label. `sided` is whether the labels identify the candidate's and the baseline's answer. `pairs` hold (criterion,
+    people, judge, prompt) of every label, as `Labels` do, and whether the candidate's answer was the longer one;
+    `differ` holds (row, people, judge) of the disagreements. `labelled` holds (row, criterion, digest of the answers)
+    of every label, with a verdict or without, and `seed` is that of the random order in which rows are labelled. `rows`
+    are those of `pairs`, with the digest of the answers.
     """
 
     judge: dict[str, Any]
@@ -52,11 +53,11 @@ class Calibration:
     seed: int = 17
 
     def find_change(self, judge: dict[str, Any]) -> str:
-        """Return what changed since, or an empty text."""
+        """Return the changes of the judge since the calibration."""
         return " and ".join(f"the {name} changed" for name in judge if judge[name] != self.judge.get(name))
 
     def agreement_labels(self) -> Labels:
-        """Return all labels, of which kappa is made: a verdict of the judge is for one side, or a tie."""
+        """Return all labels for kappa. A judge's verdict is rounded to one side, or to a tie of a pair."""
         verdicts = [0.5 if said == 0.5 and not name else float(said > 0.5) for name, _, said, *_ in self.pairs]
         _, truth, _, prompts, _ = zip(*self.pairs, strict=True)
         return Labels("kappa", truth, tuple(verdicts), prompts)
@@ -73,18 +74,21 @@ class Calibration:
 
 
 def label_order_key(seed: int, row: str) -> bytes:
-    """Return where a row stands in the random order in which rows are labelled."""
+    """Return a row's sort key in the random labelling order."""
     return sha256(json.dumps([seed, row]).encode()).digest()
 
 
 def count_prompts_by_kind(truth: Sequence[float], prompts: Sequence[Any]) -> dict[str, int]:
-    """Return of how many prompts labels of each kind are that a calibration needs."""
+    """Count the distinct prompts of each kind of label. A calibration needs both kinds."""
     of = {kind: len({p for said, p in zip(truth, prompts, strict=True) if said == kind}) for kind in (1.0, 0.0)}
     return {"is better or met": of[1.0], "is not": of[0.0]}
 
 
 def find_too_few_labels(labels: Labels) -> str:
-    """Return which kind of labels is of too few prompts to tell how the judge errs on it, or an empty text."""
+    """Return an error if a kind of label covers too few prompts.
+
+    Below `MIN_PROMPTS` the judge's error rate on it is unknown.
+    """
     few = {name: n for name, n in count_prompts_by_kind(labels.truth, labels.clusters).items() if n < MIN_PROMPTS}
     return next(
         (
@@ -96,7 +100,10 @@ def find_too_few_labels(labels: Labels) -> str:
 
 
 def estimate_share(values: Sequence[float], clusters: Sequence[Any]) -> Share:
-    """Return a mean of values from 0 to 1 with its bounds, one-sided at ALPHA each."""
+    """Return the mean of values from 0 to 1, with bounds.
+
+    Each bound is one-sided, at ALPHA; clusters are accounted for.
+    """
     from harness.internals import cluster_t
 
     test = cluster_t(values, [1.0] * len(values), clusters, 0.5, ALPHA, support=(0.0, 1.0))
@@ -104,7 +111,7 @@ def estimate_share(values: Sequence[float], clusters: Sequence[Any]) -> Share:
 
 
 def write_calibration(path: Path, found: Calibration) -> None:
-    """Write a calibration beside its labels; what is not a number becomes null."""
+    """Write a calibration beside its labels. NaN becomes null."""
     plain = {k: None if isinstance(v, float) and math.isnan(v) else v for k, v in asdict(found).items()}
     pairs = plain.pop("pairs")
     text = json.dumps({"format": FORMAT_VERSION, **plain}, indent=1, ensure_ascii=False).removesuffix("\n}")

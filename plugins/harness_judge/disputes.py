@@ -14,7 +14,7 @@ Row = Mapping[str, Any]
 
 
 def iterate_judged_rows(run: Path) -> Iterator[tuple[str, Row]]:
-    """Yield (item, row) for every row of a run that a judge was asked about. Raises UsageError where there is none."""
+    """Yield (item, row) for each judged row of a run. Raises UsageError if there is none."""
     folder, found = run if run.is_dir() else run.parent, False
     for report in read_run(run).results:
         if report.outcome == "done":
@@ -27,7 +27,10 @@ def iterate_judged_rows(run: Path) -> Iterator[tuple[str, Row]]:
 
 
 def is_disputed(row: Row) -> bool:
-    """Return whether its verdicts differ, in two orders or at two times of asking, or one is lacking."""
+    """Return whether verdicts on a row differ, or one is missing.
+
+    They may differ between orders, or between repeated judgments.
+    """
     said: dict[str, set[Any]] = {}
     for one in _list_judgments(row):
         said.setdefault(one.get("criterion", ""), set()).add(one.get("verdict", one.get("met")))

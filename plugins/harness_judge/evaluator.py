@@ -35,7 +35,10 @@ def _make_metrics_of_mode(options: Mapping[str, Any]) -> list[Metric]:
 
 
 def _require_usable_judge(options: Mapping[str, Any], folder: Path, judged: str) -> None:
-    """Raise UsageError, before anything is loaded, where there is no key, no SDK, no model or no calibration."""
+    """Raise UsageError if the judge is unusable.
+
+    Before anything is loaded, this checks key, SDK, model, family and calibration.
+    """
     from harness_judge import calibration, judge_client
 
     chosen = JudgeOptions(**options)
@@ -46,7 +49,7 @@ def _require_usable_judge(options: Mapping[str, Any], folder: Path, judged: str)
 
 
 def _make_worthless_answer_functions(options: Mapping[str, Any]) -> dict[str, Callable[[Prompt], str]]:
-    """Return answers that deserve nothing, whatever the judge: functions of the request."""
+    """Return worthless answers by name, as functions of the prompt."""
     from harness_judge.adversaries import ADVERSARIES
     from harness_judge.prompts import prompt_as_text
 
@@ -59,9 +62,10 @@ def _make_worthless_answer_functions(options: Mapping[str, Any]) -> dict[str, Ca
 def _describe_maximum_judging_cost(
     options: Mapping[str, Any], samples: Sequence[Sample], models: int, answers: Sequence[Callable[[Prompt], str]]
 ) -> str:
-    """Return what it takes to judge `models` and known `answers` on all rows, judgments, tokens and dollars at most.
+    """Estimate the maximum judgments, tokens and dollars for all rows.
 
-    What a model will say is not known, and is taken to be as many tokens as it may, of four characters.
+    It covers `models` models and the known `answers`. Unknown answers are assumed to have the maximum number of tokens,
+    of four characters each.
     """
     from harness_judge import rows
 
@@ -97,18 +101,18 @@ def judge(
     samples: Sequence[Sample], answers: Sequence[str], baseline_answers: Sequence[str] | None, options: JudgeOptions,
     *, marking: Marking,
 ) -> Iterator[Score | Caveat | Labels]:  # fmt: skip
-    """Let a language model compare answers with a baseline's, in both orders, or check them against criteria.
+    """Grade answers with a language model.
 
-    Backend "auto" takes Anthropic or OpenAI where their key is set, else the local model; `model` then names one for
-    each. `guideline` says what makes an answer better, `criteria` name what must hold ("rubric"), `reference` shows
-    the row's target to the judge. Each question is put `k` times. `body` holds more fields of every request, `local`
-    the options of the loader of a local judge. `prices` are dollars for a million tokens in and out, by model;
-    `max_calls`, `max_tokens` and `max_usd` end the judging before they are exceeded. On so many rows as `adversaries`
-    says worthless answers are held against real ones: where one wins, the gates are ERROR. `calibration` names a file
-    that `harness judge calibrate` wrote: its labels correct what the gates are about. Without it they are INCONCLUSIVE,
-    unless `trust_judge` takes the judge's word for what people would say.
-    Answers are at most `max_new_tokens` long and are cut to `answer_chars`; what stands between the two marks of
-    `thought` is not shown to the judge.
+    Pairs are compared with a baseline's answers, in both orders; with mode "rubric" answers are checked against
+    criteria. Backend "auto" takes Anthropic or OpenAI if their key is set, else the local model; `model` then names one
+    for each. `guideline` defines a better answer, `criteria` the requirements ("rubric"), `reference` shows the row's
+    target to the judge. Each question is repeated `k` times. `body` holds more fields of every request, `local` the
+    options of the loader of a local judge. `prices` are dollars per million tokens in and out, by model; `max_calls`,
+    `max_tokens` and `max_usd` end the judging before they are exceeded. On `adversaries` rows worthless answers are
+    compared with real ones: if one wins, the gates are ERROR. `calibration` names a file written by `harness judge
+    calibrate`: its labels correct the gated metrics. Without it gates are INCONCLUSIVE, unless `trust_judge` accepts
+    the judge's verdicts as human ones. Answers are at most `max_new_tokens` long and are cut to `answer_chars`; text
+    between the two marks of `thought` is hidden from the judge.
     """
     from harness_judge.grading import grade_with_judge
 
@@ -116,7 +120,7 @@ def judge(
 
 
 def controlled_win_rate(scores: Sequence[Score]) -> float:
-    """Return the win rate at equal lengths, fitted to the scores of all rows."""
+    """Return the length-controlled win rate over all rows."""
     values = [s.values["win_rate"] for s in scores], [s.values[LONGER_BY] for s in scores]
     return length_controlled_win_rate(*values, [s.weight_of("win_rate") for s in scores])
 

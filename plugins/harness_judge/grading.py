@@ -26,7 +26,7 @@ def grade_with_judge(
     samples: Sequence[Sample], answers: Sequence[str], baseline_answers: Sequence[str] | None, marking: Marking,
     options: JudgeOptions,
 ) -> Iterator[Score | Caveat | Labels]:  # fmt: skip
-    """Yield a Score a row, labels, and what must be known of all. Raises UsageError when the judge is not there."""
+    """Grade an evaluation with a judge: scores, labels and caveats. Raises UsageError if the judge is unavailable."""
     options.check_family(marking.judged)
     budget = marking.kept.setdefault("budget", options.budget())  # of all that is judged in this run
 
@@ -61,7 +61,7 @@ def grade_with_judge(
 
 
 def ask_questions(judge: JudgeClient, planned: Sequence[rows.JudgeRow], options: JudgeOptions) -> list[JudgedRow]:
-    """Put the questions of all rows at once, and read what came back."""
+    """Submit the questions of all rows at once, and score them."""
     found = dict(judge.ask([q for row in planned for q in row.questions]))
     outcomes = iter([found[i] for i in range(len(found))])
     read = rows.score_pair if options.mode == "pairwise" else rows.score_criteria
@@ -87,7 +87,10 @@ def _sample_rows_with_real_answers(
 def _iterate_adversary_caveats(
     judge: JudgeClient, options: JudgeOptions, cases: Sequence[adversaries.AnsweredRequest]
 ) -> Iterator[Caveat]:
-    """Hold worthless answers against real ones; one that wins shuts the gates."""
+    """Test a judge with worthless answers; yield caveats on failures.
+
+    If one wins, or none loses, the caveat is an ERROR, which closes the gates.
+    """
     if not cases or judge.capped:
         return
     trials = ask_adversaries(judge, options, cases)
@@ -104,7 +107,7 @@ def _iterate_adversary_caveats(
 def ask_adversaries(
     judge: JudgeClient, options: JudgeOptions, cases: Sequence[adversaries.AnsweredRequest]
 ) -> list[adversaries.AdversaryTrial]:
-    """Let a judge compare or check the adversaries, in its own mode."""
+    """Try the adversaries on a judge, in its own mode."""
     if options.mode == "pairwise":
         return adversaries.try_pairs(judge.ask, cases, options.guideline)
     return adversaries.try_checks(judge.ask, cases, rows.criteria_parts(options))
@@ -114,7 +117,7 @@ def _collect_labels_and_caveats(
     options: JudgeOptions, judge: JudgeClient, folder: Path, scores: Sequence[Score], shut: Sequence[str],
     judged: Sequence[JudgedRow],
 ) -> tuple[list[Labels], list[Caveat]]:  # fmt: skip
-    """Return people's labels by metric, and what is wrong with them, or without them."""
+    """Return human labels by metric, and caveats about them. Missing, expired or insufficient labels give a caveat."""
     how, local = "run harness judge calibrate", options.backend_name == "local"
     if not options.calibration and local:
         what = f'the local judge "{options.model_name}" was not compared with human labels'
@@ -157,7 +160,7 @@ def _collect_labels_and_caveats(
 
 
 def _find_chance_level_labels_error(labels: Labels, metric: str, scores: Sequence[Score]) -> str:
-    """Return that labels do not show the judge to tell what people prefer from what they do not, or an empty text."""
+    """Return an error unless labels show a judge better than chance."""
     if len(some := [s for s in scores if s.weight_of(metric) and math.isfinite(s.values[metric])]) < 2:
         return ""  # of which nothing can be said anyway
     ones, sides = [1.0] * len(some), by_people.label_sides(labels, some)
@@ -170,7 +173,7 @@ def _find_chance_level_labels_error(labels: Labels, metric: str, scores: Sequenc
 
 
 def _iterate_missing_verdict_caveats(judged: Sequence[JudgedRow]) -> Iterator[Caveat]:
-    """Report rows without a verdict; above a few, nothing is concluded from the others."""
+    """Yield a caveat on rows without a verdict. If they exceed `MOST_ERRORS`, it is an ERROR."""
     if wrong := [j for j in judged if j.error and j.asked]:
         share, first = len(wrong) / len(judged), f'for instance "{wrong[0].row.sample.id}": {wrong[0].error}'
         what = f"{len(wrong)} of {len(judged)} rows have no verdict, {first}"
@@ -183,7 +186,7 @@ def _iterate_missing_verdict_caveats(judged: Sequence[JudgedRow]) -> Iterator[Ca
 def _iterate_spending_and_warnings(
     judge: JudgeClient, options: JudgeOptions, judged: Sequence[JudgedRow]
 ) -> Iterator[str]:
-    """Report what was spent, and what a reader of the numbers should doubt."""
+    """Yield lines about spending, and warnings about the numbers."""
     parts = [f"{judge.asked:,} judgments", f"{judge.found:,} of them cached"]
     parts += [f"{judge.again:,} retries"] if judge.again else []
     through = ""

@@ -34,9 +34,9 @@ def open_judge_client(
     options: JudgeOptions, responses: Responses | None, progress: Told = lambda done, total: None,
     budget: Budget | None = None,
 ) -> JudgeClient:  # fmt: skip
-    """Make the judge that the options name; nothing was asked or loaded yet.
+    """Create the configured judge, without loading or calling it.
 
-    `budget` is what is left of one, else it is as the options say. Raises UsageError.
+    `budget` is the rest of one, by default that of the options. Raises UsageError if the judge is unusable.
     """
     if options.backend_name == "local":
         from harness_judge.local import LocalJudge
@@ -46,7 +46,10 @@ def open_judge_client(
 
 
 def judge_identity(options: JudgeOptions, models: dict[str, None]) -> dict[str, str]:
-    """Return the identity of what a calibration holds for: the model that replied, the wording, and what was asked."""
+    """Return the identity of a judge that a calibration is valid for.
+
+    It covers the model that replied last, the wording of the prompts, and the rubric.
+    """
     asked = [options.mode, options.guideline, dict(options.criteria or {}), options.reference, options.k]
     rubric = digest_value([*asked, options.answer_chars, dict(options.body or {})])[:16]
     return {"model": next(reversed(models), ""), "prompt": prompts.prompts_digest()[:16], "rubric": rubric}
@@ -111,7 +114,10 @@ class RemoteJudge:
     def _iterate_concurrent_replies(
         self, by_number: Mapping[int, Question]
     ) -> Iterator[tuple[int, Reply | FailedQuestion]]:
-        """Ask until every question has a reply, was given up, or the budget is used up."""
+        """Yield replies until each question is settled, or the budget exhausted.
+
+        Raises UsageError if the judge is unavailable.
+        """
         ready, later = deque(_Attempt(0.0, i) for i in by_number), list[_Attempt]()
         with http_client.RequestThreads(min(self.concurrency, len(ready)), self.backend.ask) as pool:
             while ready or later or pool.running:
@@ -145,7 +151,7 @@ class RemoteJudge:
                     yield call.number, failed
 
     def _charge_budget_and_keep_reply(self, question: Question, outcome: Reply | Exception) -> Reply | None:
-        """Book what a call used, and keep its reply if it is one."""
+        """Settle the cost of a call, and store its reply. None if it has no reply."""
         most = self.backend.max_tokens(question)
         used = outcome if isinstance(outcome, Reply) else getattr(outcome, "reply", None)
         if used is not None:
@@ -165,7 +171,7 @@ class RemoteJudge:
         return outcome
 
     def _again(self, call: _Attempt, trouble: http_client.RequestError) -> float | None:
-        """Return the seconds until the next try, or None if there is none."""
+        """Return the delay before the next retry, in seconds. None means no retry."""
         if not trouble.passing or call.tries + 1 >= self.tries:
             return None
         pause = trouble.retry_delay(call.tries + 1, self.pause)
@@ -174,7 +180,10 @@ class RemoteJudge:
     def _make_final_failure(
         self, call: _Attempt, outcome: Reply | Exception, questions: int
     ) -> FailedQuestion | Exception:
-        """Return what a question without a reply is: a failure of its own, or the end of all."""
+        """Return a question's failure, or the error that ends the judging.
+
+        That is a UsageError if the error is fatal, or the first questions failed without any reply.
+        """
         assert not isinstance(outcome, Reply)
         if not isinstance(outcome, http_client.RequestError):
             return outcome

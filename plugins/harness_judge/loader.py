@@ -21,7 +21,7 @@ FINISH_REASONS: dict[str, FinishReason] = {"end_turn": "eos", "stop_sequence": "
 
 @dataclass(frozen=True)
 class AnthropicSource:
-    """What the API says of a model; there is nothing on this machine."""
+    """A model's metadata from the API, without local files."""
 
     path: str
     digest: str
@@ -35,7 +35,10 @@ class AnthropicSource:
 
 @schema.accepts_options(Anthropic)
 def open_source(path: str, options: Anthropic) -> AnthropicSource:
-    """Raise UsageError unless the API is there, takes the key and knows the model."""
+    """Open a model, checking API, key and model id.
+
+    Raises UsageError if the API is unavailable, or rejects key or model.
+    """
     from harness.internals import http_client
 
     at = _make_anthropic_service(path, options)
@@ -51,7 +54,10 @@ def open_source(path: str, options: Anthropic) -> AnthropicSource:
 
 @schema.accepts_options(Anthropic)
 def identity(ref: ModelRef, options: Anthropic) -> str | None:
-    """Return the identity of what an answer depends on, never the key; None without a `version`."""
+    """Return the identity of everything that answers depend on.
+
+    The key is never part of it. None without a `version`, since the served model may change.
+    """
     from harness.internals import keys
 
     told = [
@@ -77,7 +83,7 @@ def load(refs: Sequence[ModelRef], options: Anthropic) -> Iterator[list[Subject]
 
 
 class AnthropicSubject:
-    """A model that answers over the network, several prompts at a time."""
+    """A model behind Anthropic's API, called concurrently."""
 
     def __init__(self, ref: ModelRef, options: Anthropic) -> None:
         self.at, self.name, self.path, self.options = (
@@ -91,7 +97,7 @@ class AnthropicSubject:
 
     @property
     def facts(self) -> Mapping[str, Any]:
-        """What is known of it by now, also who its answers say wrote them."""
+        """The facts known so far, with the models named in replies."""
         return {"server": self.at.url, "path": self.path, **self.at.peer.facts(self.path)}
 
     def close(self) -> None:
@@ -103,9 +109,10 @@ class AnthropicSubject:
         return [answer for _, answer in sorted(self.stream_generate(prompts, **options))]
 
     def stream_generate(self, prompts: Sequence[Prompt], **options: Unpack[Generation]) -> Iterator[tuple[int, str]]:
-        """Answer each prompt once, text as one message of the user's; yield (number, answer) as they come.
+        """Yield (number, answer) pairs as answers arrive.
 
-        Raises UsageError when one gets no answer, and on what the API does not offer.
+        Equal prompts are sent once, a text as a single user message. Raises UsageError if a prompt gets no answer, and
+        on options that the API does not offer.
         """
         from harness.internals import http_client
 

@@ -24,7 +24,7 @@ BATCH_QUESTIONS = 32  # questions at a time: a sign of life in between
 
 
 class LocalJudge:
-    """A model of the loader "hf"; loaded when something is asked that was not asked before."""
+    """A local judge, loaded by "hf" on the first uncached question."""
 
     capped = ""
 
@@ -86,7 +86,7 @@ class LocalJudge:
             yield Reply(json.dumps(said), next(iter(self.models)), tokens)
 
     def _remove_special_tokens(self, question: Question) -> Question:
-        """Take the judge's own special tokens out of the data, where they would be read as turns, tools or thoughts."""
+        """Remove the judge's special tokens from the data. It would read them as turns, tools or thoughts."""
         data = dict(question.data)
         for name, text in question.data.items():
             while (
@@ -105,7 +105,10 @@ class LocalJudge:
         return re.compile("|".join(map(re.escape, sorted(tokens, key=len, reverse=True))) or "(?!)")
 
     def _truncate_to_context(self, subject: Any, question: Question) -> tuple[Question | None, int]:
-        """Cut the texts of a question until it fits into the judge's context; return it with the tokens it takes."""
+        """Truncate a question's texts to fit the judge's context.
+
+        Returns it with its number of tokens, or None if it cannot fit.
+        """
         context = getattr(subject, "context", None) or math.inf
         most, fits = max(map(len, question.data.values()), default=0), question
         while True:

@@ -1,6 +1,7 @@
-"""The options of the evaluator, checked before anything is loaded, and of the loader; what a judge may cost.
+"""Options of judge and loader, and the budget of a judge.
 
-That is reserved before each call at the most it can be, and settled at what it was.
+Options are checked before anything is loaded. The maximum cost of each call is reserved before it, and settled at the
+actual cost.
 """
 
 from __future__ import annotations
@@ -40,15 +41,15 @@ class Prices:
         return bool(self.tokens_in or self.tokens_out)
 
     def cost_usd(self, tokens_in: int, tokens_out: int) -> Decimal:
-        """Return what these tokens cost; exact."""
+        """Return the exact cost of these tokens, in US dollars."""
         return (self.tokens_in * tokens_in + self.tokens_out * tokens_out) / 1_000_000
 
 
 class Budget:
-    """Caps on calls, tokens and dollars, and what was used of them; None is no cap.
+    """Caps on calls, tokens and dollars, and the amounts used.
 
-    A call counts when it is sent, whatever becomes of it. One whose cost is unknown, such as a timeout, stays at the
-    most it can have cost.
+    None is no cap. A call counts when it is sent, regardless of its outcome. A call of unknown cost, such as a timeout,
+    remains at its maximum cost.
     """
 
     def __init__(self, prices: Prices, caps: Mapping[str, int | Decimal | None]) -> None:
@@ -57,7 +58,10 @@ class Budget:
         self.reached = ""  # the cap that refused the last reservation
 
     def reserve(self, most: tuple[int, int]) -> bool:
-        """Take what a call can cost, at most so many tokens in and out, out of the budget, if it is there."""
+        """Reserve the maximum cost of a call, unless it exceeds a cap.
+
+        `most` are its maximum tokens in and out. Returns whether the cost was reserved.
+        """
         calls, tokens, usd = self.calls + 1, self.tokens + sum(most), self.usd + self.prices.cost_usd(*most)
         would: tuple[int | Decimal, ...] = (calls, tokens, usd)
         for (name, cap), used in zip(self._caps.items(), would, strict=True):
@@ -68,7 +72,7 @@ class Budget:
         return True
 
     def settle(self, most: tuple[int, int], tokens_in: int, tokens_out: int) -> None:
-        """Put back what a call did not use of what was reserved."""
+        """Replace the reserved cost of a call by its actual cost."""
         self.tokens += tokens_in + tokens_out - sum(most)
         self.usd += self.prices.cost_usd(tokens_in, tokens_out) - self.prices.cost_usd(*most)
 
@@ -161,7 +165,7 @@ class JudgeOptions:
         return self.chosen[1]
 
     def model_prices(self) -> Prices:
-        """Return what the chosen model costs; nothing where the suite declares no price."""
+        """Return the prices of the chosen model, zero if undeclared."""
         found = (self.prices or {}).get(self.model_name)
         return Prices(*(Decimal(str(p)) for p in found)) if found else Prices()
 
@@ -171,7 +175,7 @@ class JudgeOptions:
         return Budget(self.model_prices(), {"max_calls": self.max_calls, "max_tokens": self.max_tokens, "max_usd": usd})
 
     def check_family(self, judged: str) -> None:
-        """Raise UsageError where the judge and the model it judges come from one family: it would know its own."""
+        """Raise UsageError if judge and judged model share a family. Models prefer their own family."""
         if (ours := model_family(self.model_name)) and ours == model_family(judged) and not self.allow_same_family:
             both = (
                 f'"{self.model_name}" and "{judged}" are both of the family "{ours}", and models '
@@ -180,7 +184,11 @@ class JudgeOptions:
             raise UsageError(f"{both}; use another judge, or set allow_same_family = true")
 
     def _choose_backend_and_model(self) -> tuple[str, str]:
-        """Return backend and model; "auto" takes the first whose key is set, else the local one."""
+        """Return the backend and its model.
+
+        "auto" takes the first backend with a key in the environment, else the local one. Raises UsageError if there is
+        none.
+        """
         named = self.model if isinstance(self.model, Mapping) else {}
         for name in named:
             if name not in AUTO:
@@ -209,7 +217,7 @@ RESERVED = frozenset({"rubric", "error_rate", "injection_suspect", "tokens", "us
 
 
 def model_family(model: str) -> str:
-    """Return the family that a model's name tells, or an empty text."""
+    """Return the family that a model's name implies, or "" if unknown."""
     name = model.lower().rsplit("==")[0] if model.startswith("pypi:") else model.lower()
     words = re.findall(r"[a-z]+\d?", name.replace("\\", "/").rsplit("/", 1)[-1])
     for word, known in product(words, sorted(FAMILIES, key=len, reverse=True)):

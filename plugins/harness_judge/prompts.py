@@ -1,6 +1,6 @@
-"""What a judge is asked: the answers are data behind a fence, the instruction comes after them.
+"""Prompts for judges: answers as fenced data, then the instruction.
 
-A fence is drawn from the data itself, so that no answer can hold it, and the same question is the same request again.
+The fence is derived from the data, so that no answer can contain it, and the same question gives the same request.
 """
 
 from __future__ import annotations
@@ -98,7 +98,10 @@ def pair_question(request: str, a: str, b: str, reference: str, guideline: str, 
 
 
 def criteria_question(request: str, answer: str, reference: str, criteria: Mapping[str, str], k: int = 0) -> Question:
-    """Ask which criteria an answer meets; one that is read by log-probs can be asked for one criterion at a time."""
+    """Build a question about the criteria that an answer meets.
+
+    With log-probs a judge can answer only one criterion at a time.
+    """
     data = {"request": request, **({"reference": reference} if reference else {}), "answer": answer}
     one = _make_closed_object_schema({"reason": {"type": "string"}, "met": {"type": "boolean"}})
     named = "\n".join(f"- {name}: {text}" for name, text in criteria.items())
@@ -119,7 +122,7 @@ def prompt_as_text(prompt: Prompt) -> str:
 
 
 def clean_answer(text: str, most: int) -> tuple[str, list[str]]:
-    """Return a text fit to be shown to a judge, and what was done to it."""
+    """Clean and truncate a text for a judge, listing the changes."""
     done, stripped = [], text
     while SPECIAL.search(stripped):  # what is left of one may join to another
         stripped = SPECIAL.sub("", stripped)
@@ -143,7 +146,7 @@ def truncate_text(text: str, most: int) -> str:
 
 
 def has_judge_injection(text: str) -> bool:
-    """Return whether an answer holds text that is meant for whoever judges it."""
+    """Return whether an answer contains text addressed to its judge."""
     return TO_A_JUDGE.search(text) is not None
 
 

@@ -33,7 +33,7 @@ class JudgeRow:
 
 @dataclass
 class JudgedRow:
-    """A row with what came of it: a value per metric, or an error, and the verdicts with their reasons."""
+    """A row with its values or error, and all its judgments."""
 
     row: JudgeRow
     values: dict[str, float] = field(default_factory=dict)
@@ -47,7 +47,7 @@ class JudgedRow:
 def plan_questions(
     options: JudgeOptions, samples: Sequence[Sample], answers: Sequence[str], baselines: Sequence[str] | None
 ) -> list[JudgeRow]:
-    """Ask of every row which answer is better, or which criteria it meets, k times; of pairs there is a baseline."""
+    """Plan the questions about all rows, `k` times each. Pairs need `baselines`, criteria do not."""
     if options.mode != "rubric":
         assert baselines is not None
         return plan_pairs(options, samples, answers, baselines)
@@ -65,7 +65,7 @@ def plan_questions(
 def plan_pairs(
     options: JudgeOptions, samples: Sequence[Sample], answers: Sequence[str], baselines: Sequence[str]
 ) -> list[JudgeRow]:
-    """Ask of every row which answer is better, in both orders, k times."""
+    """Plan pairwise questions about all rows, in both orders, `k` times."""
     rows = []
     for sample, ours, theirs in zip(samples, answers, baselines, strict=True):
         request, reference, notes = _clean_request_and_reference(sample, options)
@@ -103,10 +103,10 @@ def score_pair(row: JudgeRow, outcomes: Sequence[Returned]) -> JudgedRow:
 
 
 def first_position_share(judged: JudgedRow) -> float:
-    """Return the share of a pair's verdicts for the answer that was shown first, one half for a tie.
+    """Return the share of a pair's verdicts for the first-shown answer. A tie counts one half.
 
-    Both orders are asked alike, so it is one half on average of a judge that reads answers and not places. The one
-    shown first is always called A: the letter and the place cannot be told apart.
+    Both orders are equally frequent, so the average is one half for a judge that ignores position. The first answer is
+    always called A: letter and position cannot be distinguished.
     """
     wins = {"candidate": 1.0, "baseline": 0.0, "tie": 0.5}
     found = [(wins[one["verdict"]], one["order"] == "candidate first") for one in judged.judgments]
@@ -114,7 +114,7 @@ def first_position_share(judged: JudgedRow) -> float:
 
 
 def score_criteria(row: JudgeRow, outcomes: Sequence[Returned]) -> JudgedRow:
-    """Return the share of judgments by which each criterion is met, and their mean."""
+    """Score each criterion by its share of positive judgments. `rubric` is the mean over criteria."""
     found, met = JudgedRow(row), dict[str, list[bool]]()
     for _, verdicts, model in _iterate_verdicts_noting_errors(
         found, outcomes, "criteria", lambda r, some: verdict.parse_criteria_verdict(r, some.split(","))
@@ -157,7 +157,7 @@ def to_scores(judged: Sequence[JudgedRow], metrics: Sequence[str], prices: Price
 
 
 def _clean_request_and_reference(sample: Sample, options: JudgeOptions) -> tuple[str, str, list[str]]:
-    """Return request and reference as the judge will see them, and what was done to them."""
+    """Return request and reference as the judge sees them, listing changes."""
     request, done = prompts.clean_answer(prompts.prompt_as_text(sample.input), options.answer_chars)
     reference, too = prompts.clean_answer("\n".join(sample.targets) if options.reference else "", options.answer_chars)
     return request, reference, [f"request: {n}" for n in done] + [f"reference: {n}" for n in too]
@@ -166,7 +166,10 @@ def _clean_request_and_reference(sample: Sample, options: JudgeOptions) -> tuple
 def _iterate_verdicts_noting_errors(
     found: JudgedRow, outcomes: Sequence[Returned], which: str, read: Callable[[Reply, str], Any]
 ) -> Iterator[tuple[str, Any, str]]:
-    """Yield each question with its verdict and the model that gave it; note those that have none, and all tokens."""
+    """Yield each question with its verdict and the replying model.
+
+    Questions without a verdict, and all tokens, are recorded in `found`.
+    """
     for asked, outcome in zip(found.row.asked, outcomes, strict=True):
         try:
             reply = verdict.require_reply(outcome)

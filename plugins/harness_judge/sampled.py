@@ -13,14 +13,14 @@ HEX_DIGITS = 32  # hex digits of a pair's digest
 
 
 def pair_digest(row: JudgeRow) -> str:
-    """Return what tells a pair of answers to a prompt, or one answer, from all others."""
+    """Return a digest that identifies a prompt and its answers. There is one answer, or a pair."""
     return digest_value([prompt_as_text(row.sample.input), row.answer, row.baseline])[:HEX_DIGITS]
 
 
 def find_pairs_error(made: Calibration, judged: Sequence[JudgedRow], criterion: str) -> str | None:
-    """Return why labels are not of a random sample of the pairs that were judged, or None.
+    """Return why labels are no random sample of the judged pairs.
 
-    Of a criterion labels of the other side's answers may stand beside them.
+    Labels of a criterion may include answers of the other side.
     """
     pairs = {j.row.sample.id: pair_digest(j.row) for j in judged}
     told = [(row, digest) for row, name, digest in made.labelled if name == criterion]
@@ -36,7 +36,7 @@ def find_pairs_error(made: Calibration, judged: Sequence[JudgedRow], criterion: 
 
 
 def _find_random_order_error(seed: int, labelled: set[str], rows: Iterable[str]) -> str | None:
-    """Return which row was left out of the random sample, or None."""
+    """Return an error if labels skip rows of the random order."""
     order = sorted(rows, key=lambda row: label_order_key(seed, row))
     if left := [row for row in order[: len(labelled)] if row not in labelled]:
         come = f" and {len(left) - 1} more come" if len(left) > 1 else " comes"

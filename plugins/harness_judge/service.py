@@ -26,10 +26,10 @@ class TokenLimits(NamedTuple):
 
 
 class Service:
-    """One API under one URL, and the key for it, which is never told.
+    """An API at one URL, with its key, which is never revealed.
 
-    The key is read from the variable `key_env`, by default the provider's own, which only the provider's own server
-    gets: a key is for those it was made for. Raises UsageError on a URL or a variable that cannot be used.
+    The key is read from the variable `key_env`. The provider's own variable is the default for the provider's own
+    server only, so that no other server receives that key. Raises UsageError on an invalid URL or an unusable variable.
     """
 
     def __init__(self, provider: str, base_url: str = "", key_env: str = "") -> None:
@@ -54,13 +54,13 @@ class Service:
         return http_client.Client(self.provider, self.peer, self.variable, missing)
 
     def redact(self, text: str) -> str:
-        """Take the key out of what a judge said, of which a part may be a word."""
+        """Redact the key from a judge's text. Only the whole key is replaced, since a part may be an ordinary word."""
         return text.replace(self.key, "***") if self.key else text
 
     def send(
         self, client: http_client.Client, path: str, body: Mapping[str, Any] | None, model: str, timeout: float
     ) -> Any:
-        """Return the JSON that comes from a client; raises Trouble, which says what to look at."""
+        """Send a request, and return the JSON of the reply. Raises RequestError, with advice on HTTP 401 and 404."""
         try:
             return client.send(path, body, timeout)
         except http_client.RequestError as trouble:
@@ -78,7 +78,7 @@ class Service:
     def message(
         self, client: http_client.Client, model: str, asked: Mapping[str, Any], timeout: float
     ) -> tuple[Reply, str]:
-        """Send Anthropic's API a message; return what came back, and why it ended. Raises Trouble."""
+        """Send Anthropic's API a message; return reply and stop reason. Raises RequestError."""
         body = self.send(client, "/v1/messages", {**asked, "model": model}, model, timeout)
         content = body.get("content") if isinstance(body, dict) else None
         if not isinstance(content, list):
@@ -92,7 +92,10 @@ class Service:
 
 
 class JudgeApi:
-    """A judge behind an API, asked for JSON of a schema; `ask` is called from several threads. Raises UsageError."""
+    """A judge behind an API that replies in JSON of a schema.
+
+    `ask` is called from several threads. Raises UsageError on unusable options.
+    """
 
     fields: ClassVar[Mapping[str, Any]] = {}  # of every request, unless the options say otherwise
 
@@ -126,7 +129,7 @@ class JudgeApi:
         return reply
 
     def send_question(self, question: Question) -> Reply:
-        """Return what comes back."""
+        """Send a question, and return the reply."""
         raise NotImplementedError
 
 
@@ -142,7 +145,11 @@ class OpenAIJudge(JudgeApi):
         self._limit = "max_completion_tokens" if self.at.url == HOMES["openai"] else "max_tokens"
 
     def send_question(self, question: Question) -> Reply:
-        """Return what comes back; a field that the model does not know is left out from then on."""
+        """Send a question, and return the reply.
+
+        If the model rejects a field, raises a retryable RequestError, and later requests leave out or rename that
+        field.
+        """
         schema = {"name": "verdict", "strict": True, "schema": dict(question.schema)}
         asked = {
             **{name: value for name, value in self.body.items() if name not in self._without},
@@ -180,7 +187,7 @@ class AnthropicJudge(JudgeApi):
     """Asks Anthropic's messages."""
 
     def send_question(self, question: Question) -> Reply:
-        """Return what comes back."""
+        """Send a question, and return the reply."""
         asked = {
             **self.body,
             "max_tokens": self.verdict_tokens,

@@ -23,9 +23,9 @@ class NoVerdictError(ValueError):
 
 @dataclass(frozen=True)
 class Reply:
-    """What a judge gave back: text (JSON), the model that says it wrote it, and tokens.
+    """A judge's reply: JSON text, reporting model and token counts.
 
-    `problem` says why there is no verdict in it though it was answered: a refusal, or an end before its end.
+    `problem` gives the reason for a reply without a verdict: a refusal or a truncation.
     """
 
     text: str
@@ -37,21 +37,21 @@ class Reply:
 
 @dataclass(frozen=True)
 class FailedQuestion:
-    """A question without a reply, and why; `asked` is false where the budget was used up."""
+    """A question without a reply, and the reason. `asked` is False if the budget was used up."""
 
     why: str
     asked: bool = True
 
 
 def require_reply(outcome: object) -> Reply:
-    """Return what a question came to, if that is a reply; raises NoVerdictError, with why it failed."""
+    """Return the reply to a question. Raises NoVerdictError with the reason if it failed."""
     if isinstance(outcome, Reply):
         return outcome
     raise NoVerdictError(str(getattr(outcome, "why", "there is no reply")))
 
 
 def parse_pair_verdict(reply: Reply) -> PairVerdict:
-    """Return the verdict ("A", "B" or "tie") and the reason; raises NoVerdictError."""
+    """Parse a pair's verdict ("A", "B" or "tie") and its reason. Raises NoVerdictError."""
     found = _parse_reply_object(reply)
     if (verdict := found.get("verdict")) not in SWAPPED_VERDICTS:
         raise NoVerdictError(f"the verdict is {_quote_shortened_json(verdict)} instead of A, B or tie")

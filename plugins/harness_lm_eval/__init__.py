@@ -16,7 +16,10 @@ from harness_lm_eval.tasks import TaskOptions, blame_task_code, build_tasks
 
 
 def metrics_for(options: Mapping[str, Any], folder: Path) -> list[Metric]:
-    """Return the metrics of a task from its YAML; light, since collection calls it. Raises UsageError."""
+    """Return the metrics of a task from its YAML.
+
+    It is light, since collection calls it. Raises UsageError if the task cannot be served.
+    """
     asked = TaskOptions.of(options)
     found = []
     for gauge in list_eval_metrics(find_tasks(asked.task, folder, asked.include_path)):
@@ -42,14 +45,15 @@ def rows_for(options: Mapping[str, Any], folder: Path) -> list[dict[str, Any]]:
 @evaluator(metrics_for=metrics_for, rows_for=rows_for, needs=lambda options: ("lm_eval",))
 @schema.accepts_options(TaskOptions)
 def lm_eval(subject: Subject, samples: Sequence[Sample], options: TaskOptions, *, folder: Path) -> Iterator[Score]:
-    """Score a task, group or tag of lm-evaluation-harness, or a YAML beside the suite, as its HF backend would.
+    """Score a task of lm-evaluation-harness as its HF backend would.
 
-    `shots` worked examples (else as many as the task says) are the same for every document with `fixed_shots`, so
-    that they are computed once; without it they are drawn as lm_eval draws them, for numbers to compare with
-    published ones. `chat` applies the chat template, as a table with these template arguments, the examples as turns
-    with `multiturn`. `docs` takes the first documents of each task. `gen_kwargs` goes over the task's
-    generation_kwargs, `metadata` to tasks that want some, `include_path` names a folder of more tasks. The metrics are
-    the task's; of several filters "metric@filter".
+    The task may also be a group, a tag, or a YAML beside the suite. `shots` worked examples (else as many as the task
+    says) are the same for every document with `fixed_shots`, so that they are computed once; without it they are drawn
+    as lm_eval draws them, for numbers to compare with published ones. `chat` applies the chat template, as a table with
+    these template arguments, the examples as turns with `multiturn`. `docs` takes the first documents of each task.
+    `gen_kwargs` goes over the task's generation_kwargs, `metadata` to tasks that want some, `include_path` names a
+    folder of more tasks. The metrics are the task's; of several filters "metric@filter".
+
     Raises UsageError when the task cannot be served.
     """
     yield from scores.score_rows(subject, samples, options, folder)

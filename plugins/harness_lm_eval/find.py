@@ -1,4 +1,7 @@
-"""What a task's name stands for: the tasks behind it, with their configuration, told without lm_eval."""
+"""Resolution of a task's name to its tasks, without importing lm_eval.
+
+Each task comes with its configuration.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +38,10 @@ class GroupMetric:
 
 @dataclass(frozen=True)
 class NamedTasks:
-    """What a name stands for: its tasks, and the metrics that a group aggregates, none where its YAML does not say."""
+    """The tasks of a name, and the metrics that a group aggregates.
+
+    `averaged` is empty if the group's YAML names none.
+    """
 
     name: str
     leaves: tuple[TaskConfig, ...]
@@ -43,10 +49,11 @@ class NamedTasks:
 
 
 def find_tasks(task: str, folder: Path, include_path: str | None = None, read: Reader | None = None) -> NamedTasks:
-    """Return the tasks behind a name, a group, a tag, or the path of a YAML relative to `folder`.
+    """Resolve a task, group, tag or YAML path to its tasks.
 
-    `include_path` is a folder whose tasks go before lm_eval's own. `read` reads one YAML; by default functions in
-    it stay names. Raises UsageError when there is no such task, when a YAML cannot be read, and without lm_eval.
+    A path is relative to `folder`. `include_path` is a folder with tasks that go before lm_eval's own. `read` reads one
+    YAML; by default functions in it stay names. Raises UsageError if there is no such task, a YAML cannot be read, or
+    lm_eval is not installed.
     """
     tasks_folder()
     expand = _Expansion(task, folder, include_path, read or read_yaml)
@@ -81,7 +88,10 @@ class _Expansion:
 
     @cached_property
     def names(self) -> TaskNames:
-        """Every name there is, those of the `include_path` before those of lm_eval; a task by path needs none."""
+        """All known names, those of `include_path` before lm_eval's own.
+
+        They are read on demand: a task by path needs none.
+        """
         own = lm_eval_names()
         if self.include_path is None:
             return own

@@ -21,19 +21,19 @@ SEED, OTHER_SEED = 0, 1234  # lm_eval's, for tasks that shuffle while they read 
 
 
 def needs_hub(config: Config) -> bool:
-    """Return whether a task's data, or a metric of it, may have to come from somewhere else."""
+    """Return whether a task's data or metrics may need the Hub."""
     return has_remote_data(config) or bool(list_foreign_metrics(config))
 
 
 def has_remote_data(config: Config) -> bool:
-    """Return whether a task's data is not in local files, as far as its configuration tells."""
+    """Return whether a task's data is not in local files. Only its configuration is looked at."""
     path = config.get("dataset_path")
     local = path in FILE_READERS or (isinstance(path, str) and Path(path).exists())
     return not local or "://" in repr(config.get("dataset_kwargs"))
 
 
 def list_foreign_metrics(config: Config) -> list[str]:
-    """Return the metrics that lm_eval does not bring itself and would load with the library `evaluate`."""
+    """Return the metrics that lm_eval would load with `evaluate`. They are not in lm_eval's own registry."""
     from lm_eval.api.registry import metric_registry
 
     if config.get("process_results") is not None:
@@ -44,9 +44,10 @@ def list_foreign_metrics(config: Config) -> list[str]:
 
 @contextmanager
 def allow_network(wanted: bool) -> Iterator[str]:
-    """Let the libraries use the network where it is wanted and there, else have them look at their caches only.
+    """Let the libraries use the network if wanted and reachable.
 
-    Yields why they may not, or nothing. Counting downloads is off either way.
+    Otherwise they look at their caches only. Yields why they may not use it, or an empty text. Counting downloads is
+    off either way.
     """
     from datasets import config as datasets_config
     from huggingface_hub import constants
@@ -109,7 +110,7 @@ def quiet_libraries() -> Iterator[None]:
 
 @contextmanager
 def seed_globally() -> Iterator[None]:
-    """Seed the global random numbers as lm_eval does before it reads data, and put them back."""
+    """Seed global random numbers as lm_eval does before reading data. Their states are restored on exit."""
     import numpy as np
 
     python, numpy = random.getstate(), np.random.get_state()

@@ -1,4 +1,4 @@
-"""The names that lm_eval's TaskManager knows, asked for in a process of its own."""
+"""Names known to lm_eval's TaskManager, listed in a subprocess."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from harness.internals import subprocess_call
 
 
 def index_tasks() -> dict[str, Any]:
-    """Return the file of every task and group of lm_eval, and the tasks of every tag."""
+    """Return the files of lm_eval's tasks and groups, and its tags. A tag has the names of its tasks."""
     from lm_eval.tasks import TaskManager
 
     entries = TaskManager().task_index.values()

@@ -47,9 +47,10 @@ class EvalMetric:
 
 
 def list_eval_metrics(found: NamedTasks) -> list[EvalMetric]:
-    """Return the metrics that all tasks have, of a group those that its YAML aggregates where it says so.
+    """Return the metrics that all tasks have in common.
 
-    Raises UsageError on a task that cannot be served, and where there are none.
+    A group that lists its aggregated metrics has only those. Raises UsageError if a task cannot be served, or no metric
+    is left.
     """
     each = [{m.name: m for m in task_metrics(leaf)} for leaf in found.leaves]
     kept = []
@@ -70,7 +71,7 @@ def list_eval_metrics(found: NamedTasks) -> list[EvalMetric]:
 
 
 def task_metrics(leaf: TaskConfig) -> list[TaskMetric]:
-    """Return the metrics of one task; raises UsageError on a task that cannot be served."""
+    """Return the metrics of one task. Raises UsageError if the task cannot be served."""
     config, where = leaf.config, f'task "{leaf.name}"'
     if config.get("doc_to_image") or config.get("doc_to_audio"):
         raise UsageError(f"{where}: contains images or sound, but the harness evaluates text only")
@@ -91,7 +92,7 @@ def task_metrics(leaf: TaskConfig) -> list[TaskMetric]:
 
 
 def _iterate_declared_metrics(config: Config) -> Iterator[TaskMetric]:
-    """Yield the metrics a YAML lists, by filter; a metric without a known direction is left out."""
+    """Yield the metrics that a YAML lists, for each filter. Metrics without a known direction are left out."""
     filters = [f["name"] for f in config.get("filter_list") or ()] or ["none"]
     if (listed := config.get("metric_list")) is None:
         defaults = _import_filled_metric_registry().DEFAULT_METRIC_REGISTRY[config.get("output_type", "generate_until")]
@@ -119,7 +120,10 @@ def _iterate_declared_metrics(config: Config) -> Iterator[TaskMetric]:
 
 
 def _find_row_aggregation_name(function: Any) -> str:
-    """Return lm_eval's name of an aggregation that a sum over rows can make, else "other"."""
+    """Return lm_eval's name of an aggregation function.
+
+    It is "other" unless a sum over rows can make the aggregation.
+    """
     import numpy as np
 
     if function is np.mean:
@@ -129,7 +133,7 @@ def _find_row_aggregation_name(function: Any) -> str:
 
 
 def _iterate_metrics_of_task_class(leaf: TaskConfig) -> Iterator[TaskMetric]:
-    """Yield the metrics of a task that is a Python class, by asking one that has no data."""
+    """Yield the metrics of a task that is a Python class. An instance without data names them."""
     cls = leaf.config["class"]
     if isinstance(cls, YamlFunction):
         from lm_eval.tasks._yaml_loader import _import_fun_from_str

@@ -33,7 +33,7 @@ class SubjectLM(LM):  # type: ignore[misc] # lm_eval is not typed
         self.cut: dict[tuple[str, int], int] = {}  # (task, doc_id) -> tokens
 
     def loglikelihood(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
-        """Return (log-probability in nats, is greedy) of each continuation after its context."""
+        """Return (log-probability in nats, is greedy) of each continuation."""
         pairs = [request.args[:2] for request in requests]
         # what has no context follows the model's first token, which it does not predict
         if prefix := str(getattr(self.subject, "prefix", "")):
@@ -42,11 +42,17 @@ class SubjectLM(LM):  # type: ignore[misc] # lm_eval is not typed
         return [(p.total, p.greedy) for p in self._compute_truncated_logprobs(pairs)]
 
     def loglikelihood_rolling(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[float]:
-        """Return the log-probability of each text, in windows where it is longer than the model."""
+        """Return the log-probability of each text in nats.
+
+        Texts longer than the model's context are read in windows.
+        """
         return [p.total for p in self._compute_truncated_logprobs([("", request.args[0]) for request in requests])]
 
     def generate_until(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[str]:
-        """Return an answer a request; requests with the same options are asked together, greedy repeats once."""
+        """Return one completion per request.
+
+        Requests with the same options are batched, and equal greedy prompts are run once.
+        """
         groups: dict[tuple[int, tuple[str, ...], Drawing | None], list[int]] = {}
         for number, request in enumerate(requests):
             groups.setdefault(self._parse_generation_options(request), []).append(number)
@@ -74,7 +80,10 @@ class SubjectLM(LM):  # type: ignore[misc] # lm_eval is not typed
         return answers
 
     def apply_chat_template(self, chat_history: Conversation, add_generation_prompt: bool = True) -> str:
-        """Write messages as the model's chat template does; a last message of the assistant is left open."""
+        """Format messages with the model's chat template.
+
+        Without `add_generation_prompt` the last message is left open. Raises UsageError if the model has no template.
+        """
         left_open = [] if add_generation_prompt else [chat_history[-1]["content"]]
         turns = chat.join_arguments(chat_history[: len(chat_history) - len(left_open)], self.arguments)
         try:
@@ -91,7 +100,11 @@ class SubjectLM(LM):  # type: ignore[misc] # lm_eval is not typed
         return self.subject.logprobs(pairs, truncate=True) if pairs else []
 
     def _parse_generation_options(self, request: Any) -> tuple[int, tuple[str, ...], Drawing | None]:
-        """Return a request's new tokens, stop strings, and temperature, top-p and top-k where it samples."""
+        """Parse a request's new tokens, stop strings and sampling options.
+
+        The last are temperature, top-p and top-k, or None if it is greedy. Raises UsageError for beam search, and for
+        more new tokens than the context has room for.
+        """
         known = normalize_gen_kwargs(request.args[1], NEW_TOKENS)
         if int(known.get("num_beams") or 1) > 1:
             raise UsageError(
@@ -106,7 +119,10 @@ class SubjectLM(LM):  # type: ignore[misc] # lm_eval is not typed
         return new, stop, (float(known["temperature"]), float(known.get("top_p") or 1), int(known.get("top_k") or 0))
 
     def _record_truncated_rows(self, requests: Sequence[Any], pairs: Sequence[tuple[str, str]], room: int) -> None:
-        """Note the rows that are cut, and by how much; a token is at least a byte, so short ones are not counted."""
+        """Record the truncated rows, and by how many tokens.
+
+        A token is at least a byte, so the tokens of short rows are not counted.
+        """
         if self.context is None:
             return
         limit = self.context + room

@@ -1,8 +1,8 @@
-"""Every task, group and tag that lm_eval has, and in which file; and one file, parsed.
+"""An index of lm_eval's tasks, groups and tags, and their YAMLs.
 
-lm_eval's TaskManager parses 14,000 files to find one: a process of its own asks it once per version of lm_eval, and the
-answer stays in the user's cache. A task's YAML is read as lm_eval reads it but without lm_eval: includes merged,
-functions left as names.
+lm_eval's TaskManager parses 14,000 files to find one: a subprocess asks it once per version of lm_eval, and the answer
+stays in the user's cache. A task's YAML is read as lm_eval reads it but without lm_eval: includes merged, functions
+left as names.
 """
 
 from __future__ import annotations
@@ -36,7 +36,10 @@ class TaskNames:
 
 
 def tasks_folder() -> Path:
-    """Return the folder of lm_eval's tasks, without importing it; raises UsageError when it is not installed."""
+    """Return the folder of lm_eval's tasks without importing it.
+
+    Raises UsageError if lm_eval is not installed.
+    """
     spec = importlib.util.find_spec("lm_eval")
     if spec is None or not spec.submodule_search_locations:
         raise UsageError("lm_eval is not installed; pip install lm-eval")
@@ -45,7 +48,7 @@ def tasks_folder() -> Path:
 
 @lru_cache(maxsize=1)
 def lm_eval_names() -> TaskNames:
-    """Return the names that lm_eval brings, from the cache where this version was asked before; raises UsageError."""
+    """Return the names that lm_eval brings, cached by its version. Raises UsageError if they cannot be listed."""
     folder = tasks_folder()
     version = importlib.metadata.version("lm_eval")
     path = cache_dir() / "lm_eval" / f"names-{version}-{hashlib.sha256(str(folder).encode()).hexdigest()[:8]}.json"
@@ -88,7 +91,10 @@ class YamlFunction(str):
 
 
 def read_yaml(path: Path, above: Sequence[Path] = ()) -> Config:
-    """Read a task's YAML with what it includes, which it overrides; functions stay names. Raises UsageError."""
+    """Read a task's YAML, merged over its includes.
+
+    Functions stay names. Raises UsageError if a file is missing or invalid, or includes form a cycle.
+    """
     path = path.resolve()
     if path in above:
         raise UsageError(f'"{path}": its includes form a cycle')
@@ -124,7 +130,10 @@ def _read_task_yaml(path: Path, _: int) -> Config:
 
 @lru_cache(maxsize=1)
 def make_yaml_loader() -> Any:
-    """Return a safe YAML loader that knows `!function`, relative to its `folder`."""
+    """Return a safe YAML loader that knows `!function`.
+
+    The function's path is relative to the loader's `folder`.
+    """
     safe: Any = getattr(import_yaml(), "CSafeLoader", None) or import_yaml().SafeLoader
 
     class FunctionLoader(safe):  # type: ignore[misc]

@@ -21,7 +21,7 @@ CUT_NOTE = "prompt cut from the left, tokens: "
 
 @dataclass(frozen=True)
 class DocumentRow:
-    """A sample, the task it is of, and lm_eval's requests for its document."""
+    """A sample, its task, and lm_eval's requests for its document."""
 
     sample: Sample
     task: LoadedTask
@@ -37,7 +37,10 @@ class DocumentRow:
 
 
 def score_rows(subject: Subject, samples: Sequence[Sample], asked: TaskOptions, folder: Path) -> list[Score]:
-    """Score rows with lm_eval's own code; all their requests of a kind go to the subject in one call."""
+    """Score rows with lm_eval's own code.
+
+    All requests of a kind go to the subject in one call. Raises UsageError for a row that is no document of the task.
+    """
     from harness_lm_eval.model import SubjectLM
 
     with hub.quiet_libraries():
@@ -114,7 +117,10 @@ def _compute_document_score(
 
 
 def _compute_value_and_weight(row: DocumentRow, measure: TaskMetric, result: Mapping[str, Any]) -> tuple[float, float]:
-    """Return a row's value on its metric's scale, and its weight; a document that has none of it weighs nothing."""
+    """Return a row's value on its metric's scale, and its weight.
+
+    A document without a value weighs 0. Raises UsageError if the value is no number.
+    """
     found = result.get(measure.metric)
     if found is None:
         return 0.0, 0.0
@@ -161,9 +167,9 @@ def _parse_note(note: str) -> Mapping[str, Any]:
 
 
 def to_json(value: Any, where: str) -> Any:
-    """Return a value of a document as JSON has it, numpy's included, so that `from_json` gives an equal one.
+    """Convert a document's value to JSON, numpy's types included.
 
-    Raises UsageError, which begins with `where`, for other types.
+    `from_json` restores an equal value. Raises UsageError, which begins with `where`, for other types.
     """
     if hasattr(value, "tolist"):
         value = value.tolist()
@@ -179,7 +185,7 @@ def to_json(value: Any, where: str) -> Any:
 
 
 def from_json(value: Any) -> Any:
-    """Return what `to_json` was given."""
+    """Restore a value that `to_json` converted."""
     if isinstance(value, dict):
         return tuple(map(from_json, value[TUPLE])) if TUPLE in value else {k: from_json(v) for k, v in value.items()}
     return [from_json(v) for v in value] if isinstance(value, list) else value

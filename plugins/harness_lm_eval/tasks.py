@@ -1,4 +1,4 @@
-"""lm_eval's own Task objects, built one by one, and what the harness asks of them: rows, and requests of a document."""
+"""lm_eval's own Task objects, with their rows and requests. They are built one by one."""
 
 from __future__ import annotations
 
@@ -49,12 +49,15 @@ class TaskOptions:
         self.template_arguments()
 
     def template_arguments(self) -> dict[str, Any]:
-        """Return the arguments of the chat template; raises UsageError on what no template can be given."""
+        """Return the arguments of the chat template. Raises UsageError for arguments that no template can take."""
         return chat.template_arguments({}, self.chat) if isinstance(self.chat, Mapping) else {}
 
     @classmethod
     def of(cls, options: Mapping[str, Any]) -> TaskOptions:
-        """Pick what is known from the options of a suite's table; raises UsageError."""
+        """Pick the known options from those of a suite's table.
+
+        Raises UsageError if no task is named, or an option is out of range.
+        """
         known: dict[str, Any] = {f.name: options[f.name] for f in fields(cls) if options.get(f.name) is not None}
         if "task" not in known:
             raise UsageError('name a task, such as task = "arc_easy", or the path of a YAML')
@@ -62,9 +65,10 @@ class TaskOptions:
 
 
 class FixedShots:
-    """The same examples before every document, so that their part of the prompt is computed once.
+    """A few-shot sampler with the same examples for every document.
 
-    A document that is one of them gets another in its place, last. Takes the place of lm_eval's random sampler.
+    Their part of the prompt is then computed once. A document that is one of them gets another in its place, last.
+    Takes the place of lm_eval's random sampler.
     """
 
     def __init__(self, task: str, sampler: Any, seed: int) -> None:
@@ -103,13 +107,13 @@ class SampledShots:
             self.found.append(self.sampler.sample(n=shots, eval_doc=doc if self.excludes else None))
 
     def sample(self, n: int, eval_doc: Doc | None = None, **_: Any) -> Sequence[Doc]:
-        """Return what was drawn for the document."""
+        """Return the examples drawn for the current document."""
         return self.found[self.number]
 
 
 @dataclass(frozen=True)
 class LoadedTask:
-    """A task with its documents, its metrics, and what a row of it weighs in metrics that count tasks alike."""
+    """A task with its documents and metrics. `weight` is that of a row in metrics that count tasks alike."""
 
     name: str
     task: Any
@@ -157,12 +161,15 @@ _built: dict[tuple[str, Path], Tasks] = {}
 
 
 def load_tasks(asked: TaskOptions, folder: Path) -> Tasks:
-    """Return the tasks behind the options, with their data, by name; and their metrics. Builds them where need be."""
+    """Return the options' tasks with data, by name, and their metrics. Builds them unless they are in memory."""
     return _built.get((repr(asked), folder)) or build_tasks(asked, folder)
 
 
 def build_tasks(asked: TaskOptions, folder: Path) -> Tasks:
-    """Build the tasks behind the options as their files are now; raises UsageError, one line."""
+    """Build the options' tasks as their files are now.
+
+    Returns them by name, with their metrics, and keeps them in memory. Raises UsageError, one line.
+    """
     with hub.quiet_libraries(), hub.seed_globally():
         found = find_tasks(asked.task, folder, asked.include_path, _read_yaml_with_functions)
         metrics = tuple(list_eval_metrics(found))
@@ -184,7 +191,10 @@ def build_tasks(asked: TaskOptions, folder: Path) -> Tasks:
 
 @contextmanager
 def blame_task_code(what: str) -> Iterator[None]:
-    """Raise a UsageError of what failed by somebody else's code: templates, functions and modules of a task."""
+    """Turn exceptions of a task's own code into UsageErrors.
+
+    That code is its templates, functions and modules. The message begins with `what`.
+    """
     try:
         yield
     except UsageError:
@@ -200,7 +210,10 @@ def format_foreign_error(error: Exception) -> str:
 
 
 def _build_task(leaf: TaskConfig, asked: TaskOptions) -> Any:
-    """Have lm_eval make a task of its configuration, which reads its data; raises UsageError."""
+    """Have lm_eval build a task, which reads its data.
+
+    Raises UsageError if that fails, or `shots` or a metric does not work with the task.
+    """
     from lm_eval.tasks import TaskManager
 
     config = dict(leaf.config)
@@ -229,7 +242,10 @@ def _build_task(leaf: TaskConfig, asked: TaskOptions) -> Any:
 
 
 def _replace_fewshot_sampler(task: Any, *, fixed: bool, seed: int) -> FixedShots | SampledShots | None:
-    """Put a sampler into a task of lm_eval that has one, and return it; one with an order of its own keeps it."""
+    """Replace the sampler of an lm_eval task, and return the new.
+
+    A sampler with an order of its own keeps that order. None if the task has no sampler.
+    """
     from lm_eval.api.samplers import ContextSampler
 
     task.set_fewshot_seed(seed=seed)
@@ -244,7 +260,7 @@ def _replace_fewshot_sampler(task: Any, *, fixed: bool, seed: int) -> FixedShots
 
 
 def _describe_build_error(leaf: TaskConfig, error: Exception, barred: str) -> str:
-    """Return why a task could not be built; data that cannot be reached is the usual reason."""
+    """Explain why a task could not be built. The usual reason is data that cannot be reached."""
     where, config = f'task "{leaf.name}"', leaf.config
     if not hub.has_remote_data(config) or not (isinstance(error, OSError) or "cache" in str(error)):
         return f"{where}: lm_eval cannot build it: {format_foreign_error(error)}"
@@ -279,7 +295,7 @@ def _format_target_or_choice(target: Any, choices: list[str]) -> str | list[str]
 
 
 def _convert_to_json(value: Any) -> Any:
-    """Return a field of a document as JSON has it; what JSON has not becomes text."""
+    """Convert a document's field to JSON. Values that JSON does not have become text."""
     if value is None or isinstance(value, (str, int, float)):
         return value
     if isinstance(value, Mapping):

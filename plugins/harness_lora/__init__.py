@@ -73,7 +73,10 @@ def lora(
     target_modules: str | list[str] = "all-linear",
     **options: Any,
 ) -> Lora:
-    """Adapt a base in its own precision; `options` are more fields of PEFT's LoraConfig, alpha unset is 2·r."""
+    """Adapt a base in its own precision.
+
+    `options` are more fields of PEFT's LoraConfig. Alpha unset is 2·r, or 32 with rslora.
+    """
     return Lora(_make_config_fields(r, lora_alpha, lora_dropout, target_modules, options))
 
 
@@ -89,7 +92,7 @@ def qlora(
     compute_dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto",
     **options: Any,
 ) -> Lora:
-    """Adapt a base held in 4 bits by bitsandbytes; compute dtype "auto" is the dtype the model is loaded in."""
+    """Adapt a base held in 4 bits by bitsandbytes. Compute dtype "auto" is the dtype the model is loaded in."""
     quantization: dict[str, Any] = {"load_in_4bit": True, "bnb_4bit_quant_type": quant_type}
     quantization["bnb_4bit_use_double_quant"] = double_quant
     if compute_dtype != "auto":
@@ -105,7 +108,10 @@ def none() -> None:
 def _make_config_fields(
     r: int, alpha: int | None, dropout: float, targets: str | list[str], options: dict[str, Any]
 ) -> dict[str, Any]:
-    """Return LoraConfig's fields; the scale alpha/r is the same for every rank, but where rslora sees to it."""
+    """Return the fields of a LoraConfig, with a default for alpha.
+
+    It is 2·r, so that the scale alpha/r is the same for every rank, but 32 with rslora, which scales for the rank.
+    """
     if alpha is None:
         alpha = 32 if options.get("use_rslora") else 2 * r
     return {"r": r, "lora_alpha": alpha, "lora_dropout": dropout, "target_modules": targets, **options}

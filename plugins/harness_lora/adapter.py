@@ -42,7 +42,10 @@ if TYPE_CHECKING:
 
 
 def check_targets(targets: Collection[str] | None, names: Iterable[str], *, option: str = "target_modules") -> None:
-    """Raise UsageError, a line each, for a pattern of an option that matches none of a model's modules."""
+    """Raise UsageError for patterns that match no module of a model.
+
+    There is a line for each pattern of the option.
+    """
     names, mistakes = list(names), Mistakes()
     kind = "parameter" if option == "target_parameters" else "module"
     last = {name.rpartition(".")[2] for name in names}
@@ -66,7 +69,10 @@ class Lora:
     quantization: Mapping[str, Any] | None = None
 
     def check(self) -> None:
-        """Build the real configuration and a layer with it; raises UsageError on what PEFT refuses or we do not do."""
+        """Check the options by building PEFT's configuration and a layer.
+
+        Raises UsageError for options that PEFT refuses or the harness does not support.
+        """
         import torch
         from peft.tuners.lora import Linear
 
@@ -122,7 +128,10 @@ class Lora:
         mistakes.raise_errors()
 
     def peft_config(self) -> Any:
-        """Return a new LoraConfig (PEFT writes into it, so it is not kept)."""
+        """Return a new LoraConfig.
+
+        PEFT writes into it, so it is not kept. Raises UsageError if PEFT refuses a field.
+        """
         from peft import LoraConfig
 
         try:
@@ -131,7 +140,10 @@ class Lora:
             raise UsageError(f"LoraConfig: {' '.join(str(error).split())}") from None
 
     def check_targets(self, base: str) -> None:
-        """Raise UsageError when an option names what the base has not, or PEFT refuses to put it on the base."""
+        """Raise UsageError if the options do not fit the base.
+
+        An option may name modules that the base lacks, or PEFT may refuse to adapt them there.
+        """
         from harness_lora.skeleton import CheckpointLayout, adapt_skeleton, adapted_targets
         from harness_lora.targets import check_adaptable, check_reached, restrict_targets
 
@@ -163,7 +175,10 @@ class Lora:
         check_targets(self.fields.get("target_parameters"), parameters, option="target_parameters")
 
     def _require_trainable_embeddings(self, base: Path) -> None:
-        """Refuse an embedding or a head that would not be trained, or apart from what it is tied to."""
+        """Raise UsageError if an embedding or head would not be trained.
+
+        Also if it would be trained apart from the one it is tied to, or a token is not in the vocabulary.
+        """
         from peft.utils.constants import EMBEDDING_LAYER_NAMES
 
         fields, config = self.fields, json.loads((base / "config.json").read_text("utf-8"))
@@ -185,7 +200,10 @@ class Lora:
             raise UsageError(f"trainable_token_indices: {why}; use modules_to_save with ensure_weight_tying")
 
     def check_fits(self, base: str, base_digest: str, adapter: Path) -> None:
-        """Raise UsageError when the folder `adapter` holds no adapter, or one that was made for another base."""
+        """Raise UsageError unless a folder holds an adapter for this base.
+
+        Also if it was trained with a field that cannot be evaluated here.
+        """
         config = read_config(adapter)
         plain = type(config)()
         for name, why in REFUSED_FIELDS.items():
@@ -201,7 +219,10 @@ class Lora:
         _require_adapter_loads_in_peft(base, adapter, config)
 
     def check_merge(self, variant: str, base: str, adapter: Path | None = None) -> None:
-        """Raise UsageError when an adapter of this configuration, or the one in a folder, cannot be merged this way."""
+        """Raise UsageError if an adapter cannot be merged onto this variant.
+
+        Without a folder, an adapter of this configuration is meant.
+        """
         from harness_lora.plan import check_base, check_mergeable, find_merge_error
         from harness_lora.skeleton import CheckpointLayout, adapt_skeleton, adapted_targets, whole_trained_parameters
         from harness_lora.targets import restrict_targets
@@ -241,11 +262,11 @@ class Lora:
         merge_folder(Path(base), adapter, out, self.quantization if variant == "dequantized" else None, progress)
 
     def verify(self, base: str, adapter: Path, merged: Path, *, variant: str, progress: Told = None) -> dict[str, Any]:
-        """Read a merged model back in a process of its own, compare it with the adapter, and return the facts.
+        """Compare a merged model with its adapter in a subprocess.
 
-        The adapter stands on the base that was merged onto: in 4 bits for "dequantized", as it is for "original",
-        which for an adapter trained on 4 bits is another model than the one that was trained. Raises CheckFailedError,
-        and UsageError when it cannot run.
+        Returns the facts. The adapter stands on the base that was merged onto: in 4 bits for "dequantized", as it is
+        for "original", which for an adapter trained on 4 bits is another model than the one that was trained. Raises
+        CheckFailedError if they differ, and UsageError if it cannot run.
         """
         quantization = dict(self.quantization) if self.quantization else None
         onto, trained = (quantization, None) if variant == "dequantized" else (None, quantization)
@@ -260,7 +281,10 @@ def _list_names_unless_text(names: Any) -> list[str]:
 
 
 def _require_adapter_loads_in_peft(base: str, adapter: Path, config: LoraConfig) -> None:
-    """Raise UsageError unless PEFT finds all of an adapter's tensors in the base's model, without weights."""
+    """Raise UsageError unless PEFT can load all of an adapter's tensors.
+
+    They are loaded into the base's model without weights.
+    """
     import torch
     from peft import set_peft_model_state_dict
 
@@ -284,7 +308,10 @@ def _require_adapter_loads_in_peft(base: str, adapter: Path, config: LoraConfig)
 
 
 def _require_adapter_shapes_fit_base(base: str, adapter: Path, config: LoraConfig) -> None:
-    """Compare every B·A and every whole tensor with the weight it is for; a Conv1D stores its weight transposed."""
+    """Raise UsageError if an adapter's shapes do not fit the base.
+
+    Compares every B·A and every whole tensor with its weight; a Conv1D stores its weight transposed.
+    """
     there, theirs = read_headers(Path(base)), read_headers(adapter, WEIGHTS)
     if raw := next((key for key in theirs if re.search(r"\.lora_\w+\.default(\.|$)", key)), None):
         what = f'"{raw}" contains the name of an adapter in memory; remove ".default", as save_pretrained does'
@@ -300,7 +327,7 @@ def _require_adapter_shapes_fit_base(base: str, adapter: Path, config: LoraConfi
 def _find_base_tensor_shape(
     made: Mapping[AdapterTensor, tuple[int, ...]], module: str, part: str, config: LoraConfig
 ) -> tuple[int, ...] | None:
-    """Return the shape of the base's tensor that a part of an adapter is for, or None where it tells none."""
+    """Return the shape that an adapter part implies for its weight. None if it implies none."""
     shape = made[AdapterTensor(module, part)]
     if part in ("", "base_layer", "lora_bias"):
         return shape

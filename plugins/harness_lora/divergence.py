@@ -1,8 +1,10 @@
-"""What a model says: the distributions of the next token and the ends of its answers, kept when it is freed.
+"""Next-token distributions and answer ends of models under comparison.
 
-It is asked on the GPU where that holds it, and else layer by layer: two models that are compared are never both there.
+They are kept when a model is freed. It runs on the GPU if that holds it, and else layer by layer: two models that are
+compared are never both loaded.
+
 They are compared on prose, chats, code, numbers and other scripts: with SmolLM2's tokenizer some 2,200 tokens; with one
-of bytes 8,000, of which as many windows are taken as are needed, one of each text before the next of any.
+of bytes 8,000, from which only as many windows are taken as are needed, one of each text before the next of any.
 """
 # ruff: noqa: TID253 (imported only where something was merged)
 
@@ -54,7 +56,7 @@ class Divergence:
 
 @dataclass
 class ModelOutputs:
-    """What a model said before it was freed, off the GPU."""
+    """A freed model's log-probabilities and answer ends, off the GPU."""
 
     logprobs: list[Any]  # of what follows each token of each window, (T - 1, V) in float32
     ends: list[int | None]  # the tokens at which its answers to the prompts end
@@ -64,7 +66,10 @@ class ModelOutputs:
     def of(
         cls, load: Callable[[], Any], ids: Sequence[Any], path: str = "", tell: Callable[[int], None] = lambda _: None
     ) -> ModelOutputs:
-        """Load a model, ask it, and free it; with the folder it lies in, for answers to the prompts, too."""
+        """Load a model, compute its outputs, and free it.
+
+        If `path` names its folder, the ends of its answers to the prompts are computed too.
+        """
         model = load()
         told = model.generation_config.eos_token_id if path else None
         stops = set(told) if isinstance(told, list) else {told}
@@ -80,9 +85,9 @@ class ModelOutputs:
 
 
 def compare_models(one: ModelOutputs, other: ModelOutputs, ids: Sequence[Any]) -> Divergence:
-    """Compare two models' distributions of the next token, a window at a time.
+    """Compare the next-token distributions of two models.
 
-    Raises CheckFailedError when not finite.
+    It goes window by window. Raises CheckFailedError if the KL is not finite.
     """
     kl, same, margin, tokens, nll = 0.0, 0, 0.0, 0, [0.0, 0.0]
     for window, p, q in zip(ids, one.logprobs, other.logprobs, strict=False):
@@ -115,7 +120,7 @@ def _compute_window_logprobs(model: Any, ids: Sequence[Any], tell: Callable[[int
 
 
 def _pad_token_ids(model: PreTrainedModel, texts: list[Any], side: str) -> dict[str, Any]:
-    """Return ids and mask (B, T) of texts (T,), padded on a side, where a model wants its input."""
+    """Pad texts (T,) to ids and mask (B, T). They are moved to the device that the model takes its input on."""
     found = loading_gpu()  # also where none of its layers is in memory yet
     place = found[0] if model.device.type == "meta" and found else model.device
     given = {"input_ids": texts, "attention_mask": [torch.ones_like(text) for text in texts]}
@@ -123,7 +128,10 @@ def _pad_token_ids(model: PreTrainedModel, texts: list[Any], side: str) -> dict[
 
 
 def _sum_kl_divergence(p: Any, q: Any) -> float:
-    """Return Σ p·log(p/q) over a window, each term as p·(exp(x) - 1 - x) with x = log(q/p)."""
+    """Return the KL divergence Σ p·log(p/q) over a window.
+
+    It is in nats. Each term is computed as p·(exp(x) - 1 - x) with x = log(q/p).
+    """
     # So the terms are of second order and positive; the plain sum is float32's rounding where p and q nearly agree.
     total = 0.0
     for rows in iterate_row_slices(p):
@@ -136,7 +144,7 @@ def _sum_kl_divergence(p: Any, q: Any) -> float:
 
 
 def _find_answer_stop_tokens(model: PreTrainedModel, path: str, stops: set[int | None]) -> list[int | None]:
-    """Return for each of the prompts the token at which a greedy answer ends, or None where it does not."""
+    """Return the stop token of each prompt's greedy completion. None if it does not end within `SMOKE_TOKENS`."""
     tokens = ModelTokenizer.of(path)
     chat = tokens.tokenizer.chat_template
     prompts = [[{"role": "user", "content": text}] if chat else text for text in PROMPTS]
@@ -146,7 +154,7 @@ def _find_answer_stop_tokens(model: PreTrainedModel, path: str, stops: set[int |
 
 
 def loading_gpu() -> LoadingGpu | None:
-    """Return the GPU that models are loaded on, and its free bytes; None where there is none."""
+    """Return the GPU that models are loaded on, if any."""
     return LoadingGpu("cuda:0", torch.cuda.mem_get_info(0)[0]) if torch.cuda.is_available() else None
 
 
@@ -156,7 +164,10 @@ def device_for(size: int) -> str:
 
 
 def offload_layers(model: Any, device: str) -> Any:
-    """Return a model whose layers are computed on the GPU one after the other, where that does not hold it."""
+    """Compute a model's layers on the GPU one after the other.
+
+    This is for a model that the GPU does not hold; any other is returned unchanged.
+    """
     found = loading_gpu()
     if device != "cpu" or found is None:
         return model
@@ -167,7 +178,10 @@ def offload_layers(model: Any, device: str) -> Any:
 def token_windows(
     tokenizer: PreTrainedTokenizerBase, tokens: int = TOTAL_TOKENS, longest: int = WINDOW_TOKENS
 ) -> list[Any]:
-    """Return ids, each (1, T) with 2 ≤ T ≤ `longest`, that predict `tokens` in all, or fewer if fewer are."""
+    """Tokenize the texts into windows that predict `tokens` in all.
+
+    Each has ids (1, T) with 2 ≤ T ≤ `longest`. They predict fewer if the texts are shorter.
+    """
     told = []  # as the tokenizer's template frames a conversation; as plain text what it refuses, or without one
     for messages in CHATS:
         try:

@@ -1,6 +1,7 @@
-"""Every field of PEFT's LoraConfig, and what becomes of it here; docs/reference/adapters.md is the same for people.
+"""Support for every field of PEFT's LoraConfig.
 
-A field that is in none of these tables, as a newer PEFT may have one, is refused; a test fails until it is put in one.
+docs/reference/adapters.md is the same for people. A field in none of these tables, as a newer PEFT may have one, is
+refused; a test fails until it is put in one.
 """
 
 from __future__ import annotations
@@ -64,6 +65,6 @@ ON_FLOATS = ("mica", "orthogonal", *MOVES_BASE)  # PEFT makes them from the base
 
 
 def refused_fields(fields: Set[str]) -> dict[str, str]:
-    """Return the fields that are not done here, and why; those are among them that no table says anything about."""
+    """Return the unsupported fields and the reasons. Fields in none of the tables are among them."""
     unknown = fields - {*RESERVED_FIELDS, *MERGEABLE_FIELDS, *UNTRAINED_FIELDS, *REFUSED_FIELDS}
     return {**dict.fromkeys(unknown, "it is not tested yet"), **REFUSED_FIELDS}

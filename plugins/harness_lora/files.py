@@ -20,7 +20,7 @@ FIELD_TYPES: dict[str, Any] = {"r": int, "lora_alpha": float, "rank_pattern": di
 
 
 class AdapterTensor(NamedTuple):
-    """The module that a tensor of an adapter belongs to, and which part of it it is."""
+    """The module of an adapter's tensor, and its part there."""
 
     module: str
     part: str
@@ -42,7 +42,10 @@ class Header:
 
 
 def read_headers(folder: Path, file: str = "") -> dict[str, Header]:
-    """Return a folder's tensors by name, or those of a file of it; raises UsageError at none, and at no safetensors."""
+    """Read the tensor headers of a folder, or of one file.
+
+    Raises UsageError if there is no safetensors file, one cannot be read, or two have the same tensor.
+    """
     found: dict[str, Header] = {}
     names = [file] if file else weight_files(folder)
     for path in (folder / name for name in names if (folder / name).is_file()):
@@ -80,7 +83,7 @@ def split_name(key: str) -> AdapterTensor:
 
 
 def find_tensor(module: str, there: Collection[str]) -> str | None:
-    """Return the name of a module's weight in a base's files, which may lack the model's own prefix, or None."""
+    """Return the name of a module's weight in a base's files. They may lack the model's own prefix."""
     names = (f"{name}{end}" for name in (module, module.partition(".")[2]) for end in (".weight", ""))
     return next((name for name in names if name in there), None)
 
@@ -90,7 +93,10 @@ def adapter_error(adapter: Path, why: str) -> UsageError:
 
 
 def read_config(adapter: Path) -> Any:
-    """Return the LoraConfig of a PEFT folder; raises UsageError when it or the weights are missing or no LoRA."""
+    """Read the LoraConfig of a PEFT folder.
+
+    Raises UsageError if it or the weights are missing, or it is invalid or no LoRA.
+    """
     from peft import LoraConfig
 
     if (adapter / "adapters.safetensors").is_file():
@@ -124,7 +130,10 @@ def read_config(adapter: Path) -> Any:
 
 
 def read_note(adapter: Path) -> dict[str, Any]:
-    """Return what our trainer wrote beside an adapter, or nothing for one made elsewhere."""
+    """Read the note of our trainer beside an adapter.
+
+    Empty for an adapter made elsewhere. Raises UsageError if it cannot be read.
+    """
     try:
         note: dict[str, Any] = json.loads((adapter / ADAPTER_NOTE).read_text("utf-8"))
         if not isinstance(note, dict):

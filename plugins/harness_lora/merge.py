@@ -1,9 +1,10 @@
-"""Merge a LoRA into its base, a block of rows at a time: safetensors in, sum in float64, one cast, safetensors out.
+"""Merging of a LoRA into its base, a block at a time.
 
-In float32 a sum that nearly cancels is off by several units in the last place of a bfloat16.
+Blocks of rows are read from safetensors, summed in float64, cast once, and written to safetensors. In float32 a sum
+that nearly cancels is off by several units in the last place of a bfloat16.
 
-PEFT's `merge_and_unload` is not used: on a 4-bit model it quantises the sum again, which can round the whole
-fine-tune away, and in half precision it rounds the update before it is added.
+PEFT's `merge_and_unload` is not used: on a 4-bit model it quantises the sum again, which can round the whole fine-tune
+away, and in half precision it rounds the update before it is added.
 
 `fold_scales` writes a LoRA's scaling into its matrices, so that alpha/r is 1 and no server can get it wrong.
 """
@@ -61,7 +62,10 @@ class FolderMerger:
     changed: set[str] = field(default_factory=set)
 
     def write_file(self, source: Path, to: Path) -> None:
-        """Write one file of the base again, tensor by tensor in the order they lie in; most are copied as they are."""
+        """Write a file of the base with its merged tensors.
+
+        Tensors keep their order, and most are copied as they are.
+        """
         about = read_safetensors(source)
         with safe_open(source, "pt") as opened, source.open("rb") as old, to.open("wb", buffering=0) as new:
             # the head of a file with the same tensors in the same places
@@ -80,7 +84,7 @@ class FolderMerger:
                 self.tick()
 
     def write_tensor(self, name: str, before: torch.Tensor, to: IO[bytes], start: int) -> None:
-        """Write a tensor of the merged model in the base's dtype; raises CheckFailedError when it is not finite."""
+        """Write a merged tensor in the base's dtype. Raises CheckFailedError if it is not finite."""
         before = as_rows(before)
         row = math.prod(before.shape[1:]) * before.element_size()
 
@@ -101,7 +105,10 @@ class FolderMerger:
         self.map_blocks(name, before, block)
 
     def map_blocks(self, name: str, before: torch.Tensor, use: Callable[[slice, torch.Tensor], T]) -> list[T]:
-        """Return what `use` makes of each block of rows of the merged tensor, before it is rounded; in threads."""
+        """Apply `use` to each block of a merged tensor's rows.
+
+        Blocks are not yet rounded, and computed in threads.
+        """
         before = as_rows(before)  # those of a stack of matrices lie one below the other
         new, step = self.added_weight(name, before), max(1, BLOCK_VALUES // max(1, math.prod(before.shape[1:])))
         whole = new if name in self.plan.replaced else None
@@ -115,7 +122,11 @@ class FolderMerger:
         return list(self.pool.map(block, range(0, len(before), step)))
 
     def added_weight(self, name: str, weight: torch.Tensor) -> torch.Tensor:
-        """Return what is added to, of shape (out, in), as a 4-bit load has it; or what is put in its place."""
+        """Return the weight that is added to, or its replacement.
+
+        It has shape (out, in), and is as a 4-bit load has it if the merge is onto one. Raises CheckFailedError if it
+        has another shape than in the base.
+        """
         _, parts = self.plan.added.get(name, ("", {}))
         given = as_rows(self.plan.replaced.get(name, parts.get("base_layer", weight)))  # an adapter may bring it along
         if given.shape != weight.shape:
@@ -129,7 +140,10 @@ class FolderMerger:
         return new
 
     def changes(self, name: str, weight: torch.Tensor) -> bool:
-        """Return whether the adapter changes a tensor, other than by rounding; rows of an embedding always count."""
+        """Return whether the adapter changes a tensor other than by rounding.
+
+        Replaced rows of an embedding always count.
+        """
         if name in self.plan.replaced:
             return not torch.equal(self.plan.replaced[name].to(weight.dtype), weight)
         _, parts = self.plan.added[name]
@@ -169,11 +183,11 @@ def merge_folder(
     quantization: Mapping[str, Any] | None,
     progress: Callable[[Progress], None] | None = None,
 ) -> None:
-    """Write the merged model to `out`; with `quantization`, onto the base as a 4-bit load has it.
+    """Write the merged model to `out`.
 
-    Memory: the adapter, and a block of rows a thread (the whole tensor, if it is rounded to 4 bits). Raises
-    UsageError when the base or the adapter is of a kind that cannot be merged, CheckFailedError when the result is not
-    finite or not what was to change.
+    With `quantization` it is merged onto the base as a 4-bit load has it. Memory: the adapter, and a block of rows a
+    thread (the whole tensor, if it is rounded to 4 bits). Raises UsageError if the base or the adapter is of a kind
+    that cannot be merged, CheckFailedError if the result is not finite or did not change as it must.
     """
     there, names = check_base(base)
     plan = make_plan(base, adapter, there, quantization)
@@ -199,7 +213,10 @@ def merge_folder(
 
 
 def loaded_dtype(note: Mapping[str, Any]) -> torch.dtype:
-    """Return the dtype in which a 4-bit base was loaded for the training."""
+    """Return the dtype in which training loaded a 4-bit base.
+
+    Raises UsageError if the trainer's note has an unknown one.
+    """
     if (said := note.get("dtype", "float32")) not in DTYPES:
         raise UsageError(
             f"{ADAPTER_NOTE}: dtype is {json.dumps(said)}; it must be one of {', '.join(DTYPES)}; train again"
@@ -210,7 +227,10 @@ def loaded_dtype(note: Mapping[str, Any]) -> torch.dtype:
 
 @contextmanager
 def merge_threads() -> Iterator[Executor]:
-    """Yield as many threads as torch may use, each of which computes alone."""
+    """Yield a thread pool with one torch thread per worker.
+
+    It has as many workers as torch has threads, but at most `MOST_THREADS`.
+    """
     threads = torch.get_num_threads()
     try:
         with ThreadPoolExecutor(min(threads, MOST_THREADS), initializer=torch.set_num_threads, initargs=(1,)) as pool:
@@ -220,10 +240,11 @@ def merge_threads() -> Iterator[Executor]:
 
 
 def add_lora(weight: torch.Tensor, module: str, parts: Tensors, config: LoraConfig, rows: slice) -> torch.Tensor:
-    """Return rows of W + s·B·A, W of shape (out, in), in W's dtype; for DoRA m·(W + s·B·A)/‖W + s·B·A‖, norms per row.
+    """Return rows of W + s·B·A in W's dtype.
 
-    s is alpha/r, or alpha/√r with rslora (Kalajdzievski 2023, arXiv:2312.03732); DoRA: Liu et al. 2024,
-    arXiv:2402.09353, section 4.1. Raises CheckFailedError when the rank is not the configuration's.
+    W has shape (out, in). For DoRA it is m·(W + s·B·A)/‖W + s·B·A‖, norms per row. s is alpha/r, or alpha/√r with
+    rslora (Kalajdzievski 2023, arXiv:2312.03732); DoRA: Liu et al. 2024, arXiv:2402.09353, section 4.1. Raises
+    CheckFailedError when the rank is not the configuration's.
     """
     a, b = parts["lora_A"], parts["lora_B"]
     if a.dim() == 3:  # rows of a stack of matrices (E, out, in), matrix by matrix: A (E, r, in), B (E, out, r)
@@ -259,26 +280,26 @@ def module_rank(module: str, config: LoraConfig) -> int:
 
 
 def module_scale(module: str, config: LoraConfig) -> float:
-    """Return what B·A is multiplied with: alpha/r, or alpha/√r with rslora."""
+    """Return the scale of B·A. It is alpha/r, or alpha/√r with rslora."""
     alpha = config.alpha_pattern.get(get_pattern_key(config.alpha_pattern.keys(), module), config.lora_alpha)
     r = module_rank(module, config)
     return float(alpha / (math.sqrt(r) if config.use_rslora else r))
 
 
 def as_rows(weight: torch.Tensor) -> torch.Tensor:
-    """Return a stack of matrices (E, out, in) as one matrix (E·out, in); others as they are."""
+    """Flatten a stack of matrices (E, out, in) to (E·out, in). Other weights are returned unchanged."""
     return weight.flatten(0, -2) if weight.dim() > 2 else weight
 
 
 def is_finite(weight: torch.Tensor) -> bool:
-    """Return whether no element is NaN or infinite; a sum that is finite says so in a tenth of the time."""
+    """Return whether no element is NaN or infinite. A finite sum shows it in a tenth of the time."""
     if not weight.is_floating_point() or torch.isfinite(weight.sum(dtype=torch.float32)):
         return True
     return bool(torch.isfinite(weight).all())
 
 
 def round_to_4bit(weight: torch.Tensor, quantization: Mapping[str, Any], dtype: torch.dtype) -> torch.Tensor:
-    """Return a weight as it comes back from the 4-bit load of a model in `dtype`, in float32 on the CPU."""
+    """Round a weight as a 4-bit load of a `dtype` model does. The result is in float32 on the CPU."""
     from bitsandbytes.functional import dequantize_4bit
     from bitsandbytes.nn import Params4bit
 
@@ -290,7 +311,10 @@ def round_to_4bit(weight: torch.Tensor, quantization: Mapping[str, Any], dtype: 
 
 
 def copy_rest(base: Path, names: Sequence[str], out: Path) -> None:
-    """Copy tokenizer, chat template, generation config and licence byte for byte; configurations without CODE."""
+    """Copy the files beside the weights, such as the tokenizer.
+
+    They are copied byte for byte, but configurations lose the keys in `CODE`.
+    """
     for name in names:
         if not (out / name).exists():
             (out / name).parent.mkdir(exist_ok=True)
@@ -303,11 +327,11 @@ def copy_rest(base: Path, names: Sequence[str], out: Path) -> None:
 
 
 def fold_scales(adapter: Path) -> bool:
-    """Make a plain LoRA of an adapter with rslora or patterns, and say whether there was anything to do.
+    """Turn an adapter with rslora or patterns into a plain LoRA.
 
-    B (out, r) and its bias become s times as large, rounded once to their dtype, and ranks are filled up with zeros to
-    the largest; s·B·A stays what it was. DoRA stays DoRA: its norm is no scaling. An adapter with other parts, or with
-    blocks that a longer rank would move, is left as it is.
+    Returns whether it did. B (out, r) and its bias become s times as large, rounded once to their dtype, and ranks are
+    filled up with zeros to the largest; s·B·A stays the same. DoRA stays DoRA: its norm is no scaling. An adapter with
+    other parts, or with blocks that a longer rank would move, is left as it is.
     """
     config = read_config(adapter)
     if not any(getattr(config, name) for name in SCALES) or config.target_parameters or config.use_bdlora:

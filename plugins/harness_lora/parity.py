@@ -1,12 +1,12 @@
-"""Is what was merged the model that was trained? Asked of what lies on the disk, in a process of its own.
+"""Verification of a merged model against its adapter, in a subprocess.
 
-That has nothing left in memory of how the merge was made. What rounding costs is known, not judged: every tensor must
-be the float64 sum rounded once, bit for bit, and the sum before it is rounded must answer as the adapter does when PEFT
-runs it, to float32's own precision. How far the rounded model is from the unrounded one is measured and reported; the
-gates decide.
+It reads the files on disk, and shares no memory with the merge that made them. The cost of rounding is known, not
+judged: every tensor must be the float64 sum rounded once, bit for bit, and the sum before it is rounded must answer as
+the adapter does when PEFT runs it, to float32's own precision. How far the rounded model is from the unrounded one is
+measured and reported; the gates decide.
 
-One model at a time is in memory (`harness_lora.divergence`): a merge that could be trained can be verified on the
-same card.
+One model at a time is in memory (`harness_lora.divergence`): a merge that could be trained can be verified on the same
+card.
 """
 # ruff: noqa: TID253 (a process of its own)
 
@@ -50,7 +50,10 @@ MERGE_ADVICE = "ship the adapter, or merge with PEFT and name that folder as [ca
 
 @dataclass(frozen=True)
 class MergeFolders:
-    """Folders of base, adapter and merged model, and keywords of a BitsAndBytesConfig where the base is in 4 bits."""
+    """The folders of a base, an adapter and a merged model.
+
+    `quantization` has the keywords of a BitsAndBytesConfig if the base is in 4 bits.
+    """
 
     base: str
     adapter: str
@@ -105,7 +108,11 @@ class MergeFolders:
         return {"tensors": len(self.base_headers), "changed": len(changed)}
 
     def _iterate_tensor_differences(self) -> Iterator[tuple[str, int, bool, int]]:
-        """Yield each tensor's name, its size, whether it is other than in the base, and how many weights are wrong."""
+        """Yield (name, size, changed, wrong weights) of each tensor.
+
+        It changed if it differs from the base's. Wrong weights differ from the float64 sum rounded once, or from the
+        base's if nothing is added. Raises CheckFailedError if a weight is not finite.
+        """
         opened: dict[Path, Any] = {}
         for header in (*self.base_headers.values(), *self.merged_headers.values()):
             opened.setdefault(header.file, safe_open(header.file, "pt"))
@@ -126,7 +133,7 @@ class MergeFolders:
 
     @contextmanager
     def _open_folder_merger(self) -> Iterator[Any]:
-        """Yield a merge as the one that is looked at was made."""
+        """Yield a merger with the settings of the merge under verification."""
         with merge_threads() as pool:
             yield FolderMerger(self.plan, self.quantization, loaded_dtype(read_note(Path(self.adapter))), pool)
 
@@ -135,7 +142,7 @@ class MergeFolders:
         return "float32" if self.parameters <= MAX_FLOAT32_PARAMETERS else "auto"
 
     def load(self, path: str, adapter: str | None = None, quantization: dict[str, Any] | None = None) -> Any:
-        """Load a model to be computed in; its 4-bit weights are those of a load in the dtype it was trained in."""
+        """Load a model to be computed in. Its 4-bit weights are those of a load in the dtype it was trained in."""
         folder, device = Path(adapter) if adapter else None, self.device(quantization)
         if quantization is None or folder is None or self.computed != "float32":
             model = load_model(path, dtype=self.computed, device=device, quantization=quantization, adapter=folder)
@@ -151,7 +158,11 @@ class MergeFolders:
         return device_for(width * self.parameters)
 
     def load_unrounded(self, shift: float = 0.0) -> Any:
-        """Load the base with the sums in the place of its weights, rounded to the dtype that is computed in alone."""
+        """Load the base with the unrounded sums as its weights.
+
+        They are rounded to the compute dtype alone. `shift` first moves each by that share of itself, up and down by
+        turns.
+        """
         device = self.device()
         model = load_model(self.base, dtype=self.computed, device=device)
         with self._open_folder_merger() as merge:
@@ -164,7 +175,10 @@ class MergeFolders:
 
 
 def verify_merge(question: MergeFolders) -> dict[str, Any]:
-    """Compare the merged model with the adapter on the same base; raises CheckFailedError when they are two models."""
+    """Compare the merged model with the adapter on its base.
+
+    Returns the facts. Raises CheckFailedError if they are two models.
+    """
     facts = question.compare_tensors()
     config = AutoConfig.from_pretrained(question.base, local_files_only=True, trust_remote_code=False)
     longest = getattr(config, "max_position_embeddings", None) or WINDOW_TOKENS
@@ -203,7 +217,7 @@ def verify_merge(question: MergeFolders) -> dict[str, Any]:
 
 
 def _make_progress_reporter(of: int) -> Callable[[int], None]:
-    """Return what is told of windows that were asked, a sign of life."""
+    """Return a function that reports windows as they are computed."""
     done = 0
 
     def tell(windows: int) -> None:
@@ -226,7 +240,7 @@ def _count_wrongly_merged_weights(merged: torch.Tensor, rows: slice, total: torc
 
 
 def _count_bitwise_differences(one: torch.Tensor, other: torch.Tensor) -> int:
-    """Return how many elements differ in a bit; a zero has a sign."""
+    """Count the elements that differ in a bit. A zero has a sign."""
     bits = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[one.element_size()]
     return int((one.contiguous().flatten().view(bits) != other.contiguous().flatten().view(bits)).sum())
 
@@ -246,7 +260,10 @@ def _compute_kl_and_margin_limits(made: MergeFolders, ids: Sequence[Any]) -> tup
 def _require_adapter_stop_tokens_kept(
     stops: set[int | None], adapter: Sequence[int | None], ours: Sequence[int | None]
 ) -> None:
-    """Raise CheckFailedError if the adapter's answers end at a token that no longer stops the merged model."""
+    """Raise CheckFailedError if the merged model lost a stop token.
+
+    Only tokens at which the adapter's answers end count.
+    """
     for prompt, end, our in zip(PROMPTS, adapter, ours, strict=True):
         if our is None and end is not None and end not in stops:  # one that rounding made longer is for the gates
             what = (

@@ -1,4 +1,4 @@
-"""What a merge will do to each tensor of a base, and why one cannot be done."""
+"""Planned changes of a merge to a base's tensors, and obstacles."""
 # ruff: noqa: TID253 (imported inside functions, only where something is merged)
 
 from __future__ import annotations
@@ -44,7 +44,10 @@ Tensors = Mapping[str, torch.Tensor]
 
 @dataclass(frozen=True)
 class MergePlan:
-    """What becomes of a base's tensors, by name; `config` has the ranks and alphas that PEFT gave to parameters."""
+    """The planned changes to a base's tensors, by name.
+
+    `config` has the ranks and alphas that PEFT gave to parameters.
+    """
 
     config: Any
     places: Mapping[str, TensorPlace]
@@ -55,12 +58,12 @@ class MergePlan:
 
     @property
     def must_change(self) -> set[str]:
-        """Return the tensors that a merge changes; one that is rounded to 4 bits may change too."""
+        """Return the tensors that a merge must change. One that is rounded to 4 bits may change too."""
         return {*self.added, *self.replaced}
 
 
 def check_mergeable(config: LoraConfig, *, trained: bool = False) -> None:
-    """Raise UsageError for a LoraConfig whose merge is not proven; `trained` when it is read from an adapter."""
+    """Raise UsageError if merging a LoraConfig is not proven. `trained` says that it was read from an adapter."""
     known, plain = {option.name for option in dataclasses.fields(LoraConfig)}, LoraConfig()
     for name, why in refused_fields(known).items():
         if getattr(config, name) != getattr(plain, name):
@@ -72,7 +75,7 @@ def check_mergeable(config: LoraConfig, *, trained: bool = False) -> None:
 
 
 def check_base(base: Path) -> tuple[dict[str, Header], Sequence[str]]:
-    """Return a base's tensors, and which other files go along; raises UsageError when nothing is merged onto it."""
+    """Return a base's tensors, and the other files to copy. Raises UsageError if it cannot be merged onto."""
     there = read_headers(base)
     told = json.loads((base / "config.json").read_text("utf-8"))
     if told.get("quantization_config") and any(header.dtype not in ("F32", "BF16", "F16") for header in there.values()):
@@ -99,7 +102,7 @@ def check_changed(changed: set[str], plan: MergePlan) -> None:
 def make_plan(
     base: Path, adapter: Path, there: Mapping[str, Header], quantization: Mapping[str, Any] | None
 ) -> MergePlan:
-    """Match the adapter's tensors with the base's; raises UsageError for what cannot be merged."""
+    """Match the adapter's tensors with the base's. Raises UsageError if one cannot be merged."""
     added, replaced = dict[str, tuple[str, dict[str, torch.Tensor]]](), dict[str, torch.Tensor]()
     layout = CheckpointLayout(base, there)
     twins = {a.removesuffix(".weight"): b.removesuffix(".weight") for a, b in layout.twins.items()}
@@ -141,7 +144,7 @@ def make_plan(
 
 
 def find_merge_error(module: str, twin: str | None) -> str:
-    """Return why the weight of an adapted module is not added to."""
+    """Explain why an adapted module's weight cannot be merged."""
     if twin is None:
         return (
             f'the adapter has weights for "{module}", which the base does not have; check which base it was trained on'

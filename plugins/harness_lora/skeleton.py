@@ -1,7 +1,7 @@
-"""Where a checkpoint's tensors lie in its model, and what PEFT adapts there: asked of a model without weights.
+"""Places of a checkpoint's tensors and PEFT's targets in a model.
 
-transformers holds the experts of a layer as one stack of matrices, and a checkpoint may hold each of them by itself,
-under other names; its own table of conversions says which is what.
+The model is built without weights. transformers holds the experts of a layer as one stack of matrices, and a checkpoint
+may hold each of them by itself, under other names; its own table of conversions maps one to the other.
 """
 # ruff: noqa: TID253 (imported inside functions, only where something is merged or asked)
 
@@ -32,7 +32,10 @@ from harness_lora.targets import returns_several_tensors
 
 @dataclass(frozen=True)
 class TensorPlace:
-    """What a tensor of a checkpoint is of a parameter: all of it, or some rows, or those of one matrix in a stack."""
+    """The part of a parameter that a checkpoint's tensor holds.
+
+    It is all of it, or some rows, or those of one matrix in a stack.
+    """
 
     parameter: str
     matrix: int | None = None
@@ -45,7 +48,7 @@ class TensorPlace:
         return slice(self.begin, self.end)
 
     def select(self, whole: torch.Tensor) -> torch.Tensor:
-        """Return the part of a parameter that the tensor is, as a view."""
+        """Return the tensor's part of a whole parameter, as a view."""
         return (whole if self.matrix is None else whole[self.matrix])[self.rows]
 
 
@@ -59,10 +62,10 @@ class AdaptedParameter:
     turned: bool = False
 
     def expert_part(self, place: TensorPlace, part: str, tensor: torch.Tensor) -> tuple[str, torch.Tensor]:
-        """Return the name and value of a part of the adapter for one tensor of the checkpoint.
+        """Return an adapter part's name and value for one checkpoint tensor.
 
-        A stack has A (E·r, in) and B (out, r·E), with the expert first in A's rows and last in B's columns; each of
-        its E matrices gets B (out, r) and A (r, in), and a stack that is one tensor all of them.
+        A stack has A (E·r, in) and B (out, r·E), with the expert first in A's rows and last in B's columns; each of its
+        E matrices gets B (out, r) and A (r, in), and a stack that is one tensor all of them.
         """
         if not self.stacked:
             return part, tensor if part in ("lora_A", "trainable_tokens_delta") else place.select(tensor)
@@ -77,7 +80,7 @@ class AdaptedParameter:
 
 
 class CheckpointLayout:
-    """A base's model without weights, and where the tensors of its checkpoint lie in it."""
+    """A base's model without weights, and its checkpoint's tensor places."""
 
     def __init__(self, base: Path, there: Mapping[str, Header]) -> None:
         self.model, self.there = build_skeleton(base), there
@@ -91,16 +94,19 @@ class CheckpointLayout:
         self.twins = {**{one: other for other, one in tied.items()}, **tied}  # parameters that are one, by name
 
     def parameter(self, module: str) -> str:
-        """Return the name of a module's weight, or of what is a parameter itself."""
+        """Return the name of a module's weight. A parameter's own name is returned unchanged."""
         return f"{module}.weight" if f"{module}.weight" in self.shapes else module
 
     def tensor(self, module: str) -> str | None:
-        """Return the tensor that is a module's weight, or None where it is made of others."""
+        """Return the tensor that is a module's whole weight. None if it is put together otherwise."""
         found = self.by_parameter.get(parameter := self.parameter(module), ())
         return found[0] if len(found) == 1 and self.places[found[0]] == TensorPlace(parameter) else None
 
     def tensors(self, parameter: str) -> Sequence[str]:
-        """Return the tensors a parameter is made of; raises UsageError where it is not just put together of them."""
+        """Return the tensors that a parameter is made of.
+
+        Raises UsageError if it is not just put together of them.
+        """
         found = self.by_parameter.get(parameter, ())
         for name in found:
             if how := self.places[name].how:
@@ -111,7 +117,10 @@ class CheckpointLayout:
 
 
 def adapt_skeleton(model: PreTrainedModel, config: LoraConfig) -> Any:
-    """Put PEFT on a model without weights and return it; raises UsageError on what it refuses."""
+    """Put PEFT on a model without weights, and return it.
+
+    Raises UsageError if PEFT refuses, or a target returns several tensors.
+    """
     config = copy.deepcopy(config)  # into which PEFT may write other targets, ranks and alphas
     config.init_lora_weights = True  # the others are made from weights
     with quiet_loading(), warnings.catch_warnings():
@@ -132,7 +141,7 @@ def adapt_skeleton(model: PreTrainedModel, config: LoraConfig) -> Any:
 
 
 def adapted_targets(adapted: PeftModel) -> Iterator[tuple[str, AdaptedParameter]]:
-    """Yield each module whose weights an adapter's file holds, and what it adapts."""
+    """Yield each module in an adapter's file and its adapted parameter."""
     for name, module in adapted.base_model.model.named_modules():
         if isinstance(module, ParamWrapper):
             whole = ".".join(part for part in name.split(".") if part != "base_layer")
@@ -147,14 +156,17 @@ def adapted_targets(adapted: PeftModel) -> Iterator[tuple[str, AdaptedParameter]
 
 
 def whole_trained_parameters(adapted: PeftModel) -> Iterator[str]:
-    """Yield the parameters that are trained whole, or of which rows are."""
+    """Yield the parameters that are trained whole or by rows."""
     for name, module in adapted.base_model.model.named_modules():
         if isinstance(module, AuxiliaryTrainingWrapper):
             yield from (f"{name}.{parameter}" for parameter, _ in module.original_module.named_parameters())
 
 
 def _iterate_tensor_places(model: PreTrainedModel, there: Mapping[str, Header]) -> Iterator[tuple[str, TensorPlace]]:
-    """Yield what each tensor is of a parameter, as transformers' `convert_and_load_state_dict_in_model` loads them."""
+    """Yield the place of each checkpoint tensor in the model.
+
+    It is as transformers' `convert_and_load_state_dict_in_model` loads them.
+    """
     conversions, prefix, known = get_model_conversion_mapping(model), model.base_model_prefix, model.state_dict()
     renamings = [c for c in conversions if isinstance(c, WeightRenaming)]
     converters = [c for c in conversions if isinstance(c, WeightConverter)]
@@ -175,7 +187,10 @@ def _iterate_tensor_places(model: PreTrainedModel, there: Mapping[str, Header]) 
 def _iterate_gathered_tensor_places(
     converter: WeightConverter, parameter: str, sources: Mapping[str, Sequence[str]], there: Mapping[str, Header]
 ) -> Iterator[tuple[str, TensorPlace]]:
-    """Yield the places of tensors that are stacked, put one below the other, or both; of others what they are for."""
+    """Yield the places of tensors that are stacked or concatenated.
+
+    For tensors converted otherwise, yields the parameters that they are for, and how.
+    """
     told = [(type(op).__name__, getattr(op, "dim", None)) for op in converter.operations]
     stacked = told[:1] == [("MergeModulelist", 0)]
     if told[stacked:] not in ([], [("Concatenate", int(stacked))]):

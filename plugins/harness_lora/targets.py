@@ -19,9 +19,10 @@ UNCALLED_MODULES = dict.fromkeys(("mamba", "falcon_mamba", "jamba"), ("dt_proj",
 
 
 def restrict_targets(config: LoraConfig, model: Any) -> LoraConfig:
-    """Leave out of a new adapter what no text goes through, and of "all-linear" what PEFT cannot adapt.
+    """Exclude modules that no text reaches from a new adapter.
 
-    A tower for pictures would get no gradient from rows of text, and its update would stay zero. Returns `config`.
+    Of "all-linear" those that PEFT cannot adapt are excluded too. A tower for pictures would get no gradient from rows
+    of text, and its update would stay zero. Returns the changed `config`.
     """
     left_out, given = [], config.exclude_modules
     if part := language_model_name(model):
@@ -38,7 +39,7 @@ def restrict_targets(config: LoraConfig, model: Any) -> LoraConfig:
 
 
 def check_reached(targets: str | Collection[str], model: Any) -> None:
-    """Raise UsageError where a target lies in a tower alone, which no row of text moves."""
+    """Raise UsageError if a target lies only in a tower. No row of text would train it."""
     names, part = [name for name, _ in model.named_modules()], language_model_name(model)
     if part is None or targets == ALL_LINEAR:
         return
@@ -50,7 +51,10 @@ def check_reached(targets: str | Collection[str], model: Any) -> None:
 
 
 def check_adaptable(config: LoraConfig, model: Any) -> None:
-    """Raise UsageError, with the list to write, where a new adapter names a module that PEFT cannot adapt."""
+    """Raise UsageError if a new adapter names an unadaptable module.
+
+    The message has the list of modules to write instead.
+    """
     targets = config.target_modules
     if targets == ALL_LINEAR or not targets:
         return
@@ -76,7 +80,7 @@ def matches_target(target: str, name: str, *, expression: bool) -> bool:
 
 
 def text_linears(model: Any) -> list[str]:
-    """Return the names of the linears that a text goes through, but for the head."""
+    """Return the linear layers that a text passes, without the head."""
     import torch
     from transformers.pytorch_utils import Conv1D
 
@@ -86,7 +90,7 @@ def text_linears(model: Any) -> list[str]:
 
 
 def list_towers(model: Any) -> list[str]:
-    """Return the modules that lie beside the language model and hold parameters, such as "model.vision_tower"."""
+    """Return the modules with parameters beside the language model. An example is "model.vision_tower"."""
     part, head = language_model_name(model), model.get_output_embeddings()
     if part is None:
         return []
@@ -100,9 +104,10 @@ def list_towers(model: Any) -> list[str]:
 
 
 def _find_unadaptable_module_names(config: LoraConfig, model: Any, names: Sequence[str]) -> set[str]:
-    """Return the last names of modules that PEFT refuses, as Mamba's out_proj, or adapts without effect.
+    """Return the last names of modules that PEFT cannot adapt.
 
-    Without effect is what returns more than a tensor, and what is never called, as Mamba's dt_proj.
+    It refuses some, as Mamba's out_proj. Others it adapts without effect: those that return more than a tensor, and
+    those that are never called, as Mamba's dt_proj.
     """
     from peft.tuners.lora import LoraModel
 
@@ -121,7 +126,10 @@ def _find_unadaptable_module_names(config: LoraConfig, model: Any, names: Sequen
 
 
 def returns_several_tensors(linear: Any) -> bool:
-    """Return whether a linear of a class of its own, such as a router, returns more than the tensor PEFT adds to."""
+    """Return whether a linear layer returns several tensors.
+
+    A class of its own may, such as a router, but PEFT adds to one tensor.
+    """
     import torch
 
     if not isinstance(linear, torch.nn.Linear) or type(linear).forward is torch.nn.Linear.forward:

@@ -19,5 +19,5 @@ def harness_evaluators() -> dict[str, Evaluator]:
 
 @hookimpl
 def harness_read_samples(path: str) -> list[dict[str, Any]] | None:
-    """Return the rows of `builtin:NAME`, which are in a fixed random order."""
+    """Return the rows of `builtin:NAME`, in a fixed random order."""
     return read_builtin(path)

@@ -22,7 +22,11 @@ GENERATION_OPTIONS: dict[str, dict[str, Any]] = {
 
 
 def _make_pack_metrics(options: Mapping[str, Any]) -> list[Metric]:
-    """Return the share of right rows, of all and of each part; raises UsageError on a pack that there is not."""
+    """Return the metrics of a pack and of its parts.
+
+    They are shares of right rows, and the probability of the right choice for facts. Raises UsageError if there is no
+    such pack.
+    """
     parts = _require_distinct_parts(options.get("parts", PARTS))
     read_pack(options.get("pack", "general-v1"), options.get("digest", ""))
     names = ("acc", *parts, *([PROBABILITY] if "facts" in parts else []))
@@ -30,7 +34,7 @@ def _make_pack_metrics(options: Mapping[str, Any]) -> list[Metric]:
 
 
 def _load_rows_of_parts(options: Mapping[str, Any], folder: Path) -> list[Row]:
-    """Return the rows of the parts that are asked for, their messages as text where there is no chat template."""
+    """Return the rows of the chosen parts. With `chat = false` their messages become text."""
     parts = _require_distinct_parts(options.get("parts", PARTS))
     rows = [row for row in read_pack(options.get("pack", "general-v1")) if row["part"] in parts]
     if options.get("chat", True):
@@ -74,7 +78,10 @@ def pack(
 
 
 def _iterate_choice_marks(subject: Subject, rows: Sequence[Sample]) -> Iterator[Mark]:
-    """Yield whether the likeliest choice is the right one, and how likely that is."""
+    """Yield whether the likeliest choice is right, and the right one's probability.
+
+    Both are NaN if a log-probability is not finite.
+    """
     scored = iter(subject.logprobs([(s.input, f" {choice}") for s in rows for choice in s.row["choices"]]))
     for sample in rows:
         choices = list(sample.row["choices"])

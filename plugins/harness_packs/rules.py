@@ -1,4 +1,4 @@
-"""Instructions whose fulfilment code can see: a rule's name and arguments -> whether an answer keeps it.
+"""Instructions that code can verify, by rule name and arguments.
 
 The idea is IFEval's (Zhou et al. 2023, "Instruction-Following Evaluation for Large Language Models"); prompts and code
 are our own, and short enough for models of a hundred million parameters.
@@ -27,12 +27,12 @@ def upper(answer: str) -> bool:
 
 
 def bullets(answer: str, count: int) -> bool:
-    """Return whether there are exactly so many lines that begin as items of a list."""
+    """Return whether there are exactly `count` bulleted lines."""
     return len(BULLET.findall(answer)) == count
 
 
 def numbered(answer: str, count: int) -> bool:
-    """Return whether the lines that begin with a number are 1, 2, … up to so many."""
+    """Return whether the numbered lines are exactly 1 to `count`."""
     return [int(n) for n in NUMBERED_LINE.findall(answer)] == list(range(1, count + 1))
 
 
@@ -52,7 +52,7 @@ def starts(answer: str, word: str) -> bool:
 
 
 def ends(answer: str, text: str) -> bool:
-    """Return whether the answer ends with a text, quotes and white space behind it left out."""
+    """Return whether the answer ends with a text. Quotes and white space behind it are ignored."""
     return answer.rstrip(" \n\"'”").endswith(text)
 
 
@@ -67,17 +67,17 @@ def includes(answer: str, texts: Sequence[str]) -> bool:
 
 
 def one_of(answer: str, options: Sequence[str]) -> bool:
-    """Return whether the answer is one of some words, and nothing else but a full stop."""
+    """Return whether the answer is one of some words. Case and a final full stop are ignored."""
     return answer.strip().rstrip(".").casefold() in [option.casefold() for option in options]
 
 
 def copies(answer: str, text: str) -> bool:
-    """Return whether the answer is a text, quotes around it left out."""
+    """Return whether the answer is a text, ignoring surrounding quotes."""
     return answer.strip().strip("\"'“”") == text
 
 
 def items(answer: str, count: int) -> bool:
-    """Return whether the answer is one line of so many short items between commas."""
+    """Return whether the answer is `count` short items between commas. They are on one line."""
     found = [item.strip() for item in answer.strip().rstrip(".").split(",")]
     return "\n" not in answer.strip() and len(found) == count and all(0 < len(i.split()) <= 3 for i in found)
 
@@ -98,7 +98,7 @@ def follows_rule(answer: str, rule: str, arguments: Mapping[str, Any]) -> bool:
 
 
 def _parse_json_or_none(answer: str) -> Any:
-    """Return the JSON value that an answer is, in a fence or not, or None."""
+    """Parse the answer as JSON, with or without a code fence."""
     fenced = FENCE.fullmatch(answer.strip())
     try:
         return json.loads(fenced["inner"] if fenced else answer)

@@ -1,4 +1,4 @@
-"""The rows that lie beside this module, each file under the digest of its bytes."""
+"""Bundled rows, each file verified by the digest of its bytes."""
 
 from __future__ import annotations
 
@@ -21,9 +21,10 @@ PACKS = {"general-v1": "986508c3220a9e7597afef1e017eb911cce2eb0a19149ec925ee6fa1
 
 
 def read_builtin(path: str) -> list[Row] | None:
-    """Return the rows of `builtin:NAME`, None of any other source; slices of them are cut by who asks.
+    """Return the rows of `builtin:NAME`, or None for another source.
 
-    Raises UsageError on a name there is not, and on a file that was changed.
+    A name with a slice is another source: the caller cuts it. Raises UsageError if there is no such name, or if the
+    file was changed.
     """
     name = path.removeprefix("builtin:")
     if name == path or name.endswith("]"):

@@ -25,13 +25,12 @@ from harness import (
 def perplexity(
     subject: Subject, samples: Sequence[Sample], *, of: Literal["text", "completion"] = "text", column: str = "text"
 ) -> Iterator[Score]:
-    """Score how likely each row's text is, or its target after its input; the same whatever the batches.
+    """Score the likelihood of each row's text or target.
 
-    "text" is the row's `column`, else its input, scored as a whole (in windows where it is longer than
-    the model's context); "completion" is the target, the first where there are several, on the tokens that a
-    training on the row learns of it. Perplexity is
-    exp(Σ nats / Σ tokens) over all rows, bits per byte Σ nats / (ln 2 · Σ UTF-8 bytes), which also
-    compares models with different tokenizers. Raises UsageError on a row without such text.
+    The batches do not change the result. "text" is the row's `column`, else its input, scored as a whole (in windows if
+    it is longer than the model's context); "completion" is the first target after the input, on the tokens that a
+    training on the row learns of it. Perplexity is exp(Σ nats / Σ tokens) over all rows, bits per byte Σ nats / (ln 2 ·
+    Σ UTF-8 bytes), which also compares models with different tokenizers. Raises UsageError on a row without such text.
     """
     pairs: list[tuple[Prompt, str]] = (
         [] if of == "completion" else [("", _require_row_text(s, column)) for s in samples]

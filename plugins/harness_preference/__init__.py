@@ -20,7 +20,7 @@ from harness_sft import MemoryOptions, Rows, StepOptions, TrainingJob, TrainingO
 
 @dataclass(frozen=True, kw_only=True)
 class Preference(MemoryOptions, StepOptions):
-    """What trainings from judged answers have beside others."""
+    """The options that only preference trainers share."""
 
     num_train_epochs: float = 1
     learning_rate: float = 1e-5

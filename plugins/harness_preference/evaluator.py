@@ -1,4 +1,4 @@
-"""Whether a model finds the chosen answer of a pair likelier than the rejected one."""
+"""An evaluator that compares the likelihoods of chosen and rejected answers."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from harness import Prompt, Sample, Score, Subject, UsageError, evaluator, metri
 
 
 def _require_preference_pairs(samples: Sequence[Sample], options: Mapping[str, Any], folder: Path) -> None:
-    """Raise UsageError on a row that is no pair of two answers to one prompt."""
+    """Raise UsageError if a row is not two answers to one prompt."""
     for sample in samples:
         _require_prompt_and_answers(sample, options.get("chosen", "chosen"), options.get("rejected", "rejected"))
 
@@ -22,13 +22,13 @@ def _require_preference_pairs(samples: Sequence[Sample], options: Mapping[str, A
 def preference(
     subject: Subject, samples: Sequence[Sample], *, chosen: str = "chosen", rejected: str = "rejected"
 ) -> Iterator[Score]:
-    """Score 1 where the chosen answer is likelier after the input than the rejected one; a tie is 0.
+    """Score 1 if the chosen answer is likelier than the rejected one.
 
-    `preferred` compares log-probabilities summed over an answer's tokens, so that it favours the shorter one;
-    `preferred_norm` compares their means a token, as IPO and SimPO do. Columns `chosen` and `rejected` hold texts,
-    before which stands one space unless there is white space, or messages that end with the assistant's answer, after
-    the template. A log-probability that is not finite makes the row NaN. Raises UsageError on a row whose columns do
-    not fit.
+    A tie is 0. `preferred` compares log-probabilities summed over an answer's tokens, so that it favours the shorter
+    one; `preferred_norm` compares their means per token, as IPO and SimPO do. Columns `chosen` and `rejected` hold
+    texts, which follow the input after one space unless there is white space, or messages that end with the assistant's
+    answer, rendered by the template. A log-probability that is not finite makes the row NaN. Raises UsageError for a
+    row with columns that do not fit.
     """
     found = [_require_prompt_and_answers(s, chosen, rejected) for s in samples]
     scored = iter(subject.logprobs([(prompt, text) for prompt, *answers in found for text in answers]))
@@ -44,7 +44,10 @@ def preference(
 
 
 def _require_prompt_and_answers(sample: Sample, chosen: str, rejected: str) -> tuple[Prompt, str, str]:
-    """Return what is asked, and both answers as texts."""
+    """Return a row's prompt, and both answers as texts.
+
+    Raises UsageError if the answers are equal, or an answer or the prompt is missing.
+    """
     one, two = (
         target_as_continuation(sample.input, _require_answer_text(sample, column)) for column in (chosen, rejected)
     )

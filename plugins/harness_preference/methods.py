@@ -1,6 +1,6 @@
-"""How TRL's DPOTrainer and KTOTrainer go through the training of `harness_sft`, and the rows they learn from.
+"""DPO and KTO as methods of `harness_sft`, and their rows.
 
-These are of one shape, whole, all of them texts or all of them messages. Imports torch inside functions.
+The rows are of one shape, whole, all of them texts or all of them messages. Imports torch inside functions.
 """
 
 from __future__ import annotations
@@ -27,7 +27,10 @@ REFERENCE_BYTES = 4  # bytes a parameter, in float32
 
 
 def check_adapter(adapter: Adapter | None) -> None:
-    """Raise UsageError at an adapter without which the base is another model than it was: the reference is that."""
+    """Raise UsageError for an adapter that changes its base.
+
+    The base without the adapter is the reference, so it must be the model before training.
+    """
     if adapter is None:
         return
     config = adapter.peft_config()
@@ -40,7 +43,10 @@ def check_adapter(adapter: Adapter | None) -> None:
 
 
 def load_reference(ref: ModelRef, adapter: Adapter | None) -> dict[str, Any]:
-    """Return the reference of a model of which all weights are trained: the same, loaded once more."""
+    """Load a second copy as reference if all weights are trained.
+
+    Returns arguments of the trainer, empty with an adapter.
+    """
     if adapter is not None:
         return {}
     from harness_hf import load_model
@@ -49,12 +55,18 @@ def load_reference(ref: ModelRef, adapter: Adapter | None) -> dict[str, Any]:
 
 
 def select_pairs(rows: Sequence[Mapping[str, Any]]) -> list[Row]:
-    """Return prompt, chosen and rejected of each row; raises UsageError, with row numbers, on what is no pair."""
+    """Return prompt, chosen and rejected of each row.
+
+    Raises UsageError, with row numbers, for rows that are no pair.
+    """
     return _select_columns_of_one_kind(rows, ("prompt", "chosen", "rejected"), "prompt, chosen and rejected")
 
 
 def select_labelled(rows: Sequence[Mapping[str, Any]]) -> list[Row]:
-    """Return prompt, completion and label of each row; raises UsageError, with row numbers, on what is none."""
+    """Return prompt, completion and label of each row.
+
+    Raises UsageError, with row numbers, for rows of another form, and if all labels are equal.
+    """
     found = _select_columns_of_one_kind(rows, ("prompt", "completion", "label"), "prompt and completion")
     if odd := [row["row"] for row in found if row["label"] not in (True, False) or isinstance(row["label"], float)]:
         label = found[odd[0] - 1]["label"]
@@ -75,7 +87,7 @@ def _select_columns_of_one_kind(rows: Sequence[Mapping[str, Any]], columns: tupl
 
 
 def _detect_text_or_chat(prompt: Any, answers: Sequence[Any]) -> str:
-    """Return "text" or "chat", or an empty text for what is neither."""
+    """Return a row's form, "text" or "chat". Empty for any other row."""
     if isinstance(prompt, str) and prompt.strip() and all(isinstance(a, str) and a.strip() for a in answers):
         return "text"
     ends = all(_is_list_of_messages(messages) and messages[-1]["role"] == "assistant" for messages in answers)

@@ -1,4 +1,7 @@
-"""TRL's DPOTrainer and KTOTrainer, checked as `sft` is, with rewards and the start as their reference; and previews."""
+"""TRL's DPOTrainer and KTOTrainer, checked as `sft` is, and previews.
+
+Their reference is the model before training, and their rewards are recorded.
+"""
 # ruff: noqa: TID253 (imported inside functions, only where a training begins)
 
 from __future__ import annotations
@@ -31,9 +34,10 @@ FIX = "the reference must be the model before training: use the same base, and n
 def encode_judged(
     dataset: Dataset, tokenizer: Any, args: TrainingArguments, answers: Sequence[str], *, compared: bool
 ) -> Any:
-    """Return a Dataset of each row's prompt and answers in tokens, as TRL's collators of judged answers take them.
+    """Return a Dataset of prompts and answers in tokens.
 
-    With `compared` a row has the answer of the one before it in its batch as well (KTO's estimate of the divergence).
+    TRL's collators of judged answers take it. With `compared`, a row also has the answer of the one before it in its
+    batch (KTO's estimate of the divergence).
     """
     encoder = RowEncoder(ModelTokenizer(tokenizer))
     whole = encode_dataset(dataset, partial(_encode_prompt_and_answers, encoder, answers), args.dataset_num_proc)
@@ -55,14 +59,17 @@ def _encode_prompt_and_answers(
 
 
 def _find_rows_without_answer(whole: Any, args: TrainingArguments) -> list[int]:
-    """Return the places of rows of which nothing but the prompt is left once they are cut."""
+    """Return the indexes of rows without an answer after truncation."""
     if args.max_length is None or getattr(args, "truncation_mode", "keep_start") != "keep_start":
         return []
     return [i for i, ids in enumerate(whole["prompt_ids"]) if len(ids) >= args.max_length]
 
 
 class ReferenceModelMixin(CheckedTrainerMixin):
-    """What DPO and KTO share: their rewards, a reference that is the start, and rows of prompts and answers."""
+    """Rewards, reference checks and row preparation of DPO and KTO.
+
+    The reference is the model before training.
+    """
 
     answers: tuple[str, ...] = ()  # the columns of tokens beside the prompt's
 
@@ -143,7 +150,7 @@ class ReferenceModelMixin(CheckedTrainerMixin):
         return super().extra_facts() | {name: value for name, value in told.items() if math.isfinite(value)}
 
     def _flag_reference_mismatch(self, found: dict[str, float], loss: float) -> None:
-        """Report a reference that is another model than the one whose training begins."""
+        """Report a reference that is not the model before training."""
         rewards = [found[name] for name in ("chosen", "rejected") if name in found]
         plain = self.args.loss_type == ["sigmoid"] and not self.aux_loss_enabled and not self.use_weighting
         weight = self.loss_weights[0] if plain else 1.0
@@ -179,12 +186,12 @@ class PairsPreview(Trainer):  # type: ignore[misc]
         return self.whole.select([i for i in range(len(self.whole)) if i not in lost])
 
     def examples(self) -> list[Example]:
-        """Return each answer after its prompt in tokens, before they are cut."""
+        """Return each answer after its prompt in tokens, before truncation."""
         rows = ((row["row"], row["prompt_ids"], row[column]) for column in self.answers for row in self.whole)
         return [Example(number, asked + said, [IGNORED_LABEL] * len(asked) + said) for number, asked, said in rows]
 
     def batch(self, rows: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
-        """Return rows as a batch, their labels written as other trainers have them."""
+        """Return rows as a batch with labels, as other trainers have them."""
         batch = self.data_collator(rows)
         labels = batch["input_ids"].masked_fill(batch["completion_mask"] == 0, IGNORED_LABEL)
         return {"input_ids": batch["input_ids"], "attention_mask": batch["attention_mask"], "labels": labels}
@@ -199,6 +206,9 @@ class PreviewKTO(PairsPreview, KTOTrainer):  # type: ignore[misc]
 
 
 def _average_finite_metric(steps: Sequence[dict[str, float]], name: str) -> float:
-    """Return the mean of those that have it; NaN where none has, as a batch of KTO may lack one kind of answers."""
+    """Return a metric's mean over the steps where it is finite.
+
+    NaN if there are none, as a batch of KTO may lack one kind of answers.
+    """
     found = [step[name] for step in steps if math.isfinite(step.get(name, math.nan))]
     return sum(found) / len(found) if found else math.nan

@@ -17,7 +17,7 @@ def harness_worker_backends() -> dict[str, WorkerBackend]:
 
 
 def workers(place: str, *, python: str | None = None) -> RayWorkers:
-    """Return workers on a cluster at HOST:PORT, or on one of this machine's own where no place is given."""
+    """Return workers of the Ray cluster at HOST:PORT. Without a place they are on one of this machine's own."""
     from harness_ray.cluster import RayWorkers
 
     return RayWorkers(place, python)

@@ -50,7 +50,10 @@ class RayWorkers:
         self.started, self.kind = 0, "CPU"
 
     def start(self) -> list[Worker]:
-        """Start an actor on every GPU or processor; raises UsageError where there is no Ray, no cluster or none."""
+        """Start an actor on every GPU or processor.
+
+        Raises UsageError without Ray, without a cluster, or if no device becomes free.
+        """
         ray = connect_ray(self)
         offered = ray.cluster_resources()
         self.kind = "GPU" if self.asked or offered.get("GPU", 0) >= 1 else "CPU"
@@ -64,7 +67,7 @@ class RayWorkers:
         return [self._start_worker_actor(ray) for _ in range(count)]
 
     def restart(self) -> Worker | None:
-        """Start an actor where there is room; None where there is none soon, as when a node went away."""
+        """Start an actor if there is room soon. None if there is not, as when a node went away."""
         import ray
 
         with suppress(ray.exceptions.RayError, ConnectionError):
@@ -72,7 +75,10 @@ class RayWorkers:
         return None
 
     def _wait_for_free_devices(self, ray: Any, wanted: int) -> int:
-        """Return how many GPUs or processors are free; what was in use a moment ago may take some seconds to be."""
+        """Return how many workers the free devices hold.
+
+        Waits up to `RELEASE_TIMEOUT_S` until they hold `wanted`: a device may still be in use from a moment ago.
+        """
         until = time.monotonic() + RELEASE_TIMEOUT_S
         while True:
             count = int(ray.available_resources().get(self.kind, 0)) // self.each
@@ -88,7 +94,7 @@ class RayWorkers:
 
 
 class RayWorker:
-    """A Ray actor that answers messages; that it lives is Ray's to know."""
+    """A worker in a Ray actor. Ray, not heartbeats, tells whether it lives."""
 
     beats = False
 
@@ -122,7 +128,11 @@ class RayWorker:
 
 
 def connect_ray(cluster: RayWorkers) -> Any:
-    """Return Ray, connected to a cluster, which stays for the process' later stages; raises UsageError."""
+    """Connect to a cluster, and return Ray.
+
+    The connection stays for the process' later stages. Raises UsageError if Ray is not installed, or the cluster cannot
+    be reached.
+    """
     for name, value in QUIET_ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     if not cluster.place:
@@ -158,7 +168,7 @@ def connect_ray(cluster: RayWorkers) -> Any:
 
 @contextmanager
 def _hide_environment_secrets() -> Iterator[None]:
-    """Start what is started without the keys in this process' environment, but for Ray's own."""
+    """Hide secrets in this process' environment from processes that start. Ray's own stay."""
     names = [name for name in os.environ if is_secret(name) and not name.startswith("RAY_")]
     held = {name: os.environ.pop(name) for name in names}
     try:

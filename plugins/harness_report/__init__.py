@@ -1,4 +1,7 @@
-"""A run folder as one HTML page, two runs compared, and the history of a suite: it listens, and decides nothing."""
+"""HTML pages of a run, a comparison, and a suite's history.
+
+The plugin only observes runs, and decides nothing.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +30,10 @@ def can_render() -> bool:
 
 @hookimpl(tryfirst=True)
 def harness_run_finish(run: Run) -> None:
-    """Write report.html into the run folder, before the terminal names it; what goes wrong is a warning."""
+    """Write report.html into the run folder.
+
+    This happens before the terminal names the page. An error becomes a warning.
+    """
     if not run.folder or not can_render():
         return
     from harness_report.page import write_page

@@ -1,4 +1,4 @@
-"""The charts of a run as Vega-Lite specs, each with a table that says the same."""
+"""Charts of a run as Vega-Lite specs, with equivalent tables."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ Points = Sequence[tuple[float, float]]
 def _make_fixed_padding_spec(
     layers: Sequence[Spec], left: int = 44, right: int = 14, height: int = HEIGHT, bottom: int = 40
 ) -> Spec:
-    """Return a spec of fixed padding, so that plots beside each other line up."""
+    """Return a spec with fixed padding. It makes adjacent plots line up."""
     padding = {"left": left, "right": right, "top": 8, "bottom": bottom}
     size = {"width": WIDTH - left - right, "height": height - 8 - bottom}
     return {**size, "autosize": "none", "padding": padding, "layer": list(layers)}
 
 
 def _make_layer(kind: str, encoding: Spec, rows: Sequence[Spec] | None = None, **style: Any) -> Spec:
-    """Return a layer of one kind of mark, of rows of its own or of those of the whole chart."""
+    """Return a layer with one kind of mark. Its data are `rows`, else those of the whole chart."""
     data = {} if rows is None else {"data": {"values": rows}}
     return {**data, "mark": {"type": kind, **style}, "encoding": encoding}
 
@@ -75,7 +75,10 @@ def slice_chart(title: str, note: str, rows: Sequence[Spec], *, share: bool, nam
 
 
 def outcome_chart(rows: Sequence[tuple[str, Mapping[str, int]]], note: str) -> Chart:
-    """Draw how many rows were lost, to the left, and won, to the right, of each comparison; others are counted."""
+    """Draw the rows lost and won in each comparison.
+
+    Lost rows are to the left, won rows to the right; the others are counted in the label.
+    """
     most = max(1, *(n for _, counts in rows for n in (counts["lost"], counts["won"])))
     layers, middle, height = [], WIDTH / 2, 40 * len(rows) + 6
     for i, (name, counts) in enumerate(rows):
@@ -102,9 +105,10 @@ def tradeoff_chart(
     note: str,
     lower: tuple[bool, bool] = (False, False),
 ) -> Chart:
-    """Draw what models gained against what they kept: rows of name, kept, gained and ours; shaded where none may be.
+    """Draw gain against retention, one point per model.
 
-    `lower` says of which of the two metrics, kept and gained, less is better.
+    Points have a name, `kept`, `gained` and `ours`. The area beyond a limit is shaded. `lower` holds whether less is
+    better for `kept` and for `gained`.
     """
     domains = [
         _compute_padded_axis_range([*(p[key] for p in points), *([limit] if limit is not None else [])])
@@ -162,7 +166,10 @@ def _compute_padded_axis_range(values: Sequence[float]) -> tuple[float, float]:
 
 
 def ordered_chart(title: str, note: str, values: Sequence[float], *, what: str, mean: Sequence[float]) -> Chart:
-    """Draw the rows' values of a metric in their order, the smallest first, with their mean and its bounds, or none."""
+    """Draw a metric's row values in ascending order.
+
+    `mean` holds their mean and its bounds, which are drawn too, or is empty.
+    """
     found = sorted(values)
     n, step = len(found), max(1, len(found) // MAX_POINTS)
     points = [{"i": i + 1, "v": v} for i, v in enumerate(found) if i % step == 0 or i == n - 1]
@@ -187,7 +194,7 @@ def ordered_chart(title: str, note: str, values: Sequence[float], *, what: str, 
 
 
 def scatter_chart(title: str, note: str, pairs: Points, names: Names) -> Chart:
-    """Draw the rows' values of a metric, the baseline's across and the candidate's up."""
+    """Draw row values as a scatter plot. The baseline's values are across, the candidate's up."""
     largest = sorted(max(p) for p in pairs)
     most = largest[int(0.98 * (len(largest) - 1))]
     far = most + abs(most) / 4  # one row far out would push all others into a corner
@@ -212,9 +219,10 @@ def scatter_chart(title: str, note: str, pairs: Points, names: Names) -> Chart:
 
 
 def reliability_chart(title: str, note: str, series: Mapping[str, Sequence[Spec]]) -> Chart:
-    """Draw how often a chosen answer is right by its probability; on the diagonal a model is as right as it says.
+    """Draw accuracy by the probability of the chosen answer.
 
-    The rows have p, the mean probability of some answers, v, the share that is right, its bounds low and high, and n.
+    A model on the diagonal is well calibrated. Rows have p, the mean probability of some answers, v, the share that is
+    right, its bounds low and high, and n.
     """
     unit = {"domain": [0, 1], "nice": False}
     x = _make_axis("p", "probability of the chosen answer", grid=False, scale=unit)
@@ -232,7 +240,10 @@ def reliability_chart(title: str, note: str, series: Mapping[str, Sequence[Spec]
 
 
 def length_chart(title: str, note: str, series: Mapping[str, Sequence[int]], ours: str) -> Chart:
-    """Draw how long the subjects' answers are, in characters, as quartiles, with nine answers of ten."""
+    """Draw the lengths of each subject's answers as quartiles.
+
+    Lengths are in characters; a thin line covers nine of ten answers.
+    """
     rows = []
     for name, values in series.items():
         found = [v for _, v in _select_quantiles_of_sorted(sorted(values), NINE_OF_TEN)]
@@ -254,9 +265,9 @@ def length_chart(title: str, note: str, series: Mapping[str, Sequence[int]], our
 def line_chart(
     title: str, note: str, lines: Mapping[str, Points], *, marks: Sequence[float] = (), unit: str | None = None
 ) -> Chart:
-    """Draw series over steps, each named at its line; `marks` are steps at which an epoch ended.
+    """Draw series over steps, with their names.
 
-    A long first series is thin, under its moving average.
+    `marks` are the steps at which an epoch ended. A long first series is faint, under its moving average.
     """
     values = [y for points in lines.values() for _, y in points]
     top = max(values, default=1.0) or 1.0
@@ -292,7 +303,10 @@ def line_chart(
 
 
 def _compute_moving_average(points: Points) -> list[tuple[float, float]]:
-    """Return the mean of each tenth of a long series that ends at a step; nothing of a short one."""
+    """Return the moving average of a long series.
+
+    Each value is the mean of the points up to its step, over a tenth of the series. Empty for a short series.
+    """
     if len(points) < MIN_AVERAGED_POINTS:
         return []
     width = len(points) // 10

@@ -52,14 +52,14 @@ class RunLabels(NamedTuple):
 
 @dataclass(frozen=True)
 class GatePair:
-    """A gate of this run, and the same gate of the run it is compared with, where that has it."""
+    """A gate in this run and, if present, in the other."""
 
     now: Verdict
     before: Verdict | None
 
     @property
     def name(self) -> str:
-        """The gate and what it is put to."""
+        """The gate and its candidate."""
         return printable(f"{self.now.gate} on {self.now.candidate}")
 
     @property
@@ -71,7 +71,7 @@ class GatePair:
 
 @dataclass(frozen=True)
 class MetricComparison:
-    """A metric of two runs on the rows that both asked, tested as a gate "better than the other run" would be."""
+    """A metric of two runs on their common rows. It is tested as by a gate "better than the other run"."""
 
     metric: str
     verdict: Verdict
@@ -82,7 +82,7 @@ class MetricComparison:
 
 @dataclass(frozen=True)
 class RunComparison:
-    """What differs between two runs."""
+    """The differences between two runs."""
 
     now: LoadedRun
     before: LoadedRun
@@ -142,7 +142,11 @@ def compare_runs(now: LoadedRun, before: LoadedRun) -> RunComparison:
 
 
 def _test_metric_on_common_rows(now: LoadedRun, before: LoadedRun, evaluation: str, metric: str) -> MetricComparison:
-    """Put the claim "better than the other run" to the rows that both asked, as a gate with no margin would be."""
+    """Compare a metric of two runs on their common rows.
+
+    It is tested as by a gate "better than the other run" without a margin. Raises UsageError if numpy or scipy is
+    missing.
+    """
     ours, theirs = now.rows(now.ours, evaluation), before.rows(before.ours, evaluation)
     ids = [i for i in ours if i in theirs and question_of_row(ours[i]) == question_of_row(theirs[i])]
     left, name = len(ours.keys() | theirs.keys()) - len(ids), f"{evaluation}.{metric}"
@@ -165,7 +169,10 @@ def _test_metric_on_common_rows(now: LoadedRun, before: LoadedRun, evaluation: s
 
 
 def render_lines(*parts: Line) -> str:
-    """Return what rich makes of parts, coloured and broken only on a terminal; a tuple is a word and what it is of."""
+    """Render parts with rich.
+
+    Colours and line breaks are used only on a terminal. A tuple is a word, its style and its text.
+    """
     real = Console(highlight=False)
     width = real.width if real.is_terminal else 10_000
     console = Console(file=io.StringIO(), width=width, highlight=False, force_terminal=real.is_terminal)
@@ -181,7 +188,7 @@ def render_lines(*parts: Line) -> str:
 
 
 def comparison_lines(c: RunComparison) -> str:
-    """Return what differs between two runs as lines for a terminal."""
+    """Format the differences between two runs for a terminal."""
     before, now = c.labels
     parts: list[Line] = [
         f"{now}: {printable(summary.verdict_sentence(c.now.run))}",
@@ -215,7 +222,7 @@ def comparison_lines(c: RunComparison) -> str:
 
 
 def comparison_markdown(c: RunComparison) -> str:
-    """Return what differs between two runs as Markdown."""
+    """Format the differences between two runs as Markdown."""
     before, now = map(escape_markdown, c.labels)
     lines = [f"## {escape_markdown(summary.verdict_sentence(c.now.run))}", "", f"Against {before}:"]
     lines += [
@@ -259,7 +266,7 @@ def _format_outcome_and_estimate(kept: LoadedRun, v: Verdict | None) -> str:
 
 
 def comparison_json(c: RunComparison) -> str:
-    """Return what differs between two runs as JSON."""
+    """Return the differences between two runs as JSON."""
     gates: list[dict[str, Any]] = []
     for b in [*c.gates, *c.same]:
         about = {"gate": b.now.gate, "candidate": b.now.candidate, "claim": claim_text(c.now, b.now), "same": b.is_same}
@@ -290,7 +297,7 @@ def _make_run_summary_json(kept: LoadedRun) -> dict[str, Any]:
 
 
 def verdict_numbers(v: Verdict) -> dict[str, Any]:
-    """Return a verdict's numbers, those of the slice that decides where there are several."""
+    """Return a verdict's numbers. For a gate on several slices they are those of the deciding slice."""
     told = numbers_of_verdict(v)
     about = {"outcome": v.outcome, **{key: told[key] for key in ("value", "baseline", "estimate", "lower", "upper")}}
     about |= {"threshold": v.threshold, "n": told["n"]} | ({"runs": list(v.runs)} if v.runs else {})

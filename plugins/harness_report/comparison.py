@@ -43,9 +43,9 @@ CLASSES = {"worse": "lost", "better": "won", "not significantly different": "tol
 
 
 def render_comparison(kept: LoadedRun, other: LoadedRun | None, past: Sequence[PastRun]) -> str:
-    """Return the page of a run beside another one, and with the history of its suite.
+    """Render a run beside another run and its suite's history.
 
-    Raises UsageError where there is neither, ModuleNotFoundError without jinja2.
+    Raises UsageError if there is neither, ModuleNotFoundError without jinja2.
     """
     if other is None and not past:
         raise UsageError(f'harness report: the folder has no run of suite "{kept.run.suite}"; name another --history')
@@ -104,7 +104,10 @@ def _make_comparison_page_values(kept: LoadedRun, c: RunComparison | None, past:
 
 
 def _make_changed_gate_sections(c: RunComparison) -> list[SimpleNamespace]:
-    """Return the gates that came to other numbers, the other run's hollow and grey in the same strip."""
+    """Return the sections of gates with other numbers than before.
+
+    The other run's interval is hollow and grey in the same strip.
+    """
     axis, found = shared_axes([c.now, c.before]), []
     for b in c.gates:
         earlier = b.before
@@ -119,7 +122,7 @@ def _make_changed_gate_sections(c: RunComparison) -> list[SimpleNamespace]:
 
 
 def _make_changed_metric_lines(c: RunComparison) -> list[SimpleNamespace]:
-    """Return the metrics that changed, or that could not be compared; shares of rows are on one scale."""
+    """Return the metrics that changed or could not be compared. Proportions share one axis."""
     found = [(b, b.verdict, COLOURS.get(b.reading, OPEN)) for b in c.metrics if b.reading != SAME_TEXT]
     parts = [None if v.estimate is None else Interval(v.estimate, v.lower, v.upper, colour) for _, v, colour in found]
     shares = [p for (b, _, _), p in zip(found, parts, strict=True) if p and c.now.scale(b.metric).is_share]

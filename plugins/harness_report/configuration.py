@@ -32,7 +32,7 @@ SHOWN_ROWS = 3  # training rows that are shown
 
 @dataclass(frozen=True)
 class Setting:
-    """A key of the configuration; `before` is what the run it is compared with had, where that differs."""
+    """A key of the configuration with its value. `before` is the other run's value, if that differs."""
 
     key: str
     value: str
@@ -40,7 +40,7 @@ class Setting:
 
 
 def training_section(kept: LoadedRun) -> SimpleNamespace | None:
-    """Return the section on training; None of a run that trained nothing."""
+    """Return the section on training. None if the run trained no model."""
     facts, steps = kept.run.facts.get("training", {}), kept.run.training
     if not facts and not steps:
         return None
@@ -121,14 +121,20 @@ def _is_finite_number(x: object) -> bool:
 
 
 def training_row_parts(run: Run) -> list[list[Part]]:
-    """Return training rows as the model saw them, in parts, those that are learnt marked."""
+    """Return training rows as the model saw them, in parts.
+
+    Each part comes with whether it is trained. At most SHOWN_ROWS rows are returned.
+    """
     return [[(shorten_text(s.text, 1200), s.trained) for s in row.segments] for row in run.shown_rows if row.segments][
         :SHOWN_ROWS
     ]
 
 
 def settings_rows(kept: LoadedRun, before: LoadedRun | None = None) -> list[Setting]:
-    """Return the configuration as keys and values, those that were other in `before` with what they were."""
+    """Return the configuration as keys and values.
+
+    Values that differ from those of `before` have the earlier value too.
+    """
     ours, theirs = flatten_suite(kept), flatten_suite(before) if before else {}
     other = {k: theirs.get(k, "not set") for k, v in ours.items() if before and theirs.get(k) != v}
     gone = [Setting(k, "not set", v) for k, v in theirs.items() if k not in ours]
@@ -136,7 +142,10 @@ def settings_rows(kept: LoadedRun, before: LoadedRun | None = None) -> list[Sett
 
 
 def flatten_suite(kept: LoadedRun) -> dict[str, str]:
-    """Return the suite as dotted keys, what is secret struck out as in the lock, and without what names no choice."""
+    """Flatten the suite to dotted keys.
+
+    Secrets are redacted, as in the lock. Keys without a value, and the suite's name and description, are left out.
+    """
     suite = kept.suite
     found: dict[str, Any] = {}
     for table in ("model", "adapter", "train", "sweep", "candidate"):
@@ -160,7 +169,10 @@ def _format_shortened_setting(value: object) -> str:
 
 
 def stage_rows(kept: LoadedRun) -> list[SimpleNamespace]:
-    """Return the stages with their time, its share of the longest, and peak memory where the report keeps it."""
+    """Return the stages with their times and peak memory.
+
+    Time is also a share of the longest stage's. Memory is missing if the report does not have it.
+    """
     longest = max(kept.run.stages.values(), default=0.0) or 1.0
     peaks, found = kept.run.memory, []
     for name, took in kept.run.stages.items():
@@ -181,7 +193,7 @@ def attempt_sentences(run: Run) -> list[str]:
 
 
 def _list_scored_row_sources(run: Run) -> list[tuple[str, str]]:
-    """Return what each side of scored rows is: its model, the tool and the first file."""
+    """Return the sources of scored rows by side. A source is the model, the tool and the first file."""
     sides = [(side, told) for side, told in run.facts.items() if "binding" in told]
     return [
         (side.capitalize(), ", ".join(str(told[key]) for key in ("model", "tool", "file 1") if told.get(key)))

@@ -23,12 +23,12 @@ MONTHS = (
 
 
 def escape_text(text: str) -> str:
-    """Return a text as it may be shown; spaces that do not break are ours and stay."""
+    """Escape and redact a text for display, except non-breaking spaces. These are the report's own."""
     return "\u00a0".join(map(printable, text.split("\u00a0")))
 
 
 def format_value(x: float | None, unit: str = "") -> str:
-    """Write a metric's value with the digits that matter; `unit` is "bytes" or "count"."""
+    """Format a metric's value with the digits that matter. `unit` is "bytes" or "count", or empty."""
     if x is None or not math.isfinite(x):
         return NO_VALUE
     if unit == "bytes":
@@ -53,7 +53,7 @@ def format_on_scale(x: float | None, scale: Scaled, *, versus: bool, unit: str =
 
 
 def format_limit(x: float) -> str:
-    """Write a limit as its suite says it, without digits that say nothing."""
+    """Format a limit as its suite writes it, without needless digits."""
     return minus(verdicts.format_limit(x))
 
 
@@ -95,7 +95,7 @@ def metric_in_words(metric: str) -> str:
 
 
 def claim_in_words(v: Verdict, unit: str = "") -> str:
-    """Return a verdict's claim in words; one of an older report as it stands there."""
+    """Describe a verdict's claim in words. A claim from an older report is returned as it is."""
     about, what = v.claim_spec, metric_in_words(v.metric)
     if about is None or about.kind not in ("bound", "difference") or not v.metric:
         return f"{what}, {v.claim}" if v.metric else v.claim
@@ -114,7 +114,7 @@ def claim_in_words(v: Verdict, unit: str = "") -> str:
 
 
 def shorten_text(text: str, most: int = MAX_TEXT_CHARS) -> str:
-    """Return a text of others as it may be shown: spelt out, without secrets, its middle left out when it is long."""
+    """Escape and redact a foreign text for display. The middle of a long text is left out."""
     if (left := len(text) - most) > 0:
         half = most // 2
         text = f"{text[:half]} […{left:,} characters left out…] {text[-half:]}"

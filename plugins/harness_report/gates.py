@@ -43,12 +43,12 @@ MOST_REASONS = 5  # why something may not ship, under the sentence
 
 
 def is_counted_verdict(v: Verdict) -> bool:
-    """Return whether a verdict counted the rows that failed, of which it has no interval."""
+    """Return whether a verdict counted failed rows. Such a verdict has no interval."""
     return v.method == "failures counted"
 
 
 def verdict_scale(kept: LoadedRun, v: Verdict) -> tuple[OnScale, str]:
-    """Return the scale and unit that a verdict's numbers are written in."""
+    """Return the scale and unit of a verdict's numbers."""
     if is_counted_verdict(v):
         return OnScale("count"), "count"
     share = bool(v.versus) and not is_difference(v)
@@ -61,7 +61,10 @@ def claim_text(kept: LoadedRun, v: Verdict) -> str:
 
 
 def is_difference(v: Verdict) -> bool:
-    """Return whether a verdict's estimate is a change against a baseline, and not a share of rows."""
+    """Return whether a verdict's estimate is a change against a baseline.
+
+    Else it is a value or a share of rows.
+    """
     return bool(v.versus) and (v.claim_spec is None or v.claim_spec.kind != "losses")
 
 
@@ -72,12 +75,15 @@ def number_writer(kept: LoadedRun, v: Verdict) -> Callable[[float | None], str]:
 
 
 def figures(kept: LoadedRun, v: Verdict) -> Figures:
-    """Return a verdict's numbers as text, in the unit of its metric."""
+    """Format a verdict's numbers in the unit of its metric."""
     return verdict_figures(v, unit=verdict_scale(kept, v)[1])
 
 
 def tick_writer(kept: LoadedRun, v: Verdict) -> Callable[[float], str]:
-    """Return how a number on the axis of a verdict's strip is written: shorter."""
+    """Return a function that formats axis labels of a verdict's strip.
+
+    Labels are shorter than the numbers beside the strip.
+    """
     scale, unit = verdict_scale(kept, v)
 
     def write(x: float) -> str:
@@ -95,7 +101,7 @@ def tick_writer(kept: LoadedRun, v: Verdict) -> Callable[[float], str]:
 
 
 def strip_interval(v: Verdict, *, other: bool = False) -> Interval | None:
-    """Return what a strip shows of a verdict, or None where nothing was estimated."""
+    """Return a verdict's interval for its strip. None if it has no estimate."""
     if v.estimate is None or not math.isfinite(v.estimate):
         return None
     bounds = (None, None) if is_counted_verdict(v) else (v.lower, v.upper)
@@ -104,9 +110,10 @@ def strip_interval(v: Verdict, *, other: bool = False) -> Interval | None:
 
 
 def shared_axes(kepts: Sequence[LoadedRun], *, by_limit: bool = True) -> Callable[[LoadedRun, Verdict], Axis | None]:
-    """Return the axis that the verdicts of one metric, claim and limit share, over all runs that are shown.
+    """Return a function that finds the axis of a verdict.
 
-    Without `by_limit` those of other limits are on it, too, and so are their limits.
+    Verdicts of one metric, claim and limit share an axis, over all runs that are shown. Without `by_limit` verdicts
+    with other limits are on it too, and so are their limits.
     """
     parts: dict[tuple[object, ...], list[Interval]] = {}
 
@@ -133,7 +140,10 @@ def shared_axes(kepts: Sequence[LoadedRun], *, by_limit: bool = True) -> Callabl
 def gate_section(
     kept: LoadedRun, v: Verdict, axis: Axis | None, parts: Sequence[Interval | None], *, links: bool, **before: str
 ) -> SimpleNamespace:
-    """Return one gate in the words of the page, with its strip; `before` is of the run that it is compared with."""
+    """Return the section of one gate, with its strip.
+
+    `before` holds fields of the run that it is compared with.
+    """
     said, found = figures(kept, v), [p for p in parts if p is not None]
     svg = draw_svg(strip_spec(axis, found)) if axis and found else ""
     if v.waived and v.waiver:
@@ -161,9 +171,10 @@ def gate_section(
 
 
 def rows_link(kept: LoadedRun, v: Verdict, links: bool) -> str:
-    """Return how a link to a gate's rows names the two models; "-" where the browser has other rows.
+    """Return the part of a row link that names both models.
 
-    It tells them by one metric, and by the run that ships.
+    It is "-" if the row browser has other rows: the browser compares by one metric, and for a recipe shows only the run
+    that ships.
     """
     evaluation, _, metric = v.metric.partition(".")
     if not links or not v.versus or v.runs or kept.against(evaluation)[0] != metric:
@@ -172,7 +183,10 @@ def rows_link(kept: LoadedRun, v: Verdict, links: bool) -> str:
 
 
 def comparison_link(kept: LoadedRun, evaluation: str, theirs: str, ours: str) -> str:
-    """Return the part of a link that names two models, where they are not those that the browser compares anyway."""
+    """Return the part of a link that names two models.
+
+    Models that the row browser compares by default are left out.
+    """
     others = {"against": theirs} if theirs != kept.against(evaluation)[1] else {}
     others |= {"of": ours} if ours != kept.ours else {}
     return f"?{urlencode(others, quote_via=quote)}" if others else ""
@@ -187,7 +201,7 @@ def estimate_text(kept: LoadedRun, v: Verdict | None) -> str:
 
 
 def bounds_text(v: Verdict, said: Figures) -> str:
-    """Return a verdict's bounds in brackets; nothing where it was counted."""
+    """Format a verdict's bounds in brackets. Empty if it was counted or has none."""
     if v.lower is None or v.upper is None or v.lower == v.upper or is_counted_verdict(v):
         return ""
     return said.bounds
@@ -228,7 +242,10 @@ def _list_details(v: Verdict) -> list[str]:
 
 
 def headline_gates(kept: LoadedRun) -> list[SimpleNamespace]:
-    """Return what a release turns on: its largest proven gain, the gate that decided or is closest, what none says."""
+    """Return the figures that a release turns on.
+
+    They are its largest proven gain, the deciding or closest gate, and proven losses that no gate covers.
+    """
     gain, driver = summary.largest_gain(kept.run), summary.deciding_verdict(kept.run)
     close = "The closest gate" if driver and driver.outcome == "PASS" else "The deciding gate"
     turns = [(f"{close}: ", driver)] if driver and driver.estimate is not None else []
@@ -256,7 +273,10 @@ def headline_gates(kept: LoadedRun) -> list[SimpleNamespace]:
 
 
 def blocking_reasons(kept: LoadedRun, *, links: bool) -> tuple[list[SimpleNamespace], str]:
-    """Return in a line each the worst reasons why something may not ship, and how many more there are, in words."""
+    """Return the worst reasons that block a release, one line each.
+
+    The second value describes how many more there are.
+    """
     held = [v for v in summary.sort_worst_first(kept.run) if v.blocks_release]
     more = Counter(v.outcome for v in held[MOST_REASONS:])
     rest = ", ".join(f"{n:,} {outcome}" for outcome, n in more.items())
@@ -271,20 +291,26 @@ def blocking_reasons(kept: LoadedRun, *, links: bool) -> tuple[list[SimpleNamesp
 
 
 def _format_reason_without_row_notes(v: Verdict) -> str:
-    """Return a verdict's claim and reason without what is said of the rows of all gates."""
+    """Format a verdict's claim and reason without notes on rows. These are the same for all gates."""
     notes = [note for note in v.notes if note.kind != "rows"]
     return verdict_text.format_reason(replace(v, notes=tuple(notes)) if notes else v)
 
 
 def rows_remarks(kept: LoadedRun) -> list[str]:
-    """Return what is said of the rows of gates, each once, without that they are taken on trust."""
+    """Return the notes on the rows of gates, each once.
+
+    The note that rows are taken on trust is left out, since the page has it elsewhere.
+    """
     notes = [n for v in kept.run.verdicts for n in v.notes if n.kind == "rows"]
     texts = dict.fromkeys(str(n.params.get("text", "")) for n in notes)
     return [printable(f"{text[:1].upper()}{text[1:]}.") for text in texts if text and not text.startswith(TRUST)]
 
 
 def _make_slice_rows_link(kept: LoadedRun, v: Verdict, link: str, counts: Mapping[str, int]) -> str:
-    """Return a link to the rows of a gate's slice; "-" where the browser has other rows than the gate counted."""
+    """Return a link to the rows of a gate's slice.
+
+    It is "-" if the browser has other rows than the gate counted.
+    """
     evaluation, _, metric = v.metric.partition(".")
     slices = v.claim_spec.slices if v.claim_spec else ()
     if link == "-" or not slices:  # a gate on all rows may name its worst slice, and counts all rows
@@ -300,7 +326,10 @@ def _make_slice_rows_link(kept: LoadedRun, v: Verdict, link: str, counts: Mappin
 
 
 def linked_rows(kept: LoadedRun, v: Verdict, links: bool) -> list[tuple[str, str]]:
-    """Return the rows that a verdict lost and won, or got wrong, each with the link to them, "" where there is none."""
+    """Return a verdict's changed or wrong rows with their links.
+
+    Each is a count in words, such as lost, won or wrong rows, with its link, "" if there is none.
+    """
     evaluation, _, metric = v.metric.partition(".")
     if v.versus:
         counts = {"lost": v.lost_count or len(v.lost), "won": v.won_count or len(v.won)}
@@ -320,7 +349,7 @@ def linked_rows(kept: LoadedRun, v: Verdict, links: bool) -> list[tuple[str, str
 
 
 def _explain_driver_estimate(kept: LoadedRun, v: Verdict) -> str:
-    """Return what the driver's number means: what was claimed, and what its bounds say of that."""
+    """Explain the deciding verdict's estimate. The claim's limit and the bounds are named."""
     if v.estimate is None or v.threshold is None:
         return v.why
     sure = f"{format_confidence(v.alpha)} one-sided"

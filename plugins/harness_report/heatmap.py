@@ -15,7 +15,10 @@ MIN_SLICE_GATES = 4  # gates on the slices of a metric, below which the list of 
 
 
 class Cell(NamedTuple):
-    """What a claim came to on a slice: a word, its glyph, the estimate, and its number of rows."""
+    """The result of a claim on a slice.
+
+    It has the outcome, its glyph, the estimate and the number of rows.
+    """
 
     outcome: str
     glyph: str
@@ -24,7 +27,7 @@ class Cell(NamedTuple):
 
 
 class HeatRow(NamedTuple):
-    """A slice, and a cell for each claim, or None where the claim is not about it."""
+    """A slice with one cell per claim. A cell is None if the claim is not about the slice."""
 
     name: str
     n: int
@@ -33,7 +36,7 @@ class HeatRow(NamedTuple):
 
 @dataclass(frozen=True)
 class HeatMap:
-    """The verdicts on the slices of a metric, the worst slice first."""
+    """The verdicts on the slices of one metric, worst slice first."""
 
     title: str
     column: str
@@ -42,7 +45,10 @@ class HeatMap:
 
 
 def heat_maps(kept: LoadedRun) -> list[HeatMap]:
-    """Return a table for each metric and column of slices that several gates share."""
+    """Return a heat map per metric and slice column.
+
+    Only those with at least MIN_SLICE_GATES gates have one.
+    """
     gates: dict[tuple[str, str], list[Verdict]] = {}
     for v in kept.run.verdicts:
         if (column := _find_only_slice_column(v)) and v.estimate is not None:
@@ -87,7 +93,7 @@ def _format_claim_without_slice(v: Verdict, *, several: bool) -> str:
 
 
 def _iterate_slice_cells(v: Verdict) -> Iterator[tuple[str, Outcome, Cell]]:
-    """Yield value, outcome and cell of each slice that a gate judged."""
+    """Yield value, outcome and cell of each slice of a gate."""
     for s in v.slices:
         figures = slice_figures(v, s)
         estimate = NO_VALUE if figures is None else figures.estimate

@@ -48,7 +48,10 @@ WIDTH, HEIGHT, LEFT, TOP, BOTTOM = 328, 160, 52, 16, 24  # of a chart, px
 
 @dataclass(frozen=True)
 class PastRun:
-    """One run of a suite, read where more of it is shown than when it was, and the release that it became."""
+    """A past run of a suite, with its release.
+
+    Its folder is read lazily, once more than its start is needed.
+    """
 
     folder: Path
     started: str
@@ -72,7 +75,7 @@ class PastRun:
 
 @dataclass(frozen=True)
 class GateTrack:
-    """One gate on one candidate over the runs; None where a run did not judge it."""
+    """A gate on one candidate over several runs. A verdict is None if a run did not judge it."""
 
     gate: str
     candidate: str
@@ -84,7 +87,10 @@ class GateTrack:
 
 
 def past_runs(suite: str, folder: Path) -> list[PastRun]:
-    """Return the runs of a suite in a folder that judged anything, the oldest first. Raises UsageError at no folder."""
+    """Return a suite's past runs in a folder, oldest first.
+
+    Only runs with verdicts are returned, and no run on select splits. Raises UsageError if the folder does not exist.
+    """
     if not folder.is_dir():
         raise UsageError(f"{folder}: is not a folder; name the folder of the run folders")
     days, found = cache(release_days), list[PastRun]()
@@ -102,19 +108,25 @@ def past_runs(suite: str, folder: Path) -> list[PastRun]:
 
 
 def release_day(released: Mapping[tuple[str, str], str], weights: str, started: str) -> str:
-    """Return the day on which what a run exported was promoted, or an empty text."""
+    """Return the release day of a run's export. Empty if it was not promoted."""
     return released.get((weights, started), "")
 
 
 def release_days(to: str) -> dict[tuple[str, str], str]:
-    """Return the days on which what is exported to a folder was first promoted, by weights and start of the run."""
+    """Return the day of first promotion per export to a folder.
+
+    Days are keyed by weights and start of the run.
+    """
     with suppress(UsageError, OSError, ValueError, RuntimeError):  # another's report may name anything
         return {(line.weights, line.started): line.at[:10] for line in reversed(promotions(Path(to)))}
     return {}
 
 
 def gate_tracks(past: Sequence[PastRun]) -> list[GateTrack]:
-    """Return every gate that any run judged on a candidate, as the last run orders them."""
+    """Return every gate and candidate of the runs.
+
+    They are in the order of the last run, worst first; gates that it lacks come after its own.
+    """
     by_run = [{(v.gate, v.candidate): v for v in p.run.verdicts} for p in past]
     last = [(v.gate, v.candidate) for v in summary.sort_worst_first(past[-1].run)]
     keys = dict.fromkeys([*last, *(key for run in by_run for key in run)])
@@ -122,7 +134,7 @@ def gate_tracks(past: Sequence[PastRun]) -> list[GateTrack]:
 
 
 def sparkline(values: Sequence[float | None]) -> str:
-    """Return numbers as a line of bars from their least to their greatest; a space where there is none."""
+    """Return numbers as a line of bars, from minimum to maximum. A missing number is a space."""
     known = [v for v in values if v is not None and math.isfinite(v)]
     low, high = min(known, default=0.0), max(known, default=0.0)
     places = {v: round((v - low) / (high - low) * 7) if high > low else 3 for v in known}
@@ -186,7 +198,10 @@ def history_json(suite: str, past: Sequence[PastRun]) -> str:
 
 
 def trend_charts(past: Sequence[PastRun]) -> list[SimpleNamespace]:
-    """Return a chart for each gate on what the last run ships: estimate, bounds, limit, and releases."""
+    """Return a trend chart for each gate on the last candidate.
+
+    It shows estimates, bounds, limits and releases over the runs.
+    """
     shown_, kept = past[-MAX_RUNS:], past[-1].kept
     axis = shared_axes([p.kept for p in shown_], by_limit=False)
     found = []

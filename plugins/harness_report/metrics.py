@@ -31,7 +31,10 @@ MOST_SLICES = 40  # values of a column that are drawn
 
 
 def metrics_table(kept: LoadedRun) -> SimpleNamespace:
-    """Return every metric of every subject, the candidate's against the base's; a narrow page has `kept` columns."""
+    """Return every metric of every subject.
+
+    The last column compares the candidate with the base. `kept` marks the columns that a narrow page shows.
+    """
     subjects = kept.subjects
     base = next((s for s in ("base", *subjects) if s in subjects and s != kept.ours), "")
     narrow = [s in (base, kept.ours) for s in subjects]
@@ -57,7 +60,10 @@ def metrics_table(kept: LoadedRun) -> SimpleNamespace:
 
 
 def slice_charts(kept: LoadedRun) -> list[Chart]:
-    """Return how each slice of each sliced metric changed, against the baseline and what the candidate was made of."""
+    """Return a change chart for each metric and slice column.
+
+    Changes are against the baseline, and against the model that the candidate was made from.
+    """
     found = []
     for mine in kept.run.results:
         if mine.subject != kept.ours or mine.outcome != "done" or kept.is_private(mine.eval):
@@ -70,14 +76,17 @@ def slice_charts(kept: LoadedRun) -> list[Chart]:
 
 
 def slice_min_n(kept: LoadedRun) -> int:
-    """Return how many rows a slice needs to decide a gate, as the suite's gates say."""
+    """Return the largest `min_n` of the suite's gates.
+
+    A slice with fewer rows need not prove a claim. Gate's default if no gate sets one.
+    """
     return max((g["min_n"] for g in kept.lock.get("gates", ()) if g.get("min_n")), default=Gate.min_n)
 
 
 def _make_slice_change_chart(
     kept: LoadedRun, mine: ItemResult, other: ItemResult, metric: str, column: str
 ) -> Chart | None:
-    """Draw the slices of a metric by how they changed, the worst first."""
+    """Draw the changes of a metric's slices, worst first."""
     name = f"{mine.eval}.{metric}"
     share, least, sign = kept.scale(name).is_share, slice_min_n(kept), -1 if kept.is_lower(name) else 1
     bounds = _compute_slice_confidence_bounds(kept, name, column) if share and kept.has_all_rows(mine.eval) else {}
@@ -122,9 +131,10 @@ def _compute_slice_confidence_bounds(kept: LoadedRun, name: str, column: str) ->
 
 
 def tradeoff_of_runs(kept: LoadedRun, past: Sequence[LoadedRun] = ()) -> Chart | None:
-    """Return what each model, or each of the suite's `past` runs, gained against what it kept, the margins as lines.
+    """Return a chart of gain against retention.
 
-    None where no gate asks to be better and another to be hardly worse.
+    Each point is a model, or with `past` a run of the suite; margins are lines. None unless one gate claims a gain,
+    another limits a loss, and there are two points.
     """
     asked = [v for v in summary.sort_worst_first(kept.run) if v.candidate == kept.ours and v.claim_spec and v.versus]
     gains = [v for v in asked if v.claim_spec and v.claim_spec.threshold >= 0]
@@ -157,7 +167,10 @@ def tradeoff_of_runs(kept: LoadedRun, past: Sequence[LoadedRun] = ()) -> Chart |
 
 
 def _compute_passing_limit(v: Verdict) -> float | None:
-    """Return from which value on a comparison's claim holds, if that is one number."""
+    """Return the metric value at a comparison's limit.
+
+    None if that is not a single number, as for a relative margin without a log scale.
+    """
     if (
         v.claim_spec is None
         or v.baseline is None
@@ -169,7 +182,7 @@ def _compute_passing_limit(v: Verdict) -> float | None:
 
 
 def row_charts(kept: LoadedRun) -> list[Chart]:
-    """Return what single rows say: paired outcomes, values, how far probabilities are to be believed, lengths."""
+    """Return the charts of single rows. They show paired outcomes, values, reliability and answer lengths."""
     rows = []
     for evaluation in dict.fromkeys(r.eval for r in kept.run.results if r.subject == kept.ours):
         if kept.has_all_rows(evaluation) and (pairs := pairs_of_evaluation(kept, evaluation)).binary:
@@ -188,7 +201,10 @@ def row_charts(kept: LoadedRun) -> list[Chart]:
 
 
 def _iterate_reliability_charts(kept: LoadedRun) -> Iterator[Chart]:
-    """Yield a chart of each evaluation whose rows have a probability of the chosen answer: candidate, then baseline."""
+    """Yield a reliability chart per evaluation with answer probabilities.
+
+    It shows the candidate, then the baseline.
+    """
     for r in kept.run.results:
         if r.subject != kept.ours or kept.is_private(r.eval) or not kept.has_all_rows(r.eval):
             continue
@@ -203,7 +219,10 @@ def _iterate_reliability_charts(kept: LoadedRun) -> Iterator[Chart]:
 
 
 def _bin_rows_by_probability(kept: LoadedRun, subject: str, evaluation: str, metric: str) -> list[charts.Spec]:
-    """Return the rows by the probability of their chosen answers, in tenths; bins of few rows are left out."""
+    """Return rows in bins by the probability of their answers.
+
+    A bin is a tenth wide; bins with fewer than MIN_BIN_ROWS rows are left out.
+    """
     tenths: dict[int, list[tuple[float, float]]] = {}
     for row in kept.rows(subject, evaluation).values() if kept.report(subject, evaluation) else ():
         said, right = subtable(row, "details").get("probability"), row_value(row, metric)
@@ -218,7 +237,10 @@ def _bin_rows_by_probability(kept: LoadedRun, subject: str, evaluation: str, met
 
 
 def _iterate_row_value_charts(kept: LoadedRun) -> Iterator[Chart]:
-    """Yield a chart of each evaluation whose rows are numbers: against the baseline where it has one."""
+    """Yield a chart for each evaluation with numeric row values.
+
+    Values are drawn against the baseline's, if there is one.
+    """
     for r in kept.run.results:
         metric, baseline = kept.against(r.eval)
         name = f"{r.eval}.{metric}"
@@ -248,7 +270,10 @@ def _iterate_row_value_charts(kept: LoadedRun) -> Iterator[Chart]:
 
 
 def _iterate_answer_length_charts(kept: LoadedRun) -> Iterator[Chart]:
-    """Yield how long the answers are of each evaluation whose answers were written, not chosen."""
+    """Yield a length chart for each evaluation with generated answers.
+
+    Chosen answers are left out, since their lengths mean nothing.
+    """
     for r in kept.run.results:
         chosen = "choices" in (kept.evals.get(r.eval, {}).get("options") or {})  # their length says nothing
         if r.subject != kept.ours or kept.is_private(r.eval) or chosen or not kept.has_all_rows(r.eval):

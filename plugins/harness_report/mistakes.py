@@ -24,9 +24,10 @@ KINDS = {  # of wrong answers, in the order of the page
 
 
 def mistake_sections(kept: LoadedRun, browsed: set[str]) -> Iterator[SimpleNamespace]:
-    """Yield, of every evaluation with short targets, its wrong answers by kind and by what was expected and said.
+    """Yield the wrong answers of each evaluation with short targets.
 
-    Evaluations in `browsed` have links to the rows. Private rows are left out.
+    They are grouped by kind and by target and answer. Evaluations in `browsed` get links to the rows. Private rows are
+    left out.
     """
     for evaluation in kept.evals:
         if kept.is_private(evaluation) or not kept.report(kept.ours, evaluation):
@@ -70,14 +71,17 @@ def _make_wrong_answers_section(
 
 
 def _has_worst_metric_value(kept: LoadedRun, evaluation: str, row: Row) -> bool:
-    """Return whether a row has the worst value of a metric of zeros and ones."""
+    """Return whether a row has the worst value of a proportion."""
     metric, _ = kept.against(evaluation)
     name = f"{evaluation}.{metric}"
     return kept.scale(name).is_share and row_value(row, metric) == float(kept.is_lower(name))
 
 
 def _extract_target_and_answer(row: Row) -> tuple[str, str] | None:
-    """Return what a row expects and what was said, or None where one is not known or the target is long."""
+    """Return a row's target and answer.
+
+    None if the target is missing, long or not a text. A missing answer is an empty string.
+    """
     target = row.get("target")
     if not isinstance(target, str) or not target.strip() or len(target) > MAX_TARGET_CHARS:
         return None

@@ -1,4 +1,4 @@
-"""A run folder -> one HTML page that opens without a server and asks the network for nothing."""
+"""The HTML page of a run folder. It opens without a server and makes no network request."""
 
 from __future__ import annotations
 
@@ -50,9 +50,10 @@ def write_page(folder: Path) -> Path:
 
 
 def render_run(kept: LoadedRun, last: LoadedRun | None = None) -> str:
-    """Return the page of a run; two renderings of one folder are the same bytes.
+    """Render the page of a run, deterministically.
 
-    `last` is an earlier run of the suite, whose other settings are marked. Raises ModuleNotFoundError without jinja2.
+    Two renderings of one folder are the same bytes. `last` is an earlier run of the suite; settings that differ from it
+    are marked. Raises ModuleNotFoundError without jinja2.
     """
     make_environment()
     enabled = gc.isenabled()
@@ -67,13 +68,13 @@ def render_run(kept: LoadedRun, last: LoadedRun | None = None) -> str:
 
 
 def rule_lines(kept: LoadedRun, last: LoadedRun | None) -> list[str]:
-    """Return in words what decides and was another in an earlier run."""
+    """Describe the deciding rules that differ from an earlier run's."""
     changed = rules.changed_rules(kept.rules, last.rules) if last and kept.lock and last.lock else []
     return [printable(change.describe()) for change in changed if change.decides]
 
 
 def make_page(kept: LoadedRun, last: LoadedRun | None) -> SimpleNamespace:
-    """Return what the page of a run shows."""
+    """Return the contents of a run's page."""
     run = kept.run
     through, outcome = summary.waived_and_ignored(run), summary.run_outcome(run)
     rows, note = pairs.browser_data(kept)
@@ -117,7 +118,7 @@ def make_page(kept: LoadedRun, last: LoadedRun | None) -> SimpleNamespace:
 
 
 def page_commands(kept: LoadedRun) -> Iterator[str]:
-    """Yield the commands that verify what a run left, and that run it again."""
+    """Yield the commands that verify a run's output and repeat it."""
     run = kept.run
     if run.is_of_scored_rows:
         if (kept.folder / BUNDLE).is_dir():
@@ -132,13 +133,16 @@ def page_commands(kept: LoadedRun) -> Iterator[str]:
 
 
 def next_step(kept: LoadedRun) -> SimpleNamespace | None:
-    """Return what follows from the verdicts, with its command."""
+    """Return the suggested next step with its command."""
     step = suggest_next_step(kept.run, kept.folder)
     return SimpleNamespace(what=printable(step.what), command=printable(step.command)) if step else None
 
 
 def trust_line(run: Run) -> str:
-    """Return a note on what is unknown about rows that another tool scored, if any."""
+    """Return a note on rows that another tool scored.
+
+    It names their files and the unknown weights. Empty if the harness scored the rows itself.
+    """
     if not run.is_of_scored_rows:
         return ""
     files = [str(told["file 1"]).partition(",")[0] for told in run.facts.values() if "file 1" in told]
@@ -160,7 +164,7 @@ def _format_as_sentence(said: str) -> str:
 
 
 def gate_tally(run: Run) -> list[tuple[str, int]]:
-    """Return how many gates came to what, to be chosen from; nothing where they are seen at one glance."""
+    """Count the gates by outcome, for a filter. Empty if there are few gates, or one outcome only."""
     counts = Counter(v.outcome for v in run.verdicts)
     if len(run.verdicts) <= MOST_GATES or len(counts) < 2:
         return []
@@ -168,7 +172,10 @@ def gate_tally(run: Run) -> list[tuple[str, int]]:
 
 
 def _make_gate_sections(kept: LoadedRun, *, links: bool) -> dict[str, Any]:
-    """Return gates, a note, and what unfolds: those of very many that passed, and those that decide nothing."""
+    """Return the gates, folded groups of gates, and a note.
+
+    Passed gates beyond the first MOST_GATES are folded, and so are those that decide nothing.
+    """
     worst_first, axis = summary.sort_worst_first(kept.run), shared_axes([kept])
     decide, aside = [v for v in worst_first if v.decides], [v for v in worst_first if not v.decides]
     open_ = max(MOST_GATES, sum(v.outcome != "PASS" for v in decide))
@@ -233,7 +240,10 @@ def folder_name(kept: LoadedRun) -> str:
 
 
 def embed_json(value: object) -> str:
-    """Return a value as JSON that no HTML parser takes for the end of a script."""
+    """Return a value as JSON for an HTML script.
+
+    No HTML parser takes part of it for the end of the script.
+    """
     text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
     return text.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
 
@@ -248,7 +258,10 @@ def make_environment(package: str = PACKAGE) -> Environment:
 
 
 def fill_template(template: str, package: str = PACKAGE, code: str = "rows.js", **given: Any) -> str:
-    """Return a page from its template, with style, script, and the policy that lets this script alone run."""
+    """Render a page from its template.
+
+    Style and script are inline, and the content security policy allows this script only.
+    """
     dark = (f'svg [{a}="{x}"]{{{a}:{y}}}' for x, y in svg.DARK.items() for a in ("fill", "stroke"))
     style = _read_template("style.css") + "@media screen and (prefers-color-scheme:dark){" + "".join(dark) + "}"
     script = _read_template(code, package)

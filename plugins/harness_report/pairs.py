@@ -57,7 +57,7 @@ class Pairs:
 
 
 def pair_metric(metric: str, theirs: Rows, ours: Rows, names: tuple[str, str], *, lower: bool) -> Pairs:
-    """Pair two models' rows on their ids; `names` are the baseline's and the candidate's."""
+    """Pair two models' rows by id. `names` are the baseline's and the candidate's."""
     sign = -1 if lower else 1
     values = [(i, row_value(theirs[i], metric), row_value(row, metric)) for i, row in ours.items() if i in theirs]
     known = [(i, t, o) for i, t, o in values if t is not None and o is not None and math.isfinite(t + o)]
@@ -74,7 +74,10 @@ def pair_metric(metric: str, theirs: Rows, ours: Rows, names: tuple[str, str], *
 
 
 def pairs_of_evaluation(kept: LoadedRun, evaluation: str, theirs: str = "", metric: str = "") -> Pairs:
-    """Return an evaluation's rows on the page's candidate, by what is given or else its gate or the suite names."""
+    """Return an evaluation's row pairs for the page's candidate.
+
+    Baseline and metric default to those of its gate or the suite. Pairs are cached.
+    """
     usual, baseline = kept.against(evaluation)
     metric, theirs = metric or usual, theirs or baseline
     key = evaluation, theirs, metric
@@ -87,9 +90,9 @@ def pairs_of_evaluation(kept: LoadedRun, evaluation: str, theirs: str = "", metr
 
 
 def find_lost_slices(kept: LoadedRun, evaluation: str, metric: str, theirs: str) -> list[str]:
-    """Return the slices of which alone it is proven that rows were lost, in words: by exact sign tests, after Holm.
+    """Describe the slices with a proven loss of rows.
 
-    A cluster counts once, by what it lost and won.
+    Their p-values are of exact sign tests, adjusted by Holm. A cluster counts once, by its sum of lost and won rows.
     """
     rows = pairs_of_evaluation(kept, evaluation, theirs, metric)
     column, private = kept.column(evaluation), kept.is_private(evaluation)
@@ -114,7 +117,11 @@ def find_lost_slices(kept: LoadedRun, evaluation: str, metric: str, theirs: str)
 
 
 def diff_answers(one: str, other: str) -> tuple[list[Part], list[Part]]:
-    """Return two answers in parts, those that the other lacks marked, where they share a third of their words."""
+    """Split two answers into shared and differing parts.
+
+    A part that the other answer lacks is marked. Answers that share less than a third of their words stay whole and
+    unmarked.
+    """
     a, b = one[:MAX_TEXT_CHARS].split(), other[:MAX_TEXT_CHARS].split()
     blocks = SequenceMatcher(None, a, b, autojunk=False).get_matching_blocks()
     if one == other or sum(m.size for m in blocks) < MIN_SHARED_TEXT * max(len(a), len(b), 1):
@@ -132,9 +139,10 @@ def diff_answers(one: str, other: str) -> tuple[list[Part], list[Part]]:
 
 
 def browser_data(kept: LoadedRun) -> tuple[list[dict[str, Any]], str]:
-    """Return what the page's script shows of every evaluation with rows, and a note where not all of them are there.
+    """Return the row browser's data per evaluation, and a note.
 
-    Of more than MOST rows it holds all that were won or lost, and a sample of the others drawn with the run's seed.
+    Beyond MAX_WHOLE_ROWS rows it holds a sample, drawn with the run's seed, and of 0/1 metrics all rows that were lost
+    or won; the note says so, and is empty otherwise.
     """
     judged = [v.metric.partition(".")[0] for v in summary.sort_worst_first(kept.run)]
     names = dict.fromkeys([*judged, *kept.evals])
@@ -165,7 +173,7 @@ def browser_data(kept: LoadedRun) -> tuple[list[dict[str, Any]], str]:
 def _make_evaluation_json(
     kept: LoadedRun, evaluation: str, pairs: Pairs, ids: Sequence[str], most: int
 ) -> dict[str, Any]:
-    """Return one evaluation as the script reads it; of a private one digests instead of texts."""
+    """Return one evaluation in the format of the row browser. A private one has digests in place of texts."""
     there = [s for s in kept.subjects if kept.report(s, evaluation)]
     rows = {s: kept.rows(s, evaluation) for s in there}
     outcomes = {p.id: p for p in pairs.rows}
@@ -200,7 +208,10 @@ def _make_evaluation_json(
 
 
 def _list_scoring_reasons(row: Row, metric: str, most: int) -> list[tuple[str, str]]:
-    """Return what says why an answer counts as it does: its note, what the evaluator tells, and its other metrics."""
+    """Return the reasons for an answer's score.
+
+    They are its note, the evaluator's details, and its other metrics.
+    """
     told = {"note": row.get("note"), **subtable(row, "details")}
     said = {key: reading.as_text(value) for key, value in told.items() if value not in (None, "", [], {})}
     found = [(shorten_text(key, 80), shorten_text(text, most)) for key, text in said.items()]
@@ -217,9 +228,9 @@ def _round_finite_score(row: Row, metric: str) -> float | None:
 
 
 def change_section(kept: LoadedRun, title: str, evaluation: str, pairs: Pairs, links: str) -> SimpleNamespace:
-    """Return the first rows lost and won of a comparison; of a private evaluation their numbers alone.
+    """Return the first rows lost and won of a comparison.
 
-    `links` is what stands after the outcome in a link to these rows; "-" where there is none.
+    A private evaluation has counts only. `links` is the suffix of a link to these rows; "-" if there is none.
     """
     lost, won = pairs.of(LOST), pairs.of(WON)
     private, rows = kept.is_private(evaluation), []

@@ -20,7 +20,7 @@ UNREAD_KEYS = {"doc_id", "filtered_resps", "filter", "id"}  # of a row, on every
 
 
 class RowsAgainst(NamedTuple):
-    """The metric that tells right rows from wrong ones, and the baseline that they are compared with."""
+    """The correctness metric of rows, and the baseline to compare with."""
 
     metric: str
     baseline: str
@@ -28,7 +28,7 @@ class RowsAgainst(NamedTuple):
 
 @dataclass
 class LoadedRun:
-    """What a run left in its folder; `missing` says in words what was not there."""
+    """The contents of a run folder. `missing` describes the parts that could not be read."""
 
     folder: Path
     run: Run
@@ -39,7 +39,7 @@ class LoadedRun:
 
     @property
     def rules(self) -> rules.Rules:
-        """The lock and the report, as they are compared with those of another run."""
+        """The lock and report, for comparison with another run's."""
         return rules.Rules(self.lock, self.run, self.folder)
 
     @property
@@ -48,12 +48,15 @@ class LoadedRun:
 
     @cached_property
     def evals(self) -> dict[str, Mapping[str, Any]]:
-        """The suite's evaluations by name; of a folder without a lock those that were measured, with nothing said."""
+        """The suite's evaluations by name. Without a lock they are the measured ones, without settings."""
         told: dict[str, Mapping[str, Any]] = {str(e["name"]): e for e in _get_list_or_empty(self.suite, "evals")}
         return told or {name: {} for name in dict.fromkeys(r.eval for r in self.run.results)}
 
     def has_all_rows(self, evaluation: str) -> bool:
-        """Return whether the folder holds every row of an evaluation on the candidate, and not a drawn sample."""
+        """Return whether the folder has all rows of an evaluation.
+
+        They are the candidate's rows; the folder may hold a sample instead.
+        """
         report = self.report(self.ours, evaluation)
         return report is not None and len(self.rows(self.ours, evaluation)) >= report.n
 
@@ -62,7 +65,10 @@ class LoadedRun:
         return evaluation in self.run.private or bool(self.evals.get(evaluation, {}).get("private", not self.suite))
 
     def scale(self, metric: str) -> OnScale:
-        """Return the scale of EVAL.METRIC as the lock says it, or as its name and values suggest."""
+        """Return the scale of EVAL.METRIC.
+
+        It is read from the lock, or guessed from the metric's name and values.
+        """
         evaluation, _, name = metric.partition(".")
         if told := subtable(subtable(subtable(self.lock, "metrics"), evaluation), name).get("scale"):
             return OnScale(str(told))
@@ -80,7 +86,10 @@ class LoadedRun:
         return any(r.better.get(name) == "lower" for r in self.run.results if r.eval == evaluation)
 
     def column(self, evaluation: str) -> str:
-        """Return the column by which an evaluation's rows are sliced, its own or one of another that they have too."""
+        """Return the column by which an evaluation's rows are sliced.
+
+        It is the evaluation's own, else one of another evaluation that its rows have too; empty if there is none.
+        """
         own = _get_list_or_empty(self.evals.get(evaluation, {}), "slices")
         doc = subtable(next(iter(self.rows(self.ours, evaluation).values()), {}), "doc")
         others = [c for e in self.evals.values() for c in _get_list_or_empty(e, "slices") if c in doc]
@@ -88,7 +97,7 @@ class LoadedRun:
 
     @cached_property
     def subjects(self) -> list[str]:
-        """Everything that was measured, in its order, the base first; without what other seeds of the recipe made."""
+        """The evaluated subjects in order, base first. Models of a recipe's other seeds are left out."""
         done = (r.subject for r in self.run.results if r.outcome == "done")
         return [subject for subject in dict.fromkeys(done) if subject not in self.run.runs]
 
@@ -101,7 +110,10 @@ class LoadedRun:
 
     @cached_property
     def parent(self) -> str:
-        """What the page's candidate was made of: what the report says of its changes, else the adapter."""
+        """The model that the candidate was made from.
+
+        It is taken from the report's changes, else it is the adapter; empty if it was not evaluated.
+        """
         found = next((c.before for c in self.run.changes if c.after == self.ours), "adapter")
         return found if found in self.subjects and found != self.ours else ""
 
@@ -110,12 +122,12 @@ class LoadedRun:
         return next(found, None)
 
     def against(self, evaluation: str) -> RowsAgainst:
-        """Return the metric and the baseline by which rows of an evaluation are told apart."""
+        """Return the metric and baseline that classify an evaluation's rows."""
         metric, against = correctness_metric(self.run, self.ours, evaluation)
         return RowsAgainst(metric, against or str(self.evals.get(evaluation, {}).get("against", "base")))
 
     def rows(self, subject: str, evaluation: str) -> dict[str, Row]:
-        """Return an item's rows by id; where they cannot be read none, which `missing` says once."""
+        """Return an item's rows by id. Empty if they cannot be read, which is noted once in `missing`."""
         key = subject, evaluation
         if key not in self.rows_:
             try:
@@ -132,13 +144,17 @@ class LoadedRun:
 
 
 def previous_run(kept: LoadedRun) -> LoadedRun | None:
-    """Return the last earlier run of the suite beside a run's folder, or None."""
+    """Return the suite's last earlier run in a sibling folder."""
     found = rules.read_rules_before(kept.folder)
     return read_folder(found.folder) if found else None
 
 
 def _drop_unread_row_fields(row: Row, like: Row, columns: set[str]) -> Row:
-    """Return what a page reads of a row, without a second copy of what another subject's says too: there are many."""
+    """Drop the fields of a row that pages do not read.
+
+    Values equal to those of `like`, the same row of another subject, are shared with it, since there are many rows.
+    Changes `row`.
+    """
     doc = subtable(row, "doc")
     row["doc"] = {c: doc[c] for c in columns & doc.keys()}
     return {intern(k): like[k] if k in like and like[k] == v else v for k, v in row.items() if k not in UNREAD_KEYS}
@@ -160,7 +176,7 @@ def read_folder(path: Path) -> LoadedRun:
 
 
 def _has_lock_shape(lock: object) -> bool:
-    """Return whether a lock has what a page reads of it, in the shape it is written in."""
+    """Return whether a lock has the shape that pages read."""
     suite, metrics, gates = subtable(lock, "suite"), subtable(lock, "metrics"), _get_list_or_empty(lock, "gates")
     evals = _get_list_or_empty(suite, "evals")
     if not suite or not evals or not all(isinstance(e, Mapping) for e in [*evals, *gates]):
@@ -175,7 +191,7 @@ def _has_lock_shape(lock: object) -> bool:
 
 
 def row_value(row: Row, metric: str) -> float | None:
-    """Return a row's value of a metric, a perplexity's in nats, or None where it is no number."""
+    """Return a row's numeric value of a metric. None if it has no such number. A perplexity is in nats."""
     value = subtable(row, "nats").get(metric, row.get(metric))
     return float(value) if isinstance(value, (int, float)) else None
 
@@ -187,7 +203,7 @@ def gate_metric(kept: LoadedRun, name: str) -> Metric:
 
 
 def gate_result(kept: LoadedRun, name: str, rows: Rows) -> Result:
-    """Return rows of the page's candidate as a gate on EVAL.METRIC reads them."""
+    """Return rows as the candidate's Result for a gate on EVAL.METRIC."""
     (evaluation, _, metric), scores = name.partition("."), []
     for key, row in rows.items():
         value, weights = row_value(row, metric), (subtable(row, "weights").get(metric), row.get("weight"))
@@ -197,7 +213,7 @@ def gate_result(kept: LoadedRun, name: str, rows: Rows) -> Result:
 
 
 def gate_samples(rows: Rows) -> list[Sample]:
-    """Return what was asked in rows as far as a gate reads it."""
+    """Return rows as Samples, with the fields that a gate reads."""
     return [
         Sample(name, cluster=row.get("cluster"), key=row.get("key", ""), second_cluster=row.get("second_cluster"))
         for name, row in rows.items()
@@ -205,12 +221,12 @@ def gate_samples(rows: Rows) -> list[Sample]:
 
 
 def row_slice(row: Row, column: str) -> str:
-    """Return a row's value of a column as text, or an empty text."""
+    """Return a row's value of a column as text. Empty if it has none."""
     return str(subtable(row, "doc").get(column, "")) if column else ""
 
 
 def _extract_first_nested_value(row: Row, key: str) -> Any:
-    """Return what stands first in a row's lists of lists, or None."""
+    """Return the first value in a row's nested lists. None if there is none."""
     try:
         return prompt_of(row) if key == "arguments" else row[key][0][0]
     except (LookupError, TypeError):
@@ -218,12 +234,12 @@ def _extract_first_nested_value(row: Row, key: str) -> Any:
 
 
 def question_of_row(row: Row) -> tuple[Any, Any]:
-    """Return by what rows of two runs are the same."""
+    """Return the prompt and target that identify a row across runs."""
     return _extract_first_nested_value(row, "arguments"), row.get("target")
 
 
 def row_answer(row: Row) -> str | None:
-    """Return what a model said to a row, or None where it was only scored."""
+    """Return the answer in a row. None if the row was only scored."""
     try:
         said = answer_of(row)
     except (LookupError, TypeError):
@@ -232,7 +248,7 @@ def row_answer(row: Row) -> str | None:
 
 
 def row_prompt(row: Row) -> str:
-    """Return what a model was asked that was no chat: as it was rendered where that was kept."""
+    """Return a row's prompt as text, rendered if that was kept. Empty for a chat that was not rendered."""
     if isinstance(rendered := row.get("rendered"), str) and rendered:
         return rendered
     asked = _extract_first_nested_value(row, "arguments")
@@ -240,19 +256,23 @@ def row_prompt(row: Row) -> str:
 
 
 def row_turns(row: Row) -> list[tuple[str, str]]:
-    """Return the turns of the chat that a model was asked, each its role and its text; none where that was a text."""
+    """Return the role and text of each chat message. Empty if the row's prompt is a text."""
     asked = _extract_first_nested_value(row, "arguments")
     turns = [m for m in asked if isinstance(m, dict)] if isinstance(asked, list) else []
     return [(str(m.get("role", "")), as_text(m.get("content", ""))) for m in turns]
 
 
 def as_text(value: Any) -> str:
-    """Return a text as it stands, anything else as JSON that a person can read."""
+    """Return a text unchanged, any other value as indented JSON."""
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, indent=1)
 
 
 def last_prompt_line(row: Row) -> str:
-    """Return the line of a row's prompt that tells it from the others: the last turn's or paragraph's first."""
+    """Return the line that identifies a row's prompt.
+
+    It is the first line of the last paragraph, for a chat of its last message, without a label such as "Question: " at
+    its start.
+    """
     asked = _extract_first_nested_value(row, "arguments")
     if isinstance(asked, list):
         asked = asked[-1].get("content", "") if asked and isinstance(asked[-1], dict) else ""

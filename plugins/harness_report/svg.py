@@ -1,6 +1,6 @@
-"""Vega-Lite specs -> static SVG, remembered by the spec's digest; and the spec of a gate's strip.
+"""Vega-Lite specs as static SVG, cached by digest, and gate strips.
 
-Without vl-convert there is no SVG. A strip is where estimate, interval and limit stand, on one scale a metric.
+Without vl-convert there is no SVG. A strip shows estimate, interval and limit, on one scale per metric.
 """
 
 from __future__ import annotations
@@ -80,12 +80,12 @@ class Chart:
 
     @cached_property
     def svg(self) -> str:
-        """The chart drawn, with what it shows in words."""
+        """The chart as SVG, with its title and note as label."""
         return draw_svg(self.spec, f"{self.title}: {self.note}")
 
 
 def can_draw() -> bool:
-    """Return whether charts can be drawn here, and what draws has not ended."""
+    """Return whether vl-convert is installed and its process is alive."""
     return find_spec("vl_convert") is not None and not (
         _start_renderer.cache_info().currsize and _start_renderer().poll() is not None
     )
@@ -102,7 +102,7 @@ def _start_renderer() -> subprocess.Popen[str]:
 
 
 def _render_svg_or_warn(spec: str) -> str:
-    """Return the SVG of a spec, or an empty text and a warning where there is none."""
+    """Render a spec as SVG. Empty, with a warning, if that fails."""
     process = _start_renderer()
     assert process.stdin and process.stdout
     try:
@@ -118,7 +118,10 @@ def _render_svg_or_warn(spec: str) -> str:
 
 
 def draw_svg(spec: Mapping[str, Any], label: str = "") -> str:
-    """Return a spec as SVG without scripts or addresses; empty where vl-convert is missing."""
+    """Render a spec as SVG without scripts or addresses.
+
+    Empty if vl-convert is missing or the spec cannot be drawn. Charts are cached by their digest.
+    """
     if not can_draw():
         return ""
     path = None
@@ -146,7 +149,7 @@ def _escape_spec(spec: Any) -> Any:
 
 
 def page_icon(glyph: str, outcome: str) -> str:
-    """Return the picture of a page among the tabs of a browser: its glyph on the colour of its verdict."""
+    """Return a page's icon as SVG. It is the glyph on the colour of the verdict."""
     text = f'<text x="8" y="13" font-size="13" text-anchor="middle" fill="{PAGE}">{glyph}</text>'
     box = f'<rect width="16" height="16" rx="3" fill="{VERDICTS[outcome]}"/>'
     return f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 16 16">{box}{text}</svg>'
@@ -154,9 +157,9 @@ def page_icon(glyph: str, outcome: str) -> str:
 
 @dataclass(frozen=True)
 class Interval:
-    """What a strip shows: an estimate with its bounds, in one colour, hollow where it is the other run's.
+    """An estimate with bounds and colour, for a strip.
 
-    Each of the `runs` of a recipe is a thin line.
+    It is hollow if it is the other run's. Each of the `runs` of a recipe is a thin line.
     """
 
     estimate: float
@@ -176,7 +179,7 @@ class Interval:
 
 @dataclass(frozen=True)
 class Axis:
-    """The scale that strips of one metric share, and how a number on it is written.
+    """The scale shared by a metric's strips, with its number format.
 
     `side` is 1 where the claim wants more than the limit. `shares` of a perplexity are on a logarithmic scale.
     """
@@ -208,7 +211,10 @@ class Axis:
 def make_axis(
     parts: Iterable[Interval], limit: float, side: int, write: Callable[[float], str], *, shares: bool, zero: bool
 ) -> Axis:
-    """Return a scale that holds intervals and the limit, and 0 of a difference unless it is far from both."""
+    """Return an axis that contains the intervals and the limit.
+
+    For a difference it contains 0 too, unless that is far from both.
+    """
     ends = [
         limit,
         *(x for p in parts for x in (p.estimate, p.lower, p.upper, *p.runs) if x is not None and math.isfinite(x)),

@@ -193,9 +193,10 @@ def find_runtimes(args: Namespace) -> list[Runtime]:
 def measure_parity(
     args: Namespace, names: Sequence[str], export: VerifiedExport | None = None, runtimes: Sequence[Runtime] = ()
 ) -> int:
-    """Compare runtimes with the model in a folder, which a statement is about once it is verified.
+    """Compare runtimes with a folder's model and return the exit code.
 
-    What was found before a server gave up is in the document.
+    A statement is about the root of the verified export, if there is one. Results from before a server gave up are in
+    the document.
     """
     from harness.internals import MODEL, draw_replay_rows
     from harness_served.parity import Parity, merge_replicas, parity_exit_code
@@ -234,7 +235,10 @@ def measure_parity(
 
 
 def _compare_replicas(args: Namespace, made: Sequence[Parity], asked: Sequence[str]) -> UsageError | None:
-    """Compare, and print each layer and what there is to know beside; return what ended it early."""
+    """Compare each replica and print its layers, notes and costs.
+
+    Returns the first error that ended a comparison early.
+    """
     from harness_served.layers import compare_layers
     from harness_served.parity import missed_replicas
 
@@ -278,7 +282,10 @@ def _describe_comparison(made: Sequence[Parity]) -> dict[str, Any]:
 
 
 def _give_up(args: Namespace, error: UsageError) -> int:
-    """Return the exit code of a server that gives no answer now; raise what another try does not help."""
+    """Return the exit code for a server that is unavailable now.
+
+    Raises errors that a retry cannot help.
+    """
     from harness_api import ServerUnavailableError
 
     if not isinstance(error, ServerUnavailableError):
@@ -294,10 +301,11 @@ def _format_now() -> str:
 
 
 def _find_base(export: VerifiedExport, named: str) -> str:
-    """Return the base of an exported adapter as the user names it, or an empty text for a whole model.
+    """Return the user's base model for an exported adapter.
 
-    What the export says of it is another's word, and is only printed: nothing is fetched or loaded for it.
-    Raises UsageError unless it is the very base that the adapter was gated on, and whole.
+    It is an empty text for a whole model. The export's own name for the base is untrusted, and is only printed: nothing
+    is fetched or loaded for it. Raises UsageError unless it is the very base that the adapter was gated on, and not
+    quantised.
     """
     from harness.internals import LOCK, MANIFEST, MODEL, read_json
 

@@ -1,6 +1,7 @@
-"""What a runtime is asked: conversations made so that each known fault of a template moves their tokens.
+"""Test conversations for a runtime.
 
-Each has a number of its own that a seed draws, so that no cache has an answer to it.
+Each known fault of a template moves their tokens. Each has a number of its own that a seed draws, so that no cache has
+an answer to it.
 """
 
 from __future__ import annotations
@@ -34,7 +35,10 @@ def user_message(text: str) -> dict[str, str]:
 
 
 class Nonces:
-    """Numbers that a seed draws; with digits enough that what masks personal data masks them, too."""
+    """Random reference numbers from a seed.
+
+    They have enough digits that a filter for personal data masks them, too.
+    """
 
     def __init__(self, seed: int) -> None:
         self._random = random.Random(seed)  # noqa: S311 -- no secret
@@ -45,7 +49,10 @@ class Nonces:
 
 
 def make_conversations(special: str, long: int = PROSE_REPEATS, seed: int = 0) -> list[list[dict[str, Any]]]:
-    """Return the eight conversations; `special` is a special token's text, `long` how often the last has the prose."""
+    """Return the eight test conversations.
+
+    `special` is a special token's text, `long` how often the last one repeats the prose.
+    """
     number = Nonces(seed).number
     return [
         [user_message(number("What is the capital of France?"))],

@@ -1,4 +1,7 @@
-"""What a runtime tells, found by asking it: each dialect is a table of what is asked, and where in the reply it is."""
+"""Dialects of runtimes, each a table of requests and reply fields.
+
+Probing a server finds its dialect.
+"""
 
 from __future__ import annotations
 
@@ -96,7 +99,7 @@ class LlamaCpp(Runtime):
 
 
 def read_completion(reply: Any) -> RuntimeAnswer:
-    """Read what /completion says."""
+    """Parse a reply of llama.cpp's /completion. Raises RequestError."""
     if not isinstance(reply, dict) or not isinstance(reply.get("content"), str):
         raise http_client.RequestError(f"replied to /completion without content: {str(reply)[:100]}")
     told = reply.get("completion_probabilities")
@@ -133,7 +136,10 @@ class Vllm(Runtime):
         return [{"name": self.model, "parent": parent}] if parent else []
 
     def defaults(self) -> Mapping[str, Any] | None:
-        """Return how its render server would draw; None where that is refused, as it is unless it was asked for."""
+        """Return the sampling defaults that its render server reports.
+
+        None if the server refuses, as it does unless that is enabled.
+        """
         asked = {"model": self.model, "messages": [{"role": "user", "content": "?"}]}
         try:
             told = self.ask(f"{self.server.url}/chat/completions/render", asked)
@@ -145,7 +151,10 @@ class Vllm(Runtime):
         return {n: float(found[n]) for n in names if n in found} if isinstance(found, dict) else None
 
     def ids(self, messages: Messages) -> list[int] | None:
-        """Return them as its chat tells them of the very request; where it answers none, as /tokenize makes them."""
+        """Return a chat prompt's tokens as reported by its very reply.
+
+        If the chat reports none, /tokenize makes them.
+        """
         body = {"model": self.model, "max_tokens": 1, **self.asks, **GREEDY}
         try:
             told = self.ask(CHAT, {**body, **message_fields([dict(m) for m in messages])}, as_object)
@@ -193,15 +202,16 @@ class Ollama(Runtime):
 
 
 class RuntimeServer(Server):
-    """A server whose errors name the options of `harness parity`; each request gets a connection of its own."""
+    """A server with errors that name the options of `harness parity`."""
 
     words: ClassVar[Mapping[str, str]] = {"base_url": "--runtime", "api_key_env": "--api-key-env"}
 
 
 def find_runtime(url: str, model: str = "", key: str = "", *, timeout: float = 60.0, retries: int = 2) -> Runtime:
-    """Return the runtime behind a URL, in the dialect that it speaks, with the model given, or the only one served.
+    """Return the runtime behind a URL, in its own dialect.
 
-    Raises UsageError where none answers, or it is not known which model is meant.
+    Its model is the given one, or the only one served; each request gets a connection of its own. Raises UsageError if
+    no server answers, or the model is ambiguous.
     """
     try:
         options = ApiOptions(base_url=url, api_key_env=key, timeout=timeout, retries=retries)
@@ -213,7 +223,10 @@ def find_runtime(url: str, model: str = "", key: str = "", *, timeout: float = 6
 
 
 def _find_model(server: Server, model: str) -> tuple[str, list[str]]:
-    """Return the model given, or the only one served, and all that are. Raises UsageError."""
+    """Return the requested or only served model, and all served models.
+
+    Raises UsageError if it is not served or is ambiguous.
+    """
     if model:
         find_served_entry(server, model)
     try:

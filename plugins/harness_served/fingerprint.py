@@ -28,7 +28,10 @@ Drawn = tuple[str, Sequence[float]]  # "chat" or "text", and a probe
 
 
 def read_export_fingerprint(export: Path) -> tuple[Fingerprint, str]:
-    """Return the fingerprint of an export, and its root; raises UsageError unless it is the one of the manifest."""
+    """Return an export's fingerprint and its root.
+
+    Raises UsageError if the fingerprint is missing, malformed, or not the manifest's.
+    """
     name = f"{EVIDENCE}/{FINGERPRINT}"
     try:
         manifest = read_json((export / EVIDENCE / MANIFEST).read_bytes())
@@ -57,7 +60,7 @@ class ProbeDifference:
 def compare_fingerprint(
     runtime: Runtime, made: Fingerprint, seed: int, *, arithmetic: str = "", context: int = 0, concurrency: int = 1
 ) -> LayerVerdict:
-    """Ask for a draw of the probes, and say whether the server is the export."""
+    """Compare the answers to drawn probes with the export's fingerprint."""
     told = runtime.identity()
     wanted, there = context or made.context, read_context_limit(told)
     if there and there < wanted:
@@ -135,7 +138,7 @@ def _judge_differences(found: Sequence[ProbeDifference], bound: float, kind: str
 
 
 def find_notes(runtime: Runtime, made: Fingerprint, told: Mapping[str, Any]) -> list[str]:
-    """Return what a server reports otherwise than the export, which decides nothing."""
+    """Return differences in the server's reports that decide nothing."""
     template = told.get("template")
     same = not isinstance(template, str) or made.template in (None, hashlib.sha256(template.encode()).hexdigest())
     return [] if same else [f"{runtime.name} reports another chat template than the export's; the probes decide"]

@@ -38,7 +38,10 @@ R = TypeVar("R")
 
 @dataclass(frozen=True)
 class LayerVerdict:
-    """What came of a layer: its verdict, a line that says why, its numbers, and by what it was seen."""
+    """A layer's verdict, with its reason and numbers.
+
+    `seen` is the kind of evidence.
+    """
 
     verdict: Verdict
     reason: str
@@ -48,7 +51,7 @@ class LayerVerdict:
 
 @dataclass(frozen=True)
 class RenderedConversation:
-    """A conversation as the export's template and tokenizer have it; a text prompt has no messages."""
+    """A conversation in the export's template and tokens. A text prompt has no messages."""
 
     messages: Sequence[Mapping[str, Any]]
     text: str
@@ -61,7 +64,7 @@ class RenderedConversation:
 
 
 class GreedyAnswer(NamedTuple):
-    """A greedy answer of the runtime, its tokens, and whether it was streamed."""
+    """A runtime's greedy answer and its tokens."""
 
     prompt: RenderedConversation
     said: RuntimeAnswer
@@ -70,7 +73,10 @@ class GreedyAnswer(NamedTuple):
 
 
 class SampledAnswer(NamedTuple):
-    """A sampled answer, its tokens, whether a part of a character follows them, and whether they were reported."""
+    """A runtime's sampled answer and its tokens.
+
+    `part` is whether a part of a character follows the tokens, `reported` whether the runtime reported them.
+    """
 
     said: RuntimeAnswer
     ids: list[int]
@@ -79,13 +85,13 @@ class SampledAnswer(NamedTuple):
 
     @property
     def outcomes(self) -> int:
-        """The number of tokens of which it is known what was sampled."""
+        """The number of tokens with a known sampled outcome."""
         return len(self.ids) + self.part
 
 
 @dataclass
 class Parity:
-    """A runtime beside the exported model, and what was found so far."""
+    """A comparison of a runtime with the exported model so far."""
 
     runtime: Runtime
     reference: Reference
@@ -116,13 +122,19 @@ class Parity:
 
     @cached_property
     def rows(self) -> list[RenderedConversation]:
-        """A few prompts of the suite's rows, for templates fail on what users have, and weights where it was tuned."""
+        """A few prompts of the suite's rows.
+
+        Templates fail on users' inputs, and weights on the rows that the model was tuned for.
+        """
         tasks, drawn = (self.again.collection.tasks, self.again.drawn) if self.again else ({}, {})
         inputs = [(tasks[name].samples or ())[number].input for name in drawn for number in drawn[name]]
         return self._prompted(inputs[:SUITE_ROWS])[0]
 
     def _prompted(self, conversations: Sequence[Prompt]) -> tuple[list[RenderedConversation], str]:
-        """Return those that the export's template and context take, and why one was not taken."""
+        """Render the conversations that the export's template and context take.
+
+        Also returns the last refusal of the template.
+        """
         tokens, prompts, refused = self.reference.tokens, list[RenderedConversation](), ""
         for asked in conversations:
             try:
@@ -137,7 +149,7 @@ class Parity:
 
     @property
     def drawn_prompts(self) -> list[RenderedConversation]:
-        """What tokens are drawn after: the made conversations, and the suite's prompts."""
+        """The prompts after which tokens are drawn. They are the made conversations and the suite's prompts."""
         return [*(self.prompts if self.runtime.takes_ids else self.plain_prompts), *self.rows]
 
     @property
@@ -147,12 +159,15 @@ class Parity:
 
     @property
     def plain_prompts(self) -> list[RenderedConversation]:
-        """The conversations without tools, which a server may take only with a parser of calls."""
+        """The conversations without tools.
+
+        A server may take tools only with a parser of calls.
+        """
         return [p for p in self.prompts if chat.TOOLS not in chat.split_arguments(p.messages)[1]]
 
     @cached_property
     def answers(self) -> list[GreedyAnswer]:
-        """The runtime's greedy answers as clients get them, the first of which is streamed, too."""
+        """The runtime's greedy answers as clients get them. The first is also streamed."""
         prompts = [*self.plain_prompts, *self.rows]
         said = self.ask_each(lambda p: self.runtime.answer(p.messages, p.text, GREEDILY, GREEDY), prompts)
         found = [(p, answer, False) for p, answer in zip(prompts, said, strict=True) if answer]
@@ -162,11 +177,11 @@ class Parity:
 
     @cached_property
     def answers_scored(self) -> list[TokenScores]:
-        """What the reference thinks of those answers, at every place."""
+        """The reference's scores of those answers, at every position."""
         return [self.reference.score(answer.prompt.ids, answer.ids) for answer in self.answers]
 
     def ask_each(self, ask: Callable[[A], R], asked: Sequence[A]) -> list[R]:
-        """Return what is answered to each, `concurrency` at a time."""
+        """Return the answers to all requests, `concurrency` at a time."""
         return ask_each(ask, asked, self.concurrency)
 
     def ids_of(self, prompt: RenderedConversation, said: RuntimeAnswer) -> list[int]:
@@ -184,9 +199,9 @@ class Parity:
         return ids if same and (broken or self.are_all(said, ids)) else []
 
     def sampled_of(self, prompt: RenderedConversation, said: RuntimeAnswer) -> SampledAnswer:
-        """Return the tokens of an answer up to a part of a character, and whether one follows.
+        """Return an answer's sampled tokens up to a part of a character.
 
-        llama.cpp reports none of these, and what stands next to one under another's number.
+        Also whether one follows. llama.cpp reports no such part, and its neighbour under another token's number.
         """
         if not said.ids or not said.texts or self.are_all(said, said.ids):
             ids, (text, broken, _) = self.ids_of(prompt, said), said.text.partition(REPLACEMENT_CHARACTER)
@@ -199,23 +214,30 @@ class Parity:
         return SampledAnswer(said, said.ids[:odd], part, reported=True)
 
     def are_all(self, said: RuntimeAnswer, ids: list[int]) -> bool:
-        """Return whether tokens are as many as is told, but for one that ended them."""
+        """Return whether the tokens match the reported number. A final stop token may be missing."""
         ends = said.ended == "stop" and ids[-1:] not in ([i] for i in self.reference.stop_ids)
         return said.said is None or said.said - len(ids) in (0, int(ends))
 
     def covers_answer(self, said: RuntimeAnswer, ids: list[int]) -> bool:
-        """Return whether tokens are all that was said, and not those before a broken character, or none for a text."""
+        """Return whether the tokens cover the whole answer.
+
+        They do not if they stop before a broken character, or are missing for a text.
+        """
         text = REPLACEMENT_CHARACTER not in said.text and bool(ids) == bool(said.text)
         return self.are_all(said, ids) and (ids is said.ids or text)
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Return the text that tokens come to, special ones left out, up to a part of a character."""
+        """Decode tokens without special ones, up to a part of a character."""
         return str(self.reference.tokens.tokenizer.decode(ids, skip_special_tokens=True)).partition(
             REPLACEMENT_CHARACTER
         )[0]
 
     def choice_margins(self, said: RuntimeAnswer, ids: list[int], scored: TokenScores) -> list[float]:
-        """Return by how much the export's choice leads each token, up to where a text may be of it, cut otherwise."""
+        """Return the lead of the export's choice over each token.
+
+        It is in nats. If the text was tokenized here, the leads end where that choice may be the same text, cut
+        otherwise.
+        """
         leads, first = (scored.best[:-1] - scored.own).tolist(), scored.first.tolist()
         for at, lead in enumerate(leads if ids is not said.ids else ()):
             other = lead > 0 and first[at] not in self.reference.stop_ids
@@ -225,27 +247,33 @@ class Parity:
 
     @property
     def compared_answers(self) -> int:
-        """How many answers came on connections of their own, each by a replica that a load balancer chose."""
+        """The number of answers that came on separate connections.
+
+        A load balancer chooses a replica for each.
+        """
         return len(self.heard.get("told", ())) + len(self.__dict__.get("answers", ()))
 
     def layer_verdict(self, name: str) -> Verdict | None:
-        """Return what came of a layer; None where it was not looked at."""
+        """Return a layer's verdict. None if it was not compared."""
         return self.found[name].verdict if name in self.found else None
 
 
 def ask_each(ask: Callable[[A], R], asked: Sequence[A], concurrency: int) -> list[R]:
-    """Return what is answered to each, so many at a time."""
+    """Return the answers to all requests, in order."""
     found = http_client.map_concurrent(lambda number, _: ask(asked[number]), len(asked), concurrency)
     return [answer for _, answer in sorted(found, key=lambda pair: pair[0])]
 
 
 def missed_replicas(answers: int) -> dict[str, float]:
-    """Return the chance that one wrong replica of so many gave none of the answers."""
+    """Return the chance of missing one wrong replica.
+
+    It is by the number of replicas: none of the answers came from the wrong one.
+    """
     return {str(k): (1 - 1 / k) ** answers for k in REPLICAS}
 
 
 def merge_replicas(made: Sequence[Parity]) -> dict[str, LayerVerdict]:
-    """Return the worst verdict on each layer, with the replica that it is about."""
+    """Return the worst verdict on each layer. Its reason names the replica."""
     found: dict[str, LayerVerdict] = {}
     for number, parity in enumerate(made, 1):
         for name, layer in parity.found.items():
@@ -256,7 +284,10 @@ def merge_replicas(made: Sequence[Parity]) -> dict[str, LayerVerdict]:
 
 
 def parity_exit_code(found: Mapping[str, LayerVerdict], wanted: Collection[str]) -> int:
-    """Return 1 where a layer differs, 6 where one that is wanted is not proven to be the same, else 0."""
+    """Return the exit code of a comparison.
+
+    It is 1 if a layer differs, 6 if a wanted one is not proven to be the same, else 0.
+    """
     if any(layer.verdict == DIFFERS for layer in found.values()):
         return 1
     return 0 if all(name in found and found[name].verdict == SAME for name in wanted) else 6

@@ -1,6 +1,6 @@
-"""How many bits weights have, by a type's name as GGUF files and servers write it, and the arithmetic that follows.
+"""Bits and arithmetic of weights, by the names of their types.
 
-What a server reports of itself may make a bound narrower, and never wider.
+GGUF files and servers write these names. A server's own report may make a bound narrower, and never wider.
 """
 
 from __future__ import annotations
@@ -12,7 +12,10 @@ FLOAT_BITS = 16  # a float of fewer bits than the export's is arithmetic, and no
 
 
 def count_bits(kind: str) -> int | None:
-    """Return the bits of a weight of a type such as "Q4_K - Medium", "all F32" or "bfloat16"; None if unknown."""
+    """Return the bits of a weight, by the name of its type.
+
+    A name is such as "Q4_K - Medium", "all F32" or "bfloat16"; None if unknown.
+    """
     found = re.search(r"\b(?:MOSTLY_)?(?:BF|I?Q|TQ|F|B?FLOAT|INT)(\d+)", kind.upper())
     return int(found[1]) if found else None
 

@@ -26,8 +26,11 @@ MAX_FLOAT32_PARAMETERS = 8_000_000_000  # parameters up to which the reference i
 
 @dataclass(frozen=True)
 class TokenScores:
-    """What a model thinks of tokens that were said: of each its log-probability, and of each place (one more) how
-    likely the likeliest is, which it is, how surprising it was beyond what was to be expected, and whether it ends."""
+    """A model's scores of an answer's T tokens.
+
+    Each token has its log-probability. Each position (one more) has the likeliest token and its log-probability, the
+    surprise beyond expectation with its variance, and the lead of the stop token.
+    """
 
     own: torch.Tensor  # (T,)
     best: torch.Tensor  # (T + 1,)
@@ -39,7 +42,10 @@ class TokenScores:
 
 
 class Reference:
-    """A model of an export, an adapter on its base; raises UsageError where it cannot be loaded."""
+    """An exported model, or an exported adapter on its base.
+
+    Raises UsageError if it cannot be loaded.
+    """
 
     def __init__(self, model: Path, base: str = "", dtype: str = "auto") -> None:
         adapter = (model / "adapter_config.json").is_file()
@@ -66,12 +72,16 @@ class Reference:
 
     @cached_property
     def part_ids(self) -> list[int]:
-        """The tokens that are a part of a character, which no text shows."""
+        """The tokens that are a part of a character. No text shows them."""
         tokenizer = self.tokens.tokenizer
         return [i for i in range(len(tokenizer)) if REPLACEMENT_CHARACTER in str(tokenizer.decode([i]))]
 
     def score(self, prompt: Sequence[int], said: Sequence[int], arithmetic: str = "") -> TokenScores:
-        """Score tokens that were said after a prompt, in float32 or at the runtime's arithmetic."""
+        """Score the tokens of an answer to a prompt.
+
+        The model computes in its own dtype, or at the runtime's arithmetic. Raises UsageError for a token that the
+        export does not have.
+        """
         if arithmetic not in self._models:  # one copy at a time
             self._models = {"": self.model, arithmetic: compute_as_runtime(copy.deepcopy(self.model), arithmetic)}
         model = self._models[arithmetic]
@@ -91,7 +101,10 @@ class Reference:
         return TokenScores(logs[:-1].gather(-1, chosen)[:, 0], best, first, surprise, variance, stop - others)
 
     def _score_surprise(self, logs: torch.Tensor, said: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the surprise of each token, then that of a part of a character behind them, and their variances."""
+        """Return the surprise of each token, and its variance.
+
+        Both are (T + 1,): the last place is that of a part of a character after the tokens.
+        """
         parts = torch.tensor(self.part_ids, dtype=torch.long)
         part = logs[:, parts].logsumexp(-1, keepdim=True)
         logs = torch.cat([logs.index_fill(1, parts, -torch.inf), part], -1)  # (T + 1, V + 1)
@@ -104,7 +117,7 @@ class Reference:
         return clipped.gather(-1, chosen[:, None])[:, 0] - mean, variance
 
     def answer(self, prompt: Sequence[int], most: int) -> list[int]:
-        """Return the greedy answer to a prompt, its stop token among it where it ends."""
+        """Return the greedy answer to a prompt, with any final stop token."""
         ids = torch.tensor([list(prompt)], device=self.model.device)
         how = {"max_new_tokens": most, "do_sample": False, "eos_token_id": self.stop_ids}
         with torch.inference_mode(), quiet_loading():
@@ -113,7 +126,7 @@ class Reference:
 
     @contextmanager
     def with_adapter_scaled(self, factor: float) -> Iterator[None]:
-        """Let the adapter count for so much of what it does; 0 is the base."""
+        """Scale the adapter's effect within a context. A factor of 0 gives the base."""
         scales = [m.scaling for m in self.model.modules() if isinstance(getattr(m, "scaling", None), dict)]
         before = [dict(scale) for scale in scales]
         for scale in scales:
@@ -126,7 +139,7 @@ class Reference:
 
     @contextmanager
     def with_rope_scaled(self, factor: float) -> Iterator[None]:
-        """Let rotary positions turn as if their base were so many times what it is, where there is one."""
+        """Scale the base of rotary positions, if any, within a context."""
         found = [m for m in self.model.modules() if hasattr(m, "inv_freq") and hasattr(m, "config")]
         before = [m.inv_freq.clone() for m in found]
         for module in found:

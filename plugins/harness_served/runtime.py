@@ -33,10 +33,11 @@ Messages = Sequence[Mapping[str, Any]]
 
 @dataclass(frozen=True)
 class RuntimeAnswer:
-    """What a runtime said: its text, tokens and log-probabilities where it tells them, and how it ended.
+    """A runtime's answer: text, tokens, log-probabilities and finish reason.
 
-    `prompt` and `said` are how many tokens the prompt and the answer had, `texts` what each shows, where it tells them.
-    `reasoning` is what it sent beside the content, as a thought, and `asked` the most tokens that were asked for.
+    Tokens and log-probabilities are None if not reported. `prompt` and `said` are the numbers of tokens of the prompt
+    and the answer, `texts` the text of each token. `reasoning` is a thought sent beside the content, and `asked` the
+    most tokens that were requested.
     """
 
     text: str
@@ -52,14 +53,20 @@ class RuntimeAnswer:
 
 @dataclass(frozen=True)
 class RuntimeProbe:
-    """What a runtime says comes next: the greatest log-probabilities, and the likeliest token where it tells its id."""
+    """A runtime's prediction of the next token.
+
+    `logprobs` are the greatest ones, in descending order; `token` is the likeliest, if its id is reported.
+    """
 
     logprobs: list[float]
     token: int | None = None
 
 
 class Runtime:
-    """A server by what every server of this kind has: answers to messages and texts, and counts of tokens."""
+    """An OpenAI-compatible server without known extensions.
+
+    It answers messages and texts, and counts their tokens.
+    """
 
     kind: ClassVar[str] = "openai"
     name: ClassVar[str] = "an OpenAI-compatible server"
@@ -89,11 +96,11 @@ class Runtime:
 
     @classmethod
     def matches_probe(cls, told: Any) -> bool:
-        """Return whether this is the dialect of a server that answers its probe so: most tell their version."""
+        """Return whether the reply to a probe shows this dialect. Most dialects report their version."""
         return isinstance(told, dict) and isinstance(told.get("version"), str)
 
     def identity(self) -> dict[str, Any]:
-        """Return what it tells of itself and its model now."""
+        """Return the current self-reported facts of the server and model."""
         entry = find_served_entry(self.server, self.model)
         return {k: v for k, v in entry.items() if k in ("id", "root", "parent", "max_model_len", "owned_by")}
 
@@ -102,21 +109,21 @@ class Runtime:
         return []
 
     def defaults(self) -> Mapping[str, Any] | None:
-        """Return how it draws where a request names nothing; None where it does not tell."""
+        """Return the reported sampling defaults. None if they are not reported."""
         return None
 
     # -- how it reads a prompt -------------------------------------------------------------------------
 
     def ids(self, messages: Messages) -> list[int] | None:
-        """Return the tokens it makes of messages; None where it does not tell them."""
+        """Return the tokens of messages. None if they are not reported."""
         return None
 
     def tokenize(self, text: str) -> list[int] | None:
-        """Return the tokens it makes of a text, with none in front; None where it does not tell them."""
+        """Return the tokens of a text, without special tokens in front. None if they are not reported."""
         return None
 
     def count(self, messages: Messages, text: str = "") -> int | None:
-        """Return how many tokens it makes of messages, or a text, at the cost of one; None where it tells none."""
+        """Count the tokens of messages or a text by generating one token. None if the number is not reported."""
         try:
             said = self.answer(messages, text, 1, GREEDY)
             return said.prompt if said else None
@@ -132,7 +139,7 @@ class Runtime:
         return self._answered(CHAT, self._chat(messages, most, how), {"logprobs": True})
 
     def stream(self, messages: Messages, most: int, how: Mapping[str, Any]) -> RuntimeAnswer | None:
-        """Answer messages by a stream; None where it refuses to stream."""
+        """Answer messages by a stream. None if the server refuses to stream."""
         body = {**self._chat(messages, most, how), "stream": True, **self.streams}
         try:
             said = self._answered(CHAT, body, {"logprobs": True}, read_stream)
@@ -144,7 +151,7 @@ class Runtime:
         return replace(told, asked=most)  # without a count nothing says whether its tokens are all
 
     def answer(self, messages: Messages, text: str, most: int, how: Mapping[str, Any]) -> RuntimeAnswer | None:
-        """Answer messages, or a text where there are none; None where it takes no text."""
+        """Answer messages, or a text without messages. None if the server takes no text."""
         said = self.chat(messages, most, how) if messages else self.complete([], text, most, how)
         return said and replace(said, asked=most)
 
@@ -152,7 +159,7 @@ class Runtime:
         return {"model": self.model, **message_fields([dict(m) for m in messages]), "max_tokens": most, **how}
 
     def complete(self, ids: Sequence[int], text: str, most: int, how: Mapping[str, Any]) -> RuntimeAnswer | None:
-        """Go on after a prompt, by its ids where that is possible, else by its text; None where it takes neither."""
+        """Complete a prompt, by its ids if possible, else by its text. None if the server takes neither."""
         if not self.texts:
             return None
         prompt = list(ids) if self.takes_ids and ids else text
@@ -166,13 +173,14 @@ class Runtime:
             return None
 
     def complete_as_base(self, ids: Sequence[int], text: str, most: int) -> RuntimeAnswer | None:
-        """Draw from the base that an adapter stands on; None where it cannot be asked for."""
+        """Draw from the base of an adapter. None if the server does not offer it."""
         return None
 
     def predict_next(self, message: str, text: str, top: int, seed: int) -> RuntimeProbe | None:
-        """Return what comes next after a message, or a text where there is none; None where that is not told.
+        """Predict the token after a message, or else after a text.
 
-        The seed changes nothing of the answer but makes the request a new one for a cache.
+        None if the prediction is not reported. The seed does not change it, but makes the request a new one for a
+        cache.
         """
         how: dict[str, Any] = {"model": self.model, "max_tokens": 1, **GREEDY, "seed": seed}
         chat = {"messages": [{"role": "user", "content": message}], "logprobs": True, "top_logprobs": top}
@@ -188,7 +196,10 @@ class Runtime:
         return found
 
     def _answered(self, path: str, body: Mapping[str, Any], logs: Mapping[str, Any], read: Any = None) -> RuntimeAnswer:
-        """Ask for log-probabilities too, unless such a request was refused before and one without was not."""
+        """Request an answer, with log-probabilities unless the server refuses these.
+
+        They are left out once a request with them was refused and one without was not.
+        """
         body, read = {**self.asks, **body}, read or read_answer
         try:
             return self._said(self.ask(path, {**body, **(logs if self.logs else {})}, read))
@@ -210,7 +221,7 @@ class Runtime:
 
 
 def read_answer(reply: Any) -> RuntimeAnswer:
-    """Read an answer to messages or a text, in the shapes of OpenAI's two endpoints. Raises Trouble."""
+    """Parse an answer in the shape of either OpenAI endpoint. Raises RequestError."""
     chosen = single_choice(reply)
     message = as_object(chosen.get("message"))
     text = message.get("content", chosen.get("text"))
@@ -231,7 +242,7 @@ def read_answer(reply: Any) -> RuntimeAnswer:
 
 
 def read_stream(events: Any) -> RuntimeAnswer:
-    """Read an answer from the events of a stream, which come to the reply that would have been sent at once."""
+    """Parse the events of a stream as if they were one reply. Raises RequestError."""
     if not isinstance(events, list):
         raise http_client.RequestError("did not stream its answer, although asked to (stream: true)")
     choices = [single_choice(event) for event in map(as_object, events) if event.get("choices") or event.get("error")]
@@ -248,7 +259,10 @@ def read_stream(events: Any) -> RuntimeAnswer:
 
 
 def read_probe(reply: Any) -> RuntimeProbe | None:
-    """Read the alternatives for the first token of an answer, in the shapes of both endpoints; None where none are."""
+    """Parse the alternatives for the first token of an answer.
+
+    They may be in the shape of either endpoint; None if there are none.
+    """
     told = as_object(single_choice(reply).get("logprobs"))
     entries, listed = told.get("content"), told.get("top_logprobs")
     if isinstance(entries, list) and entries and isinstance(top := as_object(entries[0]).get("top_logprobs"), list):
@@ -266,12 +280,12 @@ def _join_texts(parts: Sequence[Mapping[str, Any]], name: str) -> str:
 
 
 def token_count(told: Mapping[str, Any], name: str) -> int | None:
-    """Return a number of tokens that is told; None for whatever else stands there."""
+    """Return a reported number of tokens. None for any other value."""
     return found if type(found := told.get(name)) is int else None
 
 
 def token_ids(values: Any) -> list[int] | None:
-    """Return a list of tokens; None for whatever else stands there."""
+    """Return a list of token ids. None for any other value."""
     return values if isinstance(values, list) and all(type(i) is int for i in values) else None
 
 

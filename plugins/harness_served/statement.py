@@ -1,4 +1,4 @@
-"""What was found of a runtime, as an in-toto statement about the export's root."""
+"""An in-toto statement on a runtime, about the export's root."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ MAX_WORD_CHARS = 2000  # of a text of the server's
 
 
 def clean_data(value: Any, runtime: Runtime) -> Any:
-    """Return data with a server's own words escaped, shortened, and without the secrets that it was sent."""
+    """Redact, shorten and escape a server's texts in data."""
     if isinstance(value, Mapping):
         return {clean_data(str(k), runtime): clean_data(v, runtime) for k, v in value.items()}
     if isinstance(value, (list, tuple)):
@@ -37,12 +37,10 @@ def clean_data(value: Any, runtime: Runtime) -> Any:
 def write_statement(
     path: Path, key: Path | None, name: str, root: str, made: Sequence[Parity], times: tuple[str, str], about: str
 ) -> None:
-    """Write a statement about a server and its replicas, signed where there is a key.
+    """Write a statement about a server and its replicas.
 
-    `about` is how the endpoint is called.
-
-    Else it is called by the sha256 of its host, which whoever guesses the host can compute: it is short, not secret.
-    Raises UsageError where it cannot be signed.
+    It is signed if there is a key. `about` names the endpoint; by default it is the sha256 of its host, which anyone
+    can compute from a guess of the host: it is short, not secret. Raises UsageError if the statement cannot be signed.
     """
     first, found = made[0], merge_replicas(made)
     runtime, told = first.runtime, first.heard["identity"]

@@ -59,7 +59,10 @@ def check(
     adapter: Adapter | None = None,
     ref: ModelRef | None = None,
 ) -> None:
-    """Build the real SFTConfig; raises UsageError on what it refuses, what only we can set, and what no GPU holds."""
+    """Check the options by building the real SFTConfig.
+
+    Raises UsageError for options that it refuses, that only the harness may set, or that no GPU can hold.
+    """
     from harness_sft.processes import reject_processes, reject_shards
 
     check_method(adapter)
@@ -75,10 +78,10 @@ def check(
 
 
 def trainer_capabilities(cls: type[TrainingOptions], method: Method) -> dict[str, Callable[..., Any]]:
-    """Return what can be done with a trainer besides training: check its options, prepare its rows, time its steps.
+    """Return a trainer's capabilities besides training.
 
-    `build` returns what would be learnt from rows, `measure` what a few steps took and `memory` the bytes that are held
-    at least; each raises UsageError as a training would.
+    `check` checks its options, `build` prepares its rows, `measure` times a few steps, and `memory` returns the bytes
+    that are held at least; each raises UsageError as a training would.
     """
 
     @schema.accepts_options(cls)
@@ -135,22 +138,23 @@ def sft(
     processes: int | str = 1,
     shard: bool = False,
 ) -> Path:
-    """Train an adapter on prompt/completion, `messages` or `text` rows, write it to `out` and return `out`.
+    """Train an adapter on prompt/completion, `messages` or `text` rows.
 
-    Without an adapter all weights are trained, in float32, and the whole model is written in the base's dtype.
+    It is written to `out`, which is returned. Without an adapter all weights are trained, in float32, and the whole
+    model is written in the base's dtype.
 
-    The loss is on the completion where there is a prompt. `warmup_ratio` and `validation` are shares (of the steps,
-    of the rows held out by `seed`), lengths are in tokens; a packed batch is one flattened row, so with `packing` the
-    batch size multiplies the accumulation instead. `bf16` unset is mixed precision where a GPU computes in it.
-    With `patience` training stops when the validation loss has not fallen below its lowest for so many epochs, and
-    the adapter of the best epoch is the one that is written. `watch` is called with the model as a Subject after each
-    epoch, and what it returns is told. `processes` train together, each on its share of a step's batches; "auto" is
-    one a GPU. With `shard` each holds a slice of the weights, gradients and moments (PyTorch's FSDP2, experimental).
-    `options` are further fields of TRL's SFTConfig.
+    The loss is on the completion if there is a prompt. `warmup_ratio` and `validation` are shares (of the steps, of the
+    rows held out by `seed`), lengths are in tokens; a packed batch is one flattened row, so with `packing` the batch
+    size multiplies the accumulation instead. `bf16` unset is mixed precision where a GPU computes in it. With
+    `patience`, training stops when the validation loss has not fallen below its lowest for so many epochs, and the
+    adapter of the best epoch is written. `watch` is called with the model as a Subject after each epoch, and its
+    results are reported. `processes` train together, each on its share of a step's batches; "auto" is one per GPU. With
+    `shard`, each holds a slice of the weights, gradients and moments (PyTorch's FSDP2, experimental). `options` are
+    further fields of TRL's SFTConfig.
 
-    Raises UsageError on options and rows that cannot be trained on, RuntimeError when a loss, a gradient or a weight
-    is not finite (T2), or a module has not moved after the first steps (T1); `flag(code, finding)` is told first, and
-    may raise another. A call after an interruption goes on from the last checkpoint and ends with the same bits.
+    Raises UsageError for options and rows that cannot be trained on, RuntimeError if a loss, a gradient or a weight is
+    not finite (T2), or a module has not moved after the first steps (T1); `flag(code, finding)` is called first, and
+    may raise another. A call after an interruption resumes from the last checkpoint and ends with the same bits.
     """
     from harness_sft.train import train_model
 

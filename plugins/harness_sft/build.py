@@ -26,7 +26,7 @@ SKELETON_LAYERS = 2  # of the skeleton: enough for what is passed on from layer 
 
 
 def prepare_training(job: TrainingJob) -> Built:
-    """Prepare rows as a training would; raises UsageError on what it would refuse."""
+    """Prepare rows as a training would. Raises UsageError for rows that it would refuse."""
     check_method(job.adapter)
     job.method.fits(job.adapter)
     if job.adapter is None:
@@ -49,7 +49,7 @@ def prepare_training(job: TrainingJob) -> Built:
                 raise UsageError(f"[train] TRL rejects the rows: {format_one_line(error)}") from error
 
             def batches(count: int) -> Iterator[Mapping[str, Any]]:
-                """Yield batches that are spread over the data as it was prepared, in its order."""
+                """Yield batches spread evenly over the prepared data, in order."""
                 data, size = preview.train_dataset, config.per_device_train_batch_size
                 starts = range(0, len(data), size)
                 for start in starts[:: max(1, len(starts) // count)][:count]:
@@ -64,7 +64,10 @@ def prepare_training(job: TrainingJob) -> Built:
 
 
 def _require_assistant_markers(tokenizer: PreTrainedTokenizerBase) -> None:
-    """Raise UsageError where nobody says which tokens of a chat are the assistant's: neither the template nor TRL."""
+    """Raise UsageError if no template marks the assistant's tokens.
+
+    The tokenizer's chat template or TRL's own for it may do so.
+    """
     try:
         get_training_chat_template(tokenizer)
     except ValueError:

@@ -1,7 +1,7 @@
-"""The options of a trainer as TRL's configuration, `sft`'s as its SFTConfig. Imports TRL inside functions.
+"""Trainer options as TRL's configuration, for `sft` as SFTConfig.
 
-FIELDS are those of SFTConfig, kept so that a suite can be checked without importing TRL. A test holds them against the
-installed library; where another version of it is installed, preflight alone tells.
+FIELDS are those of SFTConfig, kept so that a suite can be checked without importing TRL. A test compares them with the
+installed library; if another version of it is installed, only preflight reports mistakes. Imports TRL inside functions.
 """
 
 from __future__ import annotations
@@ -86,7 +86,10 @@ FIELDS = {name: want for want, names in NAMES.items() for name in names.split()}
 
 
 def check_config_fields(**options: Any) -> None:
-    """Raise UsageError on options that SFTConfig has not, or has with another type, if the known one is installed."""
+    """Raise UsageError for unknown or mistyped options of SFTConfig.
+
+    Only if the known version of TRL is installed, or none.
+    """
     try:
         known = all(version(name) == kept for name, kept in VERSIONS.items())
     except PackageNotFoundError:  # it is the known one that would be installed
@@ -100,7 +103,10 @@ def find_option_mistakes(
     refused: Mapping[str, str] = RESERVED_FIELDS,
     config: str = "SFTConfig",
 ) -> Mistakes:
-    """Return which options are none of the fields in `hints`, or have a value of another type."""
+    """Return the mistakes of unknown, refused or mistyped options.
+
+    `hints` has the types of the known fields.
+    """
     mistakes, known = Mistakes(), set(hints) - set(refused) | OWN_OPTIONS
     for name, value in options.items():
         if name in refused or name.startswith("hub_"):
@@ -123,7 +129,10 @@ def build_config(
     name: str = "SFTConfig",  # its class in TRL
     refused: Mapping[str, str] | None = None,  # more fields that are not the user's, and what to do instead
 ) -> Any:
-    """Return the configuration of a recipe for a device ("cpu", "cuda" …); raises UsageError on what it refuses."""
+    """Return TRL's configuration of a recipe for a device.
+
+    The device is "cpu", "cuda" and the like. Raises UsageError for values that TRL refuses.
+    """
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # TRL reports every trainer it makes
     import trl
 
@@ -193,7 +202,10 @@ def _require_valid_trainer_options(recipe: Mapping[str, Any], config: type[Any],
 
 
 def _require_usable_recipe_values(recipe: Mapping[str, Any]) -> None:
-    """Refuse kernels and reports that are not here, before a model is loaded, and numbers that mean nothing."""
+    """Raise UsageError for a recipe that cannot run here.
+
+    Before a model is loaded, it refuses missing kernels and reports, and numbers out of range.
+    """
     if recipe.get("use_liger_kernel"):
         _require_gpu_for_kernels("use_liger_kernel: its kernels are")
         if find_spec("liger_kernel") is None:

@@ -37,7 +37,10 @@ class Method:
 
 
 def check_method(adapter: Adapter | None) -> None:
-    """Raise UsageError at an adapter of another PEFT method than LoRA, which is neither trained nor checked here."""
+    """Raise UsageError for an adapter that is not a LoRA.
+
+    Other PEFT methods are neither trained nor checked here.
+    """
     if adapter is None:
         return
     config = adapter.peft_config()
@@ -56,7 +59,10 @@ def import_later(module: str, name: str) -> Callable[[], Any]:
 
 @dataclass(frozen=True)
 class TrainingJob:
-    """One training, or what is only prepared or timed of one; `ranks` are the processes that do it together."""
+    """One training, or only its preparation or timing.
+
+    `ranks` are the processes that do it together.
+    """
 
     ref: ModelRef
     adapter: Adapter | None  # None: all weights are trained
@@ -73,12 +79,18 @@ class TrainingJob:
     ranks: Ranks = field(default_factory=Ranks)
 
     def config(self, checkpoints: Path, device: str) -> Any:
-        """Return TRL's configuration for a device ("cpu", "cuda" …); raises UsageError on what it refuses."""
+        """Return TRL's configuration for a device ("cpu", "cuda" …).
+
+        Raises UsageError for options that it refuses.
+        """
         about: dict[str, Any] = {"name": self.method.config, "refused": self.method.refused}
         return build_config(self.recipe, checkpoints, seed=self.seed, device=device, **about)
 
     def split(self) -> tuple[list[Row], list[Row]]:
-        """Return the rows that are trained on, and those that are held out; raises UsageError as `split_rows` does."""
+        """Return the training rows and the held-out rows.
+
+        Raises UsageError as `split_rows` does, and for `patience` without held-out rows.
+        """
         kept, held_out = split_rows(self.method.select(self.rows), self.recipe["validation"], self.seed)
         if self.recipe["patience"] and not held_out:
             raise UsageError("patience: there are no validation rows; set validation or validation_data")
@@ -86,21 +98,24 @@ class TrainingJob:
 
 
 def last_whole_checkpoint(folder: Path, stamp: str | None = None) -> Path | None:
-    """Return the last checkpoint that was written to its end, of this very training if its stamp is given, or None."""
+    """Return the last complete checkpoint. With `stamp`, only of the training with that stamp."""
     marks = folder.glob(f"checkpoint-*/{CHECKPOINT_FILE}")
     found = [mark.parent for mark in marks if stamp in (None, json.loads(mark.read_text("utf-8"))["stamp"])]
     return max(found, key=_parse_step, default=None)
 
 
 def resume_hint(folder: Path) -> str:
-    """Return what is to be done where the training of a folder ended early."""
+    """Return advice on resuming a training that ended early."""
     last = last_whole_checkpoint(folder / CHECKPOINTS)
     return f"run again to resume from the last checkpoint, step {_parse_step(last)}" if last else "run again"
 
 
 @contextmanager
 def reporting_full_disk(folder: Path) -> Iterator[None]:
-    """Raise UsageError where something cannot be written for a training because its folder's disk is full."""
+    """Raise UsageError in place of errors caused by a full disk.
+
+    It names the folder's disk, and how to resume the training.
+    """
     try:
         yield
     except BaseException as error:  # that of torch for slices is no Exception

@@ -32,10 +32,11 @@ class Mismatch(NamedTuple):
 
 
 def choose_loss(model: Any, batch: Mapping[str, Any], *references: Any, dtype: torch.dtype | None = None) -> str:
-    """Make sure that a model learns its own likelihood; return, in words, why it does without TRL's fused head if so.
+    """Make a model train on its own likelihood.
 
-    It does without, as do its `references`, where that is off by more than what rounding makes, in `dtype` or else in
-    the model's. Raises UsageError where the other way does not give the model's own log-probabilities either.
+    TRL's fused head is replaced, in the `references` too, if it is off by more than rounding in `dtype`, by default the
+    model's. Returns the reason in words, or an empty text if the fused head stays. Raises UsageError if the replacement
+    does not give the model's own log-probabilities either.
     """
     apart, limit = logprob_mismatch(model, batch, dtype)
     if apart <= limit:
@@ -53,10 +54,11 @@ def choose_loss(model: Any, batch: Mapping[str, Any], *references: Any, dtype: t
 
 
 def logprob_mismatch(model: Any, batch: Mapping[str, Any], dtype: torch.dtype | None = None) -> Mismatch:
-    """Return by how many nats, at most, what is trained on is off the model's own log-probabilities, and the limit.
+    """Return the largest difference between trained and own log-probabilities.
 
-    They are those of supervised tokens of one row, without dropout. It is infinite where TRL's way raises, and 0 where
-    the model's own forward does or gives what is not finite, which is another fault. No randomness is spent.
+    It is in nats and comes with its limit, for supervised tokens of one row, without dropout. It is infinite if TRL's
+    head raises, and 0 if the model's own forward does or gives values that are not finite, which is another fault. The
+    random state is left unchanged.
     """
     given, labels = _select_supervised_window(batch)
     mask, targets = labels[:, 1:] != IGNORED_LABEL, labels[:, 1:]
@@ -117,7 +119,10 @@ def use_own_logits(model: Any) -> None:
 
 
 def _select_supervised_window(batch: Mapping[str, Any]) -> tuple[dict[str, Any], torch.Tensor]:
-    """Return a few tokens around the first supervised one of a batch, as the model gets them, and their labels."""
+    """Return a window around a batch's first supervised token.
+
+    It is the inputs of the model, and their labels.
+    """
     ids = batch["input_ids"]
     labels = batch["labels"] if "labels" in batch else ids.masked_fill(batch["completion_mask"] == 0, IGNORED_LABEL)
     [row, first] = next(iter((labels[:, 1:] != IGNORED_LABEL).nonzero().tolist()), [0, 0])

@@ -27,10 +27,10 @@ BYTES_PER_PARAMETER = 16
 
 
 def measure_training(job: TrainingJob) -> dict[str, Any]:
-    """Train a few steps, of an adapter or of all weights, and return the fields of a `Measured`.
+    """Train a few steps and return the fields of a `Measured`.
 
-    The last thing is a step on the longest rows, which is where the memory peaks. Raises UsageError when the weights
-    and what a full training keeps of each do not fit into memory.
+    Either an adapter or all weights are trained. The last step is on the longest rows, where memory peaks. Raises
+    UsageError if the weights and the states that a full training keeps of them do not fit into memory.
     """
     check_method(job.adapter)
     device = resolve_device(job.ref.options.get("device", "auto")).type
@@ -63,7 +63,7 @@ def measure_training(job: TrainingJob) -> dict[str, Any]:
 
 
 class Stopwatch(TrainerCallback):  # type: ignore[misc]
-    """A watch on a trainer, which stops it after a few steps."""
+    """A callback that times a training and stops it early."""
 
     def __init__(self, trainer: CheckedTrainerMixin) -> None:
         self.trainer = trainer
@@ -75,7 +75,10 @@ class Stopwatch(TrainerCallback):  # type: ignore[misc]
             control.should_training_stop = True
 
     def facts(self, begun: float) -> dict[str, Any]:
-        """Return what the steps took since the first, which is a part of the time that began before it."""
+        """Return the measured cost of the steps after the first.
+
+        The first step is a part of the setup, which starts at `begun`; if it is the only one, its whole time counts.
+        """
         first, last = self.marks[0], self.marks[-1]
         whole, epoch = self.trainer.state.max_steps, self.trainer.steps_per_epoch()
         tokens = round(self.trainer.counts["train"].tokens * whole / epoch)
@@ -90,7 +93,7 @@ class Stopwatch(TrainerCallback):  # type: ignore[misc]
 
 
 def _estimate_validation_seconds(trainer: CheckedTrainerMixin, held: Sequence[Mapping[str, Any]]) -> float:
-    """Return the seconds that the validations of the training take, one after each epoch."""
+    """Estimate the seconds of all validations, one after each epoch."""
     if not held:
         return 0.0
     trainer.held_out = list(held[:VALIDATION_ROWS])

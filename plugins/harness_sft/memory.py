@@ -1,4 +1,7 @@
-"""What a training holds at least, from a model without weights."""
+"""The memory that a training holds at least.
+
+It is computed from a model without weights.
+"""
 # ruff: noqa: TID253 (imported inside functions, only where a training is planned)
 
 from __future__ import annotations
@@ -22,7 +25,10 @@ BYTES_8BIT = 2  # of an optimizer in 8 bits
 
 
 def estimate_memory(job: TrainingJob) -> dict[str, int]:
-    """Return the bytes that each process holds, by what they are; raises UsageError where the adapter does not fit."""
+    """Return the bytes that each process holds, by kind.
+
+    Raises UsageError if the adapter does not fit the base.
+    """
     check_method(job.adapter)
     model: Any = build_skeleton(job.ref.path, base_placement(job.ref, job.adapter, sharded=True)["dtype"])
     bits = job.adapter.quantization if job.adapter else None
@@ -54,7 +60,10 @@ def estimate_memory(job: TrainingJob) -> dict[str, int]:
 
 
 def check_memory(job: TrainingJob) -> None:
-    """Raise UsageError where weights, gradients and moments are more than the GPU has, before an hour is lost."""
+    """Raise UsageError if a training exceeds the GPU's memory.
+
+    Weights, gradients and moments are counted, before an hour is lost.
+    """
     device = resolve_device(job.ref.options.get("device", "auto"))
     if device.type != "cuda" or job.ref.options.get("device_map"):
         return
@@ -69,7 +78,10 @@ def check_memory(job: TrainingJob) -> None:
 
 
 def _count_4bit_weight_bytes(parameter: torch.Tensor, bits: Any) -> int:
-    """Return the bytes of a weight in 4 bits with its scales, which double quantisation holds in a byte each."""
+    """Return the bytes of a 4-bit weight and its scales.
+
+    With double quantisation each scale takes one byte, else four.
+    """
     scales = math.ceil(parameter.numel() / BLOCK)
     nested = bits.get("bnb_4bit_use_double_quant")
     return math.ceil(parameter.numel() / 2) + (scales + 4 * math.ceil(scales / NESTED) if nested else 4 * scales)

@@ -11,7 +11,7 @@ Attention = Literal["eager", "sdpa", "flex_attention", "flash_attention_2", "fla
 
 @dataclass(frozen=True, kw_only=True)
 class StepOptions:
-    """How long a training is, how fast it learns, and what a step is made of."""
+    """Options for training length, learning rate and batches."""
 
     num_train_epochs: float = 3
     max_steps: int = -1
@@ -25,7 +25,7 @@ class StepOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class MemoryOptions:
-    """What saves memory."""
+    """Options that save memory."""
 
     gradient_checkpointing: bool = False
     bf16: bool | None = None  # unset: mixed precision where a GPU computes in it
@@ -34,7 +34,7 @@ class MemoryOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingOptions:
-    """What is kept and told of a training, and further fields of TRL's configuration."""
+    """Options for validation, saving and reporting, and TRL's further ones."""
 
     validation: float = 0.0  # a share of the rows
     patience: int = 0  # epochs
@@ -50,7 +50,7 @@ class TrainingOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class PackingOptions:
-    """What rows of supervised training are made into."""
+    """Options for packing supervised rows."""
 
     packing: bool = False
 

@@ -1,6 +1,7 @@
-"""A training in several processes, as the one that starts them sees it: each runs `harness_sft.worker`.
+"""A training in several processes, seen from their parent.
 
-They find each other through a file, for the store of `torchrun` listens on all devices of a machine.
+Each runs `harness_sft.worker`. They find each other through a file, because the store of `torchrun` listens on all
+network devices of a machine.
 """
 
 from __future__ import annotations
@@ -60,14 +61,17 @@ CONNECTIONS = {"GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "lo"}  # the pr
 
 
 class PaceWarning(NamedTuple):
-    """What to say where no step has come for too long, and whether the training ends."""
+    """A warning about missing steps, and whether the training ends."""
 
     message: str
     is_over: bool
 
 
 def reject_processes(processes: int | str, recipe: Mapping[str, Any], accumulated: int) -> None:
-    """Raise UsageError where several processes cannot train by a recipe; in one, `accumulated` batches make a step."""
+    """Raise UsageError if several processes cannot train by a recipe.
+
+    In one process, `accumulated` batches make a step.
+    """
     if processes in (1, "auto"):
         return
     if accumulated % int(processes):
@@ -137,11 +141,11 @@ def _convert_adapter_to_json(adapter: Any) -> dict[str, Any]:
 
 
 def launch_processes(job: TrainingJob, count: int) -> Path:
-    """Train in `count` processes and return `out`; what they tell is passed on as it comes.
+    """Train in `count` processes and return `out`.
 
-    An interruption lets them save the step that they are in, if they come to its end; a second one ends them at once,
-    as does any other exception, or the end of this process. Raises what one of them raised, and UsageError where a
-    signal ended one, no step comes any more or the disk is full.
+    Their events are passed on as they come. An interruption lets them save the current step if they finish it; a second
+    one ends them at once, as does any other exception, or the end of this process. Raises the error that one of them
+    raised, and UsageError if a signal ended one, no step comes any more or the disk is full.
     """
     folder = job.out.parent.resolve() / "processes"
     shutil.rmtree(folder, ignore_errors=True)
@@ -163,7 +167,10 @@ def launch_processes(job: TrainingJob, count: int) -> Path:
 
 
 class TrainingProcesses:
-    """Processes that train, and what they tell. They end when their standard input does: when this process ends."""
+    """Training processes and their events.
+
+    They end when their standard input closes, that is when this process ends.
+    """
 
     def __init__(self, folder: Path, count: int, said: IO[bytes], job: TrainingJob) -> None:
         self.folder, self.progress, self.flag = folder, job.progress, job.flag or raise_finding
@@ -183,7 +190,10 @@ class TrainingProcesses:
         self.processes = [subprocess.Popen(command, env=shared | place, **how) for place in places]
 
     def follow(self) -> None:
-        """Pass on what is told until the processes have ended; raise what made one of them end early."""
+        """Pass on events until all processes have ended.
+
+        Raises the error that made one of them end early.
+        """
         with (self.folder / EVENTS).open(encoding="utf-8") as stream:
             try:
                 self._read_events_until_end(stream)
@@ -213,7 +223,10 @@ class TrainingProcesses:
         raise error
 
     def _read_events_until_end(self, stream: IO[str]) -> None:
-        """Read whole lines, and those that are left, until the processes have ended, or one has told an error."""
+        """Handle events until the processes end or one reports an error.
+
+        Lines are handled when complete, and those left at the end too.
+        """
         begun, last = "", False
         while not last:
             last = not self._poll_still_running()
@@ -277,7 +290,7 @@ class TrainingProcesses:
             self._limit_remaining_time()
 
     def close(self) -> None:
-        """End all processes that have not ended, and what they started; a kill ends one that is stopped, too."""
+        """Kill the remaining processes and their children. SIGKILL also ends a stopped one."""
         for process in self.processes:
             if process.poll() is None:
                 with suppress(ProcessLookupError, PermissionError):
@@ -289,7 +302,10 @@ class TrainingProcesses:
 
 
 class StepPace:
-    """What a step takes, and how long ago the last was, the last batch, and each process' last sign of life."""
+    """Durations of steps, and heartbeats of the processes.
+
+    Times are seconds since the last step (`since`), the last batch (`idle`), and each process's heartbeat (`silent`).
+    """
 
     def __init__(self, count: int) -> None:
         self.took: list[float] = []
@@ -299,7 +315,7 @@ class StepPace:
         self._looked = time.monotonic()
 
     def step(self, *, more: bool) -> None:
-        """Note the end of a step, and whether more are to come."""
+        """Record the end of a step, and whether more follow."""
         self.took.append(self.since)
         self.since, self.idle, self.told, self.between = 0.0, 0.0, False, more
 
@@ -307,7 +323,10 @@ class StepPace:
         return median(self.took[1:] or [0.0])
 
     def find_warning(self) -> PaceWarning:
-        """Return what is to be told, where no step has come for too long, and whether that is the end."""
+        """Return a warning if no step has come for too long.
+
+        Its message is empty otherwise. `is_over` means that the training hangs.
+        """
         now = time.monotonic()
         passed, self._looked = min(now - self._looked, ERROR_GRACE_S), now  # in more this process was stopped itself
         self.since, self.idle = self.since + passed, self.idle + passed

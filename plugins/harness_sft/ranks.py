@@ -1,4 +1,7 @@
-"""The processes of a training, as one of them sees the others. Imports torch inside functions."""
+"""The processes of a training, seen from one of them.
+
+Imports torch inside functions.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def raise_finding(code: str, finding: Finding) -> None:
-    """Raise what was found while training as a CheckFailedError."""
+    """Raise a finding during training as a CheckFailedError."""
     raise CheckFailedError(f"training: {finding.what}; {finding.fix}")
 
 
@@ -35,7 +38,7 @@ class Ranks:
         return values
 
     def gather(self, value: Any) -> list[Any]:
-        """Return the value of each process, in the order of their numbers."""
+        """Return the values of all processes, in rank order."""
         return [value]
 
     def wait(self) -> None:
@@ -43,11 +46,17 @@ class Ranks:
         self.sum_over_processes(0.0)
 
     def stop_if_asked(self) -> None:
-        """Raise KeyboardInterrupt in all of them, after the same step, when one was told to end."""
+        """Raise KeyboardInterrupt in all processes if one should stop.
+
+        All stop after the same step.
+        """
 
 
 class DistributedRanks(Ranks):
-    """One of several processes, in torch's default group; `asked` is set by a signal, `stop` a file of the parent's."""
+    """One of several processes, in torch's default group.
+
+    A signal sets `asked`; `stop` is a file that the parent creates.
+    """
 
     def __init__(self, stop: Path, sharded: bool, at_work: Callable[[], None]) -> None:
         import torch.distributed as dist
@@ -78,7 +87,10 @@ class DistributedRanks(Ranks):
 
 
 def pad_dataset(rows: Dataset, size: int) -> Dataset:
-    """Add rows of one token and nothing to learn, until their number is a multiple of the size of all batches."""
+    """Pad a dataset with unsupervised rows of one token.
+
+    The number of rows becomes a multiple of `size`, the rows of a batch on all processes.
+    """
     from datasets import Dataset, concatenate_datasets
 
     # Otherwise accelerate fills an epoch's last batches with rows from its beginning, which are then trained on twice.
@@ -92,7 +104,10 @@ def pad_dataset(rows: Dataset, size: int) -> Dataset:
 
 
 class EpochSampler:
-    """The order of an epoch, the same on all processes and with one: rows as they are drawn, then the added ones."""
+    """The row order of an epoch, independent of the process count.
+
+    Rows come as they are drawn, then the padding rows.
+    """
 
     def __init__(self, rows: int, filled: int, seed: int | None) -> None:
         self.rows, self.filled, self.seed, self.epoch = rows, filled, seed, 0

@@ -22,7 +22,10 @@ Select = Callable[[Sequence[Mapping[str, Any]]], list[Row]]
 
 
 def select_columns(rows: Sequence[Mapping[str, Any]]) -> list[Row]:
-    """Return what is trained on of each row, its number from 1 as "row", and its marks; raises UsageError at others."""
+    """Return the columns that each row is trained on.
+
+    Added are its number from 1, as "row", and its marks. Raises UsageError for other rows and wrong marks.
+    """
     shapes = [_detect_row_shape(row) for row in rows]
     check_shapes(shapes, "prompt and completion, or messages, or text, none of them empty")
     found = take_columns(rows, shapes[0][1:])
@@ -32,7 +35,10 @@ def select_columns(rows: Sequence[Mapping[str, Any]]) -> list[Row]:
 
 
 def check_shapes(shapes: Sequence[Any], want: str) -> None:
-    """Raise UsageError, with row numbers, where there is no row, one has no shape (an empty one), or they are mixed."""
+    """Raise UsageError unless all rows have the same shape.
+
+    Also if there is no row, or one has no shape (an empty one). The error gives row numbers.
+    """
     if not shapes:
         raise UsageError("[train] data: has no rows")
     if odd := [i for i, shape in enumerate(shapes, 1) if not shape]:
@@ -42,7 +48,10 @@ def check_shapes(shapes: Sequence[Any], want: str) -> None:
 
 
 def take_columns(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> list[Row]:
-    """Return these columns of each row, with template arguments where any row has them, its number and its marks."""
+    """Return the given columns of each row.
+
+    Added are template arguments if any row has them, the row's number from 1, and its marks.
+    """
     blank: dict[str, Any] = {chat.TOOLS: None, chat.ARGUMENTS: {}}
     given = [name for name in blank if any(row.get(name) for row in rows)]
     return [
@@ -55,7 +64,10 @@ def take_columns(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> l
 
 
 def as_dataset(rows: Sequence[Row]) -> Any:
-    """Return rows as a Dataset that keeps messages and tools as they are: a table gives an object the keys of all."""
+    """Return rows as a Dataset that keeps messages and tools unchanged.
+
+    A plain table would give each object the keys of all.
+    """
     from datasets import Dataset, Features, Json, Value
 
     types = {str: Value("string"), int: Value("int64"), bool: Value("bool")}
@@ -63,16 +75,20 @@ def as_dataset(rows: Sequence[Row]) -> Any:
 
 
 def encode_dataset(dataset: Any, encode: Callable[[Row], Row], processes: int | None) -> Any:
-    """Return a Dataset with the number of each row and what it is encoded as, instead of what it was."""
+    """Return a Dataset of encoded rows with their numbers.
+
+    All original columns but "row" and "label" are dropped.
+    """
     gone = [name for name in dataset.column_names if name not in ("row", "label")]
     return dataset.map(encode, remove_columns=gone, num_proc=processes)
 
 
 def split_rows(rows: Sequence[Row], share: float, seed: int) -> tuple[list[Row], list[Row]]:
-    """Hold out the rows that are marked so, or a share of them, at least one if the share is above zero.
+    """Split off marked rows, or a share of the rows.
 
-    Rows of one group or with one prompt stay together, so what is held out is new; groups are drawn by the seed, and
-    one that would exceed the share is passed over. Raises UsageError when nothing is left on one side.
+    A share above zero holds out at least one row. Rows of one group or with one prompt stay together, so that held-out
+    rows are new; groups are drawn by seed, and one that would exceed the share is skipped. Raises UsageError if a share
+    leaves no rows on one side, or there are marked rows as well.
     """
     held = {i for i, row in enumerate(rows) if row.get(HELD_OUT)}
     if share and held:
@@ -91,7 +107,7 @@ def split_rows(rows: Sequence[Row], share: float, seed: int) -> tuple[list[Row],
 
 
 def _describe_validation_share_error(share: float, count: int, groups: Sequence[Sequence[int]]) -> str:
-    """Return why a share of the rows cannot be held out, and which share could."""
+    """Return why a validation share is impossible, and a possible one."""
     total, smallest = sum(map(len, groups)), min(map(len, groups))
     what = f"{share:g} asks for {count} of {total} rows"
     together = f"{what}, but rows with the same group or prompt stay together"
@@ -135,7 +151,10 @@ def name_rows(numbers: Sequence[int]) -> str:
 
 
 def _detect_row_shape(row: Mapping[str, Any]) -> tuple[str, ...]:
-    """Return "text" or "chat" and the columns of the first shape the row has, or nothing."""
+    """Return a row's form and the columns of its first shape.
+
+    The form is "text" or "chat". Empty if the row has no shape.
+    """
     for columns in SHAPES:
         values = [row.get(c) for c in columns]
         if columns != ("messages",) and all(isinstance(v, str) for v in values) and values[-1]:
@@ -148,7 +167,10 @@ def _detect_row_shape(row: Mapping[str, Any]) -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class TokenCounts:
-    """What a set of rows is in tokens: all of them, those with a loss, and how many rows were cut."""
+    """Token counts of a set of rows.
+
+    They are of all tokens and of those with a loss; `truncated` counts rows.
+    """
 
     rows: int
     tokens: int
@@ -157,7 +179,10 @@ class TokenCounts:
 
 
 def check_endings(whole: Any, tokenizer: PreTrainedTokenizerBase, cut: int | None) -> None:
-    """Raise UsageError when an uncut text row does not end in one supervised EOS, or begins with two BOS."""
+    """Raise UsageError for text rows with a wrong beginning or end.
+
+    A row that is not truncated must end in one supervised EOS, and no row may begin with two BOS.
+    """
     eos, bos = tokenizer.eos_token_id, tokenizer.bos_token_id
     wrong = []
     for number, ids, labels in zip(whole["row"], whole["input_ids"], whole["labels"], strict=True):
@@ -171,7 +196,7 @@ def check_endings(whole: Any, tokenizer: PreTrainedTokenizerBase, cut: int | Non
 
 
 def mark_error(row: Mapping[str, Any]) -> str:
-    """Return what is wrong with the marks of a row's turns, or an empty text."""
+    """Return the error in the marks of a row's turns. Empty if there is none."""
     for turn in row_turns(row):
         for mark, want in CONTEXT_MARKS.items():
             if turn.get(mark) not in (None, 0, 1):

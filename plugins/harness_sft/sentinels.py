@@ -1,4 +1,4 @@
-"""What is looked at while a model trains: whether it moves, whether its weights are finite, whether its loss leaps."""
+"""Checks for unmoved weights, non-finite weights and loss spikes."""
 # ruff: noqa: TID253 (imported inside functions, only where a training begins)
 
 from __future__ import annotations
@@ -28,7 +28,10 @@ MOVING_WEIGHTS = ("lora_B", "lora_embedding_B", "modules_to_save")
 
 @dataclass
 class Spike:
-    """Steps (from 1) in which the smoothed loss was far above what it was before, and its highest value."""
+    """Steps with a smoothed loss far above the one before.
+
+    Steps count from 1. `loss` is the highest smoothed loss.
+    """
 
     first: int
     last: int
@@ -54,7 +57,10 @@ class Spikes:
             self.add(loss)
 
     def add(self, loss: float) -> Spike | None:
-        """Add the loss of the next step; return the spike that begins with it, if one does."""
+        """Add the loss of the next step and return a new spike.
+
+        None unless one begins with this step.
+        """
         self.step += 1
         self.recent.append(loss)
         if len(self.recent) < RECENT_LOSSES:
@@ -80,13 +86,16 @@ class Spikes:
 
 
 class InitialWeights:
-    """The weights of an adapter, or of a whole model, before the first step, each as one exact number: no copy."""
+    """Checksums of the trained weights before the first step.
+
+    Each is one exact number instead of a copy.
+    """
 
     def __init__(self, model: PreTrainedModel) -> None:
         self.sums = {name: _sum_bits_as_integers(parameter) for name, parameter in _iterate_moving_weights(model)}
 
     def find_unmoved(self, model: PreTrainedModel, ranks: Ranks) -> list[str]:
-        """Return the weights that are what they were, in all processes."""
+        """Return the weights that have not changed in any process."""
         found = [(n, self.sums.get(n) == _sum_bits_as_integers(p), p) for n, p in _iterate_moving_weights(model)]
         # In half precision a first, small step may be lost on a weight that is not zero, so only zeros count there.
         moved = ranks.sum_over_processes(
@@ -96,7 +105,10 @@ class InitialWeights:
 
 
 def all_finite(parameters: list[Any]) -> bool:
-    """Return whether all weights that this process holds are finite, from their norm."""
+    """Return whether all weights that this process holds are finite.
+
+    Their norm is tested.
+    """
     return not parameters or math.isfinite(float(torch.nn.utils.get_total_norm(parameters)))
 
 

@@ -1,7 +1,8 @@
-"""Weights that several processes hold together, each a slice of every tensor, by PyTorch's FSDP2, and their trainer.
+"""Weights sharded over several processes by PyTorch's FSDP2, and their trainer.
 
-`fully_shard` is called here and not by accelerate, which shards on accelerators only and elsewhere falls back to whole
-models without a word. So there is one way, the same on a CPU and on GPUs, and what came of it is counted.
+Each process holds a slice of every tensor. `fully_shard` is called here and not by accelerate, which shards on
+accelerators only and elsewhere silently falls back to whole models. So there is one way, the same on a CPU and on GPUs,
+and its result is counted.
 """
 # ruff: noqa: TID253 (imported inside functions, only where a training begins)
 
@@ -76,10 +77,10 @@ class ShardedTrainer(Trainer):  # type: ignore[misc]
 
 
 def shard_model(model: nn.Module, ranks: Ranks, device: str) -> None:
-    """Split every parameter over the processes, each layer for itself, so that one layer at a time is whole.
+    """Split every parameter over the processes, layer by layer.
 
-    Where that is a GPU, layers go there as they are split. Raises UsageError where weights of several dtypes are
-    trained, or a parameter was not split.
+    Only one layer at a time is whole. On GPUs, layers are moved there as they are split. Raises UsageError if the
+    trained weights have several dtypes, or a parameter was not split.
     """
     if len(trained := sorted({str(p.dtype) for p in model.parameters() if p.requires_grad})) > 1:
         raise UsageError(f"[train] shard: trains weights of {' and '.join(trained)}, which must have a single dtype")
@@ -94,7 +95,11 @@ def shard_model(model: nn.Module, ranks: Ranks, device: str) -> None:
 
 @torch.no_grad()
 def scatter_weights(model: nn.Module, whole: dict[str, torch.Tensor], ranks: Ranks, device: str) -> None:
-    """Give each process its slices of the first one's whole weights, where it has none of its own, and all buffers."""
+    """Give each process its slices of the first one's weights.
+
+    Buffers are broadcast. Raises UsageError if the model is built differently without its weights, as other processes
+    do.
+    """
     made = [(name, str(p.dtype), tuple(p.shape)) for name, p in model.named_parameters()]
     if any(other != made for other in ranks.gather(made)):
         raise UsageError("[train] shard: this model is built differently without its weights; set shard = false")
@@ -109,7 +114,10 @@ def scatter_weights(model: nn.Module, whole: dict[str, torch.Tensor], ranks: Ran
 
 
 def check_split(model: nn.Module, ranks: Ranks) -> None:
-    """Raise UsageError unless every parameter is split, so that the slices of all processes make it up once."""
+    """Raise UsageError unless every parameter is split exactly once.
+
+    The slices of all processes must add up to it.
+    """
     parameters = {n: p.detach() for n, p in model.named_parameters()}
     whole = [name for name, p in parameters.items() if not isinstance(p, DTensor)]
     [held] = ranks.sum_over_processes(sum(local_part(p).numel() for p in parameters.values()))
@@ -121,19 +129,22 @@ def check_split(model: nn.Module, ranks: Ranks) -> None:
 
 
 def local_part(tensor: torch.Tensor) -> torch.Tensor:
-    """Return what this process holds of a tensor."""
+    """Return the part of a tensor that this process holds."""
     held: torch.Tensor = tensor.to_local() if isinstance(tensor, DTensor) else tensor
     return held
 
 
 def gather_tensor(tensor: torch.Tensor) -> torch.Tensor:
-    """Return all of a tensor, on the CPU; every process must ask for it."""
+    """Return a whole tensor on the CPU. Every process must call it."""
     found: torch.Tensor = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
     return found.detach().cpu()
 
 
 def write_parameter(parameter: torch.Tensor, values: torch.Tensor, source: int | None = None) -> None:
-    """Write a whole tensor, of all processes or of one, into a parameter of which this process may hold a slice."""
+    """Write a whole tensor into a possibly sharded parameter.
+
+    The values are those of all processes, or of the one with rank `source`.
+    """
     if isinstance(parameter, DTensor):
         values = values.to(parameter.to_local().device)
         values = distribute_tensor(values, parameter.device_mesh, parameter.placements, src_data_rank=source)
@@ -141,10 +152,11 @@ def write_parameter(parameter: torch.Tensor, values: torch.Tensor, source: int |
 
 
 def gather_trained(model: Any, ranks: Ranks) -> dict[str, torch.Tensor]:
-    """Return what was trained, whole and on the CPU, in the first process, and nothing in the others.
+    """Return the trained weights, whole and on the CPU.
 
-    The embeddings are there too, which an adapter of them is saved with. Raises CheckFailedError where a slice is not
-    what the process holds that it came from: gathering has lost slices before (accelerate#4206).
+    Only in the first process; elsewhere the result is empty. The embeddings are included, since an adapter of them is
+    saved with them. Raises CheckFailedError if a slice differs from that of the process it came from: gathering has
+    lost slices before (accelerate#4206).
     """
     ends = [end for end in (model.get_input_embeddings(), model.get_output_embeddings()) if end is not None]
     embedded = {id(p) for end in ends for p in end.parameters()}
@@ -172,6 +184,6 @@ def tensor_sha256(tensor: torch.Tensor) -> str:
 
 
 def _collect_model_optimizer_slices(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    """Return what is trained and the optimizer's state, of each process its slices."""
+    """Return this process's slices of trained weights and optimizer state."""
     trained = states.get_model_state_dict(model, options=STATE_OPTIONS)
     return {"model": trained, "optimizer": states.get_optimizer_state_dict(model, optimizer, options=STATE_OPTIONS)}

@@ -21,7 +21,7 @@ TRAINER_COLUMNS = ("input_ids", "labels", "seq_lengths", "completion_mask", "ass
 
 
 class Preview(SFTTrainer):  # type: ignore[misc]
-    """An SFTTrainer that keeps the rows whole beside what it makes of them: cut, and packed."""
+    """An SFTTrainer that keeps its rows from before truncation and packing."""
 
     answers: tuple[str, ...] = ("",)  # of a row, each of which is an example
     whole: Any = None
@@ -37,7 +37,7 @@ class Preview(SFTTrainer):  # type: ignore[misc]
         return super()._prepare_dataset(whole, tokenizer, args, packing, formatting, name)
 
     def check_rows(self, whole: Dataset, args: TrainingArguments, packing: bool, name: str, *, text: bool) -> None:
-        """Look at tokens, of texts or of messages, before they are cut."""
+        """Keep the tokens of the rows before truncation."""
         self.whole = whole
 
     def examples(self) -> list[Example]:
@@ -62,7 +62,11 @@ class CheckedTrainer(CheckedTrainerMixin, Preview):
     """An SFTTrainer that refuses rows it would drop."""
 
     def check_rows(self, whole: Dataset, args: TrainingArguments, packing: bool, name: str, *, text: bool) -> None:
-        """Count and check the rows; only then may TRL cut, drop and pack them."""
+        """Count and check the rows before TRL truncates them.
+
+        Only then may TRL truncate, drop and pack them. Raises UsageError for rows without a learnt token, and as
+        `check_endings` does.
+        """
         cut = None if packing and args.packing_strategy in ("bfd_split", "wrapped") else args.max_length
         keep_end = args.truncation_mode == "keep_end"
         left = slice(-cut, None) if cut and keep_end else slice(cut)
@@ -90,7 +94,10 @@ class CheckedTrainer(CheckedTrainerMixin, Preview):
         return [list(row["input_ids"]) for row in self.train_dataset.select(range(min(count, len(self.train_dataset))))]
 
     def validate(self) -> float:
-        """Return the mean loss per supervised token of the held-out rows, in nats, whatever the batch size."""
+        """Return the mean validation loss per supervised token, in nats.
+
+        It does not depend on the batch size.
+        """
         total = tokens = 0.0
         size = self.args.per_device_eval_batch_size
         together, end = size * self.ranks.count, len(self.held_out)

@@ -1,4 +1,7 @@
-"""One training, from rows to an adapter, or to a whole model as its base lies on the disk."""
+"""One training, from rows to an adapter or a whole model.
+
+A whole model is written as its base lies on the disk.
+"""
 # ruff: noqa: TID253 (imported inside functions, only where a training begins, or is prepared)
 
 from __future__ import annotations
@@ -141,13 +144,19 @@ def build_trainer(
 
 
 def _describe_adapted_tower(base: PreTrainedModel) -> str:
-    """Return which part of a base with towers is adapted; an empty text of one that reads text alone."""
+    """Describe the adapted part of a base with several towers.
+
+    Empty for a base that reads only text.
+    """
     beside = ", ".join(list_towers(base))
     return f"adapts {harness_hf.language_model_name(base)}, which processes text; unchanged: {beside}" if beside else ""
 
 
 def _add_adapter(base: PreTrainedModel, adapter: Adapter, seed: int) -> Any:
-    """Put a new adapter on the base, its random start fixed by the seed; every target of it must match a module."""
+    """Put a new adapter on the base, initialised by the seed.
+
+    Raises UsageError if it does not fit, or one of its targets matches no module.
+    """
     config, names = restrict_targets(adapter.peft_config(), base), [name for name, _ in base.named_modules()]
     set_seed(seed)
     try:
@@ -163,7 +172,10 @@ def _add_adapter(base: PreTrainedModel, adapter: Adapter, seed: int) -> Any:
 def _write_trained(
     trainer: CheckedTrainerMixin, job: TrainingJob, initial: Path | None, facts: Mapping[str, Any]
 ) -> None:
-    """Write what was trained, once all processes have said that they hold the same, or what slices of it."""
+    """Write the trained weights after all processes agree on them.
+
+    Raises CheckFailedError if they hold different weights, or different slices than were gathered.
+    """
     whole, trained = not hasattr(trainer.model, "peft_config"), dict[str, str]()
     gathered = gather_trained(trainer.model, trainer.ranks) if trainer.ranks.sharded else None
     if not whole and (gathered is None or trainer.ranks.first):
@@ -198,7 +210,10 @@ def _write_adapter(
     trained: dict[str, str],
     gathered: Any,
 ) -> None:
-    """Write an adapter, and beside it what its tensors were, unless they are written otherwise than they are held."""
+    """Write an adapter and a note with its tensors' digests.
+
+    The digests are left out if scales were folded or the start was converted, since the file then holds other tensors.
+    """
     with replace_folder(out) as work:
         kwargs = {"path_initial_model_for_weight_conversion": str(initial)} if initial else {}
         trainer.model.save_pretrained(work, state_dict=gathered, **kwargs)
@@ -217,11 +232,12 @@ def _write_adapter(
 def write_whole(
     trainer: CheckedTrainerMixin, base: Path, out: Path, note: dict[str, Any], gathered: dict[str, Any] | None
 ) -> None:
-    """Write each weight in the dtype of the base's, and everything else as the base has it; read it back and compare.
+    """Write a whole model in its base's dtypes and verify it.
 
-    `gathered` are the weights, where this process holds slices of them. What rounding costs is a fact of the training,
-    beside how far that led from the base where it was rounded, and the gates decide on the rounded model. Raises
-    CheckFailedError when what lies on the disk answers otherwise than what was rounded.
+    All other files are the base's; the model is read back and compared. `gathered` are the weights, if this process
+    holds slices of them. The cost of rounding is a fact of the training, as is the distance from the base if the model
+    was rounded, and the gates decide on the rounded model. Raises CheckFailedError if the model on the disk answers
+    differently from the rounded one.
     """
     model = trainer.model.eval()
     trainer.accelerator.free_memory()  # two moments of each weight, which are not needed any more
@@ -261,7 +277,10 @@ def write_whole(
 
 
 def _find_stored_dtypes(model: PreTrainedModel, there: Mapping[str, str]) -> dict[str, torch.dtype]:
-    """Return each parameter's dtype in a base's files, or the commonest there; what is no half is kept in float32."""
+    """Return the stored dtype of each parameter in the base's files.
+
+    A parameter that is not there gets the commonest dtype. Any but half precision becomes float32.
+    """
     known = {"BF16": torch.bfloat16, "F16": torch.float16}
     [(commonest, _)] = Counter(there.values()).most_common(1)
     found = {name: there.get(find_tensor(name, there) or "", commonest) for name, _ in model.named_parameters()}
@@ -304,7 +323,10 @@ def _collect_facts(trainer: CheckedTrainerMixin) -> dict[str, Any]:
 
 
 def base_bytes(model: PreTrainedModel) -> int:
-    """Return the bytes of a model's weights as they are held, with the constants of 4-bit blocks."""
+    """Return the bytes of a model's weights in memory.
+
+    The constants of 4-bit blocks are included.
+    """
     parameters = list(model.parameters())
     states = [getattr(parameter, "quant_state", None) for parameter in parameters]
     parts = filter(None, [*states, *(getattr(state, "state2", None) for state in states)])
@@ -313,7 +335,10 @@ def base_bytes(model: PreTrainedModel) -> int:
 
 
 def _digest_job(job: TrainingJob) -> str:
-    """Return a digest of all that decides a training's result, so that no other one's checkpoint is taken up."""
+    """Return a digest of everything that determines a training's result.
+
+    So no checkpoint of another training is resumed.
+    """
     adapter, ref, ranks = job.adapter, job.ref, job.ranks
     config = adapter.peft_config().to_dict() if adapter else {}
     lora = {key: sorted(v) if isinstance(v, set) else v for key, v in config.items()}
@@ -328,7 +353,7 @@ def _digest_job(job: TrainingJob) -> str:
 
 @contextmanager
 def _redirect_tensorboard_events(folder: Path) -> Iterator[None]:
-    """Make TensorBoard's events go to a folder, unless the user named another."""
+    """Send TensorBoard's events to a folder, unless the user chose one."""
     given = os.environ.get(EVENTS)
     os.environ[EVENTS] = given or str(folder)
     try:
@@ -340,7 +365,7 @@ def _redirect_tensorboard_events(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def quiet_libraries() -> Iterator[None]:
-    """Hide the bars of datasets, and what PEFT warns of that is no concern here."""
+    """Hide progress bars of datasets, and irrelevant warnings of PEFT."""
     shown = datasets.is_progress_bar_enabled()
     datasets.disable_progress_bars()
     try:

@@ -1,4 +1,7 @@
-"""TRL's trainers, with what they leave to hope: rows that count, finite numbers, whole checkpoints, one progress."""
+"""TRL's trainers with additional guarantees.
+
+These are rows that count, finite numbers, complete checkpoints, and one progress report.
+"""
 # ruff: noqa: TID253 (imported inside functions, only where a training begins)
 
 from __future__ import annotations
@@ -87,7 +90,10 @@ class CheckedTrainerMixin(ShardedTrainer):
         return {"own_logits": True} if self.slow else {}
 
     def choose_loss(self) -> str:
-        """Train on the model's own likelihood; return, in words, why without TRL's fused head if so."""
+        """Make the model train on its own likelihood.
+
+        Returns the reason in words if TRL's fused head is not used.
+        """
         self._set_signature_columns_if_needed()
         first = self.train_dataset.select(range(min(self._train_batch_size, len(self.train_dataset))))
         rows = [{k: v for k, v in row.items() if k in self._signature_columns} for row in first]
@@ -97,10 +103,10 @@ class CheckedTrainerMixin(ShardedTrainer):
         return self.slow
 
     def end_step(self) -> None:
-        """Look at what a step left behind."""
+        """Handle the end of a step. A hook for subclasses."""
 
     def steps_per_epoch(self) -> int:
-        """Return the optimizer steps of one epoch, the last of which may be a smaller one."""
+        """Return the optimizer steps of an epoch, a partial last one included."""
         batches: int = math.ceil(len(self.train_dataset) / (self._train_batch_size * self.args.world_size))
         return -(-batches // int(self.args.gradient_accumulation_steps))
 
@@ -128,7 +134,10 @@ class CheckedTrainerMixin(ShardedTrainer):
         return value
 
     def raise_divergence(self, what: str) -> None:
-        """Stop at something that is not finite, which no one may ignore; the checkpoints before it stay."""
+        """Stop the training because a value is not finite.
+
+        This cannot be ignored: it raises CheckFailedError even if `flag` does not. Earlier checkpoints stay.
+        """
         finding = Finding("error", what, (), "lower learning_rate, or look for damaged rows")
         self.flag("T2", finding)
         raise_finding("T2", finding)
@@ -151,7 +160,10 @@ class CheckedTrainerMixin(ShardedTrainer):
                 path.unlink()
 
     def run(self, checkpoint: Path | None) -> None:
-        """Train, on from a checkpoint where there is one, and take the best weights; an interruption is saved."""
+        """Train, from a checkpoint if given, and restore the best weights.
+
+        An interruption is saved as a checkpoint, then raised.
+        """
         assert_not_repacked(self.model)
         try:
             if checkpoint:
@@ -171,7 +183,7 @@ class CheckedTrainerMixin(ShardedTrainer):
         assert_not_repacked(self.model)
 
     def save_best(self, step: int) -> None:
-        """Write what is trained, as it is after a step; the file is whole or not there."""
+        """Write the trained weights after a step, atomically."""
         if not self.ranks.first and not self.ranks.sharded:
             return
         weights = {
@@ -186,7 +198,7 @@ class CheckedTrainerMixin(ShardedTrainer):
             path.with_suffix(".part").replace(path)
 
     def restore_best(self) -> None:
-        """Go back to the weights of the lowest validation loss, if `patience` asks for them."""
+        """Restore the weights with the lowest validation loss. Only if `patience` is set."""
         best = self.watch.best()
         self.ranks.wait()  # for the first may be writing them
         if self.patience and best and best.step != self.state.global_step:
@@ -200,14 +212,20 @@ class CheckedTrainerMixin(ShardedTrainer):
         return Path(self.args.output_dir) / f"best-{step}.safetensors"
 
     def save_interrupted(self) -> None:
-        """Save the end of the last step, unless the interruption fell between its optimizer and its end."""
+        """Save a checkpoint of the last complete step.
+
+        It is not saved if the interruption fell between the step's optimizer and its end.
+        """
         if self.watch.at_rest and self.state.global_step > self.watch.saved:
             self.watch.restore_randomness()
             self._save_checkpoint(self.model, None)
 
 
 class ProgressCallback(TrainerCallback):  # type: ignore[misc]
-    """Look at each step, tell the progress, validate after each epoch, remember the randomness between steps."""
+    """A callback that checks steps, reports progress and validates each epoch.
+
+    It also remembers the random states between steps.
+    """
 
     def __init__(self, trainer: CheckedTrainerMixin, progress: Callable[[Progress], None]) -> None:
         self.trainer, self.progress = trainer, progress
@@ -263,11 +281,11 @@ class ProgressCallback(TrainerCallback):  # type: ignore[misc]
         ranks.stop_if_asked()
 
     def best(self) -> EpochEnd | None:
-        """Return the end of an epoch with the lowest validation loss, the first of equals."""
+        """Return the epoch end with the lowest validation loss. The first of equals."""
         return min((end for end in self.ends if end.loss is not None), key=lambda end: end.loss or 0.0, default=None)
 
     def should_stop(self) -> bool:
-        """Return whether the validation loss has not fallen below its lowest for `patience` epochs."""
+        """Return whether validation has not improved for `patience` epochs."""
         best, patience = self.best(), self.trainer.patience
         return bool(patience and best and len(self.ends) - 1 - self.ends.index(best) >= patience)
 
@@ -301,7 +319,10 @@ class ProgressCallback(TrainerCallback):  # type: ignore[misc]
         self.randomness = (random.getstate(), np.random.get_state(), torch.get_rng_state(), gpus)
 
     def _validate_if_epoch_ended(self, state: TrainerState, control: TrainerControl) -> str:
-        """Validate and watch at the end of an epoch, and of the training; return what came out in words."""
+        """Validate and watch at the end of an epoch or the training.
+
+        Returns the results in words.
+        """
         step, per_epoch = state.global_step, self.trainer.steps_per_epoch()
         wanted = self.trainer.held_out or self.trainer.job.watch
         done = any(end.step == step for end in self.ends)
@@ -331,7 +352,10 @@ class ProgressCallback(TrainerCallback):  # type: ignore[misc]
         return f"epoch {step / per_epoch:.3g}: {told}"
 
     def _measure_live_model(self) -> dict[str, float]:
-        """Measure the model in training, its adapter in it, as the harness measures any."""
+        """Measure the model in training, with its adapter, by `watch`.
+
+        It is evaluated as the harness evaluates any model.
+        """
         path, watch = self.trainer.job.ref.path, self.trainer.job.watch
         if watch is None:
             return {}
@@ -339,7 +363,10 @@ class ProgressCallback(TrainerCallback):  # type: ignore[misc]
             return watch(subject)
 
     def tokens_per_second(self) -> float:
-        """Return the tokens trained on per second since this call began, without padding."""
+        """Return the trained tokens per second, without padding.
+
+        Counted since this call began, not since a training that it resumes.
+        """
         return float(self.trainer._total_train_tokens / max(time.monotonic() - self.began, 1e-9))
 
 

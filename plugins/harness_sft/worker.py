@@ -26,7 +26,7 @@ PATIENCE = timedelta(days=1)  # what a process waits for the others: how long is
 
 
 class EventWriter:
-    """Where a process tells the one that started it what happens."""
+    """A writer of a process's events for its parent."""
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.number, self.asked = folder, int(os.environ["RANK"]), 0
@@ -53,7 +53,10 @@ class EventWriter:
 
 
 def main(folder: Path) -> int:
-    """Train what the job says, together with the others, and tell how it ended."""
+    """Train a job as one of several processes.
+
+    An event reports how it ended. Returns the exit code.
+    """
     desk = EventWriter(folder)
     threading.Thread(target=_kill_group_when_parent_ends, args=(desk,), daemon=True).start()
     try:
@@ -99,7 +102,10 @@ def _run_distributed_training(desk: EventWriter, job: Mapping[str, Any]) -> None
 
 
 def _kill_group_when_parent_ends(desk: EventWriter) -> None:
-    """Give signs of life while somebody holds the other end of stdin; then end at once, with all started here."""
+    """Send heartbeats, and kill the process group when stdin closes.
+
+    The parent holds the other end of stdin, so nothing started here outlives it.
+    """
     while not select.select([0], [], [], HEARTBEAT_S)[0]:  # nothing is ever written there: what can be read is its end
         with suppress(OSError):  # where there is no room
             desk.tell({})

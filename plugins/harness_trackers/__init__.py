@@ -1,6 +1,7 @@
-"""Verdicts in the tracker that a training reported to, MLflow, TensorBoard, W&B, or as OpenTelemetry events.
+"""Logging of verdicts to MLflow, TensorBoard, W&B or OpenTelemetry.
 
-It listens to the end of a run, and decides nothing. Nothing is sent anywhere that the user did not name.
+The tracker is the one that a training reported to. The plugin listens to the end of a run, and decides nothing. Nothing
+is sent anywhere that the user did not name.
 """
 
 from __future__ import annotations
@@ -24,7 +25,10 @@ NO_TELEMETRY_ENVIRONMENT = {
 
 
 def disable_telemetry() -> None:
-    """Set the environment in which no tracker reports to its maker, before one is imported."""
+    """Set the environment that keeps trackers from reporting to their makers.
+
+    Call it before one is imported. Variables that are set already stay.
+    """
     for name, value in NO_TELEMETRY_ENVIRONMENT.items():
         os.environ.setdefault(name, value)
 

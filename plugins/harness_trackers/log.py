@@ -1,4 +1,6 @@
-"""What is logged of a run, whatever the tracker, and that a tracker which fails costs a warning and no verdict.
+"""Contents of a logged run, and the trackers that take it.
+
+A tracker that fails costs a warning and no verdict.
 
 MLflow gets a run of its own in the experiment that `MLFLOW_EXPERIMENT_NAME` names, in the store of
 `MLFLOW_TRACKING_URI`; W&B one in the project that `WANDB_PROJECT` names, a folder to be synced unless the user set
@@ -47,24 +49,27 @@ class LoggedRun:
 
     @property
     def page(self) -> Path | None:
-        """The run's report.html, where there is one."""
+        """The path of the run's report.html, None if missing."""
         return page if (page := self.folder / "report.html").is_file() else None
 
     @property
     def tables(self) -> dict[str, tuple[list[str], list[list[Any]]]]:
-        """Columns and rows of the gates and of the rows that changed."""
+        """The columns and rows of the gates and the changed rows."""
         gates = [list(gate.values()) for gate in self.gates]
         columns = list(self.gates[0]) if self.gates else []
         return {"gates": (columns, gates), "flips": (list(COLUMNS), [list(row) for row in self.flips])}
 
     @property
     def outcomes(self) -> dict[str, str]:
-        """The outcome of each gate of each candidate, by a name that every tracker takes."""
+        """The outcome of each gate by candidate, under tracker-safe names."""
         return {join_name("gate", g["candidate"], g["gate"]): g["outcome"] for g in self.gates}
 
 
 def log_run(run: Run, names: Sequence[str]) -> None:
-    """Log a run to trackers by their names; one that fails is told in one line."""
+    """Log a run to trackers by name.
+
+    One that fails costs a one-line warning on stderr.
+    """
     for name in names:
         try:
             if name == "otel":
@@ -80,7 +85,7 @@ def log_run(run: Run, names: Sequence[str]) -> None:
 
 
 def logged_run(run: Run) -> LoggedRun:
-    """Return what is logged of a run."""
+    """Collect the contents of a run for the trackers."""
     folder = Path(run.folder)
     about = {"verdict": f"{summary.GLYPHS[summary.run_outcome(run)]} {summary.verdict_sentence(run)}"}
     about |= {f"let through {i}": text for i, text in enumerate(summary.waived_and_ignored(run), 1)}
@@ -134,7 +139,7 @@ def _list_changed_answers(run: Run, folder: Path) -> list[list[str]]:
 
 
 def log_to_mlflow(told: LoggedRun) -> None:
-    """Log a run; raises what MLflow raises."""
+    """Log a run to MLflow. Raises MLflow's own errors."""
     from mlflow import MlflowClient
     from mlflow.entities import Metric, RunTag
 
@@ -164,7 +169,7 @@ def log_to_mlflow(told: LoggedRun) -> None:
 
 
 def log_to_wandb(told: LoggedRun) -> None:
-    """Log a run; raises what W&B raises."""
+    """Log a run to W&B. Raises W&B's own errors."""
     import wandb
 
     project, name = os.environ.get("WANDB_PROJECT", "huggingface"), told.folder.name  # the trainer's
@@ -185,7 +190,7 @@ def log_to_wandb(told: LoggedRun) -> None:
 
 
 def log_to_tensorboard(told: LoggedRun) -> None:
-    """Log a run; raises what TensorBoard raises."""
+    """Log a run to TensorBoard. Raises TensorBoard's own errors."""
     from tensorboard.compat.proto.event_pb2 import Event
     from tensorboard.compat.proto.summary_pb2 import Summary
     from tensorboard.plugins.text.metadata import create_summary_metadata
@@ -210,10 +215,10 @@ def log_to_tensorboard(told: LoggedRun) -> None:
 
 
 def log_to_otel(run: Run) -> None:
-    """Send a run's verdicts, without what is private, as OpenTelemetry events over OTLP/HTTP.
+    """Send a run's public verdicts as OpenTelemetry events over OTLP/HTTP.
 
-    The conventions for generative AI that name them are still in development. Raises UsageError where the collector
-    that `OTEL_EXPORTER_OTLP_ENDPOINT` names does not take them.
+    The conventions for generative AI that name them are still in development. Raises UsageError if the collector that
+    `OTEL_EXPORTER_OTLP_ENDPOINT` names does not accept them.
     """
     from opentelemetry.exporter.otlp.proto.http._log_exporter import OTLPLogExporter
     from opentelemetry.sdk._logs import LoggerProvider, export
@@ -237,7 +242,7 @@ def log_to_otel(run: Run) -> None:
 
 
 def _format_markdown_table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
-    """Return a table in Markdown, in which a cell is text and no more."""
+    """Return a Markdown table with escaped cells."""
     lines = []
     for line in (columns, ["---"] * len(columns), *rows):
         cells = ["" if v is None else numbers.format_metric(v) if isinstance(v, float) else str(v) for v in line]

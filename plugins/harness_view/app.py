@@ -1,4 +1,7 @@
-"""The pages, and who may have them: with the token, from this address alone, and nothing but what was listed."""
+"""Pages of the viewer, and the checks of requests for them.
+
+A page needs the token and this very address, and shows only runs that are listed.
+"""
 
 from __future__ import annotations
 
@@ -38,7 +41,10 @@ PAIR, MET = {"1": "First is better", "2": "Second is better", "0": "A tie"}, {"1
 
 
 class HostCheck:
-    """Refuse what does not come from a page of ours: another Host or Origin, or without the token."""
+    """Middleware that refuses requests from outside the viewer's own pages.
+
+    These have another Host or Origin, or lack the token.
+    """
 
     def __init__(self, app: ASGIApp, hosts: frozenset[str], token: str) -> None:
         self.app, self.hosts, self.token = app, hosts, token
@@ -61,7 +67,10 @@ class HostCheck:
         await answer(scope, receive, safe)
 
     def refused(self, request: Request) -> Response | None:
-        """Return what to answer in place of a page, or None."""
+        """Return the response in place of a page, or None.
+
+        The right token in the address becomes a cookie, by a redirect.
+        """
         given, origins = (request.headers.getlist(name) for name in ("host", "origin"))
         if len(given) != 1 or given[0] not in self.hosts:
             return PlainTextResponse("this server has another address", HTTPStatus.MISDIRECTED_REQUEST)
@@ -82,7 +91,10 @@ def _is_same_token(given: str, token: str) -> bool:
 
 
 class Pages:
-    """What is answered; a folder is looked up among those that there are, and never made of a path."""
+    """Handlers of the pages.
+
+    A run's folder is looked up among those that exist, and never made of a path.
+    """
 
     def __init__(self, runs: Runs) -> None:
         self.runs = runs
@@ -94,7 +106,7 @@ class Pages:
         )
 
     def run(self, request: Request) -> Response:
-        """The report as it lies in the folder; of a run without one what it came to so far."""
+        """Return the report from a run's folder, or its progress so far."""
         folder = self._require_run_folder(request.path_params["name"])
         if not (folder / REPORT).exists():
             found = read_events(folder)
@@ -127,7 +139,7 @@ class Pages:
         return _make_report_response(comparison.render_comparison(now, before, []))
 
     def label(self, request: Request) -> Response:
-        """The next question, or who is asked."""
+        """Return the next label question, or a form for the person's name."""
         name, asked = request.path_params["name"], request.query_params
         items = label_queues(self._require_run_folder(name))
         given = {"run": name, "items": items, "draws": DRAW_KINDS, "by": asked.get("by", "").strip()}
@@ -227,6 +239,6 @@ def make_app(runs: Runs, hosts: frozenset[str], token: str) -> ASGIApp:
 
 
 def make_server(app: ASGIApp) -> uvicorn.Server:
-    """Return what answers at a socket until the process is interrupted."""
+    """Return a server that runs until the process is interrupted."""
     quiet: dict[str, Any] = {"log_level": "error", "access_log": False}
     return uvicorn.Server(uvicorn.Config(app, **quiet, ws="none", lifespan="off", timeout_graceful_shutdown=1))

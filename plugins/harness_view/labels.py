@@ -1,4 +1,7 @@
-"""What people say of a judge's rows: asked blind and in an order of each person's own, kept beside the rows."""
+"""Labels by people on a judge's rows, kept beside the rows.
+
+Questions are blind, and each person has their own order.
+"""
 
 from __future__ import annotations
 
@@ -67,13 +70,16 @@ class LabelQuestion:
 
     @property
     def judge(self) -> float | None:
-        """What the judge said, from 0 to 1; None where a verdict is lacking."""
+        """The judge's value, from 0 to 1. None if a judgment is missing."""
         value = self.row.get(self.criterion or "win_rate")
         lacking = any("error" in one for one in self.row["details"]["judgments"])
         return float(value) if isinstance(value, (int, float)) and not lacking else None
 
     def person_digest(self, by: str) -> bytes:
-        """Return a digest of a person's own, whose last byte says which answer that person sees first."""
+        """Return a digest of a person and this question.
+
+        Its last byte decides which answer that person sees first.
+        """
         return sha256(json.dumps([by, *self.id]).encode()).digest()
 
     def is_baseline_first(self, by: str) -> bool:
@@ -83,7 +89,7 @@ class LabelQuestion:
 
 @dataclass(frozen=True)
 class LabelQueue:
-    """What is asked of one judged item of a run, and the file of what was said of it."""
+    """The label questions on one judged item, and its label file."""
 
     folder: Path  # of the run, below which nothing is a link
     path: Path
@@ -103,9 +109,9 @@ class LabelQueue:
         return [read_label(line, f"{self.path} line {number}") for number, line in lines]
 
     def next(self, by: str) -> LabelQuestion | None:
-        """Return what a person is asked next: nothing that anybody has answered.
+        """Return a person's next question, one that nobody has answered.
 
-        Of the first rows of the random order that are open, each person takes their own, so that people meet seldom.
+        Of the first open rows in random order, each person takes their own, so that people meet seldom.
         """
         done = {_make_label_id(line) for line in self.read_labels()}
         left = (q for key, q in self.questions.items() if key not in done)
@@ -113,7 +119,10 @@ class LabelQueue:
         return min(drawn[:OPEN_QUESTIONS], key=lambda q: q.person_digest(by), default=None)
 
     def add(self, question: LabelQuestion, pressed: str, by: str) -> None:
-        """Write what a person said, with the sides turned back. Raises OSError where it cannot be."""
+        """Append a person's label, with the sides turned back.
+
+        A repeated label is not written. Raises OSError if it cannot be written.
+        """
         turned = question.is_baseline_first(by)
         label = CRITERION_LABELS[pressed] if question.criterion else PAIR[pressed][turned]
         answers = question.answers
@@ -127,7 +136,7 @@ class LabelQueue:
                 append_line(self.path, {"id": question.row["id"], "label": label, **shown, **about}, below=self.folder)
 
     def progress_lines(self) -> list[str]:
-        """Return in lines how many labels there are, how far they and the judge agree, and what is lacking."""
+        """Describe the labels so far, the judge's agreement, and missing labels."""
         said: dict[LabelId, set[str]] = {}
         for line in self.read_labels():
             said.setdefault(_make_label_id(line), set()).add(line["label"])
@@ -166,7 +175,7 @@ def _make_label_id(line: Mapping[str, Any]) -> LabelId:
 
 
 def _describe_agreement_with_judge(known: Sequence[tuple[LabelQuestion, float]]) -> list[str]:
-    """Return in a line how far people and judge agree, with bounds, where that can be told."""
+    """Describe the agreement of people and judge, with bounds. Empty for fewer than two prompts."""
     both = [(q, truth, q.judge) for q, truth in known if q.judge is not None]
     groups = tuple(int(n) for n in number_clusters(q.prompt for q, *_ in both))
     if len(set(groups)) < 2:
@@ -184,7 +193,10 @@ def _describe_agreement_with_judge(known: Sequence[tuple[LabelQuestion, float]])
 
 
 def label_queues(folder: Path) -> dict[str, dict[str, LabelQueue]]:
-    """Return the queues of each judged item of a run, by how they are drawn. Raises UsageError where there is none."""
+    """Return the queues of each judged item, by kind of draw.
+
+    Raises UsageError if the run has no report.
+    """
     try:
         return _make_label_queues_by_item(folder, (folder / "report.json").stat().st_mtime_ns)
     except FileNotFoundError:

@@ -26,7 +26,7 @@ DONE, RUNNING, OPEN, CUT = ("✓", "done"), ("●", "running"), ("○", "open"),
 
 
 def live_parts(found: RunProgress) -> dict[str, Any]:
-    """Return what the part of a page needs that changes while a run goes on."""
+    """Return the template values of a page that change during a run."""
     odd = [printable(f"{r.id}: {r.error}") for r in found.run.results if r.error]
     odd += [printable(f"{f.code}: {f.what}") for f in found.run.findings if f.severity != "note"]
     left = found.seconds_left
@@ -42,7 +42,7 @@ def live_parts(found: RunProgress) -> dict[str, Any]:
 
 
 def _make_stage_rows(found: RunProgress) -> list[SimpleNamespace]:
-    """Return the stages so far with their time, then the subjects that wait."""
+    """Return the stages so far with their time, then waiting subjects."""
     rail = []
     for stage in found.stages:
         glyph, word = DONE if stage.ended else RUNNING if found.running is not False else CUT
@@ -56,7 +56,10 @@ def _make_stage_rows(found: RunProgress) -> list[SimpleNamespace]:
 
 
 def _make_loss_polyline(losses: Sequence[tuple[int, float]]) -> SimpleNamespace | None:
-    """Return the training loss as the points of a line, with its ends in words."""
+    """Return the training loss as points of a line.
+
+    Its ends are described in words. None for fewer than two values.
+    """
     if len(losses) < 2:
         return None
     kept = [*losses[:: max(1, len(losses) // MAX_POINTS)], losses[-1]]
@@ -68,7 +71,10 @@ def _make_loss_polyline(losses: Sequence[tuple[int, float]]) -> SimpleNamespace 
 
 
 def _make_metrics_by_subject_table(found: RunProgress) -> SimpleNamespace:
-    """Return each metric with a column a subject, "–" where one has not been measured yet."""
+    """Return metrics by subject as a table.
+
+    A value that has not been measured yet is shown as "–" there.
+    """
     done = [r for r in found.run.results if r.outcome == "done"]
     waiting = [subject for subject, _ in found.open_items]
     subjects = list(dict.fromkeys([*(r.subject for r in done), *waiting])) if done else []
@@ -79,7 +85,10 @@ def _make_metrics_by_subject_table(found: RunProgress) -> SimpleNamespace:
 
 
 def _format_rows_and_sample_size(v: Verdict, figures: Figures) -> str:
-    """Return on which rows a verdict rests, and how many would decide it; why there is none where nothing was found."""
+    """Describe a verdict's rows, and the sample size to decide it.
+
+    Without an estimate, the reason instead.
+    """
     if v.estimate is None:
         return verdict_text.format_brief(v)
     changed = f"{figures.lost:,} lost, {figures.won:,} won" if v.versus else ""

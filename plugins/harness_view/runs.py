@@ -18,7 +18,10 @@ MAX_NAMED_KEYS = 6  # keys that differ
 
 @dataclass(frozen=True)
 class RunListEntry:
-    """A line of the list; `state` is that of a run without a report, `error` why a folder cannot be read."""
+    """A line of the list of runs.
+
+    `state` is that of a run without a report, `error` why a folder cannot be read.
+    """
 
     folder: Path
     started: str = ""
@@ -119,11 +122,11 @@ class Runs:
 
 
 def _name_candidate_or_scored_model(kept: reading.LoadedRun) -> str:
-    """Return what was gated: the candidate, and of rows that were scored elsewhere the model's name."""
+    """Return the candidate's name, or the model's for externally scored rows."""
     model = (kept.run.facts.get(kept.ours) or {}).get("model")
     return printable(str(model) if model and kept.run.is_of_scored_rows else kept.ours)
 
 
 def _format_unfinished_run_state(live: RunProgress) -> str:
-    """Return how a run without a report stands, and at which stage."""
+    """Return the state of a run without a report, and its stage."""
     return f"{live.state}: {printable(live.stage)}" if live.stage and not live.ended else live.state

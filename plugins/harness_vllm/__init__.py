@@ -32,10 +32,9 @@ def harness_loaders() -> dict[str, Loader]:
 
 @schema.accepts_options(Flags)
 def open_source(path: str, options: Flags) -> LocalSource:
-    """Bring a model onto this machine and tell what it is, with the context that vLLM has room for.
+    """Download a model and describe it, with vLLM's context length.
 
-    Raises UsageError at values that no engine could be started with, where vLLM is not there to load it, and at a
-    quantised model.
+    Raises UsageError for invalid engine options, without vLLM in the environment, and for a quantised model.
     """
     share, length = options.gpu_memory_utilization, options.max_model_len
     if options.tensor_parallel_size < 1:
@@ -63,9 +62,10 @@ def open_source(path: str, options: Flags) -> LocalSource:
 
 @schema.accepts_options(Flags)
 def identify(ref: ModelRef, options: Flags) -> str | None:
-    """Digest weights, adapter, tokenizer, hardware, libraries, vLLM's version, flags and switches, and our code.
+    """Return a digest of everything that determines answers.
 
-    Loads no model; None in an environment without vLLM. Which interpreter runs it is no part of it.
+    It covers weights, adapter, tokenizer, hardware, libraries, vLLM's version, flags and switches, and this plugin's
+    code. Loads no model; None in an environment without vLLM. The path of the interpreter is left out.
     """
     if (version := environment.installed_version()) is None:
         return None  # told by a worker of that environment
@@ -85,9 +85,10 @@ def identify(ref: ModelRef, options: Flags) -> str | None:
 @schema.accepts_options(Flags)
 @contextmanager
 def load(refs: Sequence[ModelRef], options: Flags) -> Iterator[list[Subject]]:
-    """Load one Subject per ref, an adapter folded into its base; `engine` holds more of vLLM's arguments.
+    """Load one Subject per ref, with adapters folded into the base.
 
-    Raises UsageError where vLLM cannot load a model, or scores otherwise when it reads its prefix cache.
+    `engine` holds further arguments of vLLM. Raises UsageError if vLLM cannot load a model, or scores differently when
+    it reads its prefix cache.
     """
     from harness_vllm.subject import load_subjects, release_engines
 

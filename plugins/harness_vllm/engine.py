@@ -21,14 +21,17 @@ ON_CPU = {"block_size": 32, "enforce_eager": True, "kv_cache_memory_bytes": 2 <<
 
 
 class EngineOutput(Protocol):
-    """What vLLM returns for a prompt: of each token, by token its `logprob` and its `rank`."""
+    """vLLM's output for a scored prompt.
+
+    `prompt_logprobs` has a mapping per token of the prompt, from a token to its `logprob` and `rank`.
+    """
 
     prompt_logprobs: Sequence[Mapping[int, Any] | None] | None
     num_cached_tokens: int | None
 
 
 class EngineAnswer(Protocol):
-    """What vLLM returns of an answer."""
+    """vLLM's output for a generated answer."""
 
     token_ids: Sequence[int]
     text: str
@@ -37,7 +40,11 @@ class EngineAnswer(Protocol):
 
 
 class VLLM:
-    """An engine with a model; `room` is how many tokens its cache holds, in blocks of `block`."""
+    """An engine with a model.
+
+    `room` is the capacity of its cache in tokens, in blocks of `block` tokens. Raises UsageError if the model does not
+    fit into memory, cannot be loaded, or is computed in another dtype.
+    """
 
     def __init__(self, name: str, folder: Path, dtype: torch.dtype, length: int, flags: Flags, share: int) -> None:
         vllm = environment.import_vllm(batch_invariant=flags.batch_invariant)
@@ -61,7 +68,7 @@ class VLLM:
             raise UsageError(f'model "{name}": {what}; name another dtype')
 
     def score(self, prompts: Sequence[list[int]], *, reads: bool) -> Sequence[EngineOutput]:
-        """Return what every token of each prompt is given."""
+        """Score every token of each prompt. `reads` allows reading the prefix cache."""
         how = self._params(max_tokens=1, temperature=0, prompt_logprobs=0, detokenize=False)
         how.skip_reading_prefix_cache = not reads
         return self._ask(prompts, [how] * len(prompts))
@@ -69,7 +76,11 @@ class VLLM:
     def answer(
         self, prompts: Sequence[list[int]], how: Generate, most: Sequence[int], stops: Sequence[int]
     ) -> Sequence[EngineAnswer]:
-        """Answer each prompt, to a stop string, one of `stops` or its `most` tokens; raises CheckFailedError at NaN."""
+        """Generate an answer to each prompt.
+
+        It ends at a stop string, one of `stops` or its `most` tokens. Raises CheckFailedError if a log-probability is
+        not finite.
+        """
         seeds: Sequence[int | None] = [None] * len(prompts)
         chosen: dict[str, Any] = {"stop": [s for s in how.stop if s], "stop_token_ids": list(stops), "logprobs": 0}
         chosen["temperature"] = 0
@@ -104,7 +115,7 @@ class VLLM:
 
 
 def _make_arguments(dtype: torch.dtype, length: int, flags: Flags, share: int) -> dict[str, Any]:
-    """Return the arguments of `vllm.LLM`; `share` engines are to fit beside each other."""
+    """Return the arguments of `vllm.LLM`. Memory is divided so that `share` engines fit beside each other."""
     ours: dict[str, Any] = {
         "dtype": str(dtype).removeprefix("torch."),
         "tensor_parallel_size": flags.tensor_parallel_size,

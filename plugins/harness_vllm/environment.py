@@ -56,7 +56,10 @@ print(json.dumps([found, said[:1]]))
 
 
 def check_environment(python: str | None) -> None:
-    """Raise UsageError unless an interpreter's environment, or this one, can run the plugin."""
+    """Raise UsageError if an environment cannot run the plugin.
+
+    It is the environment of the interpreter `python`, or else this one.
+    """
     if python is None:
         if find_spec("vllm") is None:
             raise UsageError(
@@ -106,7 +109,11 @@ def vllm_switches() -> dict[str, str]:
 
 
 def import_vllm(*, batch_invariant: bool) -> Any:
-    """Set vLLM's switches and import it, quiet and private; raises UsageError where it is not there or cannot be."""
+    """Set vLLM's environment variables and import it.
+
+    It is quiet and sends no usage data. Raises UsageError if it cannot be imported, or if `batch_invariant` needs
+    another GPU.
+    """
     os.environ.update(QUIET_ENVIRONMENT | ENGINE | {"HF_HUB_DISABLE_TELEMETRY": "1"})
     for name in PLACES:
         os.environ.setdefault(name, str(cache_dir() / "vllm" / name.lower()))
@@ -141,7 +148,11 @@ class Flags:
 
 
 def max_context(named: int | None, length: int | None, path: str) -> int:
-    """Return the most tokens of a context, of a model that names so many."""
+    """Return the usable context length in tokens.
+
+    `named` is the context that the model names, `length` is max_model_len. Raises UsageError if `length` exceeds
+    `named`.
+    """
     if length and named and length > named:
         raise UsageError(f'max_model_len is {length}, but the context of model "{path}" is {named}; lower it')
     return (length or named or harness_hf.DEFAULT_CONTEXT) - SPARE_TOKENS

@@ -1,10 +1,10 @@
-"""Log-probabilities through vLLM's prefix cache, of which no row is read that was not computed for it.
+"""Log-probabilities through vLLM's prefix cache, without stale rows.
 
-vLLM computes no rows for the positions of a prompt that it finds in its cache, and returns what lies in their memory
-(its issue 42019). The row of position i comes from the hidden state of i - 1, so those of a continuation are whole
-where no more than len(context) - 1 tokens came from the cache. That count is of a request's first turn: one that is put
-back for want of memory and begun again reads more of the cache and keeps the count. So no more are asked at once than
-the cache has room for.
+vLLM computes no rows for the positions of a prompt that it finds in its cache, and returns stale memory for them (its
+issue 42019). The row of position i comes from the hidden state of i - 1, so the rows of a continuation are valid if no
+more than len(context) - 1 tokens came from the cache. That count is of a request's first turn: a request that is
+preempted for lack of memory and restarted reads more of the cache and keeps the count. So no more requests are made at
+once than the cache has room for.
 """
 
 from __future__ import annotations
@@ -27,22 +27,29 @@ TARGET_ENDS = ("one", "two red", "three more of", "4", "five: the", "six, and", 
 
 
 class NotFiniteError(CheckFailedError):
-    """A model whose scores are no numbers, which is told where they are asked for."""
+    """Log-probabilities of a model that are not finite.
+
+    `compare_prefix_cache` ignores the error, since it is reported when scores are requested.
+    """
 
 
 @dataclass(frozen=True)
 class ScoredWindow:
-    """The log-probability of a window's target in nats, and whether each token was the likeliest."""
+    """The result of scoring a window.
+
+    `total` is the log-probability of its target in nats, `greedy` whether each token was the likeliest.
+    """
 
     total: float
     greedy: bool
 
 
 def score_windows(engine: VLLM, windows: Sequence[Pair], *, reads: bool = True) -> list[ScoredWindow]:
-    """Score each window's target after its context, each once however often it is asked.
+    """Score each window's target after its context.
 
-    With `reads`, the first that could share a beginning warms the cache, and what had too much of it is asked again
-    without. Raises CheckFailedError where a score is not finite, or vLLM has no whole row for a token.
+    Equal windows are scored once. With `reads`, the first window that could share a prefix warms the cache, and windows
+    that read too much of it are scored again without. Raises CheckFailedError if a score is not finite, or if vLLM
+    returns no valid row for a token.
     """
     keyed = [(tuple(context), tuple(target)) for context, target in windows]
     distinct = sorted(set(keyed))
@@ -64,7 +71,10 @@ def score_windows(engine: VLLM, windows: Sequence[Pair], *, reads: bool = True) 
 
 
 def compare_prefix_cache(engine: VLLM, windows: Sequence[Pair], name: str, dtype: str) -> None:
-    """Score windows with and without the prefix cache; raises UsageError where they differ."""
+    """Check that scores are equal with and without the prefix cache.
+
+    Raises UsageError if they differ by more than the tolerance of the dtype, in nats per token.
+    """
     engine.forget()
     try:
         plain = score_windows(engine, windows, reads=False)
@@ -101,7 +111,7 @@ def _sum_target_logprobs(output: EngineOutput, pair: tuple[tuple[int, ...], tupl
 
 
 def _iterate_waves_fitting_cache(engine: VLLM, pairs: Sequence[Any]) -> Iterator[list[Any]]:
-    """Cut pairs into those that the cache holds at once, so that none is put back and begun again."""
+    """Split pairs into batches that fit into the cache. No request is then preempted and restarted."""
     wave, room = list[Any](), 0
     for pair in pairs:
         blocks = 1 + math.ceil((len(pair[0]) + len(pair[1]) + 1) / engine.block)

@@ -101,7 +101,11 @@ class VLLMSubject(TokenizedSubject):
     def _answer_in_thought_rounds(
         self, prompts: list[list[int]], rooms: Sequence[int], how: Generate, marks: ThoughtMarkers, stops: Sequence[int]
     ) -> list[Completion]:
-        """Answer in rounds, each up to where a thought ends or is closed; "hf"'s own answers read the tokens."""
+        """Generate answers in rounds.
+
+        Each round goes up to where a thought ends or is closed by force. The tokens are interpreted by the AnswerState
+        of "hf".
+        """
         ending, most = StopCondition(self.tokens, frozenset(stops), tuple(how.stop)), marks.max_tokens
         answers = [
             AnswerState(i, ids, min(most, room), ending, bound="length" if most <= room else "context", thinking=begun)
@@ -117,9 +121,10 @@ class VLLMSubject(TokenizedSubject):
     def _decode_answer_and_finish_reason(
         self, answer: EngineAnswer, strings: Sequence[str], stops: set[int], bound: FinishReason
     ) -> tuple[str, FinishReason]:
-        """Return an answer as "hf" decodes it, up to the first stop string or token, and how it ended.
+        """Return an answer as "hf" decodes it, and its finish reason.
 
-        Some versions of vLLM say "length" of a stop token in the last place that is allowed.
+        The text ends at the first stop string or token. Some versions of vLLM report "length" for a stop token in the
+        last allowed place.
         """
         ids = list(answer.token_ids)
         eos = bool(ids) and ids[-1] in stops
@@ -132,7 +137,10 @@ class VLLMSubject(TokenizedSubject):
         return text, "eos" if eos else bound if answer.finish_reason == "length" else ""
 
     def logprobs(self, pairs: Sequence[tuple[Prompt, str]], *, truncate: bool = False) -> list[Logprob]:
-        """Score each continuation after its prompt, or without one a whole text, in windows; see `Subject`."""
+        """Score each continuation after its prompt, or a whole text.
+
+        A long text without a prompt is scored in windows; see `Subject`.
+        """
         windows = self.encode_windows(pairs, truncate=truncate)
         scores = iter(scoring.score_windows(self.engine, [window for several in windows for window in several]))
         found = []
@@ -143,12 +151,15 @@ class VLLMSubject(TokenizedSubject):
         return found
 
     def forget(self) -> None:
-        """Drop what is kept of earlier requests, which others are computed from."""
+        """Drop the prefix cache of earlier requests."""
         self.engine.forget()
 
 
 def load_subjects(refs: Sequence[ModelRef], flags: Flags) -> list[VLLMSubject]:
-    """Load the models of some refs, each in an engine of its own; raises UsageError."""
+    """Load each model in an engine of its own.
+
+    Raises UsageError if a model cannot be loaded, or if it is in 4 bits.
+    """
     subjects, pins = list[VLLMSubject](), {"revision": flags.revision, "sha256": flags.sha256}
     try:
         for ref in refs:
@@ -172,11 +183,11 @@ def release_engines(subjects: list[VLLMSubject]) -> None:
 
 @contextmanager
 def fold_adapter(base: Path, adapter: Path | None, dtype: torch.dtype, digest: str = "") -> Iterator[Path]:
-    """Yield the folder of a base with an adapter folded in, the base's own without one; it is gone afterwards.
+    """Yield a temporary folder with an adapter folded into its base.
 
-    Processes that want the same at once, by `digest` and place, share one, and the last removes it; what killed ones
-    left is removed by the next. The sum is computed in float64 and rounded once, to the dtype that answers are
-    computed in. Raises UsageError where an adapter cannot be folded.
+    Without an adapter it is the base's own folder. Concurrent processes with the same `digest` and paths share one
+    folder, and the last removes it; folders of killed processes are removed by the next. The sum is computed in float64
+    and rounded once, to the dtype of inference. Raises UsageError if an adapter cannot be folded.
     """
     if adapter is None:
         yield base

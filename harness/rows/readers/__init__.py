@@ -1,4 +1,4 @@
-"""The readers of other tools' rows, in the order in which they are asked whether a file is theirs."""
+"""Readers of other tools' rows, in order of detection."""
 
 from __future__ import annotations
 
@@ -30,13 +30,19 @@ def find_reader(name: str) -> RowReader:
 
 
 def split_label(given: str) -> tuple[Path, str]:
-    """Return a path and the label behind it, which may end it as #LABEL."""
+    """Split PATH#LABEL into path and label.
+
+    A path that exists as given has no label.
+    """
     text, _, label = given.rpartition("#")
     return (Path(given), "") if not text or Path(given).exists() else (Path(text), label)
 
 
 def read_run_rows(given: str, want: Wanted) -> RawRows:
-    """Return the rows of a path, which may end in #LABEL, by whoever knows it. Raises UsageError where nobody does."""
+    """Read the rows of a path, which may end in #LABEL.
+
+    The first reader that detects its format is used, unless one is named. Raises UsageError if none does.
+    """
     path, label = split_label(given)
     head = read_head(path)
     for one in [find_reader(want.tool)] if want.tool else map(find_reader, READERS):

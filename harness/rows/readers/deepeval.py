@@ -54,7 +54,10 @@ class Deepeval(ask.RowReader):
 
 
 def _make_row(case: ask.Told, said: dict[str, list[ask.Told]], want: Wanted, where: str) -> RawRow:
-    """Return a case; an error of one metric leaves the others scored."""
+    """Convert a test case to a row.
+
+    An error of one metric leaves the other scores valid. Raises UsageError if a metric occurs twice.
+    """
     values, errors, seen = dict[str, float](), list[str](), set[str]()
     for metric in case.get("metricsData") or []:
         if (name := str(metric["name"])) in seen:

@@ -18,7 +18,7 @@ SAMPLES = "_samples.jsonl"
 
 
 class EveryEvalEver(ask.RowReader):
-    """A log of Every Eval Ever with its samples, or a folder with some."""
+    """Reader of Every Eval Ever logs with samples, and their folders."""
 
     name, words, files = "every_eval_ever", ('"schema_version"', '"evaluation_id"'), (f"**/*{SAMPLES}",)
 
@@ -53,7 +53,10 @@ class EveryEvalEver(ask.RowReader):
 
 
 def _select_log_and_task(files: SafeFiles, path: Path, want: Wanted) -> tuple[Path, dict[str, Any], str]:
-    """Return the log that is meant, what it says, and the task. Raises UsageError where none or several are."""
+    """Return the selected log, its content and the task.
+
+    Raises UsageError if none matches, or several do.
+    """
     found = files.list_files(f"**/*{SAMPLES}") if path.is_dir() else [path]
     logs = [p.with_name(p.name.removesuffix(SAMPLES) + ".json") if p.name.endswith(SAMPLES) else p for p in found]
     for log in logs:
@@ -75,7 +78,7 @@ def _select_log_and_task(files: SafeFiles, path: Path, want: Wanted) -> tuple[Pa
 
 
 def _strip_lm_eval_filter(name: str, told: ask.Told) -> str:
-    """Return a task by its name, behind which lm_eval has a filter."""
+    """Return a task's name without lm_eval's filter."""
     return name.partition("/")[0] if told["eval_library"]["name"] == "lm_eval" else name
 
 
@@ -87,9 +90,9 @@ def _replace_colons(result: Any) -> str:
 def _read_rows(
     files: SafeFiles, path: Path, told: ask.Told, results: list[ask.Told], task: str, want: Wanted
 ) -> list[RawRow]:
-    """Return what the lines of a task say of each row, with all scores that stand there, those of errors too.
+    """Read a task's rows with all their scores.
 
-    Repeats have an epoch, or come one after the other.
+    Scores of rows with an error are included. Repeats have an epoch, or follow each other.
     """
     named = [r["evaluation_result_id"] for r in results]
     taken = Counter(

@@ -1,4 +1,4 @@
-"""What readers of all formats make of a file in the same way: keys of questions, facts, and the sum check."""
+"""Question keys, facts and total checks shared by all readers."""
 
 from __future__ import annotations
 
@@ -39,7 +39,10 @@ Told = Mapping[str, Any]  # a table of a file
 
 
 class RowReader:
-    """What reads the rows of one tool: `words` stand in the beginning of its files, `files` lie in its folders."""
+    """Base of the readers, each for the rows of one tool.
+
+    `words` occur in the first bytes of its files, `files` are patterns of the files in its folders.
+    """
 
     name: ClassVar[str]
     words: ClassVar[tuple[str, ...]] = ()
@@ -47,7 +50,10 @@ class RowReader:
     keeps_budget: ClassVar[bool] = False  # whether it counts the texts of its rows as it reads them
 
     def sniff(self, path: Path, head: bytes) -> bool:
-        """Return whether this tool wrote it, by what it holds; the head of a folder is empty."""
+        """Return whether this tool wrote a file or folder.
+
+        The content decides; `head` is empty for a folder.
+        """
         if path.is_dir():
             return any(next(path.glob(pattern), None) for pattern in self.files)
         return all(word.encode() in head for word in self.words)
@@ -68,18 +74,25 @@ class RowReader:
         return replace(found, sources=files.sources, contents=contents)
 
     def rows(self, files: SafeFiles, path: Path, want: Wanted) -> RawRows:
-        """Return the rows of one task, but for the files that were read."""
+        """Return the rows of one task, without `sources` and `contents`."""
         raise NotImplementedError
 
 
 class TextBudget:
-    """Keeps the texts of the rows that are wanted, or of all as long as they fit into memory, and else of none."""
+    """A limit on the texts of rows in memory.
+
+    The texts of the wanted rows are kept, by default of all. Once they exceed MAX_TEXT_CHARS, none are.
+    """
 
     def __init__(self, wanted: frozenset[str] | None = None) -> None:
         self.wanted, self.left = wanted, float(MAX_TEXT_CHARS)
 
     def spend(self, rows: Sequence[RawRow], new: int) -> None:
-        """Cut the texts of the last `new` rows, or take those of all rows away where they are too many."""
+        """Cut the texts of the last `new` rows to the budget.
+
+        Each text is cut at MAX_CELL_CHARS, and texts of unwanted rows are dropped. Once the budget is exceeded, the
+        texts of all rows are dropped.
+        """
         for row in rows[-new:] if new else ():
             if self.wanted is not None and row.content not in self.wanted and row.key not in self.wanted:
                 row.input = row.target = row.answer = ""
@@ -94,7 +107,10 @@ class TextBudget:
 
 
 def question_digest(asked: Any, wanted: Any, **beside: Any) -> str:
-    """Return what tells a question from others: a text or a chat, the answers that are wanted, lists."""
+    """Return the digest that identifies a question.
+
+    It covers a text or a chat, the wanted answers, and further fields such as lists of choices.
+    """
     plain = isinstance(asked, str) or (isinstance(asked, list) and all(isinstance(m, dict) for m in asked))
     targets = [str(t) for t in wanted] if isinstance(wanted, list) else str("" if wanted is None else wanted)
     row = {name: value for name, value in beside.items() if value}
@@ -104,24 +120,33 @@ def question_digest(asked: Any, wanted: Any, **beside: Any) -> str:
 
 
 def prompt_digest(sent: Any) -> str:
-    """Return the digest of what was sent to a model, "" where that is not known."""
+    """Return the digest of a sent prompt, empty if unknown."""
     return digest_value(sent) if sent else ""
 
 
 def format_setting(value: Any) -> str:
-    """Return a setting as a text by which two runs are compared, "" where there is none; an empty table is one."""
+    """Return a setting as a text for comparison between runs.
+
+    Empty for None; an empty table is a setting.
+    """
     return value if isinstance(value, str) else "" if value is None else json.dumps(value, sort_keys=True)
 
 
 def collect_facts(**told: Any) -> dict[str, str]:
-    """Return the facts of a run that its file tells, under their names; `_` stands for a space."""
+    """Return the known facts of a run as texts, by name.
+
+    Underscores in names become spaces, and secrets are redacted.
+    """
     return {
         name.replace("_", " "): text for name, value in redact_options(told).items() if (text := format_setting(value))
     }
 
 
 def mentions_model(value: Any, model: str) -> bool:
-    """Return whether a setting has a model's name somewhere in it, as a text of its own."""
+    """Return whether a setting contains a model's name.
+
+    The name must be a whole text in it.
+    """
     if isinstance(value, Mapping):
         return any(mentions_model(one, model) for one in value.values())
     if isinstance(value, (list, tuple)):
@@ -130,7 +155,10 @@ def mentions_model(value: Any, model: str) -> bool:
 
 
 def display_text(value: Any) -> str:
-    """Return what was asked, wanted or answered as a text to read: of a chat with one message that one's."""
+    """Return a prompt, target or answer as readable text.
+
+    Of a chat with one message beside system messages, that message's content.
+    """
     if isinstance(value, list) and all(isinstance(m, dict) and "content" in m for m in value):
         said = [m for m in value if m.get("role") != "system"]
         if len(said) == 1:
@@ -149,7 +177,10 @@ def display_name(name: Any) -> str:
 
 
 def row_columns(columns: Told, want: Wanted, where: str) -> dict[str, Any]:
-    """Return cluster and slices of a row, from the columns that a user names. Raises UsageError at one that is not."""
+    """Return a row's cluster and slices from the requested columns.
+
+    Raises UsageError if a column is missing.
+    """
 
     def text(name: str) -> str:
         if name not in columns:
@@ -178,7 +209,7 @@ def select_one(found: Sequence[str], wanted: str, path: Path, what: str, say: st
 
 
 def nested_value(table: Any, *keys: str) -> Any:
-    """Return what stands in tables under keys, each in the one before; None where there is nothing."""
+    """Return the value under nested keys, None if one is missing."""
     for key in keys:
         table = (table or {}).get(key)
     return table
@@ -191,7 +222,10 @@ def parse_scores(told: Told, where: str) -> dict[str, float]:
 
 
 def flag_positional_keys(rows: list[RawRow], keys: Iterable[Any]) -> list[RawRow]:
-    """Return rows, of which keys name nothing where they are places: whole numbers, one and all."""
+    """Mark rows as numbered if all keys are whole numbers.
+
+    Such keys are positions, which identify nothing.
+    """
     places = all(isinstance(k, int) or str(k).isdecimal() for k in keys)
     return [replace(row, numbered=True) for row in rows] if places else rows
 
@@ -208,9 +242,10 @@ def mean_of_scores(values: Sequence[float]) -> float:
 def make_metric(
     where: str, name: str, rows: list[RawRow], every: list[float], told: Any, about: RawMetric
 ) -> RawMetric:
-    """Return a metric with the tool's own number, where it is that of the scored rows.
+    """Return a metric, with the tool's total if rows give it.
 
-    Raises UsageError where it is not that of `every` row that the tool counts.
+    Raises UsageError unless the total is the mean of `every` value that the tool counts. It is kept only if it is the
+    mean of the scored rows too.
     """
     total = check_total(f"{where} {display_name(name)}", mean_of_scores(every), told) if every else None
     scored = [row.values[name] for row in rows if name in row.values]

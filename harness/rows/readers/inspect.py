@@ -40,7 +40,10 @@ class _Found:
     halves: int = 0
 
     def count(self, key: Any, scores: ask.Told, reducer: str = "") -> dict[str, float]:
-        """Count the scores of a sample, and return its numbers; one that is a table has its metrics under its keys."""
+        """Count a sample's scores and return its numbers.
+
+        A score that is a table gives a metric for each of its keys.
+        """
         values: dict[str, float] = {}
         for score, value, number in parse_sample_scores(scores):
             name = score + reducer
@@ -109,7 +112,10 @@ def _list_logs(files: SafeFiles) -> list[Path]:
 
 
 def _find_newest_log(files: SafeFiles, folder: Path, want: Wanted) -> tuple[Path, tuple[str, ...]]:
-    """Return the newest log of a task and model, and a note on older ones. Raises UsageError."""
+    """Return the newest log of a task and model.
+
+    The second value is a note on older ones. Raises UsageError if the task or the model is ambiguous.
+    """
     told = {log: _read_header(files, log) for log in _list_logs(files)}
     task = ask.select_one([str(about.get("task", "")) for about in told.values()], want.task, folder, "task")
     mine = {log: about for log, about in told.items() if about.get("task", "") == task}
@@ -122,7 +128,10 @@ def _find_newest_log(files: SafeFiles, folder: Path, want: Wanted) -> tuple[Path
 
 
 def _read_header(files: SafeFiles, log: Path) -> Mapping[str, Any]:
-    """Return what a log says of its evaluation."""
+    """Return the `eval` object of a log.
+
+    Empty if it has none.
+    """
     if log.suffix == ".eval":
         members = files.read_zip(log)
         member = next((members[name] for name in ("header.json", "_journal/start.json") if name in members), None)
@@ -169,7 +178,10 @@ def _open_log(files: SafeFiles, log: Path) -> _Log:
 
 
 def _has_valid_small_members(members: Mapping[str, Callable[[], bytes]], log: Path) -> bool:
-    """Return whether a log is small enough to be in memory at once. Raises UsageError at a member that is odd."""
+    """Return whether a log unpacks to at most MAX_TEXT_BYTES.
+
+    Raises UsageError if a member is invalid.
+    """
     size = 0
     for name, inflate in members.items():
         data = inflate()
@@ -182,7 +194,10 @@ def _has_valid_small_members(members: Mapping[str, Callable[[], bytes]], log: Pa
 
 
 def _read_by_library(files: SafeFiles, log: Path, kind: Literal["eval", "json"], members: Sequence[str] = ()) -> _Log:
-    """Read a log whose members were checked with inspect_ai, samples in their order. Raises UsageError."""
+    """Read a log with inspect_ai, samples in file order.
+
+    The members must be checked already. Raises UsageError if the log cannot be read or has no samples.
+    """
     from inspect_ai.log import read_eval_log
 
     try:
@@ -240,7 +255,10 @@ class ScoreValue(NamedTuple):
 
 
 def parse_sample_scores(scores: ask.Told) -> Iterator[ScoreValue]:
-    """Yield the values of a sample's scores; one that is a table has several, under its keys."""
+    """Yield the values of a sample's scores.
+
+    A score that is a table has several, under its keys.
+    """
     for score, said in scores.items():
         told = said.get("value") if isinstance(said, dict) else None
         for inner, value in told.items() if isinstance(told, dict) else [("", told)]:
@@ -248,7 +266,10 @@ def parse_sample_scores(scores: ask.Told) -> Iterator[ScoreValue]:
 
 
 def _parse_score(value: Any) -> float | str:
-    """Return a score as Inspect counts it, NaN for one that is none, or why it is no number."""
+    """Return a score as a number, or the reason it is none.
+
+    Numbers are as Inspect counts them; NaN is a missing score.
+    """
     if isinstance(value, str):
         word = WORDS.get(value, WORDS.get(value.lower()) if len(value) > 1 else None)
         value = word if word is not None else float(value) if NUMBER.fullmatch(value) else value
@@ -260,7 +281,10 @@ def _parse_score(value: Any) -> float | str:
 
 
 def _resolve_attachments(value: Any, sample: ask.Told) -> Any:
-    """Return a text, or messages without what is not of the question, with attachments in their place."""
+    """Replace attachments in a text or messages by their content.
+
+    The keys `id` and `source` are dropped, since they are not part of the question.
+    """
     if isinstance(value, str):
         attached = sample.get("attachments") or {}
         return (
@@ -274,7 +298,7 @@ def _resolve_attachments(value: Any, sample: ask.Told) -> Any:
 
 
 def _require_all_samples(told: ask.Told, found: _Found, results: ask.Told, path: Path) -> None:
-    """Raise UsageError where a log has not each sample of its run, each once."""
+    """Raise UsageError unless a log has every sample exactly once."""
     ids = ask.nested_value(told, "dataset", "sample_ids") or []
     asked = len(ids) * int(ask.nested_value(told, "config", "epochs") or 1) or results.get("total_samples")
     there = {(type(i), i, row.repeat) for i, row in zip(found.ids, found.rows, strict=True)}
@@ -285,7 +309,10 @@ def _require_all_samples(told: ask.Told, found: _Found, results: ask.Told, path:
 
 
 def _map_scores_to_reported_means(results: ask.Told, known: ask.Told) -> dict[str, Any]:
-    """Return what Inspect says of each score over all samples, by our names; None where that is no mean."""
+    """Return the means that Inspect reports, by our score names.
+
+    They are over all samples; None if the reported number is no mean.
+    """
     found: dict[str, Any] = {}
     for score in results.get("scores") or []:
         short = {str(k).rpartition("/")[2]: m.get("value") for k, m in (score.get("metrics") or {}).items()}
@@ -318,7 +345,10 @@ def _make_reduced_rows(found: _Found, reductions: Iterable[ask.Told], where: str
 
 
 def _find_self_grading_scorers(told: ask.Told) -> str | None:
-    """Return the scorers that ask the model under test how good its answers are, as Inspect does by default."""
+    """Return the scorers that use the model under test as judge.
+
+    That is Inspect's default for model-graded scorers.
+    """
     model, roles, found = told.get("model"), told.get("model_roles") or {}, []
     for scorer in told.get("scorers") or []:
         name, options = str(scorer.get("name")), scorer.get("options") or {}

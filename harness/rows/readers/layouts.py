@@ -38,7 +38,10 @@ KINDS = {  # how files begin that hold no rows
 
 
 def is_table(path: Path, head: bytes) -> bool:
-    """Return whether something could be a table, by its first bytes; of a folder by its files."""
+    """Return whether a file or folder could be a table.
+
+    A file is known by its first bytes and its suffix, a folder by its files.
+    """
     if path.is_dir():
         return (path / SAVED).is_file() or (path / SPLITS).is_file()
     if tables.is_binary_table(head):
@@ -54,7 +57,10 @@ def is_table(path: Path, head: bytes) -> bool:
 
 
 def describe_unreadable(path: Path, head: bytes) -> str:
-    """Return what something looks like that holds no rows, and what is read."""
+    """Return the error for a path without readable rows.
+
+    It names the apparent type, and the formats that can be read.
+    """
     if path.is_dir():
         names = sorted(one.name for one in path.iterdir())
         what = f"is a folder with {', '.join(map(_shorten_name, names[:MAX_KEYS]))}" if names else "is an empty folder"
@@ -92,7 +98,10 @@ def read_lines(files: SafeFiles, path: Path, table: str = "") -> Lines:
 
 
 def _detect_encoding(head: bytes) -> str:
-    """Return UTF-16 where a text is that, with or without a mark, else UTF-8."""
+    """Return UTF-16 or UTF-32 if detected, else UTF-8.
+
+    UTF-16 is also detected without a byte order mark.
+    """
     found = reading.detect_encoding(head)
     return found if found.startswith(("utf-16", "utf-32")) else "utf-8"
 
@@ -107,7 +116,10 @@ def _decode_text(data: bytes, path: Path) -> str:
 
 
 def _is_json_lines(text: str, files: SafeFiles, path: Path) -> bool:
-    """Return whether a text begins with an object on a line of its own, and something else behind it."""
+    """Return whether a text is JSON Lines and no single document.
+
+    That is, it begins with an object on a line of its own, and more text follows.
+    """
     first, end, rest = text.partition("\n")
     if not text.startswith("{") or not first.strip("{ \r"):
         return False
@@ -154,7 +166,11 @@ def _is_object(value: Any) -> bool:
 
 
 def _iterate_streamed_json_array(files: SafeFiles, path: Path, encoding: str) -> Lines:
-    """Yield the objects of a JSON list as the file is read, so that neither they nor its text are all in memory."""
+    """Yield the objects of a JSON list as it is read.
+
+    Neither the objects nor, unless compressed, their text are all in memory. Raises UsageError with the number of an
+    invalid row.
+    """
     number, place, buffer = 0, 0, ""
     with files.open_content(path) as content:
         text = _open_text(content, encoding)
@@ -181,7 +197,10 @@ def _iterate_streamed_json_array(files: SafeFiles, path: Path, encoding: str) ->
 
 
 def _decode_next_json_value(buffer: str, place: int, text: IO[str]) -> tuple[Any, int, str]:
-    """Return the next value, where it ends, and the text that this is in; reads on until it is complete."""
+    """Decode the next JSON value, reading on until it is complete.
+
+    Returns the value, its end, and the buffer that the end refers to.
+    """
     while True:
         try:
             return *DECODER.raw_decode(buffer, place), buffer
@@ -203,7 +222,10 @@ def _require_object(found: Any, path: Path, number: int) -> Mapping[str, Any]:
 
 
 def _iterate_csv_lines(files: SafeFiles, path: Path, head: bytes) -> Lines:
-    """Yield the lines of a file with a header; all fields are texts, so that "0001" stays what it is."""
+    """Yield the rows of a CSV file with a header.
+
+    All fields are texts, so that "0001" stays as it is.
+    """
     encoding = _detect_encoding(head)
     begins = head.decode(encoding, "ignore").removeprefix("\ufeff").replace("\r\n", "\n")[: reading.SNIFFED_CHARS]
     separator, marked = reading.detect_separator(begins), bool(reading.SEPARATOR_LINE.match(begins))
@@ -219,7 +241,10 @@ def _iterate_csv_lines(files: SafeFiles, path: Path, head: bytes) -> Lines:
 
 
 def _iterate_csv_rows(text: IO[str], path: Path, separator: str, first: int) -> Lines:
-    """Yield the rows of a CSV text under the names of its header, which is on the line `first`."""
+    """Yield the rows of a CSV text as dicts by header.
+
+    `first` is the line number of the header. Raises UsageError with the line of an error.
+    """
     reader = csv.reader(text, delimiter=separator, strict=True)
     try:
         names = next(reader, [])
@@ -241,7 +266,10 @@ def _iterate_csv_rows(text: IO[str], path: Path, separator: str, first: int) -> 
 
 
 def _iterate_sqlite_lines(data: bytes, path: Path, table: str) -> Lines:
-    """Yield the rows of the only table of a database, or of the one that is named."""
+    """Yield the rows of a database's only or named table.
+
+    Raises UsageError if there is no such table, or the file is damaged.
+    """
     with closing(sqlite3.connect(":memory:")) as database:
         try:
             database.deserialize(data)

@@ -28,13 +28,19 @@ Line = dict[str, Any]
 
 
 class LmEval(ask.RowReader):
-    """Reads the newest run in a folder of lm_eval's, or that of one samples file."""
+    """Reader of lm_eval folders and samples files.
+
+    Of a folder the newest run is read.
+    """
 
     name, files = "lm_eval", ("**/samples_*.jsonl", "**/results_*.json")
     words = ('"doc_hash"', '"filtered_resps"', '"metrics"')
 
     def sniff(self, path: Path, head: bytes) -> bool:
-        """Return whether a file is a line of samples with lm_eval's hashes, or a folder holds such."""
+        """Return whether a file or folder has samples of lm_eval.
+
+        A file needs lm_eval's keys in its first line, a folder files with lm_eval's names.
+        """
         return super().sniff(path, head.partition(b"\n")[0])
 
     def rows(self, files: SafeFiles, path: Path, want: Wanted) -> RawRows:
@@ -126,9 +132,9 @@ def _select_lines_of_filter(lines: Iterator[tuple[int, Line]], task: str, want: 
 def _make_metric_and_factor(
     name: str, filter_: str, lines: Sequence[Line], tables: Mapping[str, ask.Told]
 ) -> tuple[RawMetric, float]:
-    """Return what is known of a metric, and what its rows are multiplied by: by which the tool's own number is made.
+    """Return a metric, and the factor of its row values.
 
-    A pair of numbers is a log-likelihood and how many units it is of.
+    The factor makes the rows give the tool's own number. A pair of numbers is a log-likelihood and its number of units.
     """
     better = tables["higher_is_better"].get(name)
     direction: Better | None = None if better is None else "higher" if better else "lower"
@@ -148,7 +154,7 @@ def _make_metric_and_factor(
 
 
 def _is_float_sized_number(value: Any) -> bool:
-    """Return whether a value is a number, as large as floats can be at most."""
+    """Return whether a value is a number in the range of floats."""
     return isinstance(value, (bool, int, float)) and (not isinstance(value, int) or abs(value) < 10**300)
 
 
@@ -189,7 +195,10 @@ def _make_rows(
 
 
 def _list_choices(line: Line) -> list[str]:
-    """Return the continuations that a row was scored on, of which none was generated."""
+    """Return the scored continuations of a row.
+
+    Empty if its answer was generated.
+    """
     sent = line.get("arguments")
     parts = sent.values() if isinstance(sent, dict) else ()
     found = [part.get("arg_1") for part in parts if isinstance(part, dict)]
@@ -197,7 +206,7 @@ def _list_choices(line: Line) -> list[str]:
 
 
 def _get_target_or_choice_text(line: Line) -> str:
-    """Return what is wanted, of a choice its text."""
+    """Return a row's target, or its text if it numbers a choice."""
     target, choices = line.get("target"), _list_choices(line)
     if len(choices) > 1 and str(target).isdecimal() and int(str(target)) < len(choices):
         return choices[int(str(target))]
@@ -205,7 +214,7 @@ def _get_target_or_choice_text(line: Line) -> str:
 
 
 def _get_answer_or_likeliest_choice(line: Line) -> str:
-    """Return what the model answered, or the choice that it finds most likely."""
+    """Return the model's answer, or the likeliest choice."""
     answers, choices = line.get("filtered_resps"), _list_choices(line)
     if not isinstance(answers, list) or not answers:
         return ""
@@ -219,9 +228,10 @@ def _get_answer_or_likeliest_choice(line: Line) -> str:
 
 
 def _make_question_samples(config: ask.Told, docs: Sequence[ask.Told], targets: Sequence[Any]) -> list[Sample]:
-    """Return what rows ask, as rows of ours do: one text, and the lists to choose from.
+    """Return the questions of rows as samples.
 
-    It stands in the columns that the task's templates name, else in all but a name of the row.
+    As in rows of ours each has one text, and the lists to choose from. They come from the columns that the task's
+    templates name, else from all but `id`.
     """
     first, names = docs[0], list[str]()
     for key in ("doc_to_text", "doc_to_choice"):
@@ -238,7 +248,10 @@ def _make_question_samples(config: ask.Told, docs: Sequence[ask.Told], targets: 
 
 
 def _collect_facts(told: ask.Told, config: ask.Told, task: str, name: str) -> dict[str, str]:
-    """Return what fairness compares; a model's path and dtype stand in a task's metadata too, and are no task."""
+    """Return the facts for the fairness comparison.
+
+    A task's metadata is left out, since it holds the model's path and dtype too.
+    """
     run, args = (
         _get_mapping_or_empty(told, "config"),
         _get_mapping_or_empty(_get_mapping_or_empty(told, "config"), "model_args"),

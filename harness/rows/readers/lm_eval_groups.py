@@ -69,7 +69,7 @@ def _describe_no_common_metric(path: Path, tasks: Sequence[str]) -> str:
 
 
 def _list_tasks(name: str, children: Mapping[str, Sequence[str]], above: frozenset[str]) -> list[str]:
-    """Return the tasks of a group and of the groups in it, each once."""
+    """Return the tasks of a group and its subgroups, each once."""
     if name in above:
         return []
     parts = [_list_tasks(one, children, above | {name}) if one in children else [one] for one in children[name]]
@@ -102,7 +102,10 @@ def join_tasks(group: TaskGroup, parts: Mapping[str, RawRows], path: Path) -> Ra
 def _make_group_row(
     row: RawRow, task: str, names: Sequence[str], weights: Mapping[str, Mapping[str, float]], repeated: bool
 ) -> RawRow:
-    """Return a row of a task as one of the group; a question that several tasks ask is one of each."""
+    """Convert a task's row to a row of the group.
+
+    A question that occurs in several tasks is a separate one in each.
+    """
     values = {name: row.values[name] for name in names if name in row.values}
     content = digest_value([task, row.content])[:HEX_DIGITS] if repeated and row.content else row.content
     return replace(
@@ -116,7 +119,10 @@ def _make_group_row(
 def _make_group_metric(
     group: TaskGroup, name: str, parts: Mapping[str, RawRows], path: Path
 ) -> tuple[RawMetric, Mapping[str, float]]:
-    """Return what is known of a group's metric, and what a row of each task weighs in it: 1 on average."""
+    """Return a group's metric, and the row weight of each task.
+
+    The weights are 1 on average. Raises UsageError if the group's number fits neither weighting.
+    """
     alike = dict.fromkeys(parts, 1.0)
     each = {task: run.metrics[name] for task, run in parts.items()}
     first = next(iter(each.values()))
@@ -142,6 +148,6 @@ def _make_group_metric(
 
 
 def _join_fact_of_tasks(name: str, parts: Mapping[str, RawRows]) -> str:
-    """Return a setting that all tasks share, or what it is in each."""
+    """Return the setting that all tasks share, else each task's."""
     each = {task: run.facts.get(name, "") for task, run in parts.items()}
     return next(iter(each.values())) if len({*each.values()}) == 1 else ask.format_setting(each)

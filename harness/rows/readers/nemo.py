@@ -17,7 +17,10 @@ UNKNOWN_SETTINGS = "system prompt and generation settings are not in NeMo's file
 
 
 class Nemo(ask.RowReader):
-    """The folder of one benchmark of a run of NeMo Evaluator, or one with several of them."""
+    """Reader of NeMo Evaluator runs.
+
+    It reads the folder of one benchmark, or one that holds several.
+    """
 
     name, words = "nemo", ('"problem_idx"', '"reward"', '"expected_answer"', '"scoring_details"')
 
@@ -64,7 +67,10 @@ def _list_nemo_folders(path: Path) -> list[Path]:
 
 
 def _read_rows_and_rewards(files: SafeFiles, path: Path, want: Wanted) -> tuple[list[RawRow], dict[str, list[float]]]:
-    """Return rows, and what NeMo Evaluator counts by metric: every reward, those of failures too."""
+    """Read rows, and all rewards by metric.
+
+    NeMo Evaluator counts every reward, those of failures too. Raises UsageError if one is missing.
+    """
     rows, every = list[RawRow](), dict[str, list[float]]()
     for line, row in files.read_json_lines(path):
         where, values = f"{path} line {line:,}", dict[str, float]()

@@ -26,7 +26,10 @@ MAX_NATS = 700.0  # nats whose exponential a float holds
 
 
 class Ours(ask.RowReader):
-    """Rows that the harness wrote; `#SUBJECT` behind the path of a run or of evidence names the model."""
+    """Reader of rows that the harness wrote.
+
+    `#SUBJECT` after the path of a run or of evidence names the model.
+    """
 
     name = "ours"
 
@@ -123,7 +126,10 @@ def _iterate_item_lines(files: SafeFiles, path: Path, subject: str, task: str) -
 
 
 def _make_row(line: ask.Told, want: Wanted, where: str) -> RawRow:
-    """Return a line as a row; what was lost has no value, and a perplexity is in nats."""
+    """Convert a line to a row.
+
+    A lost score has no value, and a perplexity is in nats.
+    """
     told, nats = line.get("values", line), line.get("nats") or {}
     lost = (*line.get("lost", ()), *line.get("partly_lost", ()))
     names = [n for n in (line["values"] if "values" in line else line["metrics"]) if n not in lost]
@@ -164,5 +170,5 @@ def _make_verified_metrics(report: ask.Told, rows: list[RawRow], scales: ask.Tol
 
 
 def _parse_range_end(told: float | None, infinite: float) -> float:
-    """Return an end of a range; JSON has null where it is infinite."""
+    """Return the end of a range, infinite if JSON has null."""
     return infinite if told is None else float(told)

@@ -24,7 +24,10 @@ CODE = ("javascript", "python", "ruby", "webhook")  # assertions whose value is 
 
 
 class Promptfoo(ask.RowReader):
-    """An export of promptfoo eval, of one provider and prompt; `#LABEL` behind its path names the provider."""
+    """Reader of promptfoo exports, for one provider and prompt.
+
+    `#LABEL` after the path names the provider.
+    """
 
     name, words = "promptfoo", ('"evalId"', '"results"')
 
@@ -58,7 +61,10 @@ class Promptfoo(ask.RowReader):
 
 
 def _make_rows(tests: Sequence[ask.Told], want: Wanted, where: str) -> list[RawRow]:
-    """Return rows; of one that stands several times, without a number, each is a repeat."""
+    """Convert tests to rows.
+
+    A test that occurs several times becomes the repeats of one row, since promptfoo does not number them.
+    """
     rows, seen = list[RawRow](), Counter[tuple[str, str]]()
     for test in tests:
         case = test["testCase"]
@@ -78,7 +84,10 @@ def _make_rows(tests: Sequence[ask.Told], want: Wanted, where: str) -> list[RawR
 
 
 def _list_expected(case: ask.Told) -> list[str]:
-    """Return what the assertions of a test compare its answer with; of code nothing."""
+    """Return the values that a test's assertions expect.
+
+    Assertions with code have none.
+    """
     plain = [one for one in case.get("assert") or [] if str(one.get("type")) not in CODE]
     return [ask.display_text(one["value"]) for one in plain if one.get("value") is not None]
 

@@ -36,7 +36,7 @@ NO_VALUES: ask.Told = {}
 
 
 class Table(ask.RowReader):
-    """Reads tables; whatever no other reader knows and looks like one."""
+    """Reader of tables, the fallback for files of unknown tools."""
 
     name, keeps_budget = "table", True
 
@@ -53,7 +53,11 @@ class Table(ask.RowReader):
 
 
 def read_table(path: Path, lines: Lines, want: Wanted) -> RawRows:
-    """Return the rows of a table, whatever it was read from. Raises UsageError with the line of what cannot be read."""
+    """Convert the lines of a table to rows.
+
+    The lines may come from a file or from Python. Raises UsageError with the line that cannot be read, or if there are
+    rows of several models.
+    """
     rows, shared, columns, models = list[RawRow](), dict[Any, Any](), dict[str, str](), set[str]()
     budget = ask.TextBudget(want.texts)
     long = MODEL not in (*want.slices, *want.cluster) and "=" not in want.label
@@ -85,12 +89,18 @@ def read_table(path: Path, lines: Lines, want: Wanted) -> RawRows:
 
 
 def _choose_metric_name(want: Wanted) -> str:
-    """Return what a score is called: of a table with a column for each side "score"."""
+    """Return the name of the score.
+
+    In a table with a column for each side it is "score", unless a metric is named.
+    """
     return want.metric or ("score" if want.base_score else want.score) or "score"
 
 
 def _iterate_matching_lines(lines: Lines, column: str, value: str, path: Path) -> Lines:
-    """Yield the lines of a long table that have a value in a column. Raises UsageError where none has."""
+    """Yield the lines of a long table with a column's value.
+
+    Raises UsageError if none has it.
+    """
     seen, found, names = dict[str, None](), False, dict[str, None]()
     for number, line in lines:
         cell = line[column] if column in line else nested_cell(line, column)
@@ -110,7 +120,10 @@ def _iterate_matching_lines(lines: Lines, column: str, value: str, path: Path) -
 
 
 def _map_roles_to_columns(lines: Sequence[ask.Told], want: Wanted, path: Path) -> dict[str, str]:
-    """Return which column is what, by the first lines. Raises UsageError where one is not there."""
+    """Return the column of each role, from the first lines.
+
+    Raises UsageError if a column is missing.
+    """
     named = {name: column for name in COLUMNS if (column := getattr(want, name)) not in ("", UNSET_COLUMN)}
     there = dict.fromkeys(chain.from_iterable(lines))
     found = {name: name for name in DEFAULTS if name in there and getattr(want, name) != UNSET_COLUMN} | named
@@ -137,7 +150,10 @@ def _map_roles_to_columns(lines: Sequence[ask.Told], want: Wanted, path: Path) -
 
 
 def _make_getter(column: str, lines: Sequence[ask.Told], path: Path) -> Callable[[ask.Told], Any]:
-    """Return what reads a column, or a dotted path through objects. Raises UsageError where no line has it."""
+    """Return a function that reads a column or a dotted path.
+
+    Raises UsageError if no line has it.
+    """
     if any(column in line for line in lines):
         return lambda line: line.get(column)
     if "." not in column or all(nested_cell(line, column) is None for line in lines):
@@ -148,7 +164,10 @@ def _make_getter(column: str, lines: Sequence[ask.Told], path: Path) -> Callable
 
 
 def nested_cell(line: ask.Told, column: str) -> Any:
-    """Return what lies at the end of a dotted path through objects, and places in lists; None where nothing does."""
+    """Return the value at a dotted path through objects and lists.
+
+    A number in the path is a position in a list. None if there is no value.
+    """
     value: Any = line
     for key in column.split("."):
         if isinstance(value, list) and key.isdecimal():
@@ -161,7 +180,10 @@ def nested_cell(line: ask.Told, column: str) -> Any:
 def _make_rows(
     path: Path, piece: Sequence[tuple[int, ask.Told]], columns: Mapping[str, str], want: Wanted, shared: dict[Any, Any]
 ) -> list[RawRow]:
-    """Return some lines as rows; what many rows have in common they share."""
+    """Convert a piece of a table to rows.
+
+    Rows share equal values, to save memory. Raises UsageError with the line of an invalid score or weight.
+    """
     found, metric, slices = list[RawRow](), _choose_metric_name(want), want.slices
     names = ("id", "cluster", "second_cluster", "repeat", "input", "target", "answer")
     lines = [line for _, line in piece]
@@ -196,7 +218,7 @@ def _make_rows(
 
 
 def _iterate_cells(lines: Sequence[ask.Told], column: str | None, path: Path) -> Iterator[Any]:
-    """Return the cells of a column, None for each where it is not read."""
+    """Return the cells of a column, None for an unread one."""
     if column is None:
         return iter([None] * len(lines))
     plain = any(column in line for line in lines)
@@ -229,7 +251,10 @@ def parse_table_score(value: Any, where: str) -> float | None:
 
 
 def _format_error(value: Any) -> str:
-    """Return what a column says of an error, "" where there was none; a number there is a metric."""
+    """Return the error in a cell as text, else empty.
+
+    A number is a metric, not an error.
+    """
     if value in (None, False, "") or (isinstance(value, (int, float)) and not isinstance(value, bool)):
         return ""
     if isinstance(value, str) and (

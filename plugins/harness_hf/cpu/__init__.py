@@ -1,7 +1,7 @@
-"""Kernels that compute on a CPU what PyTorch, PEFT and TRL compute there more slowly.
+"""Faster CPU kernels in place of PyTorch's, PEFT's and TRL's.
 
-`cpu_kernels = false` under [model] leaves a model to those libraries, `HARNESS_CPU_KERNELS=0` all of a process. What
-each kernel is worth stands in docs/explanation/performance-cpu.md.
+`cpu_kernels = false` under [model] turns them off for a model, `HARNESS_CPU_KERNELS=0` for a process.
+docs/explanation/performance-cpu.md measures each kernel.
 """
 
 from __future__ import annotations
@@ -19,14 +19,20 @@ SPIN_COUNT = "3000"  # turns that a thread waits for others before it sleeps; li
 
 
 def limit_spinning() -> None:
-    """Bound how long OpenMP threads spin, unless the user did; takes effect only before torch is imported."""
+    """Limit how long OpenMP threads spin, unless the user did.
+
+    It takes effect only before torch is imported.
+    """
     chosen = os.environ.keys() & {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"}
     if not chosen and os.environ.get(VARIABLE) != "0":
         os.environ["GOMP_SPINCOUNT"] = SPIN_COUNT
 
 
 def use_cpu_kernels(model: Any, option: bool | None = None) -> None:
-    """Replace a model's layers on the CPU by faster ones; without an option as it was chosen when it was loaded."""
+    """Replace a model's layers on the CPU by faster ones.
+
+    Without `option` the choice made at loading holds.
+    """
     if option is not None:
         setattr(model, CHOICE, option)
     if uses_cpu_kernels(model):
@@ -37,7 +43,10 @@ def use_cpu_kernels(model: Any, option: bool | None = None) -> None:
 
 @contextmanager
 def cpu_training(model: Any) -> Iterator[None]:
-    """Train a model on the CPU with the kernels for its attention and its output layer; change nothing elsewhere."""
+    """Use faster attention and output kernels for training on the CPU.
+
+    A model on another device is left alone.
+    """
     with ExitStack() as stack:
         if model.device.type == "cpu" and uses_cpu_kernels(model):
             from harness_hf.cpu.attention import use_document_attention

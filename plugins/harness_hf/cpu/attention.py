@@ -1,11 +1,12 @@
-"""Attention on the CPU, in the place of PyTorch's own where that leaves time on the table.
+"""Faster attention on the CPU than PyTorch's own.
 
 `attend_to_prefix`: rows that share a prefix attend to its keys and values, kept once, and to their own apart; the two
-are put together by their log-sum-exps (Juravsky et al. 2024, "Hydragen"). `tiled`: one long row in float32, by tiles
-of queries whose scores stay in a core's cache, multiplied by oneDNN (see linear.py).
+are combined by their log-sum-exps (Juravsky et al. 2024, "Hydragen"). `use_tiled_attention`: one long row in float32,
+by tiles of queries small enough for their scores to stay in a core's cache, multiplied by oneDNN (see linear.py). Each
+of these is verified against a plain forward before its results count.
 
-Each of these is tried against a plain forward before its results count. `by_document`: packed rows that are trained on,
-whose tokens see their own documents alone, without the rest of the square.
+`use_document_attention`: packed rows in training, where tokens see their own documents alone, without the rest of the
+square.
 """
 
 from __future__ import annotations
@@ -36,11 +37,17 @@ MAX_PADDING_RATIO = 2
 
 
 def use_tiled_attention() -> AbstractContextManager[None]:
-    """Compute attention of long rows by tiles, in float32, wherever a model calls PyTorch's own."""
+    """Compute attention of long rows by tiles, in float32.
+
+    It takes effect wherever a model calls PyTorch's own attention.
+    """
 
     @lru_cache(1)  # the layers share theirs
     def shown(mask: Tensor) -> Tensor:
-        """Return an additive mask (T, L), less the columns of keys before the queries' own, where all see all."""
+        """Return an additive mask (T, L), without columns visible to all queries.
+
+        These are the keys before the queries' own; they stay if any of them is masked.
+        """
         mask = _make_additive_mask(mask, torch.float32)[0, 0].float()
         before = mask.shape[1] - mask.shape[0]
         return mask if mask[:, :before].any() else mask[:, before:].contiguous()
@@ -59,10 +66,11 @@ def use_tiled_attention() -> AbstractContextManager[None]:
 
 
 def _attend_by_tiles(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scale: float) -> Tensor:
-    """Return attention (T, H, D) of queries (H, T, D) to keys and values (G, L, D), of which the last T are their own.
+    """Return attention (T, H, D), computed by tiles of queries.
 
-    A query sees none after its own, and of the others what an additive mask (T, S) leaves it, which is of the last S
-    keys, or all. The heads that share keys are multiplied together.
+    The queries are (H, T, D), keys and values (G, L, D), the last T of them the queries' own. A query sees no key after
+    its own and, of the last S, those that an additive mask (T, S) leaves it. Heads that share keys are multiplied
+    together.
     """
     heads, length, width = query.shape
     groups, there = key.shape[:2]
@@ -86,7 +94,10 @@ def _attend_by_tiles(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | N
 
 
 def use_document_attention() -> AbstractContextManager[None]:
-    """Compute attention of packed rows within their documents, in float32, wherever a model calls PyTorch's own."""
+    """Compute attention of packed rows within their documents, in float32.
+
+    It takes effect wherever a model calls PyTorch's own attention.
+    """
     documents = lru_cache(1)(_find_document_batches_in_mask)  # the layers share a mask
 
     def attend(module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Any, **options: Any) -> Any:
@@ -107,9 +118,10 @@ def use_document_attention() -> AbstractContextManager[None]:
 
 
 def _find_document_batches_in_mask(mask: Tensor) -> list[DocumentBatch]:
-    """Return the documents where a mask (B, 1, T, T) shows a token those before it in its own.
+    """Return the documents of a mask (B, 1, T, T), in batches.
 
-    None of them where it is another mask, or the documents are so long that PyTorch's own attention is the better one.
+    In such a mask a token sees those before it in its own document. Empty for another mask, and for documents so long
+    that PyTorch's own attention is better.
     """
     rows, _, length, _ = mask.shape
     place = torch.arange(length)
@@ -132,7 +144,10 @@ def _find_document_batches_in_mask(mask: Tensor) -> list[DocumentBatch]:
 
 
 class DocumentBatch:
-    """Documents of like lengths, one after the other from some token on, computed together at the longest's L."""
+    """Documents of similar lengths, padded to the longest and computed together.
+
+    They follow one another from the token `begin` on; the longest has L tokens.
+    """
 
     def __init__(self, sizes: list[int], begin: int) -> None:
         self.shape = len(sizes), max(sizes)
@@ -143,13 +158,19 @@ class DocumentBatch:
         self.later = torch.full((max(sizes),) * 2, float("-inf")).triu_(1)
 
     def gather(self, x: Tensor, groups: int) -> Tensor:
-        """Return their part of x (B, T, H, D), in float32, as (C * G, H/G * L, D)."""
+        """Return the documents' part of x, in float32.
+
+        x is (B, T, H, D), the result (C * G, H/G * L, D).
+        """
         part = x.flatten(0, 1).index_select(0, self.tokens).view(*self.shape, groups, -1, x.shape[-1])
         part = part.permute(0, 2, 3, 1, 4)  # (C, G, H/G, L, D)
         return torch.empty(part.shape).copy_(part).view(self.shape[0] * groups, -1, x.shape[-1])
 
     def scatter(self, part: Tensor, groups: int, like: Tensor) -> Tensor:
-        """Return a part (C * G, H/G * L, D) by token (N, H, D), in another's dtype."""
+        """Return a part by token, in the dtype of `like`.
+
+        The part is (C * G, H/G * L, D), the result (N, H, D).
+        """
         part = part.view(self.shape[0], groups, -1, self.shape[1], part.shape[-1]).permute(0, 3, 1, 2, 4)
         part = like.new_empty(part.shape).copy_(part)
         return part.view(len(self.tokens), -1, part.shape[-1]).index_select(0, self.own)
@@ -188,7 +209,10 @@ class PerDocument(torch.autograd.Function):
 
 
 def attend_to_prefix(prefix: Cache | None) -> AbstractContextManager[None]:
-    """Compute attention of all rows to a prefix's keys and values as well, wherever a model calls PyTorch's own."""
+    """Make all rows attend to a prefix's keys and values too.
+
+    It takes effect wherever a model calls PyTorch's own attention.
+    """
 
     def attend(module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Any, **options: Any) -> Any:
         known = prefix.layers[module.layer_idx]  # type: ignore[union-attr]
@@ -200,13 +224,16 @@ def attend_to_prefix(prefix: Cache | None) -> AbstractContextManager[None]:
 
 
 def can_cascade(model: PreTrainedModel) -> bool:
-    """Return whether a prefix may be kept apart; whether that gives what a plain forward gives is to be tried."""
+    """Return whether a prefix may be kept apart.
+
+    Whether that reproduces a plain forward must be tried.
+    """
     attention = getattr(model.config.get_text_config(), "_attn_implementation", "")
     return model.device.type == "cpu" and attention == "sdpa" and uses_cpu_kernels(model)
 
 
 def can_tile(model: PreTrainedModel) -> bool:
-    """Return whether `tiled` changes anything for a model; whether it is right is to be tried."""
+    """Return whether tiled attention changes anything for a model. Whether it is right must be tried."""
     return can_cascade(model) and model.dtype in TILED and is_onednn_available()
 
 
@@ -221,7 +248,7 @@ def _replace_sdpa_temporarily(attend: Callable[..., Any]) -> Iterator[None]:
 
 
 def _has_unsupported_attention_terms(options: dict[str, Any]) -> bool:
-    """Return whether attention has a term of its own, which is not computed here."""
+    """Return whether attention has extra terms, not computed here."""
     return any(options.get(name) is not None for name in ("position_bias", "softcap", "s_aux"))
 
 
@@ -240,9 +267,11 @@ def _attend_with_shared_prefix(
     scaling: float | None = None,
     **options: Any,
 ) -> Tensor:
-    """Return attention (B, T, H, D) to a prefix (1, G, P, D) and to own keys and values (B, G, L, D).
+    """Return attention to a shared prefix and to own keys.
 
-    query (B, H, T, D) is causal where no mask (B, 1, T, L) says what it sees of its own.
+    The queries are (B, H, T, D), the prefix (1, G, P, D), own keys and values (B, G, L, D), the result (B, T, H, D).
+    Among their own keys the queries are causal, unless a mask (B, 1, T, L) is given. Raises NotImplementedError if
+    attention has extra terms.
     """
     if _has_unsupported_attention_terms(options):
         raise NotImplementedError("attention with a term of its own")
@@ -267,7 +296,7 @@ def _attend_with_shared_prefix(
 def _attend_flash_with_logsumexp(
     query: Tensor, key: Tensor, value: Tensor, *, scale: float | None, mask: Tensor | None = None, causal: bool = False
 ) -> tuple[Tensor, Tensor]:
-    """Return attention (B, H, T, D) and the log-sum-exps (B, H, T) of its scores."""
+    """Return attention and the log-sum-exps of its scores. Their shapes are (B, H, T, D) and (B, H, T)."""
     if mask is not None:
         mask = mask.expand(-1, -1, query.shape[2], -1)
     found, sums = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(

@@ -1,4 +1,4 @@
-"""Answers of prompts that share a beginning whose keys and values are kept once, apart from those of the rows."""
+"""Generation with a shared prefix's keys and values kept once."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ VERIFIED_MODELS: WeakKeyDictionary[Any, bool] = WeakKeyDictionary()  # by model
 
 
 class CascadeBatch(Batch):
-    """A batch whose rows attend to their common prefix without a copy of it."""
+    """A batch that attends to its common prefix without copying it."""
 
     copies_prefix = False
 
@@ -27,7 +27,7 @@ class CascadeBatch(Batch):
 
 
 def is_usable(model: PreTrainedModel, is_right: Callable[[], bool]) -> bool:
-    """Return whether a model answers with such batches as in a plain forward, which is tried once."""
+    """Return whether cascade batches reproduce a plain forward. This is tried once per model."""
     if not can_cascade(model):
         return False
     if model not in VERIFIED_MODELS:

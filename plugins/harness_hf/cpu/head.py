@@ -1,8 +1,8 @@
-"""The log-probabilities that a LoRA is trained on, each logit computed once.
+"""Log-probabilities for LoRA training, with each logit computed once.
 
 TRL projects a token to the vocabulary twice, since its backward recomputes the logits rather than keep them. A LoRA's
-training needs less: its head is frozen, so the gradient of a token's log-probability towards its hidden state,
-Wᵀ(e_y - p), is made along with the log-probability, and the backward only scales it.
+training needs less: its head is frozen, so the gradient of a token's log-probability towards its hidden state, Wᵀ(e_y -
+p), is made along with the log-probability, and the backward only scales it.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ MAX_LOGITS = 1 << 24  # numbers in one tensor of logits, at most
 
 
 class FrozenHead(torch.autograd.Function):
-    """Log-probabilities (N,) of targets, and of the distributions what TRL logs: no gradient but towards the hidden."""
+    """Log-probabilities (N,) of targets, and the statistics that TRL logs. Only the hidden states get a gradient."""
 
     @staticmethod
     def forward(
@@ -92,10 +92,10 @@ class LogProbs:
 
 @contextmanager
 def project_labelled_once() -> Iterator[None]:
-    """Make TRL project only positions that have a label to the vocabulary, as it does on a GPU, and only once.
+    """Make TRL project only labelled positions, and each only once.
 
-    Elsewhere it projects all of them, and on a CPU that is a quarter of a small model's time. The choice hangs on
-    these two names; what is computed of the log-probabilities afterwards does not look at them.
+    On a GPU TRL projects only these; elsewhere it projects all, and on a CPU that is a quarter of a small model's time.
+    The choice hangs on these two names of TRL; nothing computed from the log-probabilities afterwards looks at them.
     """
     before = trl_utils._use_triton, trl_utils._ChunkedLogProbFunction
     trl_utils._use_triton, trl_utils._ChunkedLogProbFunction = lambda device: True, LogProbs

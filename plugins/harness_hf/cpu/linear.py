@@ -43,13 +43,16 @@ def multiply(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
 
 def fast_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """Return x Wᵀ + b without a gradient, by oneDNN where that is the faster: x (N, I), weight (O, I), bias (O,)."""
+    """Return x Wᵀ + b, by oneDNN where that is faster.
+
+    There is no gradient. x is (N, I), weight (O, I), bias (O,).
+    """
     fast = x.dtype == weight.dtype == torch.float32 and x.is_cpu and is_onednn_available()
     return multiply(x, weight, bias) if fast else nn.functional.linear(x, weight, bias)
 
 
 class LinearFunction(torch.autograd.Function):
-    """x Wᵀ + b and its gradients, for rows x (N, I): of more dimensions the result would be a view."""
+    """x Wᵀ + b and its gradients, for rows x (N, I). With more dimensions the result would be a view."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -66,7 +69,10 @@ class LinearFunction(torch.autograd.Function):
 
 
 class FrozenLinearFunction(torch.autograd.Function):
-    """x Wᵀ + b and its gradient towards rows x (N, I), with a frozen layer's weight, decoded of 4 bits."""
+    """x Wᵀ + b of a frozen layer, with x's gradient.
+
+    The rows x are (N, I); a 4-bit weight is decoded.
+    """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, layer: Any) -> Tensor:
@@ -80,10 +86,11 @@ class FrozenLinearFunction(torch.autograd.Function):
 
 
 class LoraLinearFunction(torch.autograd.Function):
-    """x Wᵀ + b + s · x Aᵀ Bᵀ of a frozen layer and its gradients, for rows x (N, I), A (R, I) and B (O, R) in float32.
+    """A frozen layer with its LoRA, and their gradients.
 
-    What is added to W x is rounded to its dtype first where `rounded` says so. What learns beside bfloat16 is
-    multiplied in it, as autocast does. A scale that is a power of two changes no bit, and stands where numbers are few.
+    It is x Wᵀ + b + s · x Aᵀ Bᵀ for rows x (N, I), A (R, I) and B (O, R) in float32. If `rounded`, the LoRA's part is
+    rounded to the dtype of W x before it is added. A LoRA that learns beside bfloat16 is multiplied in it, as autocast
+    does. A scale that is a power of two changes no bit, and is applied where numbers are few.
     """
 
     @staticmethod
@@ -126,7 +133,7 @@ class LoraLinearFunction(torch.autograd.Function):
 
 
 class Linear(nn.Linear):
-    """An nn.Linear whose float32 products on a CPU are oneDNN's; all else is as it was."""
+    """An nn.Linear with oneDNN's float32 products on the CPU. All else is as it was."""
 
     def forward(self, x: Tensor) -> Tensor:
         weight, bias = self.weight, self.bias
@@ -139,7 +146,10 @@ class Linear(nn.Linear):
 
 
 def use_onednn(model: nn.Module) -> None:
-    """Make a model's float32, 4-bit and LoRA layers on the CPU compute as the classes here do."""
+    """Make a model's CPU layers compute as the classes here do.
+
+    These are its float32, 4-bit and LoRA layers; without oneDNN they are left alone.
+    """
     if not is_onednn_available():
         return
     quantised = sys.modules.get("bitsandbytes.nn")  # no 4-bit layer without it, and importing it is slow
@@ -155,9 +165,10 @@ def use_onednn(model: nn.Module) -> None:
 
 
 def keep_decoded(model: nn.Module, part: int = 4, width: int = 4) -> None:
-    """Have a model whose 4-bit weights do not change keep them as they are decoded at their first use, bit for bit.
+    """Make frozen 4-bit layers keep their decoded weights.
 
-    It does with as many layers as the `part`th part of the free memory holds, and `width` bytes a weight of them all.
+    Weights are decoded at their first use, bit for bit, and must not change. As many layers keep theirs as fit into the
+    `part`th part of the free memory, and into `width` bytes per weight of them all.
     """
     layers: list[Any] = [each for each in model.modules() if hasattr(each, "keeps")]
     weights = [each.weight.quant_state.shape.numel() for each in layers]
@@ -185,7 +196,7 @@ def _make_linear4bit() -> type[nn.Module]:
 
 @cache
 def _make_lora_layer_class(name: str) -> type[nn.Module]:
-    """Return one of PEFT's layers that computes as it does, in fewer steps where it can."""
+    """Return a PEFT layer that computes in fewer steps where possible."""
     from peft.tuners import lora
 
     def forward(self: Any, x: Tensor, *args: Any, **given: Any) -> Tensor:
@@ -205,7 +216,10 @@ def _make_lora_layer_class(name: str) -> type[nn.Module]:
 
 
 def _find_only_adapter(layer: Any, x: Tensor) -> str | None:
-    """Return the name of the one plain adapter of a frozen layer that has float32 matrices on the CPU, or None."""
+    """Return the name of a layer's only plain LoRA adapter.
+
+    None unless the layer is frozen and the adapter's matrices are float32 on the CPU.
+    """
     names, base = layer.active_adapters, layer.base_layer
     if len(names) != 1 or names[0] not in layer.lora_A or layer.lora_variant or layer.disable_adapters or layer.merged:
         return None
@@ -217,7 +231,7 @@ def _find_only_adapter(layer: Any, x: Tensor) -> str | None:
 
 
 def _is_frozen_cpu_layer(layer: Any, dtype: torch.dtype) -> bool:
-    """Return whether a layer learns nothing, computes in a dtype as it is, on the CPU."""
+    """Return whether a CPU layer is frozen and computes in `dtype`."""
     weight, bias = layer.weight, layer.bias
     if not (type(layer) is nn.Linear or type(layer).__module__ == __name__) or not weight.is_cpu:
         return False
@@ -231,7 +245,7 @@ def _is_frozen_cpu_layer(layer: Any, dtype: torch.dtype) -> bool:
 
 
 def _decode_frozen_weight(layer: Any, like: Tensor) -> Tensor:
-    """Return the weight (O, I) of a frozen layer as it multiplies by it, of 4 bits decoded."""
+    """Return the weight (O, I) of a frozen layer, decoded if 4-bit."""
     weight: Tensor = layer.weight
     if (state := getattr(weight, "quant_state", None)) is None:
         return weight
@@ -255,5 +269,5 @@ def _flatten_rows(x: Tensor) -> Tensor:
 
 
 def _is_plain_cpu_input(x: Tensor) -> bool:
-    """Return whether activations are on the CPU, some, and nothing casts them."""
+    """Return whether an input is non-empty, on the CPU, without autocast."""
     return x.is_cpu and x.numel() > 0 and not torch.is_autocast_enabled("cpu")

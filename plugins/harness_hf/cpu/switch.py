@@ -12,12 +12,18 @@ CHOICE = "harness_cpu_kernels"  # an attribute of models: what their loader's op
 
 
 def kernels_enabled() -> bool:
-    """Return whether the environment allows the kernels; raises UsageError on a value other than 0 and 1."""
+    """Return whether the environment allows the kernels.
+
+    Raises UsageError if HARNESS_CPU_KERNELS is neither 0 nor 1.
+    """
     if (value := os.environ.get(VARIABLE, "1")) not in ("0", "1"):
         raise UsageError(f'{VARIABLE} "{value}": unknown value; set it to 0 or 1')
     return value == "1"
 
 
 def uses_cpu_kernels(model: Any) -> bool:
-    """Return whether kernels of this package may compute for a model, where it lies on the CPU."""
+    """Return whether this package's kernels may compute for a model.
+
+    It does not ask whether the model is on the CPU.
+    """
     return bool(getattr(model, CHOICE, True)) and kernels_enabled()

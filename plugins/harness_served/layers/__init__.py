@@ -1,4 +1,7 @@
-"""Compare the layers one after the other; each is `same`, `differs`, `not proven` or `unknown`."""
+"""Comparison of the layers, one after the other.
+
+Each is `same`, `differs`, `not proven` or `unknown`.
+"""
 
 from __future__ import annotations
 
@@ -12,9 +15,9 @@ from harness_served.parity import UNPROVEN, LayerVerdict, Parity
 
 
 def compare_layers(parity: Parity, wanted: Collection[str]) -> Iterator[tuple[str, LayerVerdict]]:
-    """Compare layer after layer, and yield each verdict; the identity comes last, for it is asked after each.
+    """Compare the wanted layers in order and yield each verdict.
 
-    Raises UsageError where a server gives up.
+    The identity comes last, since it is requested after each layer. Raises UsageError if the server gives up.
     """
     parity.heard["identity"] = parity.runtime.identity()
     told = [parity.heard["identity"]]

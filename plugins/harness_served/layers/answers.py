@@ -1,7 +1,7 @@
-"""What clients get of chat, streamed and not: each token is one that the export might choose, the text is what these
-tokens come to, and it ends where the export ends.
+"""The layer of chat answers as clients get them, streamed or not.
 
-Another choice counts where the export's own leads beyond what noise may move.
+Each token must be one that the export might choose, the text must be that of these tokens, and it must end where the
+export ends. Another choice counts where the export's own leads beyond the effect of noise.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ MOVED_ANSWER_ERROR = "its answer is in reasoning_content, and content is empty; 
 
 
 def compare_answers(parity: Parity) -> LayerVerdict:
-    """Say whether clients get what the export would say."""
+    """Compare the runtime's chat answers with the export's choices."""
     if parity.layer_verdict("ids") == DIFFERS:
         return LayerVerdict(UNPROVEN, "the prompts differ, so the answers cannot be compared")
     for number, (answer, scored) in enumerate(zip(parity.answers, parity.answers_scored, strict=True)):
@@ -36,7 +36,7 @@ def compare_answers(parity: Parity) -> LayerVerdict:
 
 
 def find_text_error(parity: Parity, answer: GreedyAnswer) -> str | None:
-    """Return how the content differs from the text of the answer's tokens, where all of them are reported."""
+    """Describe how the content differs from its tokens' text. None if not all tokens are reported."""
     prompt, said, ids, _ = answer
     if not ids or ids is not said.ids or not parity.are_all(said, ids):
         return None
@@ -52,7 +52,10 @@ def find_text_error(parity: Parity, answer: GreedyAnswer) -> str | None:
 
 
 def find_empty_error(parity: Parity, answer: GreedyAnswer, first: int) -> str | None:
-    """Return how an answer is empty, where the export's first token is text and no thought."""
+    """Describe how an answer is empty.
+
+    It counts only if the export's first token is text and no thought.
+    """
     said, text = answer.said, parity.decode([first])
     if (
         said.text.strip()
@@ -75,7 +78,11 @@ def _is_thought(prompt: str, said: RuntimeAnswer, whole: str) -> bool:
 
 
 def find_end_error(parity: Parity, answer: GreedyAnswer, ends: float) -> str | None:
-    """Return how an answer ends where the export goes on; `ends` is by how much its stop token leads there."""
+    """Describe how an answer ends where the export goes on.
+
+    `ends` is the lead of the export's stop token there, in nats. An end by a limit of the server or a content filter
+    counts, too.
+    """
     said, ids = answer.said, answer.ids
     tokens = len(said.ids or ()) if said.said is None else said.said  # 0: unknown
     if said.ended == "length" and said.asked and 0 < tokens < said.asked:
@@ -89,7 +96,10 @@ def find_end_error(parity: Parity, answer: GreedyAnswer, ends: float) -> str | N
 
 
 def find_stream_error(plain: RuntimeAnswer, streamed: RuntimeAnswer) -> str | None:
-    """Return what a stream lost of the answer that came at once, or added: one part, at as many tokens and one end."""
+    """Describe a part that a stream lost or added.
+
+    It is compared with the answer that was not streamed. Only one part counts, with as many tokens and the same end.
+    """
     same_length = streamed.said in (None, plain.said) and plain.ended == streamed.ended
     if not same_length or plain.text == streamed.text or REPLACEMENT_CHARACTER in plain.text:
         return None  # llama.cpp streams no part of a character

@@ -1,8 +1,8 @@
-"""How a runtime draws where a request names nothing, against what the export's generation_config.json says.
+"""The layer of sampling defaults, against the export's generation_config.json.
 
-Told with each reply, that decides; else text that was drawn so is put before the export: of text drawn at temperature 1
-and unfiltered the sum of surprise less entropy is a martingale with a known variance. An alarm is drawn once more, and
-so are too few tokens.
+They apply where a request names no value. Reported defaults decide; else text that was drawn so is scored by the
+export: of text drawn at temperature 1 and unfiltered the sum of surprise less entropy is a martingale with a known
+variance. An alarm is drawn once more, and so are too few tokens.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ Sampled = tuple[SampledAnswer, "TokenScores"]
 
 
 def compare_defaults(parity: Parity) -> LayerVerdict:
-    """Compare what is told, or what is drawn."""
+    """Compare reported defaults, or else the answers drawn with them."""
     named = read_generation_config(parity)
     if (told := parity.runtime.defaults()) is not None:
         apart = [key for key in told if _is_different(key, float(told[key]), named)]
@@ -57,9 +57,10 @@ def compare_defaults(parity: Parity) -> LayerVerdict:
 def sample_twice(
     parity: Parity, layer: str, how: Mapping[str, Any], named: Mapping[str, Any], tokens: int = TOKENS_PER_CONVERSATION
 ) -> LayerVerdict:
-    """Say how surprising sampled answers are; after an alarm or few tokens, both samples count at alpha's square.
+    """Test how surprising sampled answers are.
 
-    `how` are the fields of the requests, beside the seed, `named` what the export says of fields that they leave out.
+    After an alarm or with few tokens there is a second sample, and both count at alpha's square. `how` are the fields
+    of the requests, beside the seed, `named` the export's values for fields that they leave out.
     """
     heard = list[Sampled]()
     drawn = _measure_surprise(parity, how, named, heard, parity.seed, parity.alpha, tokens)
@@ -71,7 +72,7 @@ def sample_twice(
 
 
 def read_generation_config(parity: Parity) -> dict[str, Any]:
-    """Return what the export says of sampling."""
+    """Return the values set in the export's generation_config.json."""
     path = parity.reference.folder / "generation_config.json"
     found = json.loads(path.read_text("utf-8")) if path.is_file() else {}
     return {key: value for key, value in found.items() if value is not None}
@@ -91,7 +92,10 @@ def _measure_surprise(
     alpha: float,
     most: int,
 ) -> LayerVerdict:
-    """Sample, and say how surprising that is, with what was heard before."""
+    """Sample, and test the surprise of all answers so far.
+
+    The new answers are added to `heard`.
+    """
     filtered = [key for key in NEUTRAL_VALUES if key in named and _is_different(key, float(named[key]), {})]
     prompts = parity.plain_prompts
 
@@ -136,7 +140,7 @@ def _measure_surprise(
 
 
 def _compute_z(heard: Sequence[Sampled]) -> float:
-    """Return by how many standard errors answers are more surprising than the export expects."""
+    """Return the answers' excess surprise in standard errors. Positive if above the export's expectation."""
     total = sum(float(scores.surprise[: answer.outcomes].sum()) for answer, scores in heard)
     variance = sum(float(scores.variance[: answer.outcomes].sum()) for answer, scores in heard)
     return total / math.sqrt(variance) if variance else 0.0

@@ -1,6 +1,7 @@
-"""Rows of the evidence, asked again through the runtime, paired with what the gated model scored on them.
+"""The layer of gates: evidence rows run again through the runtime.
 
-The claim on each metric that a gate is about: at most so much worse than the evidence, by the test of a gate.
+They are paired with the gated model's scores. The claim on each metric that a gate is about: at most so much worse than
+the evidence, by the test of a gate.
 """
 
 from __future__ import annotations
@@ -23,7 +24,10 @@ CHANGE_COUNTS = {
 
 
 def compare_gates(parity: Parity) -> LayerVerdict:
-    """Ask, and decide; `differs` is proven to be worse by more than the margin."""
+    """Run the rows again and decide the claims.
+
+    `differs` is proven to be worse by more than the margin.
+    """
     asked, runtime = parity.again, parity.runtime
     if asked is None:
         return LayerVerdict(UNPROVEN, "needs the suite that the export passed; add --suite SUITE")
@@ -55,7 +59,7 @@ def compare_gates(parity: Parity) -> LayerVerdict:
 
 
 def _iterate_claims(asked: ReplayRows) -> Iterator[Gate]:
-    """Yield a claim for each metric that a gate is about, by the narrowest margin that a gate of it has."""
+    """Yield a claim for each gated metric, with its narrowest margin."""
     margins: dict[str, list[Gate]] = {}
     for gate in asked.gates:
         metric = asked.collection.tasks[gate.eval].metrics.get(gate.metric_name) if gate.eval in asked.drawn else None
@@ -76,7 +80,7 @@ def _iterate_claims(asked: ReplayRows) -> Iterator[Gate]:
 
 
 def _decide_claim(asked: ReplayRows, claim: Gate, ours: Result, alpha: float) -> Verdict:
-    """Return the verdict on the rows whose scores the evidence tells; of private ones it tells none."""
+    """Decide a claim on the rows with scores in the evidence. Private rows have none."""
     task, known = asked.collection.tasks[claim.eval], asked.known[claim.eval]
     told = [number for number in asked.drawn[claim.eval] if "values" in known[number]]
     samples = [(task.samples or ())[number] for number in told]

@@ -1,6 +1,7 @@
-"""What a server reports of itself and in its replies, against itself and against the export.
+"""The layer of a server's identity, as it reports it.
 
-It proves nothing, for a server may report anything; but what contradicts the export, or itself, is a finding.
+Reports and replies are compared with one another and with the export. They prove nothing, for a server may report
+anything; but a contradiction is a finding.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ UNPRINTED_FACTS = ("template", "adapters")  # facts too long to print, or printe
 
 
 def compare_identity(parity: Parity, told: Sequence[Mapping[str, Any]]) -> LayerVerdict:
-    """Compare what a server reported at the start and after each layer."""
+    """Compare the identities reported at the start and after each layer."""
     runtime, tokenizer = parity.runtime, parity.reference.tokens.tokenizer
     if error := next(_find_errors(parity, told), None):
         return LayerVerdict(DIFFERS, error, "told")

@@ -1,4 +1,7 @@
-"""Which tokens a runtime makes of messages and of a text, against the export's template and tokenizer."""
+"""The layer of token ids, against the export's template and tokenizer.
+
+It compares the tokens of messages and of a text.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,10 @@ MOST_WORDS = 50_000
 
 
 def compare_ids(parity: Parity) -> LayerVerdict:
-    """Compare tokens, or where they are not told their count, which each known fault of a template moves."""
+    """Compare the tokens of prompts, or else their counts.
+
+    Each known fault of a template changes the count.
+    """
     runtime, seen, unread, prompts = parity.runtime, "count", 0, [*parity.prompts, *parity.rows]
     for number, prompt in enumerate(prompts):
         where, ours = f"conversation {number}", len(prompt.ids)
@@ -59,7 +65,10 @@ def compare_ids(parity: Parity) -> LayerVerdict:
 
 
 def find_vocabulary_error(parity: Parity) -> str | None:
-    """Return which word of the vocabulary the server gives another token; None where it does not tokenize texts."""
+    """Describe the first vocabulary word with other tokens on the server.
+
+    None if all are the same, or the server does not tokenize texts.
+    """
     tokenizer = parity.reference.tokens.tokenizer
     words = (text for i in range(len(tokenizer)) if WORD.fullmatch(text := str(tokenizer.decode([i]))))
     text = "\n".join(list(words)[:MOST_WORDS])
@@ -71,7 +80,7 @@ def find_vocabulary_error(parity: Parity) -> str | None:
 
 
 def _describe_first_difference(parity: Parity, ours: Sequence[int], theirs: Sequence[int]) -> str:
-    """Say where two lists of tokens part, in the words of the export's tokenizer."""
+    """Describe the first difference between two token lists. The export's tokenizer decodes both."""
     at = next((i for i, (a, b) in enumerate(zip(ours, theirs, strict=False)) if a != b), min(len(ours), len(theirs)))
     a, b = (str(parity.reference.tokens.tokenizer.decode(ids[at : at + 1])) for ids in (ours, theirs))
     return f"token {at}: {b!r} instead of the export's {a!r}"

@@ -1,6 +1,7 @@
-"""How likely a runtime finds its own tokens, against the exported weights in float32 on the very same tokens.
+"""The layer of log-probabilities, against those of the exported weights.
 
-The bound is measured: four times what the runtime's kind of arithmetic costs the exported model itself.
+Both are of the runtime's own tokens; the weights compute in the reference's dtype, float32 unless large. The bound is
+measured: four times the error that the runtime's kind of arithmetic causes in the exported model itself.
 """
 # ruff: noqa: TID253 (imported only where a model is compared)
 
@@ -36,7 +37,7 @@ LINEAR_ERROR_TOKENS = 64  # and sums them so: beyond so many tokens the error gr
 
 @dataclass(frozen=True)
 class DrawnTokens:
-    """What a runtime drew after a conversation, and the log-probabilities it told."""
+    """Tokens drawn by a runtime after a conversation, with their log-probabilities."""
 
     prompt: RenderedConversation
     ids: list[int]
@@ -81,7 +82,10 @@ def compare_logprobs(parity: Parity) -> LayerVerdict:
 def draw_from_runtime(
     parity: Parity, most: int = DRAWN, some: int = 0, seed: int | None = None
 ) -> Iterator[DrawnTokens]:
-    """Yield what the runtime draws after conversations, with nothing filtered; nothing where it tells too little."""
+    """Yield tokens that the runtime draws unfiltered after each prompt.
+
+    An answer is skipped if its tokens and log-probabilities cannot be matched.
+    """
     runtime, seed = parity.runtime, parity.seed if seed is None else seed
     prompts = parity.drawn_prompts[: some or None]
 
@@ -102,7 +106,10 @@ def draw_from_runtime(
 
 
 def arithmetic_tolerance(parity: Parity, said: Sequence[DrawnTokens], ours: Sequence[torch.Tensor]) -> float:
-    """Return what the runtime's arithmetic costs the exported model itself, on the same tokens."""
+    """Return the error that the runtime's arithmetic causes in the export.
+
+    It is the root mean square in nats per token, on the same tokens, and at least MIN_TOLERANCE_NATS.
+    """
     if parity.arithmetic == "float32":
         deep = torch.cat([torch.full((len(t.ids),), len(t.prompt.ids) / LINEAR_ERROR_TOKENS) for t in said])
         return MIN_TOLERANCE_NATS * float(deep.clamp(min=1).mean().sqrt())
@@ -116,7 +123,10 @@ def root_mean_square(values: Any) -> float:
 
 
 def _measure_repetition(parity: Parity, said: Sequence[DrawnTokens]) -> float:
-    """Return how far the runtime is from itself, where it draws the same tokens again."""
+    """Return the RMS difference between repeated draws of the runtime.
+
+    Tokens count up to the first that differs.
+    """
     again = [
         (one, other)
         for other in draw_from_runtime(parity, DRAWN // 2, REPEATED_CONVERSATIONS)
@@ -133,7 +143,7 @@ def _measure_repetition(parity: Parity, said: Sequence[DrawnTokens]) -> float:
 
 
 def explain_mismatch(parity: Parity, said: Sequence[DrawnTokens], limit: float) -> str:
-    """Say which of a few wrong models the runtime is near to; it explains, and decides nothing."""
+    """Name the known fault closest to the runtime's answers. It explains, and decides nothing."""
     reference = parity.reference
     wrong = {"rotary base a tenth of the export's": reference.with_rope_scaled(0.1)}
     if reference.adapter:

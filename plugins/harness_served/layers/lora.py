@@ -23,7 +23,10 @@ MAX_STANDARD_ERRORS = 3
 
 
 def compare_lora(parity: Parity) -> LayerVerdict:
-    """Regress how far the runtime is away on what a smaller scale would change; the base must be another model."""
+    """Estimate the adapter's scale by regression, and compare the base.
+
+    The runtime's difference is regressed on the effect of a smaller scale. The base must be another model.
+    """
     import torch
 
     runtime, reference = parity.runtime, parity.reference
@@ -67,7 +70,10 @@ def compare_lora(parity: Parity) -> LayerVerdict:
 
 
 def _measure_direction(parity: Parity, said: Sequence[DrawnTokens]) -> tuple[float, float]:
-    """Return how far the runtime went towards a smaller scale, 1 the whole way, and its error; nan for no way."""
+    """Return the slope towards a smaller scale, and its standard error.
+
+    A slope of 1 is the whole way; both are NaN if the scale changes nothing.
+    """
     import torch
 
     reference = parity.reference

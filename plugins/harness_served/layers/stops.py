@@ -13,7 +13,10 @@ OWN_CONVERSATIONS = 4  # conversations whose answers the export gives itself, wh
 
 
 def compare_stops(parity: Parity) -> LayerVerdict:
-    """Put whole answers into the runtime's mouth, where it takes them, else look at where its own answers end."""
+    """Compare the ends of answers.
+
+    The runtime continues whole answers, if it takes them; else the ends of its own answers are compared.
+    """
     reference, runtime = parity.reference, parity.runtime
     if not reference.stop_ids:
         return LayerVerdict(UNPROVEN, "the export has no stop token")
