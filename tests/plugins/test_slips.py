@@ -274,6 +274,27 @@ SLIPS = {
     "a check with rows that are not there": Slip(
         CHECK, FINDS, 'yield Finding("warning", "odd", rows={"qa": ["q1", "x1"]})', 'odd names row "x1" of "qa"'
     ),
+    "a check with a number as rows": Slip(
+        CHECK,
+        FINDS,
+        'yield Finding("warning", "odd", rows={"qa": 3})',
+        "harnessfile.py:5: TypeError: evidence of a finding, and the rows",
+    ),
+    "a check with None as evidence": Slip(
+        CHECK, FINDS, 'yield Finding("warning", "odd", None)', "harnessfile.py:5: TypeError: evidence of a finding"
+    ),
+    "a check with rows of no evaluation": Slip(
+        CHECK,
+        FINDS,
+        'yield Finding("warning", "odd", rows={"nosuch": ["q1"]})',
+        'harnessfile.py:4: odd names rows of "nosuch", which is not an evaluation; known: "qa"',
+    ),
+    "a check that calls what raises": Slip(
+        CHECK,
+        FINDS,
+        "import harness_packs\n    yield harness_packs.harness_read_samples(3)",
+        "error X1-crashed: the check itself crashed: harnessfile.py:4: odd: AttributeError",
+    ),
     "a check that forgot to yield": Slip(CHECK, "yield Finding", "Finding", "harnessfile.py:4: odd returned None"),
     "a check that returns one": Slip(CHECK, FINDS, 'return Finding("error", "odd")', "harnessfile.py:4: odd returned"),
     "a check that yields texts": Slip(CHECK, FINDS, 'yield "odd"', "harnessfile.py:5: odd yielded"),
