@@ -83,6 +83,8 @@ class Checks:
                 mistakes.add(
                     where, 'has "-" in its code, which is reserved to separate a kind; yield Finding(kind=…) instead'
                 )
+            elif not re.fullmatch(r"\w+", provided.name):
+                mistakes.add(where, 'has a code that cannot be ignored by name; use letters, digits and "_"')
             for name in inspect.signature(provided.function).parameters:
                 if name not in every:
                     mistakes.add(where, f'takes "{name}", which no stage provides{did_you_mean(name, every)}')
@@ -125,8 +127,8 @@ class Checks:
 
     def find_unknown_row(self, flag: Finding, *, own: bool) -> str:
         """Return which evaluation or row a finding names that there is not; `own` checks name sources, too."""
-        tasks = self.objects.get("tasks")
-        for name, ids in flag.rows.items() if tasks is not None else ():
+        tasks: Mapping[str, Any] = self.objects.get("tasks", {})
+        for name, ids in flag.rows.items() if tasks else ():
             if (task := tasks.get(name.removesuffix(SELECT_SUFFIX))) is None:
                 if own or name in TRAINING_SOURCES:
                     continue
@@ -172,9 +174,7 @@ def _run_check_catching_crashes(
 ) -> Iterable[Finding]:
     check = provided.function
     try:
-        found = list(
-            plugin_errors.checked_items(check, check(**given), Finding, "an iterable of Findings (is a yield missing?)")
-        )
+        found = list(plugin_errors.checked_items(check, check(**given), Finding, "Findings"))
         if odd := next(filter(None, map(strange, found)), ""):
             raise plugin_errors.plugin_error(check, odd)
         return found

@@ -134,6 +134,7 @@ class Fragile(testing.FakeAdapter):
     def merge(self, *_, **__):
         raise OSError(5, "x")"""
 WRITES = "testing.write_fake(out, 0.9)\n    return out"
+READER = "@hookimpl\ndef harness_read_samples(path):\n    {}\n\n\n@hookimpl"
 COPIES = "shutil.copytree(ref.path, to, dirs_exist_ok=True)\n    return to"
 
 
@@ -206,6 +207,75 @@ SLIPS = {
     ),
     "a check of rows that raises": Slip(
         EVALUATOR, "@metric", "@evaluator(check_rows=lambda *_: 1 / 0)\n@metric", "harnessfile.py:4: ZeroDivisionError"
+    ),
+    "a check of options without them all": Slip(
+        EVALUATOR,
+        "@metric",
+        "@evaluator(check=lambda o: None)\n@metric",
+        "harnessfile.py:4: mine: check(o) must accept (options, folder, path): too many positional arguments",
+    ),
+    "a check of options that returns its refusal": Slip(
+        EVALUATOR,
+        "@metric",
+        '@evaluator(check=lambda *_: "a bad option")\n@metric',
+        "harnessfile.py:4: <lambda> returned 'a bad option'; it must raise UsageError instead",
+    ),
+    "needs without options": Slip(
+        EVALUATOR, "@metric", "@evaluator(needs=lambda: ())\n@metric", "mine: needs() must accept (options): too many"
+    ),
+    "needs that are a text": Slip(
+        EVALUATOR,
+        "@metric",
+        '@evaluator(needs=lambda options: "numpy")\n@metric',
+        "harnessfile.py:4: <lambda> returned 'numpy'; it must return an iterable of names of modules",
+    ),
+    "remarks that are a text": Slip(
+        EVALUATOR,
+        "@metric",
+        '@evaluator(remarks=lambda scores: "odd")\n@metric',
+        "harnessfile.py:4: <lambda> returned 'odd'; it must return an iterable of lines of text",
+    ),
+    "a feature that no model has": Slip(
+        EVALUATOR,
+        "@metric",
+        '@evaluator(asks=("tokens_kl",))\n@metric',
+        'harnessfile.py:4: mine: asks for "tokens_kl", which no model has; did you mean "token_kl"?',
+    ),
+    "an option named like a key": Slip(
+        EVALUATOR,
+        "(subject, samples)",
+        "(subject, samples, *, limit=3)",
+        'harnessfile.py:4: mine: the option "limit" is a key of the table itself',
+    ),
+    "a metric that is declared twice": Slip(
+        EVALUATOR,
+        "@metric",
+        '@metric("mine", better="lower", scale="proportion")\n@metric',
+        'harnessfile.py:4: mine: declares the metric "mine" twice, and differently',
+    ),
+    "an answer that is a number": Slip(
+        EVALUATOR,
+        "s.target)}",
+        "s.target)}, answer=3",
+        'harnessfile.py:8: mine: row "q0": answer is 3; it must be a text',
+    ),
+    "details that are a list": Slip(
+        EVALUATOR, "s.target)}", 's.target)}, details=["x"]', "harnessfile.py:8: mine: row \"q0\": details is ['x']"
+    ),
+    "details that are no JSON": Slip(
+        EVALUATOR, "s.target)}", "s.target)}, details={(1, 2): 3}", 'harnessfile.py:8: mine: row "q0": details cannot'
+    ),
+    "rows that are a number": Slip(
+        EVALUATOR, "@hookimpl", READER.format("return 3"), "harnessfile.py:11: harness_read_samples returned 3"
+    ),
+    "rows that are no dicts": Slip(
+        EVALUATOR, "@hookimpl", READER.format("return [1]"), "harnessfile.py:11: harness_read_samples returned 1"
+    ),
+    "rows that are a text": Slip(
+        EVALUATOR, "@hookimpl", READER.format("return 'abc'"), "harnessfile.py:11: harness_read_samples returned 'abc'"
+    ),
+    "rows that are generated": Slip(
+        EVALUATOR, "@hookimpl", READER.format("yield {}"), "harnessfile.py:11: harness_read_samples returned <generator"
     ),
     "a loader without @contextmanager": Slip(
         LOADER, "@contextmanager\n", "", "harnessfile.py:22: mine: 'builtins.generator' object"
@@ -298,6 +368,8 @@ SLIPS = {
     "a check that forgot to yield": Slip(CHECK, "yield Finding", "Finding", "harnessfile.py:4: odd returned None"),
     "a check that returns one": Slip(CHECK, FINDS, 'return Finding("error", "odd")', "harnessfile.py:4: odd returned"),
     "a check that yields texts": Slip(CHECK, FINDS, 'yield "odd"', "harnessfile.py:5: odd yielded"),
+    "a check without a code": Slip(CHECK, '"X1"', '""', "has a code that cannot be ignored by name; use letters"),
+    "a check whose code has a space": Slip(CHECK, '"X1"', '"x 1"', 'check "x 1" of plugin'),
     "a check that raises": Slip(CHECK, "row.answer", "row.answers", "harnessfile.py:6: AttributeError"),
     "a check of what no stage has": Slip(CHECK, "(rows, tasks)", "(rowz)", 'did you mean "rows"?'),
     "an adapter that is nothing": Slip(
@@ -333,6 +405,21 @@ SLIPS = {
     ),
     "an exporter that writes nothing": Slip(
         EXPORTER, COPIES, "return to", "harnessfile.py:6: mine wrote no files into its output folder"
+    ),
+    "an exporter that returns nothing": Slip(
+        EXPORTER,
+        "=True)\n    return to",
+        "=True)",
+        "harnessfile.py:6: mine returned None; it must return its output folder",
+    ),
+    "an exporter that returns another folder": Slip(
+        EXPORTER, "return to", "return to.parent", "harnessfile.py:6: mine returned PosixPath("
+    ),
+    "a check of an export without options": Slip(
+        EXPORTER,
+        "def mine",
+        "@exporter(check=lambda model: None)\ndef mine",
+        "check(model) must accept (model, options)",
     ),
     "an exporter that raises": Slip(EXPORTER, "ref.path,", "ref.paths,", "harnessfile.py:7: AttributeError"),
     "an exporter without to": Slip(EXPORTER, "(ref, to)", "(ref)", "harnessfile.py:6: mine(ref)"),
