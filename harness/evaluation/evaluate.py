@@ -150,7 +150,7 @@ def iterate_scores(task: Task, made: Any, rows: Sequence[Sample], kinds: tuple[t
 
     Raises UsageError at anything else, with the evaluator's line.
     """
-    wanted = {s.id for s in rows}
+    wanted, samples, counts = {s.id for s in rows}, {s.id: s for s in rows}, task.capabilities.counts
     want = "Scores" if kinds == (Score,) else "Scores, Caveats or Labels"
     for one in plugin_errors.checked_items(task.function, made, kinds, want):
         if isinstance(one, Score):
@@ -159,6 +159,9 @@ def iterate_scores(task: Task, made: Any, rows: Sequence[Sample], kinds: tuple[t
                     raise ValueError(f'row "{one.id}" was not among its samples, or was scored twice')
                 wanted.remove(one.id)
                 one = validate_score(one)
+                for name in one.values if counts else ():
+                    if one.weight_of(name) != 0 and not counts(name, samples[one.id]):
+                        raise ValueError(f'row "{one.id}" does not count in "{name}", so its weight there must be 0')
             except (TypeError, ValueError, AttributeError) as error:
                 raise plugin_errors.plugin_error(task.function, f": {error}", made) from None
         yield one

@@ -175,6 +175,12 @@ SLIPS = {
     "a weight that is a text": Slip(
         EVALUATOR, "s.target)})", 's.target)}, weight="much")', 'harnessfile.py:8: mine: row "q0": "weight" is'
     ),
+    "a score of a row that does not count": Slip(
+        EVALUATOR,
+        "@metric",
+        '@evaluator(counts=lambda metric, sample: sample.id != "q7")\n@metric',
+        'harnessfile.py:9: mine: row "q7" does not count in "mine", so its weight there must be 0',
+    ),
     "a score of another metric": Slip(EVALUATOR, '{"mine": f', '{"Mine": f', 'rows have no "mine"'),
     "a score above 1 on a proportion": Slip(EVALUATOR, "float(a == s.target)", "100.0", "qa.mine"),
     "a score that is NaN": Slip(EVALUATOR, "float(a == s.target)", 'float("nan")', "qa.mine"),
