@@ -93,7 +93,7 @@ def test_few_scores_have_their_ways_out(tmp_path: Path, capsys: pytest.CaptureFi
 @pytest.mark.parametrize(
     ("rows", "says"),
     [
-        ([1.0], "1 rows have a score on both sides; two or more are needed"),
+        ([1.0], "1 row has a score on both sides; two or more are needed"),
         ([1.0, 0.0, 1.0], "no row differs"),
     ],
 )

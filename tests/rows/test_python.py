@@ -210,5 +210,6 @@ def test_the_fixture_of_pytest_fails_unless_it_is_proven(pytester: pytest.Pytest
     unclaimed = "harness_gate(…) without a claim tests nothing; add .worse_by_at_most(…)*"
     first = ["INCONCLUSIVE no-worse: *", "FAIL at-least: at least 0.9; 0.740*"]  # what summaries of pytest show
     done.stdout.fnmatch_lines([unclaimed, *first, "*nowhere.csv: cannot be read*"])
+    done.stdout.no_fnmatch_line("*During handling of the above exception*")
     again = pytester.runpytest_subprocess("--harness-inconclusive=skip")
     again.assert_outcomes(passed=2, failed=2, errors=1, skipped=1)
