@@ -159,8 +159,8 @@ def iterate_scores(task: Task, made: Any, rows: Sequence[Sample], kinds: tuple[t
                     raise ValueError(f'row "{one.id}" was not among its samples, or was scored twice')
                 wanted.remove(one.id)
                 one = validate_score(one)
-                for name in one.values if counts else ():
-                    if one.weight_of(name) != 0 and not counts(name, samples[one.id]):
+                for name in one.values:
+                    if counts and one.weight_of(name) != 0 and not counts(name, samples[one.id]):
                         raise ValueError(f'row "{one.id}" does not count in "{name}", so its weight there must be 0')
             except (TypeError, ValueError, AttributeError) as error:
                 raise plugin_errors.plugin_error(task.function, f": {error}", made) from None

@@ -69,6 +69,7 @@ def test_what_came_of_it_is_no_truth_value(tmp_path: Path) -> None:
         bool(gated)
     assert "INCONCLUSIVE  no-worse" in str(gated) and "taken on trust" in str(gated) and "report:" not in str(gated)
     folder = gated.report(tmp_path / "kept")
+    assert harness.read_run(str(folder)).verdicts == gated.run.verdicts  # a text, as harness.run takes one
     assert (folder / "report.json").is_file() and (folder / "gate" / "items.jsonl").is_file()
     assert "INCONCLUSIVE" in gated._repr_html_()
 
