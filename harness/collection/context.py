@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import partial
@@ -18,6 +19,7 @@ from harness.records.copies import detach_copy
 from harness.suite.tables import Eval, Export, Model, Suite, Train, Use
 
 Rows = Sequence[Mapping[str, Any]]
+METHODS_WITH_OPTIONS = {"loader": ("open", "identity"), "trainer": ("check", "build", "measure", "memory")}
 SHARED_KEYS = {"evaluator": {"stop"}, "exporter": {"path"}}  # keys that are given to plugins as options, too
 
 
@@ -63,12 +65,25 @@ class Context:
         except UsageError as error:
             self.mistakes.add(where, str(error))
             return None
-        if not self.plugins.is_own(self.plugins.find(kind, name)):
+        if not self.plugins.is_own(provided := self.plugins.find(kind, name)):
             for option in sorted({*schema.list_options(function)[0]} & _list_table_keys(kind)):
                 what = f': the option "{option}" is a key of the table itself, so no suite can set it; rename it'
                 self.mistakes.add(where, str(plugin_errors.plugin_error(function, what)))
+            for method in (getattr(provided.capabilities, m) for m in METHODS_WITH_OPTIONS.get(kind, ())):
+                named, open_ended = _list_parameters(method) if method else ({*options}, True)
+                for option in sorted(
+                    {*options} & {*schema.list_options(function)[0]} - named if not open_ended else ()
+                ):
+                    what = f' lacks a parameter "{option}", an option of the {kind} "{name}"; add it'
+                    self.mistakes.add(where, str(plugin_errors.plugin_error(method, what)))
         schema.check_options(function, options, lambda _, what: self.mistakes.add(where, what))
         return function
+
+
+def _list_parameters(method: Callable[..., Any]) -> tuple[set[str], bool]:
+    """Return the names of a method's parameters, and whether it takes any other."""
+    parameters = inspect.signature(method).parameters
+    return {*parameters}, any(p.kind is p.VAR_KEYWORD for p in parameters.values())
 
 
 def _list_table_keys(kind: str) -> set[str]:

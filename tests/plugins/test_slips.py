@@ -506,6 +506,14 @@ def test_frames_are_shown_where_they_are_asked_for(project: Project) -> None:
     assert (outcome.code, 'harnessfile.py", line 9' in outcome.out) == (4, True)
 
 
+def test_a_method_without_an_option_of_the_suite_is_told(project: Project) -> None:
+    """Every method of a loader gets its options, and one that would not take it is named with its line."""
+    wrong = LOADER.replace("def mine(refs):", 'def mine(refs, *, dtype="auto"):')
+    outcome = project.write(make_project_files(LOADER, wrong)).run("--set", 'model.dtype="float32"')
+    told = 'harnessfile.py:14: source lacks a parameter "dtype", an option of the loader "mine"; add it'
+    assert (outcome.code, told in outcome.err) == (4, True), outcome.err
+
+
 def test_a_plugin_without_hooks_is_warned_of(project: Project) -> None:
     """Where nothing of it is asked for, it may be there; a line says that it brings nothing."""
     outcome = project.write(make_project_files(CHECK, "from harness import hookimpl\n")).run()
