@@ -149,7 +149,8 @@ def _schema_table(schema: Schema) -> Iterator[str]:
     yield "| key | type | default |"
     yield "|---|---|---|"
     for name, key in schema["properties"].items():
-        yield f"| `{name}` | {_type_name(key)} | {'required' if name in schema.get('required', ()) else 'none'} |"
+        default = f"`{format_toml(key['default'])}`" if "default" in key else "none"
+        yield f"| `{name}` | {_type_name(key)} | {'required' if name in schema.get('required', ()) else default} |"
     for pattern, key in schema.get("patternProperties", {}).items():
         for table in re.findall(r"\w+", pattern):
             yield f'| `"{table}.OPTION"` | {_type_name(key)} | none |'
@@ -201,7 +202,7 @@ def _command(name: str, one: argparse.ArgumentParser, level: str) -> Iterator[st
     about = one.description or ""
     below = [a for a in one._actions if isinstance(a, argparse._SubParsersAction)]
     shown = [a for a in one._actions if a.help != argparse.SUPPRESS and a.dest != "help" and a not in below]
-    positional = [_usage(a) for a in shown if not a.option_strings]
+    positional = [_usage(a, str(a.metavar or a.dest)) for a in shown if not a.option_strings]
     rest = ["COMMAND …"] * bool(below) + ["[OPTIONS]"] * any(a.option_strings for a in shown)
     usage = " ".join([name, *positional, *rest])
     yield from ("", f"{level} `{name}`", "", f"{about.capitalize()[:1]}{about[1:]}.", "", "```text", usage, "```")
@@ -215,17 +216,19 @@ def _command(name: str, one: argparse.ArgumentParser, level: str) -> Iterator[st
             yield from _command(f"{name} {word}", part, f"{level}#")
 
 
-def _usage(action: argparse.Action) -> str:
-    """Return a positional argument with how often it may stand."""
-    name = str(action.metavar or action.dest)
+def _usage(action: argparse.Action, name: str) -> str:
+    """Return the name of an argument with how often it may stand."""
     return {"?": f"[{name}]", "*": f"[{name} …]", "+": f"{name} …"}.get(str(action.nargs), name)
 
 
 def _argument(action: argparse.Action) -> str:
     if not action.option_strings:
         return f"`{action.metavar or action.dest}`"
-    metavar = action.metavar or (action.dest.upper() if action.nargs != 0 else "")
-    return f"`{', '.join(action.option_strings)}{f' {metavar}' if metavar and action.nargs != 0 else ''}`"
+    if action.nargs == 0:
+        return f"`{', '.join(action.option_strings)}`"
+    metavar = action.metavar or action.dest.upper()
+    words = " ".join(metavar) if isinstance(metavar, tuple) else _usage(action, str(metavar))
+    return f"`{', '.join(action.option_strings)} {words}`"
 
 
 def _help(action: argparse.Action) -> str:

@@ -22,6 +22,31 @@ from harness.records.samples import Prompt, Sample, Score
 
 F = TypeVar("F", bound=Callable[..., Any])
 P = ParamSpec("P")
+ARGUMENTS: dict[str, dict[str, tuple[str, ...]]] = {  # of optional methods; NAME= is a keyword, "…" the table's options
+    "evaluator": {
+        "metrics_for": ("options", "folder?"),
+        "rows_for": ("options", "folder"),
+        "check": ("options", "folder", "path"),
+        "check_rows": ("samples", "options", "folder"),
+        "needs": ("options",),
+        "remarks": ("scores",),
+        "adversaries": ("options",),
+        "estimate": ("options", "samples", "models", "answers"),
+        "counts": ("metric", "sample"),
+        "votes": ("answer", "options"),
+        "marks": ("options",),
+    },
+    "loader": {
+        "open": ("path", "…"),
+        "identity": ("ref", "…"),
+        "probe": ("path",),
+        "reads": ("path",),
+        "needs": ("options",),
+        "fingerprint": ("ref", "base="),
+    },
+    "trainer": {"build": ("ref", "adapter", "rows", "seed=", "…")},
+    "exporter": {"check": ("model", "options"), "open_options": ("options",)},
+}
 MIN_NAME_SIMILARITY = 0.8  # how much alike a name and a capability are, for the name to be a misspelt one
 
 
@@ -129,7 +154,8 @@ def find_mistakes(kind: str, function: Callable[..., Any]) -> Iterator[str]:
     if kind not in KINDS:
         return
     try:
-        KINDS[kind].of(function)
+        able = KINDS[kind].of(function)
+        yield from _find_argument_errors(kind, able)
     except TypeError as error:
         yield str(error)
     known = [f.name for f in fields(KINDS[kind])]
@@ -137,6 +163,25 @@ def find_mistakes(kind: str, function: Callable[..., Any]) -> Iterator[str]:
         close = difflib.get_close_matches(name, known, n=1, cutoff=MIN_NAME_SIMILARITY)
         if close and name not in known and not name.startswith("_"):
             yield f'"{name}" is not a capability; did you mean "{close[0]}"?'
+
+
+def _find_argument_errors(kind: str, able: Capabilities) -> Iterator[str]:
+    """Yield which optional methods cannot be called with their arguments."""
+    for name, arguments in ARGUMENTS.get(kind, {}).items():
+        method = getattr(able, name)
+        try:
+            signature = inspect.signature(method) if callable(method) else None
+        except ValueError:  # a built-in function without one
+            continue
+        if signature is None:
+            continue
+        given = [a for a in arguments if a.isalpha()]
+        known = [a[:-1] for a in arguments if a[-1] == "=" or (a[-1] == "?" and a[:-1] in signature.parameters)]
+        bind = signature.bind_partial if "…" in arguments else signature.bind
+        try:
+            bind(*given, **dict.fromkeys(known))
+        except TypeError as error:
+            yield f"{name}{signature} must accept ({', '.join((*given, *known))}): {error}"
 
 
 def _find_capability_type_error(field: Field[Any], value: Any) -> str:

@@ -58,9 +58,24 @@ def checked_return(function: Callable[..., Any], value: T, kind: Any, want: str)
     raise plugin_error(function, f" returned {shorten_text(repr(value), 60)}; it must return {want}")
 
 
+def refuse_returned_error(function: Callable[..., Any], value: Any) -> None:
+    """Raise UsageError where a plugin's check returned its refusal."""
+    if value is False or isinstance(value, str | BaseException):
+        raise plugin_error(function, f" returned {shorten_text(repr(value), 60)}; it must raise UsageError instead")
+
+
+def checked_rows(function: Callable[..., Any], rows: Any) -> list[dict[str, Any]]:
+    """Return the rows that a plugin's function returned. Raises UsageError where they are not a list of dicts."""
+    want = "a list of dicts"
+    return [checked_return(function, row, dict, want) for row in checked_return(function, rows, list | tuple, want)]
+
+
 def checked_items(function: Callable[..., Any], values: Any, kind: Any, want: str) -> Iterator[Any]:
     """Yield each of what a plugin's function returned or yields. Raises UsageError as `returned` does."""
-    for value in checked_return(function, values, Iterable, want):
+    many = f"an iterable of {want}" + " (is a yield missing?)" * (values is None)
+    if isinstance(values, str | bytes):  # whose letters are texts, too
+        checked_return(function, values, list, many)
+    for value in checked_return(function, values, Iterable, many):
         if not isinstance(value, kind):
             raise plugin_error(function, f" yielded {shorten_text(repr(value), 60)}; it must yield {want}", values)
         yield value

@@ -149,16 +149,19 @@ def _map_own_plugins_to_packages() -> dict[str, str]:
     return {p.name: p.module.partition(".")[0] for p in points if p.group == keys.GROUP}
 
 
-def load_plugins(suite: Path | None, asked: Sequence[str] = ()) -> Plugins:
+def load_plugins(suite: Path | None, asked: Sequence[str] = (), *, elsewhere: bool = False) -> Plugins:
     """Load entry points, then `-p` names, then the harnessfile beside the suite.
 
-    `asked` holds names of modules, or `no:NAME` to leave one out. Raises UsageError when a plugin
-    cannot be imported, has a hook that does not exist, or has the name of another.
+    `asked` holds names of modules, or `no:NAME` to leave one out, which only `elsewhere`, in a worker, need not be
+    there. Raises UsageError when a plugin cannot be imported, has a hook that does not exist, or another's name.
     """
     manager = pluggy.PluginManager("harness")
     manager.add_hookspecs(hookspec)
     blocked = {name.removeprefix("no:") for name in asked if name.startswith("no:")}
     points = sorted(importlib.metadata.entry_points(group=keys.GROUP), key=lambda p: p.name)
+    known = [*(point.name for point in points), HARNESSFILE]
+    if odd := sorted(blocked.difference(known)) if not elsewhere else []:
+        raise UsageError(f'-p no:{odd[0]}: there is no plugin "{odd[0]}"{did_you_mean(odd[0], known)}')
     own = {"harness", *_map_own_plugins_to_packages().values()}
     mine = [name for name in asked if not name.startswith("no:")]
     plugin_errors.PLUGIN_MODULES |= {
@@ -172,12 +175,12 @@ def load_plugins(suite: Path | None, asked: Sequence[str] = ()) -> Plugins:
     harnessfile = suite.parent / HARNESSFILE if suite else None
     if harnessfile and harnessfile.is_file() and HARNESSFILE not in blocked:
         _register_plugin(manager, str(harnessfile), partial(_import_harnessfile, harnessfile))
-    known, mistakes = [name for name in vars(hookspec) if name.startswith("harness_")], Mistakes()
+    hooks, mistakes = [name for name in vars(hookspec) if name.startswith("harness_")], Mistakes()
     for name, plugin in manager.list_name_plugin():  # a hook nobody calls would be a plugin that silently does nothing
         for attribute, hook in vars(plugin).items() if isinstance(plugin, ModuleType) else ():
             if attribute.startswith("harness_") and callable(hook):
-                if attribute not in known:
-                    mistakes.add(f'plugin "{name}"', f'"{attribute}" is not a hook{did_you_mean(attribute, known)}')
+                if attribute not in hooks:
+                    mistakes.add(f'plugin "{name}"', f'"{attribute}" is not a hook{did_you_mean(attribute, hooks)}')
                 elif not hasattr(hook, "harness_impl"):
                     mistakes.add(
                         f'plugin "{name}"',

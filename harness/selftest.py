@@ -6,13 +6,14 @@ import math
 import random
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from harness import plugin_errors
 from harness.artifacts.digests import weights_digest
 from harness.collection.collection import Collection
 from harness.errors import ExitCode, UsageError, did_you_mean
@@ -146,7 +147,9 @@ def run_selftest(
         for name in dict.fromkeys(i.eval for i in collection.items if i.subject in collection.candidates):
             task, mine = collection.tasks[name], [c.answer for c in chosen if c.answer and c.eval == name]
             if task.capabilities.estimate and (controls or mine):
-                cost = task.capabilities.estimate(dict(task.spec.options), task.samples or (), controls, mine)
+                estimate = task.capabilities.estimate
+                cost = estimate(dict(task.spec.options), task.samples or (), controls, mine)
+                cost = plugin_errors.checked_return(estimate, cost, str, "a line of text")
                 said(f"{task.spec.where}: {cost}")
         trials, pairs, kept = list[ControlTrial](), Results(), dict[str, dict[str, Any]]()
         for control in chosen:
@@ -289,7 +292,10 @@ def list_adversaries(collection: Collection) -> Iterator[Control]:
         items = tuple(i for i in collection.items if i.eval == name)
         alone = replace(collection, suite=replace(collection.suite, evals=evals, gates=gates), items=items)
         if any(g.blocking for g in alone.gates(collection.candidates[0])):
-            for label, answer in answers(dict(task.spec.options)).items():
+            found = plugin_errors.checked_return(
+                answers, answers(dict(task.spec.options)), Mapping, "a dict of name -> function"
+            )
+            for label, answer in found.items():
                 title, worthless = f"{name}: {label}", partial(WorthlessSubject, answer=answer)
                 make = partial(_make_disguised, collection.candidates[0], worthless, f"{title}, not")
                 yield Control(title, FOOLED_ADVICE, alone, make, DISTRUST, name, answer)

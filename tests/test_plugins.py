@@ -44,6 +44,9 @@ def test_blocked_plugin_is_not_there(project: Project) -> None:
     """-p no:domain leaves the plugin out, and what it provided is unknown."""
     project.write({"suite.toml": SUITE, "test.jsonl": ROWS, "train.jsonl": TRAIN})
     assert 'no evaluator "exact_match"' in project.run("-p", "no:domain").err
+    outcome = project.run("-p", "no:domian")
+    assert outcome.code == 4
+    assert '-p no:domian: there is no plugin "domian"; did you mean "domain"?' in outcome.err
 
 
 def test_plugin_that_is_not_there(project: Project) -> None:

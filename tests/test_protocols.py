@@ -30,8 +30,8 @@ class Words(BaseEvaluator):
 
     metrics = (Metric("has", "higher", "proportion"),)
 
-    def __call__(self, subject, samples, *, word: str = "w1", limit: int = 16):
-        for s, a in zip(samples, subject.generate([s.input for s in samples], max_new_tokens=limit), strict=True):
+    def __call__(self, subject, samples, *, word: str = "w1", most: int = 16):
+        for s, a in zip(samples, subject.generate([s.input for s in samples], max_new_tokens=most), strict=True):
             yield Score(s.id, {"has": float(word in a)}, answer=a)
 
     def check_rows(self, samples, options, folder):
@@ -116,7 +116,7 @@ def test_an_evaluator_may_be_a_class(project: Project) -> None:
     assert "60 answers were read" in done.out
     listed = project.harness("plugins", "words").out
     assert "Look for a word in answers." in listed
-    assert 'word: a string, default "w1"' in listed and "limit: an integer, default 16" in listed
+    assert 'word: a string, default "w1"' in listed and "most: an integer, default 16" in listed
 
 
 @pytest.mark.parametrize(
@@ -136,8 +136,8 @@ def test_a_wrong_class_is_one_line_at_collection(project: Project, change: tuple
 def test_an_option_of_a_class_has_its_type(project: Project) -> None:
     """A value of another type than the annotation's is a mistake at its line; so are rows that it refuses."""
     plugin = EVALUATOR.replace("METHOD", "")
-    done = write_project(project, plugin, SUITE + EVAL + "limit = true\n").run("--collect-only")
-    assert (done.code, '"limit" is true; it must be an integer' in done.err) == (4, True)
+    done = write_project(project, plugin, SUITE + EVAL + "most = true\n").run("--collect-only")
+    assert (done.code, '"most" is true; it must be an integer' in done.err) == (4, True)
     bad = [{**ROWS[0], "input": "bad w0"}, *ROWS[1:]]
     done = project.write({"suite.toml": SUITE + EVAL, "test.jsonl": bad}).run("--collect-only")
     assert (done.code, "bad rows" in done.err) == (4, True)

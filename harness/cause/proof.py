@@ -33,7 +33,7 @@ from harness.records.models import ModelRef
 from harness.records.samples import Result
 from harness.records.verdicts import Outcome
 from harness.suite.tables import Model, gate_alpha
-from harness.texts.counts import count_noun
+from harness.texts.counts import agree_verb, count_noun
 
 MIN_CONTROLS = 5  # control trainings, of which fewer hardly show how far equal trainings lie apart
 MAX_SEED = 2**32
@@ -200,7 +200,8 @@ def _evaluate_variant(run: RunContext, ref: ModelRef, tasks: dict[str, Task], mo
             asked = session.with_examples(Item(run.suite.path.name, ref.name, name), subject)
             found[name] = evaluate(task, ref.name, asked, None, session.progress)
             if missing := found[name].missing:
-                raise CheckFailedError(f'{ref.name}: {len(missing)} rows of "{name}" have no score')
+                some = f'{count_noun(len(missing), "row")} of "{name}"'
+                raise CheckFailedError(f"{ref.name}: {some} {agree_verb(len(missing), 'have no score')}")
     return found
 
 

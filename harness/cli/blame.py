@@ -37,7 +37,7 @@ def blame(parser: ArgumentParser) -> None:
     number.add_argument("--share", type=float, metavar="S", help="suspects as a share of the training rows")
     kinds = "suspect the first of these groups, and not rows: source, group, template, answer"
     number.add_argument("--by", type=_parse_kinds, default=(), metavar="KIND,…", help=kinds)
-    trains = "train without the suspects, and control trainings without other rows, and give a verdict"
+    trains = "train again without the suspects, and without other rows as controls; print a verdict"
     parser.add_argument("--retrain", action="store_true", help=trains)
     least = "number of control trainings, at least 5 (default: 5)"
     parser.add_argument("--controls", type=int, metavar="N", help=least)

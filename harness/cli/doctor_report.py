@@ -25,6 +25,7 @@ from harness.workers.local import parse_workers
 FINE, ODD, FAILS = "fine", "odd", "fails"
 SIGNS = {FINE: "✓", ODD: "!", FAILS: "✗"}
 PACKAGE = "finetune-harness"
+DEVICES = ("auto", "cpu", "cuda", "mps")
 PYTHONS = ((3, 11), (3, 13))  # the first and the last that its tests run on
 LIBRARIES = ("torch", "transformers", "peft", "trl", "accelerate", "bitsandbytes", "datasets")
 MIN_FREE_BYTES = 5e9  # free bytes of the cache below which doctor warns: a 1 B model and what is trained from it
@@ -83,7 +84,9 @@ def _iterate_torch_and_gpu_checks(found: GpuProbe, device: str) -> Iterator[Mach
     if found.torch:
         yield MachineCheck("PyTorch", FINE, f"{found.torch}, built for {'GPUs' if found.built else 'CPUs'}")
     else:
-        yield MachineCheck("PyTorch", ODD, f"{found.error}; pip install '{PACKAGE}[hf]' to run models on this machine")
+        yield MachineCheck(
+            "PyTorch", ODD, f"{found.error}; pip install '.[hf]' in a clone to run models on this machine"
+        )
     there, (driver, count) = gpu_device_files(), read_nvml()
     if there or count:
         listed = len(list(Path("/proc/driver/nvidia/gpus").glob("*")))
@@ -96,7 +99,9 @@ def _iterate_torch_and_gpu_checks(found: GpuProbe, device: str) -> Iterator[Mach
         about = f"{card.kind}, {card.free / 1e9:.1f} of {card.memory / 1e9:.1f} GB free, {bits}"
         full = card.find_full_error(number)
         yield MachineCheck(f"GPU {number}", FAILS if full else FINE, f"[model] device: {full}" if full else about)
-    if found.torch and (refused := found.find_device_error(device)):
+    if device.partition(":")[0] not in DEVICES:
+        yield MachineCheck("device", FAILS, f'[model] device "{device}": unknown; known: {", ".join(DEVICES)}')
+    elif found.torch and (refused := found.find_device_error(device)):
         yield MachineCheck("device", FAILS, refused)
     elif not found.cards:
         yield MachineCheck("device", FINE, f"the CPU: {found.no_gpu_reason() or 'GPUs are hidden'}")
@@ -111,7 +116,7 @@ def _iterate_library_checks(found: GpuProbe, python: str | None) -> Iterator[Mac
         yield MachineCheck("bitsandbytes", FINE if fine else ODD, f"{version}, {kind or 'cannot be imported'}{how}")
     version, where = _ask_interpreter(python or sys.executable, VERSION_CODE), f"in {python}" if python else "here"
     if python and not version:
-        yield MachineCheck("vLLM", ODD, f'not in "{python}"; {python} -m pip install vllm {PACKAGE}')
+        yield MachineCheck("vLLM", ODD, f'not in "{python}"; {python} -m pip install vllm . (in a clone)')
     else:
         yield MachineCheck("vLLM", FINE, f"{version} {where}" if version else "not here; it needs its own environment")
 

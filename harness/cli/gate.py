@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from argparse import ArgumentParser, Namespace
+from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -102,7 +102,10 @@ HELP = {
 
 
 def _parse_margin(text: str) -> float | str:
-    return text if text.endswith("%") else float(text)
+    try:
+        return text if text.endswith("%") else float(text)
+    except ValueError:
+        raise ArgumentTypeError(f'"{text}" is not a number, or a share such as 2%') from None
 
 
 def _run_gate(args: Namespace) -> int:

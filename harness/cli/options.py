@@ -100,7 +100,7 @@ def add_override_option(parser: argparse._ActionsContainer) -> None:
 
 def add_candidate_option(parser: argparse.ArgumentParser) -> None:
     """Add --candidate to a command that only looks ahead, and takes a suite for candidates without one, too."""
-    parser.add_argument("--candidate", metavar="PATH", help="gate this adapter or merged model")
+    parser.add_argument("--candidate", metavar="PATH", help="use this adapter or merged model as the candidate")
     parser.set_defaults(ahead=True)
 
 

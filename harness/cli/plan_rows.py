@@ -20,7 +20,7 @@ def plan_rows(args: Namespace) -> int:
     """Read both sides as `harness gate` does, and print what they could prove. Raises UsageError."""
     from harness.gates.gate import Gate
     from harness.rows import suites
-    from harness.rows.arguments import parse_clusters, parse_rows_options
+    from harness.rows.arguments import parse_clusters, parse_rows_options, write_option_words
     from harness.rows.gating import measure_rows
 
     paths = {"base": str(args.suite), "candidate": str(args.other or args.suite)}
@@ -41,7 +41,8 @@ def plan_rows(args: Namespace) -> int:
     for line in _iterate_forecast_lines(forecast, f"{found.metric.better} is better, {found.metric_reason}"):
         for part in textwrap.wrap(line, WIDTH, subsequent_indent=INDENT):
             terminal.print_line(part)
-    claim = shlex.join(["harness", "gate", *dict.fromkeys(paths.values()), "--worse-by-at-most", "X"])
+    words, _ = write_option_words(args)
+    claim = shlex.join(["harness", "gate", *dict.fromkeys(paths.values()), "--worse-by-at-most", "X", *words])
     terminal.print_line("choose a claim before you look at which side is ahead, then:")
     terminal.print_line(f"{INDENT}{claim}")
     return ExitCode.OK

@@ -25,6 +25,10 @@ STRICT_NAME = Path("strict")  # the policy of this name is the harness's own; a 
 def _run_verify(args: argparse.Namespace) -> int:
     from harness.release.publish import restore_export
 
+    if args.seed is not None and args.replay is None:
+        raise UsageError("--seed chooses the rows of --replay; add --replay N, or remove --seed")
+    if args.sources and (args.export / EVIDENCE).is_dir():
+        raise UsageError("--sources is for gated rows, and this is an export; remove --sources")
     if _is_rows_evidence(args.export) or args.sources:
         from harness.rows.bundle import verify_bundle
 

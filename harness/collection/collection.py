@@ -18,6 +18,7 @@ from harness.records.metrics import ENDINGS, Metric
 from harness.records.models import Sampling, ThoughtBudget
 from harness.records.samples import Sample
 from harness.suite.tables import Eval, Suite
+from harness.texts.escaping import shorten_repr
 
 NO_SELECT = "has no select split, and rows used to choose a checkpoint cannot confirm it; add select"
 COMPARATIVE = "against"  # the parameter by which an evaluator asks for a second loaded subject
@@ -61,8 +62,12 @@ class Task:
     @property
     def marks(self) -> str:
         """What the evaluator marks when the model is gone: "answers", "pairs" of them, or an empty text."""
-        marks = self.capabilities.marks
-        return str(marks(dict(self.spec.options)) if callable(marks) else marks)
+        if not callable(marks := self.capabilities.marks):
+            return str(marks)
+        if (found := marks(dict(self.spec.options))) not in ("", "answers", "pairs"):
+            what = f' returned {shorten_repr(found)}; it must return "answers", "pairs" or ""'
+            raise plugin_errors.plugin_error(marks, what)
+        return str(found)
 
     @property
     def compares(self) -> bool:

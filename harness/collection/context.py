@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import partial
 from typing import Any
 
-from harness import capabilities, schema
+from harness import capabilities, plugin_errors, schema
 from harness.collection.collection import trains_whole
 from harness.data.ambiguity import find_ambiguous_row
 from harness.data.rows import find_target_in_template
@@ -15,9 +16,11 @@ from harness.data.templates import find_template_error
 from harness.errors import Mistakes, UsageError, did_you_mean
 from harness.plugins import Plugins
 from harness.records.copies import detach_copy
-from harness.suite.tables import Suite, Train, Use
+from harness.suite.tables import Eval, Export, Model, Suite, Train, Use
 
 Rows = Sequence[Mapping[str, Any]]
+METHODS_WITH_OPTIONS = {"loader": ("open", "identity"), "trainer": ("check", "build", "measure", "memory")}
+SHARED_KEYS = {"evaluator": {"stop"}, "exporter": {"path"}}  # keys that are given to plugins as options, too
 
 
 @dataclass(frozen=True)
@@ -62,8 +65,31 @@ class Context:
         except UsageError as error:
             self.mistakes.add(where, str(error))
             return None
+        if not self.plugins.is_own(provided := self.plugins.find(kind, name)):
+            for option in sorted({*schema.list_options(function)[0]} & _list_table_keys(kind)):
+                what = f': the option "{option}" is a key of the table itself, so no suite can set it; rename it'
+                self.mistakes.add(where, str(plugin_errors.plugin_error(function, what)))
+            for method in (getattr(provided.capabilities, m) for m in METHODS_WITH_OPTIONS.get(kind, ())):
+                named, open_ended = _list_parameters(method) if method else ({*options}, True)
+                for option in sorted(
+                    {*options} & {*schema.list_options(function)[0]} - named if not open_ended else ()
+                ):
+                    what = f' lacks a parameter "{option}", an option of the {kind} "{name}"; add it'
+                    self.mistakes.add(where, str(plugin_errors.plugin_error(method, what)))
         schema.check_options(function, options, lambda _, what: self.mistakes.add(where, what))
         return function
+
+
+def _list_parameters(method: Callable[..., Any]) -> tuple[set[str], bool]:
+    """Return the names of a method's parameters, and whether it takes any other."""
+    parameters = inspect.signature(method).parameters
+    return {*parameters}, any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+
+
+def _list_table_keys(kind: str) -> set[str]:
+    """Return the keys of a plugin's table that cannot be options of it."""
+    table = {"evaluator": Eval, "trainer": Train, "loader": Model, "exporter": Export}.get(kind, Use)
+    return {f.name.rstrip("_") for f in fields(table)} - {"where", "options"} - SHARED_KEYS.get(kind, set())
 
 
 def check_tables(context: Context) -> None:
@@ -102,7 +128,8 @@ def _check_extra_trainer_options(
     look, known = capabilities.TrainerCapabilities.of(trainer).look, schema.list_options(trainer)[0]
     if look:
         with context.mistakes.collecting(where):
-            look(**detach_copy({name: value for name, value in options.items() if name not in known}))
+            given = detach_copy({name: value for name, value in options.items() if name not in known})
+            plugin_errors.refuse_returned_error(look, look(**given))
 
 
 def _find_processes_error(trainer: Callable[..., Any], train: Train) -> str:

@@ -9,7 +9,7 @@ from functools import partial
 from itertools import product
 from typing import Any
 
-from harness import schema
+from harness import plugin_errors, schema
 from harness.collection.context import Context
 from harness.data.reading import split_slice
 from harness.data.rows import GROUP, HELD_OUT, is_remote, read_rows, to_judged_rows, to_training_rows
@@ -35,19 +35,32 @@ class DatasetLoader:
             key = (source, table.separator, table.encoding)
             if key not in self._read:
                 how = {"separator": table.separator, "encoding": table.encoding}
-                folder, ask = self.context.suite.path.parent, self.context.plugins.hook.harness_read_samples
-                self._read[key] = read_rows(source, folder, lambda name: detach_copy(ask(path=name)), table.where, how)
+                self._read[key] = read_rows(
+                    source, self.context.suite.path.parent, self._read_plugin_rows, table.where, how
+                )
             return self._read[key]
         return None
+
+    def _read_plugin_rows(self, name: str) -> list[dict[str, Any]] | None:
+        """Return the rows of a source that a plugin knows, or None."""
+        hook = self.context.plugins.hook.harness_read_samples
+        if (rows := hook(path=name)) is None:
+            return None
+        reader: Any = hook
+        if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):  # called again to name it
+            calls = (
+                (i.function, [name for _ in i.argnames]) for i in reversed(hook.get_hookimpls()) if not i.hookwrapper
+            )
+            reader = next((function for function, given in calls if function(*given) is not None), hook)
+        return detach_copy(plugin_errors.checked_rows(reader, rows))
 
     def read_evaluator_rows(self, brings: Any, spec: Eval) -> list[dict[str, Any]] | None:
         """Return the rows that an evaluator brings itself, once it may be slow to read them, or None."""
         if not self.context.remote:
             return None
         with self.context.mistakes.collecting(f"{spec.where}:"):
-            rows: list[dict[str, Any]] = detach_copy(
-                brings(detach_copy(dict(spec.options)), self.context.suite.path.parent)
-            )
+            found = brings(detach_copy(dict(spec.options)), self.context.suite.path.parent)
+            rows = detach_copy(plugin_errors.checked_rows(brings, found))
             if not rows:
                 self.context.mistakes.add(spec.where, f'"{spec.use}" has no rows; an evaluation needs at least one')
             return rows or None

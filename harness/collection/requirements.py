@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
+from harness import plugin_errors
 from harness.errors import UsageError
 
 if TYPE_CHECKING:
@@ -22,7 +23,12 @@ def check_requirements(collection: Collection) -> None:
     models = [suite.model, *(s.model for s in suite.subjects.values() if s.use)]
     used = [(collection.plugins.find("loader", m.use).capabilities.needs, m.options) for m in models]
     used += [(t.capabilities.needs, t.spec.options) for t in collection.tasks.values() if t.spec.name in asked]
-    own = (name for needs, options in used if needs for name in needs(dict(options)))
+    own = (
+        name
+        for needs, options in used
+        if needs
+        for name in plugin_errors.checked_items(needs, needs(dict(options)), str, "names of modules")
+    )
     needed = list(dict.fromkeys([*STATISTICS, *own]))
     if lacking := [name for name in needed if sys.modules.get(name) is None and find_spec(name) is None]:
         raise UsageError(f"{collection.suite.path}: {missing_modules_message(lacking)}")

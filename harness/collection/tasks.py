@@ -20,6 +20,7 @@ from harness.errors import Mistakes, UsageError, did_you_mean
 from harness.gates.gate import PARENT
 from harness.records.copies import copy_record, detach_copy
 from harness.records.metrics import ENDINGS, Metric
+from harness.records.models import ExtendedSubject
 from harness.records.samples import Sample
 from harness.suite.tables import Eval, find_name_error
 
@@ -44,6 +45,8 @@ def make_task(context: Context, sources: DatasetLoader, spec: Eval) -> Task | No
     beside = (*(context.baselines if task.marks == "pairs" else ("base", *parents)), *context.candidates)
     if task.compares and spec.against not in beside:
         complain(f'against is "{spec.against}", which is not a model of the suite{did_you_mean(spec.against, beside)}')
+    if what := _find_unknown_method_error(context, task):
+        complain(what)
     for name in sorted({*task.capabilities.asks} & {*_list_unsupported_features(context, suite.model.use)}):
         what = f'needs {name}, which the loader "{suite.model.use}" does not provide'
         complain(f'"{spec.use}" {what}; use = "hf" in [model]')
@@ -58,10 +61,11 @@ def make_task(context: Context, sources: DatasetLoader, spec: Eval) -> Task | No
         made = task.capabilities.metrics_for
         given = {"folder": task.folder} if made and schema.has_parameter(made, "folder") else {}
         declared = made(detach_copy(dict(spec.options)), **given) if made else getattr(function, "metrics", ())
-        metrics = {
-            m.name: copy_record(Metric, m)
-            for m in plugin_errors.checked_items(made or function, declared, Metric, "Metrics")
-        }
+        metrics = dict[str, Metric]()
+        for m in plugin_errors.checked_items(made or function, declared, Metric, "Metrics"):
+            if metrics.setdefault(m.name, one := copy_record(Metric, m)) != one:
+                what = f': declares the metric "{m.name}" twice, and differently; rename one'
+                raise plugin_errors.plugin_error(made or function, what)
     except UsageError as error:
         context.mistakes.messages.extend(f"{spec.where}: {m}" for m in error.messages)
         return None
@@ -192,6 +196,18 @@ def _list_unsupported_features(context: Context, use: str) -> tuple[str, ...]:
     return loader.capabilities.lacks if loader else ()
 
 
+def _find_unknown_method_error(context: Context, task: Task) -> str:
+    """Return which of an evaluator's `asks` no model has, or an empty text."""
+    known = {name for name in dir(ExtendedSubject) if not name.startswith("_")}
+    loaders = (p for p in context.plugins.provided.values() if p.kind == "loader")
+    known.update(*(p.capabilities.lacks for p in loaders))
+    if (odd := next((name for name in task.capabilities.asks if name not in known), None)) is None:
+        return ""
+    return str(
+        plugin_errors.plugin_error(task.function, f': asks for "{odd}", which no model has{did_you_mean(odd, known)}')
+    )
+
+
 def _load_eval_and_select_samples(
     context: Context, sources: DatasetLoader, spec: Eval, function: Callable[..., Any] | None
 ) -> tuple[Samples | None, Samples | None]:
@@ -241,7 +257,8 @@ def _make_checked_samples(
             return samples
         try:
             with context.mistakes.collecting(f"{spec.where}:"):
-                able.check_rows(detach_copy(samples), detach_copy(dict(spec.options)), context.suite.path.parent)
+                seen = (detach_copy(samples), detach_copy(dict(spec.options)), context.suite.path.parent)
+                plugin_errors.refuse_returned_error(able.check_rows, able.check_rows(*seen))
                 return samples
         except ModuleNotFoundError as error:
             context.mistakes.add(spec.where, requirements.missing_modules_message([error.name or "unknown"]))

@@ -11,6 +11,7 @@ import re
 import textwrap
 from collections.abc import Callable, Container, Iterable, Mapping
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -53,6 +54,7 @@ BUILD = """The trainer rejects the rows or its options.
 
 What cannot be prepared cannot be trained on; the line says which rows or which option.
 It is found before anything is measured, because the trainer is built without being run."""
+TRAINING_SOURCES = ("training data", "validation data")  # names under which findings have numbers of training rows
 SELECT_SUFFIX = " (select)"  # behind the name of an evaluation: the rows of its select split
 CRASH_KIND = "crashed"  # the kind of a check that could not look
 # objects that checks share: a copy of every token, or of every gate for each evaluation, would take longer than they do
@@ -81,6 +83,8 @@ class Checks:
                 mistakes.add(
                     where, 'has "-" in its code, which is reserved to separate a kind; yield Finding(kind=…) instead'
                 )
+            elif not re.fullmatch(r"\w+", provided.name):
+                mistakes.add(where, 'has a code that cannot be ignored by name; use letters, digits and "_"')
             for name in inspect.signature(provided.function).parameters:
                 if name not in every:
                     mistakes.add(where, f'takes "{name}", which no stage provides{did_you_mean(name, every)}')
@@ -116,19 +120,22 @@ class Checks:
             wanted = {name: self.objects.get(name) for name in inspect.signature(provided.function).parameters}
             # copies that no other check and no verdict reads
             given = {name: one if name in LARGE else detach_copy(one) for name, one in wanted.items()}
-            found += [
-                self.complete_finding(provided.name, flag)
-                for flag in _run_check_catching_crashes(provided, given, self.find_unknown_row)
-            ]
+            own = self.plugins.is_own(provided)
+            flags = _run_check_catching_crashes(provided, given, partial(self.find_unknown_row, own=own), own=own)
+            found += [self.complete_finding(provided.name, flag) for flag in flags]
         return found
 
-    def find_unknown_row(self, flag: Finding) -> str:
-        """Return which row of an evaluation a finding names that there is not, or an empty text."""
-        for name, ids in flag.rows.items():
-            if task := self.objects.get("tasks", {}).get(name.removesuffix(SELECT_SUFFIX)):
-                known = {s.id for s in (task.select if name.endswith(SELECT_SUFFIX) else task.samples) or ()}
-                if odd := next((i for i in ids if i not in known), None):
-                    return f' names row "{odd}" of "{name}", which does not exist'
+    def find_unknown_row(self, flag: Finding, *, own: bool) -> str:
+        """Return which evaluation or row a finding names that there is not; `own` checks name sources, too."""
+        tasks: Mapping[str, Any] = self.objects.get("tasks", {})
+        for name, ids in flag.rows.items() if tasks else ():
+            if (task := tasks.get(name.removesuffix(SELECT_SUFFIX))) is None:
+                if own or name in TRAINING_SOURCES:
+                    continue
+                return f' names rows of "{name}", which is not an evaluation{did_you_mean(name, tasks)}'
+            known = {s.id for s in (task.select if name.endswith(SELECT_SUFFIX) else task.samples) or ()}
+            if (odd := next((i for i in ids if i not in known), None)) is not None:
+                return f' names row "{odd}" of "{name}", which does not exist'
         return ""
 
     def load_or_run(self, path: Path, look: Callable[[], list[Finding]], warn: Callable[[str], None]) -> list[Finding]:
@@ -163,26 +170,19 @@ class Checks:
 
 
 def _run_check_catching_crashes(
-    provided: Provided, given: Mapping[str, Any], strange: Callable[[Finding], str]
+    provided: Provided, given: Mapping[str, Any], strange: Callable[[Finding], str], *, own: bool
 ) -> Iterable[Finding]:
     check = provided.function
     try:
-        found = list(
-            plugin_errors.checked_items(check, check(**given), Finding, "an iterable of Findings (is a yield missing?)")
-        )
+        found = list(plugin_errors.checked_items(check, check(**given), Finding, "Findings"))
         if odd := next(filter(None, map(strange, found)), ""):
             raise plugin_errors.plugin_error(check, odd)
         return found
     except (CheckFailedError, UsageError) as error:
         return [Finding("error", str(error).replace("\n", "; "))]
     except PLUGIN_ERRORS as error:  # a check that crashes has proved nothing, and must not look as if it had
-        if theirs := plugin_errors.error_location(error):  # it may be the one that would have stopped the run
-            return [
-                Finding(
-                    "error", f"the check itself crashed: {theirs}", fix="fix its code, or ignore it", kind=CRASH_KIND
-                )
-            ]
-        if isinstance(error, ModuleNotFoundError):
+        theirs = plugin_errors.error_location(error)
+        if not theirs and isinstance(error, ModuleNotFoundError):
             return [
                 Finding(
                     "note",
@@ -191,6 +191,11 @@ def _run_check_catching_crashes(
                 )
             ]
         why = f"{type(error).__name__}: {textwrap.shorten(str(error), 300, placeholder=' …')}"
+        if theirs or not own:  # it may be the one that would have stopped the run
+            why = theirs or str(plugin_errors.plugin_error(check, f": {why}"))
+            return [
+                Finding("error", f"the check itself crashed: {why}", fix="fix its code, or ignore it", kind=CRASH_KIND)
+            ]
         return [
             Finding("warning", f"the check itself crashed: {why}", fix="report it, with the suite", kind=CRASH_KIND)
         ]

@@ -10,11 +10,12 @@ import json
 import math
 import threading
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import replace
 from statistics import stdev
 from typing import Any, Unpack
 
+from harness import plugin_errors
 from harness.collection.collection import Task
 from harness.collection.draws import SPREAD
 from harness.errors import UsageError
@@ -109,6 +110,7 @@ def _iterate_draw_metrics(
     yield f"{name}.all@{len(values)}", min(values)
     yield name + SPREAD, stdev(values)
     if votes := task.capabilities.votes:
-        cast = [votes(d.answer or "", dict(task.spec.options)) for d in draws]
+        made = (votes(d.answer or "", dict(task.spec.options)) for d in draws)
+        cast = [plugin_errors.checked_return(votes, vote, Hashable, "a hashable value") for vote in made]
         counts = Counter(cast)
         yield f"{name}.maj@{len(values)}", values[cast.index(max(cast, key=counts.__getitem__))]  # the first of equals

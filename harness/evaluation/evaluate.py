@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import math
 import random
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from statistics import stdev
 from typing import Any, Unpack
@@ -20,7 +21,7 @@ from harness.records.metrics import NUMBER
 from harness.records.models import ExtendedSubject, Generation, Progress, Subject, ThoughtBudget, split_chunks
 from harness.records.samples import Prompt, Result, Sample, Score, rows_digest
 from harness.stats.eprocess import interim_sizes
-from harness.texts.escaping import drop_surrogates
+from harness.texts.escaping import drop_surrogates, shorten_repr
 
 CHUNK_ROWS = 64  # rows given to an evaluator at once, where its subject says nothing: a sign of life in between
 
@@ -94,8 +95,17 @@ def validate_score(score: Score) -> Score:
     for name, value in {"weight": score.weight, **score.weights, **score.values}.items():
         if not isinstance(value, NUMBER):
             raise TypeError(f'row "{score.id}": "{name}" is {value!r}; it must be a number')
+    for what, text in {"answer": score.answer, "note": score.note}.items():
+        if not isinstance(text, str | None):
+            raise TypeError(f'row "{score.id}": {what} is {shorten_repr(text)}; it must be a text or None')
+    if not isinstance(score.details, Mapping):
+        raise TypeError(f'row "{score.id}": details is {shorten_repr(score.details)}; it must be a dict')
+    try:
+        json.dumps(dict(score.details), default=str)
+    except (TypeError, ValueError) as error:
+        raise TypeError(f'row "{score.id}": details cannot be written as JSON: {error}') from None
     values, weights = ({str(k): float(v) for k, v in d.items()} for d in (score.values, score.weights))
-    answer = drop_surrogates(str(score.answer)) if isinstance(score.answer, str) else score.answer
+    answer = None if score.answer is None else drop_surrogates(str(score.answer))
     if any(weights.get(name, 1.0) != 0 for name in score.lost):
         raise ValueError(f'row "{score.id}" lists a metric as lost that has a weight; set that weight to 0')
     if odd := next((name for name, share in score.partly_lost.items() if not 0 < share < 1), ""):
@@ -140,16 +150,18 @@ def iterate_scores(task: Task, made: Any, rows: Sequence[Sample], kinds: tuple[t
 
     Raises UsageError at anything else, with the evaluator's line.
     """
-    wanted = {s.id for s in rows}
-    for one in plugin_errors.checked_items(
-        task.function, made, kinds, f"an iterable of {', '.join(k.__name__ for k in kinds)}"
-    ):
+    wanted, samples, counts = {s.id for s in rows}, {s.id: s for s in rows}, task.capabilities.counts
+    want = "Scores" if kinds == (Score,) else "Scores, Caveats or Labels"
+    for one in plugin_errors.checked_items(task.function, made, kinds, want):
         if isinstance(one, Score):
             try:
                 if one.id not in wanted:
                     raise ValueError(f'row "{one.id}" was not among its samples, or was scored twice')
                 wanted.remove(one.id)
                 one = validate_score(one)
+                for name in one.values:
+                    if counts and one.weight_of(name) != 0 and not counts(name, samples[one.id]):
+                        raise ValueError(f'row "{one.id}" does not count in "{name}", so its weight there must be 0')
             except (TypeError, ValueError, AttributeError) as error:
                 raise plugin_errors.plugin_error(task.function, f": {error}", made) from None
         yield one

@@ -16,7 +16,7 @@ from harness.records.metrics import Metric
 from harness.records.samples import Labels, Result, Sample, Score
 from harness.records.verdict_text import add_reason
 from harness.records.verdicts import Outcome, Verdict
-from harness.texts.counts import count_noun
+from harness.texts.counts import agree_verb, count_noun
 
 # of all answers: more cut thoughts, and a gate that says nothing else of it is not decided
 MAX_TRUNCATED_REASONING = 0.05
@@ -212,7 +212,8 @@ def _find_scores_error(
     if metric.combine:
         return "" if math.isfinite(metric.value(judged)) else f"{name} is not a finite number"
     if lacking := [s.id for s in judged if name not in s.values]:
-        return f'{len(lacking)} rows have no "{name}", {_format_example_ids(lacking)}'
+        some = f"{count_noun(len(lacking), 'row')} {agree_verb(len(lacking), 'have')}"
+        return f'{some} no "{name}", {_format_example_ids(lacking)}'
     if odd := [s.id for s in judged if not (math.isfinite(s.values[name]) and math.isfinite(s.weight_of(name)))]:
         return f"{name} is not a finite number on {len(odd)} rows, {_format_example_ids(odd)}"
     weights = [s.weight_of(name) for s in judged]

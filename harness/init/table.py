@@ -253,8 +253,8 @@ def _name_source_row(message: str, draft: Draft, folder: str) -> str:
 
 def _drop_near_duplicates(draft: Draft) -> tuple[Draft, Counter[str]]:
     """Return a draft without the rows to train on and to choose by that D10 finds in another part, and how many."""
-    from harness.evaluation.checks import CRASH_KIND, make_data_objects
-    from harness.pipeline.session import TRAINING_SOURCES, Options, collect_checks, prepare_collection
+    from harness.evaluation.checks import CRASH_KIND, TRAINING_SOURCES, make_data_objects
+    from harness.pipeline.session import Options, collect_checks, prepare_collection
     from harness.records.models import ModelRef
 
     with TemporaryDirectory() as folder:

@@ -39,6 +39,7 @@ from harness.records.verdicts import Verdict
 from harness.suite.tables import Suite
 
 FILE, ELSEWHERE = "attempts.jsonl", "HARNESS_LEDGER"  # in the cache folder, and the only file there that matters
+SUITE_WAY = 'choose on a select split (--select), or write attempts = "spend"'
 MAX_NAMED_SUITES = 4  # suites of earlier looks
 HEX_DIGITS = 16  # hex digits of a line's digest in the evidence
 LOST_LEDGER_WARNING = "earlier attempts are then unknown"
@@ -227,8 +228,7 @@ class Ledger:
         if standing.line:
             return
         told = {
-            # A file with its folder tells copies of a project apart, and no more of the machine.
-            "place": f"{suite.path.absolute().parent.name}/{suite.path.name}",
+            "place": suite.place,  # no more of the machine than the name of a folder
             "suite": suite.name, "suite_digest": suite.digest, "candidate": candidate, "eval": name,
             "attempt": standing.number, "role": look.role, "weights": look.weights, "base": look.base,
             "project": look.project, "rows": look.digest, "n": len(look.rows), "scores": look.scores_digest(),
@@ -383,8 +383,10 @@ def _make_attempt_key(role: str, weights: str, claims: str, settings: str) -> tu
     return role, weights, claims, settings
 
 
-def describe_attempts(verdicts: Sequence[Verdict], spend: bool, standings: Sequence[AttemptNumber]) -> list[str]:
-    """Return what repeated attempts mean for the stated risk, a line for all gates; and what was not counted."""
+def describe_attempts(
+    verdicts: Sequence[Verdict], spend: bool, standings: Sequence[AttemptNumber], way: str = SUITE_WAY
+) -> list[str]:
+    """Return what repeated attempts mean for the stated risk, a `way` out, and what was not counted."""
     found = []
     if again := [v for v in verdicts if v.attempt > 1 and v.alpha]:
         most = max(again, key=lambda v: (v.attempt, v.blocking))
@@ -399,7 +401,6 @@ def describe_attempts(verdicts: Sequence[Verdict], spend: bool, standings: Seque
             found.append(f'attempt {k} of "{most.gate}" was tested at alpha {alpha:.2g}, {said}{where}')
         else:
             said = f"{k} attempts at {alpha:g} may add up to a risk of {min(1.0, k * alpha):.2g}"
-            way = 'choose on a select split (--select), or write attempts = "spend"'
             found.append(f'attempt {k} of "{most.gate}" on the same rows: {said}; {way}{where}')
     if foreign := max((s.foreign for s in standings), default=0):
         many = "look" if foreign == 1 else "looks"

@@ -20,6 +20,7 @@ from harness.data import fewshot
 from harness.data.rows import is_remote, target_as_continuation
 from harness.errors import Mistakes, UsageError
 from harness.files import cache_dir, write_text
+from harness.plugin_errors import refuse_returned_error
 from harness.records.models import Adapter, ModelRef, Progress, Source
 from harness.release.export import find_destination_error
 from harness.release.releases import find_release_error, open_release
@@ -80,18 +81,18 @@ def run_preflight(
             mistakes.add(export.where, f'to is "{export.to}", {taken}')
         if checks := plugins.find("exporter", export.use).capabilities.check:
             with mistakes.collecting(f"{export.where}:"):
-                checks(Path((candidate or source).path), export.given)
+                refuse_returned_error(checks, checks(Path((candidate or source).path), export.given))
     for task in collection.tasks.values():
         if (checks := task.capabilities.check) and any(i.eval == task.spec.name for i in collection.items):
             with mistakes.collecting(f"{task.spec.where}:"):
-                checks(dict(task.spec.options), suite.path.parent, suite.model.path)
+                refuse_returned_error(checks, checks(dict(task.spec.options), suite.path.parent, suite.model.path))
     trains = suite.train if suite.trains and not known else None
     if trains and (checks := plugins.find("trainer", trains.use).capabilities.check):
         for trial, one in zip(sweep_trials(collection), made, strict=True):
             table = trial.suite.train or trains
             beside = {"adapter": one, "ref": ModelRef("base", source.path, options=suite.model.options)}
             with mistakes.collecting(table.where):
-                checks(**table.given, **supported_keywords(checks, beside))
+                refuse_returned_error(checks, checks(**table.given, **supported_keywords(checks, beside)))
     if not known:
         _check_prompt_lengths(collection, source, mistakes)
     mistakes.raise_errors()
@@ -209,7 +210,7 @@ def _open_and_check_candidate(
                 _require_safe_model_files(Path(path), declared.where)
             opened = open_folder(collection, path)
             if loader.probe:
-                loader.probe(opened.path)
+                refuse_returned_error(loader.probe, loader.probe(opened.path))
         elif adapter and declared.adapter:
             folder = suite.resolve(declared.adapter)
             _require_safe_model_files(folder, declared.where)

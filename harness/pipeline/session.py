@@ -19,7 +19,7 @@ from harness.collection.collection import Collection, Item
 from harness.collection.output_paths import check_candidate, check_output_paths
 from harness.data import fewshot
 from harness.errors import UsageError
-from harness.evaluation.checks import Checks, make_data_objects
+from harness.evaluation.checks import TRAINING_SOURCES, Checks, make_data_objects
 from harness.files import cache_dir
 from harness.pipeline import preflight
 from harness.plugins import load_plugins
@@ -33,8 +33,7 @@ from harness.texts import secrets
 from harness.workers.loading import LoaderSettings, load_models
 from harness.workers.local import parse_workers
 
-CLEANING_CHECKS = ("D10", "D11")  # checks of training rows, and the names under which they report these
-TRAINING_SOURCES = ("training data", "validation data")
+CLEANING_CHECKS = ("D10", "D11")  # checks of training rows
 NEUTRAL_OPTIONS = {"out", "patience", "junit_xml", "listeners"}  # options on which no verdict depends
 Loading = AbstractContextManager[tuple[StageModels, list[Subject]]]
 FLAGS = {"overrides": "--set", "keyword": "-k", "last_failed": "--lf", "plugins": "-p"}  # that have another name

@@ -31,6 +31,7 @@ from harness.records.samples import Result, Score
 from harness.records.verdicts import Outcome
 from harness.stats.shares import binomial
 from harness.suite.tables import gate_alpha
+from harness.texts.counts import agree_verb, count_noun
 
 DRAWN_PAIRS = 400  # drawn for each gate
 MIN_RUNS = 2  # runs
@@ -143,7 +144,8 @@ def evaluate_equal_runs(
         )  # a judge may need the model's room
         for number, result in enumerate(found[task.spec.name], 1):
             if result.missing:
-                raise UsageError(f"{task.spec.where}: {len(result.missing)} rows have no score in run {number}")
+                some = f"{count_noun(n := len(result.missing), 'row')} {agree_verb(n, 'have no score')}"
+                raise UsageError(f"{task.spec.where}: {some} in run {number}")
     return found
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+from harness import plugin_errors
 from harness.collection.collection import Collection
 from harness.pipeline.attempt import AttemptClaims, make_attempt
 from harness.pipeline.checking import recall_checks_before_training
@@ -79,7 +80,9 @@ def make_forecast(run: RunContext, measured: Mapping[str, Measured]) -> Forecast
     )
     table, memory = suite.train, dict[str, int]()
     if table and suite.trains and (needs := collection.plugins.find("trainer", table.use).capabilities.memory):
-        memory = needs(session.base, session.opened.adapter, **table.given)
+        memory = plugin_errors.checked_return(
+            needs, needs(session.base, session.opened.adapter, **table.given), Mapping, "bytes by what they are for"
+        )
     doubts = (f'gate "{o.gate}": {o.warning}' for o in odds if o.warning)
     swept = (suite.sweep.key, len(suite.sweep.values), suite.sweep.fewest) if suite.sweep else ("", 1, 1)
     return Forecast(

@@ -14,6 +14,7 @@ from harness.planning.power import GatePower
 from harness.records.metrics import Metric
 from harness.records.samples import Sample, Score
 from harness.stats import power
+from harness.texts.counts import agree_verb, count_noun
 
 MARGINS = (0.01, 0.02, 0.05)  # of proportions, for which the rows needed are shown
 
@@ -50,7 +51,8 @@ def forecast_pair(
     both = [s for s in samples if all(s.id in side and name not in side[s.id].lost for side in (ours, theirs))]
     kept = [s for s in both if ours[s.id].weight_of(name) or theirs[s.id].weight_of(name)]
     if len(kept) < 2:
-        raise ValueError(f"{len(kept)} rows have a score on both sides; two or more are needed")
+        some = f"{count_noun(len(kept), 'row')} {agree_verb(len(kept), 'have a score on both sides')}"
+        raise ValueError(f"{some}; two or more are needed")
     sides = [{s.id: (side[s.id].values[name], side[s.id].weight_of(name)) for s in kept} for side in (ours, theirs)]
     past = PastRows(None, kept, sides[0], sides[1])
     gate = Gate("plan", f"rows.{name}", versus="base", worse_by_at_most=0.0, allow_approximate=True)

@@ -47,10 +47,9 @@ class Finding:
             raise ValueError(
                 f"severity of a finding is {self.severity!r}; it must be one of {', '.join(get_args(Severity))}"
             )
-        if isinstance(self.evidence, str) or any(isinstance(ids, str) for ids in self.rows.values()):
-            raise TypeError(
-                "evidence of a finding, and the rows of each evaluation, must be lists of texts, not a text"
-            )
+        lists = [self.evidence, *(self.rows.values() if isinstance(self.rows, Mapping) else [None])]
+        if not all(isinstance(texts, list | tuple) and all(isinstance(t, str) for t in texts) for texts in lists):
+            raise TypeError("evidence of a finding, and the rows of each evaluation, must be lists of texts")
         if not all(isinstance(text, str) for text in (self.what, self.fix, self.kind)):
             raise TypeError("what, fix and kind of a finding must be texts")
 

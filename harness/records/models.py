@@ -281,7 +281,7 @@ def stream_answers(
         yield from stream(requests, **options)
     else:
         ask, kind = getattr(subject, method), {"generate": str, "logprobs": Logprob}.get(method, object)
-        answers = list(plugin_errors.checked_items(ask, ask(requests, **options), kind, "one answer per request"))
+        answers = list(plugin_errors.checked_items(ask, ask(requests, **options), kind, "answers, one per request"))
         if len(answers) != len(requests):
             raise plugin_errors.plugin_error(ask, f" returned {len(answers)} answers to {len(requests)} requests")
         yield from enumerate(answers)

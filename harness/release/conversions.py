@@ -8,7 +8,7 @@ ships is that folder, byte for byte.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -27,9 +27,11 @@ from harness.artifacts.digests import (
 from harness.artifacts.model_files import NOTE_PREFIX
 from harness.errors import CheckFailedError, UsageError
 from harness.files import replace_folder
+from harness.plugin_errors import checked_items, checked_return, plugin_error
 from harness.records.copies import detach_copy
 from harness.records.models import ModelRef, Seal
 from harness.suite.tables import Export
+from harness.texts.escaping import shorten_repr
 
 NOTE = f"{NOTE_PREFIX}copy.json"
 """The file in which an exporter writes facts for the report, as JSON: {"facts": {…}}. It is not shipped."""
@@ -61,7 +63,8 @@ def make_copy(
     if not folder.is_dir():
         told = {"progress": progress} if schema.has_parameter(exporter, "progress") else {}
         with replace_folder(folder) as work:
-            exporter(detach_copy(parent), work, **detach_copy(declared.given), **told)
+            made = exporter(detach_copy(parent), work, **detach_copy(declared.given), **told)
+            require_output_folder(exporter, made, work)
             try:
                 weights = weights_digest(work)
             except ValueError as error:
@@ -79,10 +82,20 @@ def make_copy(
     return seal_candidate(ModelRef(declared.name, str(folder), options=copy_loader_options(declared, parent, exporter)))
 
 
+def require_output_folder(exporter: Callable[..., Any], made: Any, folder: Path) -> None:
+    """Raise UsageError unless an exporter wrote into its folder and returned it."""
+    if not any(folder.iterdir()):
+        raise plugin_error(exporter, f" wrote no files into its output folder, and returned {made}")
+    if not (isinstance(made, Path) and made == folder):
+        raise plugin_error(exporter, f" returned {shorten_repr(made)}; it must return its output folder, a Path")
+
+
 def copy_loader_options(declared: Export, parent: ModelRef, exporter: Callable[..., Any]) -> dict[str, Any]:
     """Return the loader's options for a copy: its parent's, and what its format wants."""
     wants = capabilities.ExporterCapabilities.of(exporter).open_options
-    return {**parent.options, **(wants(dict(declared.options)) if wants else {})}
+    if wants is None:
+        return dict(parent.options)
+    return {**parent.options, **checked_return(wants, wants(dict(declared.options)), Mapping, "a dict of options")}
 
 
 def copy_files(ref: ModelRef, to: Path) -> None:
@@ -113,7 +126,7 @@ def seal_candidate(ref: ModelRef, base: str = "", reads: Callable[[Path], Iterab
         return ref
     try:
         names = formats.shipping_files(folder)
-        read = {*reads(folder)} if reads else {*names}
+        read = {*checked_items(reads, reads(folder), str, "names of files")} if reads else {*names}
         beside = tuple(name for name in names if name not in read and not formats.is_text_file(name))
         files = {name: hash_file(folder / name, follow=True) for name in names if name not in beside}
         weights, template = weights_digest_of_files(files), template_digest(Path(ref.path))

@@ -13,7 +13,6 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from harness import plugin_errors
 from harness.artifacts import attestation
 from harness.artifacts.attestation import (
     CARD,
@@ -51,7 +50,7 @@ from harness.records.run import Exported, Run
 from harness.records.samples import Result, Sample, Score
 from harness.records.verdicts import Verdict
 from harness.release import model_card
-from harness.release.conversions import copy_files
+from harness.release.conversions import copy_files, require_output_folder
 from harness.release.releases import keep_first_release
 from harness.reports.report_json import dumps, json_safe, relative_paths, to_json
 from harness.reports.run_folder import is_writable, make_row
@@ -116,10 +115,7 @@ def export_candidate(
                 if has_parameter(exporter, "facts"):
                     options["facts"] = run.facts.setdefault(f"export to {declared.to}", {})
                 made = exporter(detach_copy(ref), model, **options)
-                if not any(model.iterdir()):
-                    raise plugin_errors.plugin_error(
-                        exporter, f" wrote no files into its output folder, and returned {made}"
-                    )
+                require_output_folder(exporter, made, model)
             written = _hash_and_verify_written_files(declared, ref, model, judged.verdicts)
             _write_evidence(collection, declared, ref, run, work, written, judged)
         if anchored:

@@ -45,11 +45,12 @@ def dumps(value: Any) -> str:
     return json.dumps(json_safe(value), indent=1, ensure_ascii=False, default=str, allow_nan=False) + "\n"
 
 
-def read_run(folder: Path) -> Run:
+def read_run(folder: str | Path) -> Run:
     """Read the run in a folder (or its report.json), which becomes the run's own.
 
     What somebody changed since gets a warning that says so. Raises UsageError when there is none, or of another format.
     """
+    folder = Path(folder)
     path = folder / "report.json" if folder.is_dir() else folder
     try:
         with open_file(path, follow=path is folder, below=path.parent) as f:  # a file that is named may be a link

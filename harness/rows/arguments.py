@@ -72,7 +72,13 @@ def describe_invocation(given: Namespace) -> dict[str, Any]:
     rows = getattr(given, "rows", None)
     if not isinstance(rows, list):
         return {}
-    words, options = ["harness", "gate", *dict.fromkeys(map(str, rows))], dict[str, Any]()
+    words, options = write_option_words(given)
+    return {"command": shlex.join(["harness", "gate", *dict.fromkeys(map(str, rows)), *words]), **options}
+
+
+def write_option_words(given: Namespace) -> tuple[list[str], dict[str, Any]]:
+    """Return the options of a gate on rows that were given, as words of a command and by name."""
+    words, options = list[str](), dict[str, Any]()
     for name in OPTIONS:
         value = getattr(given, name, None)
         if value is None or (name not in CLAIMS and value in ("", [], False, 0, 0.05, "refuse")):
@@ -82,4 +88,4 @@ def describe_invocation(given: Namespace) -> dict[str, Any]:
         for one in [value] if name == "range" or not isinstance(value, list) else value:
             texts = [] if name == "better" or one is True else one if name == "range" else [one]
             words += [flag, *map(str, texts)]
-    return {"command": shlex.join(words), **options}
+    return words, options

@@ -23,7 +23,7 @@ from harness.rows.pairing import PairedRows, Rows
 from harness.rows.readers.fields import HIGHER_METRICS, LOWER_METRICS, SHARES, are_close
 from harness.rows.records import Better, RawRow, RawRows, Wanted
 from harness.rows.wording import write_option
-from harness.texts.counts import count_noun
+from harness.texts.counts import agree_verb, count_noun
 from harness.texts.escaping import printable
 
 MAX_EXAMPLES = 3  # rows and reasons that are named
@@ -298,6 +298,9 @@ def _make_score_column(side: str, pairs: PairedRows, metric: Metric, want: Wante
     if over := [i for i, (own, n) in enumerate(zip(rows, wanted, strict=True)) if len(own) > n]:
         what = f'"{printable(pairs.names[over[0]])}" has {len(rows[over[0]])} repeats in {side}'
         raise UsageError(f"{write_option('repeats', want.repeats)}: {what}; give the number that each row has")
+    if want.repeats > 1 and max(map(len, rows), default=0) == 1:
+        what = f"{side} has one answer per row; remove it, or name the column of the repeat"
+        raise UsageError(f"{write_option('repeats', want.repeats)}: {what} with {write_option('repeat', 'COLUMN')}")
     values = [math.fsum(own) / len(own) if own else None for own in known]
     shares = [1 - len(own) / n for own, n in zip(known, wanted, strict=True)]
     if not any(shares):
@@ -305,7 +308,8 @@ def _make_score_column(side: str, pairs: PairedRows, metric: Metric, want: Wante
     each = zip(pairs.names, rows, wanted, shares, strict=True)
     lost = [(called, own, _find_row_state(own, name, n)) for called, own, n, share in each if share]
     told = ", ".join(
-        f"{count_noun(n, 'row')} {STATE_TEXTS.get(s, 'have no score')}" for s, n in Counter(s for *_, s in lost).items()
+        f"{count_noun(n, 'row')} {agree_verb(n, STATE_TEXTS.get(s, 'have no score'))}"
+        for s, n in Counter(s for *_, s in lost).items()
     )
     why = Counter(row.why[:MAX_REASON_CHARS] for _, own, _ in lost for row in own if row.why)
     reasons = f" ({', '.join(f'{n} {printable(text)}' for text, n in why.most_common(MAX_EXAMPLES))})" if why else ""

@@ -39,7 +39,7 @@ from harness.rows.readers.tables import read_table
 from harness.rows.records import UNSET_COLUMN, RawRows, Wanted
 from harness.rows.sides import read_sides
 from harness.rows.wording import write_option
-from harness.suite.tables import Eval, Model, ScoredRows, Suite, SuiteTable
+from harness.suite.tables import GATE_COMMAND, Eval, Model, ScoredRows, Suite, SuiteTable
 from harness.texts.counts import count_noun
 
 Runs = Mapping[str, dict[str, RawRows]]  # by evaluation and side
@@ -81,7 +81,7 @@ def make_rows_suite(
     gate: Gate, paths: Mapping[str, str], options: Mapping[str, Any], alpha: float, **about: Any
 ) -> Suite:
     """Return the suite that the words of `harness gate` come to: one evaluation, one gate."""
-    where = "harness gate"
+    where = GATE_COMMAND
     scored = {side: ScoredRows(path, where) for side, path in paths.items()}
     name = re.sub(r"[^\w-]", "_", str(options.get("task") or "rows"))[:80]
     spec = Eval(name, "rows", where, options=options, **about)

@@ -35,7 +35,7 @@ from harness.rows.gating import MAX_EXAMPLES, MAX_ROWS, UNKNOWN_PREFIX, Measured
 from harness.rows.readers.fields import TASK
 from harness.rows.row_texts import MAX_UNCHANGED_ROWS, select_written_rows
 from harness.rows.suites import JudgedRows, judge_rows
-from harness.suite.tables import Suite
+from harness.suite.tables import GATE_COMMAND, Suite
 from harness.suite.waivers import read_waivers
 from harness.texts import numbers
 from harness.texts.counts import count_noun
@@ -43,6 +43,8 @@ from harness.texts.escaping import printable
 from harness.version import __version__
 
 WIDTH_COLUMNS = 80
+ROWS_WAY = 'use other rows, or write attempts = "spend" in [suite]'  # out of repeated attempts
+COMMAND_WAY = 'use other rows, or a suite with attempts = "spend", for which --write-suite FILE writes the claim'
 MOST_GATES = 8  # of more, those that passed are names in one line
 # fields of a gate that are no keys, or stand first
 LEADING_FIELDS = ("id", "metric", "where", "group", "among", "guards")
@@ -76,7 +78,12 @@ def make_run(found: JudgedRows) -> Run:
     """Return judged rows as a run."""
     suite, standings, version = found.suite, [*found.standings.values()], __version__
     conclusions = [line for one in found.measured.values() for line in format_provenance(one, found)]
-    conclusions += describe_attempts(found.verdicts, suite.header.attempts == "spend", standings)
+    conclusions += describe_attempts(
+        found.verdicts,
+        suite.header.attempts == "spend",
+        standings,
+        COMMAND_WAY if suite.place == GATE_COMMAND else ROWS_WAY,
+    )
     runs = {side: run for one in found.measured.values() for side, run in one.runs.items()}
     notes = [note for one in found.measured.values() for run in one.runs.values() for note in run.notes]
     digests = {side: result.digest for one in found.measured.values() for side, result in one.results.items()}

@@ -50,7 +50,11 @@ def suite_schema(plugins: Plugins) -> Schema:
             "type": "object",
             "description": "An option of [adapter] or [train] with the values it is tried with, and what decides.",
             "properties": {
-                **{"by": _make_type_schema(str), "alpha": _make_type_schema(float), "rule": {"enum": ["step", "best"]}},
+                **{
+                    "by": _make_type_schema(str),
+                    "alpha": _make_type_schema(float),
+                    "rule": {"enum": ["step", "best"], "default": "step"},
+                },
                 **{"adapter": named_schema(swept), "train": named_schema(swept)},
             },
             "patternProperties": {r"^(adapter|train)\.": swept},

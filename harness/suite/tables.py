@@ -17,6 +17,7 @@ from harness.records.run import NAME
 from harness.stats.hypothesis_tests import attempt_alpha
 
 MERGES = ("original", "dequantized")
+GATE_COMMAND = "harness gate"  # the place of a claim that no suite holds
 
 
 @dataclass(frozen=True)
@@ -354,6 +355,13 @@ class Suite:
     def members(self) -> Counter[str]:
         """How many gates stand in each `any_of`, by the id of the group."""
         return Counter(g.group for g in self.gates if g.group)
+
+    @property
+    def place(self) -> str:
+        """Return its file with its folder, which tells copies of a project apart, or its command."""
+        if any(gate.where == GATE_COMMAND for gate in self.gates):
+            return GATE_COMMAND
+        return f"{self.path.absolute().parent.name}/{self.path.name}"
 
     def resolve(self, path: str) -> Path:
         """Return a path of the suite's, which is relative to the suite's folder. Raises UsageError for what is none."""

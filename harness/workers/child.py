@@ -55,7 +55,7 @@ class WorkerServer:
         if (message["protocol"], message["harness"]) != (protocol.PROTOCOL, versions[keys.CORE]):
             return {"about": about, "identity": []}  # refused by the driver, which can name both
         suite = Path(message["suite"]) if message["suite"] else None
-        loader = load_plugins(suite, message["plugins"]).find("loader", message["loader"])
+        loader = load_plugins(suite, message["plugins"], elsewhere=True).find("loader", message["loader"])
         self._loader, identify = loader.function, loader.capabilities.identity
         self._refs = [protocol.ref_from_json(told) for told in message["refs"]]
         return {"about": about, "identity": [identify(ref, **ref.options) if identify else None for ref in self._refs]}

@@ -21,7 +21,7 @@ BLOCK_ROWS = 4096  # rows of the head that are read at once
 
 @checker(title="untrainable-tokens")
 def untrainable_tokens(built: Built, base: ModelRef, suite: Suite) -> Iterator[Finding]:
-    """ModelTokenizer of the training rows without an embedding of their own in the base.
+    """Tokens of the training rows without an embedding of their own in the base.
 
     A token that was added to the tokenizer, and never to the model, is beyond the embeddings (-beyond): training ends
     in an IndexError, on a GPU in a failed assertion. Where its row of the head is zeros (-zero), or another token's

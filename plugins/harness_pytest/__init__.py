@@ -55,10 +55,13 @@ class Claims:
 
         __tracebackhide__ = True
         self.claimed.extend(claim)
+        gated, why = None, ""
         try:
             gated = harness.gate(*self.rows, **{**self.said, **claim})
         except harness.UsageError as error:
-            pytest.fail(str(error), pytrace=False)
+            why = str(error)
+        if gated is None:  # outside of the except block, or pytest shows the error twice
+            pytest.fail(why, pytrace=False)
         summary = f"{gated.outcome} {gated.verdict.gate}: {gated.verdict.claim}; {gated.verdict.why}"
         if gated.outcome == "INCONCLUSIVE" and self.inconclusive == "skip":
             pytest.skip(f"{summary}\n{gated}")

@@ -21,6 +21,7 @@ from harness import hookspec
 from harness.cli.catalogue import OTHER_TABLES
 from harness.cli.parser import make_parser
 from harness.errors import ExitCode
+from harness.evaluation.checks import check_stage
 from harness.plugins import HOOKS, load_plugins
 from harness.suite.json_schema import TABLES, table_keys
 
@@ -83,6 +84,16 @@ def test_every_page_tells_as_many_checks_as_there_are() -> None:
     told = {name: found for name, text in texts.items() if (found := re.findall(r"\b(\d+) checks\b", text))}
     assert {name: [str(len(known))] * len(found) for name, found in told.items()} == told
     assert {"README.md", "explanation/comparison.md"} <= told.keys()
+
+
+def test_pages_name_the_checks_that_need_a_build() -> None:
+    """They are those of the trainer's stage, and no others."""
+    checks = [one for (kind, _), one in load_plugins(None).provided.items() if kind == "check"]
+    needed = {one.name for one in checks if check_stage(one) == "trainer"}
+    for page in ("reference/checks.md", "how-to/write-a-trainer.md"):
+        [told] = re.findall(r"the checks ((?:D\d+(?:, | and | to )?)+)", (ROOT / "docs" / page).read_text("utf-8"))
+        ranges = (re.findall(r"\d+", part) for part in re.split(", | and ", told))
+        assert {f"D{n}" for first, *last in ranges for n in range(int(first), int((last or [first])[0]) + 1)} == needed
 
 
 def test_every_option_of_every_command_is_on_its_page() -> None:

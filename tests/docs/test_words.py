@@ -77,3 +77,12 @@ def test_a_page_begins_with_a_short_sentence(page: str) -> None:
     """The first sentence of a page has at most 15 words."""
     first = read_first_sentence((ROOT / page).read_text("utf-8"))
     assert 0 < len(first.split()) <= 15, first
+
+
+def test_no_page_installs_the_harness_from_an_index() -> None:
+    """The name is not taken on PyPI, where anybody could register it."""
+    by_name = re.compile(
+        r"pip install[^\n]*[\s'\"]finetune-harness(\[[^\]]*\])?(?=[\s'\"`=<>]|$)(?!['\"]? @)", re.MULTILINE
+    )
+    pages = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "docs").rglob("*.yml")]
+    assert [page.name for page in pages if by_name.search(page.read_text("utf-8"))] == []

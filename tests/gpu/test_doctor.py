@@ -107,6 +107,11 @@ def test_a_machine_without_a_gpu(project: Project, monkeypatch: pytest.MonkeyPat
     done = project.harness("doctor")
     assert (done.code, "device        the CPU: no GPU was found on this machine" in done.out) == (0, True), done.out
     assert project.harness("doctor", "--device", "cpu").code == 0
+    odd = project.harness("doctor", "--device", "foo")
+    assert (odd.code, '✗ device        [model] device "foo": unknown; known: auto, cpu, cuda, mps' in odd.out) == (
+        4,
+        True,
+    )
     asked = project.harness("doctor", "--device", "cuda")
     assert (asked.code, '✗ device        [model] device "cuda": no GPU was found on this' in asked.out) == (4, True), (
         asked.out

@@ -52,7 +52,7 @@ def fewer(ref, to, *, loses: float = 0.02, breaks: str = "", opens: bool = True)
     if breaks == "refuses":
         raise UsageError("no such copy can be made")
     if breaks == "writes nothing":
-        return
+        return to
     if breaks == "interrupts":
         raise KeyboardInterrupt
     if breaks == "full":
@@ -67,6 +67,7 @@ def fewer(ref, to, *, loses: float = 0.02, breaks: str = "", opens: bool = True)
     (to / "harness-copy.json").write_text(json.dumps({"facts": {"lost": loses}}))
     if Path("kill").exists():
         os.kill(os.getpid(), signal.SIGKILL)
+    return to
 
 fewer.converts = True
 fewer.open_options = lambda options: {} if options.get("opens", True) else {"shut": True}

@@ -87,12 +87,13 @@ def test_few_scores_have_their_ways_out(tmp_path: Path, capsys: pytest.CaptureFi
     told = " ".join(capsys.readouterr().out.split())
     assert "20 rows prove no margin below 0.14" in told
     assert "worse_by_more_than with on_at_most = 0.14" in told
+    assert f"{candidate} --worse-by-at-most X --higher --scale proportion --id id --score score" in told
 
 
 @pytest.mark.parametrize(
     ("rows", "says"),
     [
-        ([1.0], "1 rows have a score on both sides; two or more are needed"),
+        ([1.0], "1 row has a score on both sides; two or more are needed"),
         ([1.0, 0.0, 1.0], "no row differs"),
     ],
 )

@@ -134,6 +134,7 @@ class Fragile(testing.FakeAdapter):
     def merge(self, *_, **__):
         raise OSError(5, "x")"""
 WRITES = "testing.write_fake(out, 0.9)\n    return out"
+READER = "@hookimpl\ndef harness_read_samples(path):\n    {}\n\n\n@hookimpl"
 COPIES = "shutil.copytree(ref.path, to, dirs_exist_ok=True)\n    return to"
 
 
@@ -174,6 +175,12 @@ SLIPS = {
     "a weight that is a text": Slip(
         EVALUATOR, "s.target)})", 's.target)}, weight="much")', 'harnessfile.py:8: mine: row "q0": "weight" is'
     ),
+    "a score of a row that does not count": Slip(
+        EVALUATOR,
+        "@metric",
+        '@evaluator(counts=lambda metric, sample: sample.id != "q7")\n@metric',
+        'harnessfile.py:9: mine: row "q7" does not count in "mine", so its weight there must be 0',
+    ),
     "a score of another metric": Slip(EVALUATOR, '{"mine": f', '{"Mine": f', 'rows have no "mine"'),
     "a score above 1 on a proportion": Slip(EVALUATOR, "float(a == s.target)", "100.0", "qa.mine"),
     "a score that is NaN": Slip(EVALUATOR, "float(a == s.target)", 'float("nan")', "qa.mine"),
@@ -206,6 +213,75 @@ SLIPS = {
     ),
     "a check of rows that raises": Slip(
         EVALUATOR, "@metric", "@evaluator(check_rows=lambda *_: 1 / 0)\n@metric", "harnessfile.py:4: ZeroDivisionError"
+    ),
+    "a check of options without them all": Slip(
+        EVALUATOR,
+        "@metric",
+        "@evaluator(check=lambda o: None)\n@metric",
+        "harnessfile.py:4: mine: check(o) must accept (options, folder, path): too many positional arguments",
+    ),
+    "a check of options that returns its refusal": Slip(
+        EVALUATOR,
+        "@metric",
+        '@evaluator(check=lambda *_: "a bad option")\n@metric',
+        "harnessfile.py:4: <lambda> returned 'a bad option'; it must raise UsageError instead",
+    ),
+    "needs without options": Slip(
+        EVALUATOR, "@metric", "@evaluator(needs=lambda: ())\n@metric", "mine: needs() must accept (options): too many"
+    ),
+    "needs that are a text": Slip(
+        EVALUATOR,
+        "@metric",
+        '@evaluator(needs=lambda options: "numpy")\n@metric',
+        "harnessfile.py:4: <lambda> returned 'numpy'; it must return an iterable of names of modules",
+    ),
+    "remarks that are a text": Slip(
+        EVALUATOR,
+        "@metric",
+        '@evaluator(remarks=lambda scores: "odd")\n@metric',
+        "harnessfile.py:4: <lambda> returned 'odd'; it must return an iterable of lines of text",
+    ),
+    "a feature that no model has": Slip(
+        EVALUATOR,
+        "@metric",
+        '@evaluator(asks=("tokens_kl",))\n@metric',
+        'harnessfile.py:4: mine: asks for "tokens_kl", which no model has; did you mean "token_kl"?',
+    ),
+    "an option named like a key": Slip(
+        EVALUATOR,
+        "(subject, samples)",
+        "(subject, samples, *, limit=3)",
+        'harnessfile.py:4: mine: the option "limit" is a key of the table itself',
+    ),
+    "a metric that is declared twice": Slip(
+        EVALUATOR,
+        "@metric",
+        '@metric("mine", better="lower", scale="proportion")\n@metric',
+        'harnessfile.py:4: mine: declares the metric "mine" twice, and differently',
+    ),
+    "an answer that is a number": Slip(
+        EVALUATOR,
+        "s.target)}",
+        "s.target)}, answer=3",
+        'harnessfile.py:8: mine: row "q0": answer is 3; it must be a text',
+    ),
+    "details that are a list": Slip(
+        EVALUATOR, "s.target)}", 's.target)}, details=["x"]', "harnessfile.py:8: mine: row \"q0\": details is ['x']"
+    ),
+    "details that are no JSON": Slip(
+        EVALUATOR, "s.target)}", "s.target)}, details={(1, 2): 3}", 'harnessfile.py:8: mine: row "q0": details cannot'
+    ),
+    "rows that are a number": Slip(
+        EVALUATOR, "@hookimpl", READER.format("return 3"), "harnessfile.py:11: harness_read_samples returned 3"
+    ),
+    "rows that are no dicts": Slip(
+        EVALUATOR, "@hookimpl", READER.format("return [1]"), "harnessfile.py:11: harness_read_samples returned 1"
+    ),
+    "rows that are a text": Slip(
+        EVALUATOR, "@hookimpl", READER.format("return 'abc'"), "harnessfile.py:11: harness_read_samples returned 'abc'"
+    ),
+    "rows that are generated": Slip(
+        EVALUATOR, "@hookimpl", READER.format("yield {}"), "harnessfile.py:11: harness_read_samples returned <generator"
     ),
     "a loader without @contextmanager": Slip(
         LOADER, "@contextmanager\n", "", "harnessfile.py:22: mine: 'builtins.generator' object"
@@ -274,9 +350,32 @@ SLIPS = {
     "a check with rows that are not there": Slip(
         CHECK, FINDS, 'yield Finding("warning", "odd", rows={"qa": ["q1", "x1"]})', 'odd names row "x1" of "qa"'
     ),
+    "a check with a number as rows": Slip(
+        CHECK,
+        FINDS,
+        'yield Finding("warning", "odd", rows={"qa": 3})',
+        "harnessfile.py:5: TypeError: evidence of a finding, and the rows",
+    ),
+    "a check with None as evidence": Slip(
+        CHECK, FINDS, 'yield Finding("warning", "odd", None)', "harnessfile.py:5: TypeError: evidence of a finding"
+    ),
+    "a check with rows of no evaluation": Slip(
+        CHECK,
+        FINDS,
+        'yield Finding("warning", "odd", rows={"nosuch": ["q1"]})',
+        'harnessfile.py:4: odd names rows of "nosuch", which is not an evaluation; known: "qa"',
+    ),
+    "a check that calls what raises": Slip(
+        CHECK,
+        FINDS,
+        "import harness_packs\n    yield harness_packs.harness_read_samples(3)",
+        "error X1-crashed: the check itself crashed: harnessfile.py:4: odd: AttributeError",
+    ),
     "a check that forgot to yield": Slip(CHECK, "yield Finding", "Finding", "harnessfile.py:4: odd returned None"),
     "a check that returns one": Slip(CHECK, FINDS, 'return Finding("error", "odd")', "harnessfile.py:4: odd returned"),
     "a check that yields texts": Slip(CHECK, FINDS, 'yield "odd"', "harnessfile.py:5: odd yielded"),
+    "a check without a code": Slip(CHECK, '"X1"', '""', "has a code that cannot be ignored by name; use letters"),
+    "a check whose code has a space": Slip(CHECK, '"X1"', '"x 1"', 'check "x 1" of plugin'),
     "a check that raises": Slip(CHECK, "row.answer", "row.answers", "harnessfile.py:6: AttributeError"),
     "a check of what no stage has": Slip(CHECK, "(rows, tasks)", "(rowz)", 'did you mean "rows"?'),
     "an adapter that is nothing": Slip(
@@ -312,6 +411,21 @@ SLIPS = {
     ),
     "an exporter that writes nothing": Slip(
         EXPORTER, COPIES, "return to", "harnessfile.py:6: mine wrote no files into its output folder"
+    ),
+    "an exporter that returns nothing": Slip(
+        EXPORTER,
+        "=True)\n    return to",
+        "=True)",
+        "harnessfile.py:6: mine returned None; it must return its output folder",
+    ),
+    "an exporter that returns another folder": Slip(
+        EXPORTER, "return to", "return to.parent", "harnessfile.py:6: mine returned PosixPath("
+    ),
+    "a check of an export without options": Slip(
+        EXPORTER,
+        "def mine",
+        "@exporter(check=lambda model: None)\ndef mine",
+        "check(model) must accept (model, options)",
     ),
     "an exporter that raises": Slip(EXPORTER, "ref.path,", "ref.paths,", "harnessfile.py:7: AttributeError"),
     "an exporter without to": Slip(EXPORTER, "(ref, to)", "(ref)", "harnessfile.py:6: mine(ref)"),
@@ -390,6 +504,14 @@ def test_frames_are_shown_where_they_are_asked_for(project: Project) -> None:
     wrong = TRAINER.replace("0.9", "0.9 / 0")
     outcome = project.write(make_project_files(TRAINER, wrong)).run("-v")
     assert (outcome.code, 'harnessfile.py", line 9' in outcome.out) == (4, True)
+
+
+def test_a_method_without_an_option_of_the_suite_is_told(project: Project) -> None:
+    """Every method of a loader gets its options, and one that would not take it is named with its line."""
+    wrong = LOADER.replace("def mine(refs):", 'def mine(refs, *, dtype="auto"):')
+    outcome = project.write(make_project_files(LOADER, wrong)).run("--set", 'model.dtype="float32"')
+    told = 'harnessfile.py:14: source lacks a parameter "dtype", an option of the loader "mine"; add it'
+    assert (outcome.code, told in outcome.err) == (4, True), outcome.err
 
 
 def test_a_plugin_without_hooks_is_warned_of(project: Project) -> None:

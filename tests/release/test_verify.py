@@ -351,6 +351,21 @@ DECEITS: dict[str, tuple[Callable[[Path], None], str]] = {
 }  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (("--sources", "base.csv", "candidate.csv"), "--sources is for gated rows, and this is an export"),
+        (("--seed", "3"), "--seed chooses the rows of --replay; add --replay N"),
+    ],
+)
+def test_options_that_an_export_has_no_use_for_are_refused(
+    words: tuple[str, ...], told: str, export: Path, project: Project
+) -> None:
+    """They are mistakes in the command, and say nothing about the export."""
+    outcome = project.harness("verify", str(export), *words)
+    assert (outcome.code, told in outcome.err) == (4, True), outcome.err
+
+
 @pytest.mark.parametrize("case", DECEITS)
 def test_deceits_that_fit_together_are_refused(case: str, signed: Path, export: Path, project: Project) -> None:
     """Where evidence and files agree, the content decides; with a policy the missing signature: exit 7, one line."""

@@ -211,6 +211,20 @@ def test_odd_scores_are_refused(
     assert (found.code == 4 and said in found.err) if said else found.code != 4, found
 
 
+def test_one_row_without_a_score_is_singular(gate: Gate, table: Table) -> None:
+    """A count of one has its verb."""
+    rows = make_asked_rows([1, 0] * 20)
+    said = gate(table("base", rows), table("candidate", [dict(rows[0], score=None), *rows[1:]]))
+    assert 'candidate: 1 row has no score, "q-0"' in " ".join(said.out.split()), said
+
+
+def test_a_margin_that_is_a_word_is_refused(gate: Gate, capsys: pytest.CaptureFixture[str]) -> None:
+    """The error says which numbers there are, and names no function of the program."""
+    with pytest.raises(SystemExit):
+        gate("a", "b", claim=("--better-by", "five"))
+    assert 'argument --better-by: "five" is not a number, or a share such as 2%' in capsys.readouterr().err
+
+
 def test_a_bad_margin_is_told_by_the_gate(gate: Gate, table: Table) -> None:
     """Points as whole numbers are refused as in a suite."""
     rows = table("base", make_asked_rows(RIGHT)), table("candidate", make_asked_rows(make_worse_scores(3)))

@@ -63,3 +63,14 @@ def test_a_ledger_of_another_version_is_refused(
     said = gate(table("base", rows), table("candidate", [*rows[:-1], {**rows[-1], "score": 1}]))
     assert (said.code, said.out, said.err.count("\n")) == (4, "", 1)
     assert "was written by another version of the harness (format 99, and this one reads 1)" in said.err
+
+
+def test_another_attempt_gets_advice_that_the_command_can_follow(gate: Gate, table: Table) -> None:
+    """It names the command as the earlier attempt, and the way to a suite that spends the risk."""
+    right = [int(i % 5 > 0) for i in range(400)]
+    base = table("base", make_asked_rows(right))
+    gate(base, table("first", make_asked_rows([*right[:-1], 0])))
+    said = gate(base, table("second", make_asked_rows([1, *right[1:]])))
+    told = " ".join(said.out.split())
+    assert 'use other rows, or a suite with attempts = "spend", for which --write-suite FILE writes the claim' in told
+    assert "previous: harness gate" in told and "--select" not in told

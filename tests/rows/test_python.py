@@ -69,6 +69,7 @@ def test_what_came_of_it_is_no_truth_value(tmp_path: Path) -> None:
         bool(gated)
     assert "INCONCLUSIVE  no-worse" in str(gated) and "taken on trust" in str(gated) and "report:" not in str(gated)
     folder = gated.report(tmp_path / "kept")
+    assert harness.read_run(str(folder)).verdicts == gated.run.verdicts  # a text, as harness.run takes one
     assert (folder / "report.json").is_file() and (folder / "gate" / "items.jsonl").is_file()
     assert "INCONCLUSIVE" in gated._repr_html_()
 
@@ -210,5 +211,6 @@ def test_the_fixture_of_pytest_fails_unless_it_is_proven(pytester: pytest.Pytest
     unclaimed = "harness_gate(…) without a claim tests nothing; add .worse_by_at_most(…)*"
     first = ["INCONCLUSIVE no-worse: *", "FAIL at-least: at least 0.9; 0.740*"]  # what summaries of pytest show
     done.stdout.fnmatch_lines([unclaimed, *first, "*nowhere.csv: cannot be read*"])
+    done.stdout.no_fnmatch_line("*During handling of the above exception*")
     again = pytester.runpytest_subprocess("--harness-inconclusive=skip")
     again.assert_outcomes(passed=2, failed=2, errors=1, skipped=1)

@@ -43,6 +43,13 @@ def test_failures_that_are_not_in_the_log_prove_nothing(gate: Gate, table: Table
     assert counted["estimate"] == pytest.approx(counted["value"] - counted["baseline"])
 
 
+def test_repeats_of_a_table_without_them_are_refused(gate: Gate, table: Table) -> None:
+    """One answer per row is no row without a score."""
+    base, other = make_asked_rows([1, 0] * 20), make_asked_rows([1, 1] * 20)
+    said = gate(table("base", base), table("candidate", other), "--repeats", "3")
+    assert (said.code, "--repeats 3: base has one answer per row; remove it" in said.err) == (4, True), said
+
+
 def test_one_missing_repeat_is_bounded_by_what_it_may_be(gate: Gate, table: Table) -> None:
     """A repeat that one side lacks moves a bound by its share of a row, and no row out of the mean."""
     base = draw_repeated_rows(0.8, 200, 4, 1)
