@@ -1,7 +1,7 @@
-"""What a plugin's callable can do beyond being called: one frozen description for each kind of callable.
+"""Optional abilities of plugin callables, one frozen class per kind.
 
-A plugin declares it with the decorator of the kind, which sets attributes of the function, or by the methods of a
-subclass of the kind's base class (`harness.protocols`). Only `of` reads them.
+A plugin declares them with the kind's decorator, which sets attributes of the function, or with methods of a subclass
+of the kind's base class (`harness.protocols`). Only `of` reads them.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ MIN_NAME_SIMILARITY = 0.8  # how much alike a name and a capability are, for the
 
 @dataclass(frozen=True, kw_only=True)
 class Capabilities:
-    """A description; raises TypeError at a value of another type than its default's."""
+    """Optional abilities of a callable. Raises TypeError for a value of another type than its default's."""
 
     def __post_init__(self) -> None:
         for field in fields(self):
@@ -61,7 +61,7 @@ class Capabilities:
 
     @classmethod
     def of(cls, function: Callable[..., Any]) -> Self:
-        """Return what a callable declares; raises TypeError where that is of a wrong type."""
+        """Read a callable's capabilities. Raises TypeError if one has a wrong type."""
         found = {f.name: getattr(function, f.name) for f in fields(cls) if hasattr(function, f.name)}
         return cls(**{name: value for name, value in found.items() if not getattr(value, "is_optional", False)})
 
@@ -99,7 +99,10 @@ class AdapterCapabilities(Capabilities):
 
 @dataclass(frozen=True, kw_only=True)
 class TrainerCapabilities(Capabilities):
-    """Of `train(ref, adapter, rows, out, *, progress, seed, …)`; `look` is a `check` that imports no library."""
+    """Capabilities of `train(ref, adapter, rows, out, *, progress, seed, …)`.
+
+    `look` is a `check` that imports no library.
+    """
 
     look: Callable[..., object] | None = None
     check: Callable[..., object] | None = None
@@ -111,7 +114,10 @@ class TrainerCapabilities(Capabilities):
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluatorCapabilities(Capabilities):
-    """Of `evaluate(subject, samples, *, …)`, or of `mark(samples, answers, baseline_answers, *, marking, …)`."""
+    """Capabilities of an evaluator.
+
+    It is `evaluate(subject, samples, *, …)`, or `mark(samples, answers, baseline_answers, *, marking, …)`.
+    """
 
     metrics_for: Callable[..., Iterable[Metric]] | None = None
     rows_for: Callable[[Options, Path], list[dict[str, Any]]] | None = None
@@ -150,7 +156,10 @@ KINDS = {kind.__name__.removesuffix("Capabilities").lower(): kind for kind in Ca
 
 
 def find_mistakes(kind: str, function: Callable[..., Any]) -> Iterator[str]:
-    """Yield what is wrong with the capabilities that a callable of a kind declares."""
+    """Yield the mistakes in the capabilities that a callable declares.
+
+    These are values of a wrong type and names that look like a misspelt capability.
+    """
     if kind not in KINDS:
         return
     try:
@@ -185,7 +194,7 @@ def _find_argument_errors(kind: str, able: Capabilities) -> Iterator[str]:
 
 
 def _find_capability_type_error(field: Field[Any], value: Any) -> str:
-    """Return what the value of a capability must be, or an empty text where it is that."""
+    """Describe the type that a capability's value should have. Empty if it has it."""
     if isinstance(field.default, bool):
         return "" if isinstance(value, bool) else "true or false"
     if isinstance(field.default, int):
@@ -200,7 +209,10 @@ def _find_capability_type_error(field: Field[Any], value: Any) -> str:
 
 
 def _make_capability_decorator(kind: Callable[P, Capabilities], name: str) -> Callable[P, Callable[[F], F]]:
-    """Return the decorator of a kind; it raises TypeError at a capability that there is not."""
+    """Return the decorator of a kind.
+
+    The decorator raises TypeError for an unknown capability or a value of a wrong type.
+    """
 
     def declare(*args: P.args, **given: P.kwargs) -> Callable[[F], F]:
         try:

@@ -1,4 +1,4 @@
-"""Whose code is at fault: the file and line of a plugin that did not come with the harness, or a function of it."""
+"""Errors that name the file and line of a third-party plugin."""
 
 from __future__ import annotations
 
@@ -29,7 +29,10 @@ def error_location(error: BaseException) -> str:
 
 
 def plugin_error(function: Callable[..., Any], what: str, made: Any = None) -> UsageError:
-    """Return that a plugin's function did what it may not: at the line that a generator it `made` stands at."""
+    """Return a UsageError at the location of a plugin's function.
+
+    The line is that of its definition, or the one at which the generator `made` is paused.
+    """
     inner = function
     while isinstance(inner, functools.partial) or hasattr(inner, "__wrapped__"):
         inner = inner.func if isinstance(inner, functools.partial) else inner.__wrapped__
@@ -41,7 +44,10 @@ def plugin_error(function: Callable[..., Any], what: str, made: Any = None) -> U
 
 @contextmanager
 def blame_plugin(function: Callable[..., Any], room: str) -> Iterator[None]:
-    """Raise UsageError where a room cannot use what a plugin's function made: no plugin raised, but the room itself."""
+    """Convert errors raised in module `room` into a plugin's UsageError.
+
+    No plugin raises them: the module itself cannot use the result of a plugin's function. Errors raised elsewhere pass.
+    """
     try:
         yield
     except (TypeError, ValueError, RuntimeError, AttributeError) as error:
@@ -52,7 +58,7 @@ def blame_plugin(function: Callable[..., Any], room: str) -> Iterator[None]:
 
 
 def checked_return(function: Callable[..., Any], value: T, kind: Any, want: str) -> T:
-    """Return what a plugin's function returned. Raises UsageError where that is of another type than it must be."""
+    """Return a plugin function's result. Raises UsageError if it has the wrong type."""
     if isinstance(value, kind):
         return value
     raise plugin_error(function, f" returned {shorten_text(repr(value), 60)}; it must return {want}")
@@ -71,7 +77,10 @@ def checked_rows(function: Callable[..., Any], rows: Any) -> list[dict[str, Any]
 
 
 def checked_items(function: Callable[..., Any], values: Any, kind: Any, want: str) -> Iterator[Any]:
-    """Yield each of what a plugin's function returned or yields. Raises UsageError as `returned` does."""
+    """Yield the items of a plugin function's result.
+
+    Raises UsageError if the result cannot be iterated over or an item has the wrong type.
+    """
     many = f"an iterable of {want}" + " (is a yield missing?)" * (values is None)
     if isinstance(values, str | bytes):  # whose letters are texts, too
         checked_return(function, values, list, many)

@@ -1,4 +1,7 @@
-"""Find plugins (entry points, `-p`, the harnessfile beside the suite) and what they provide."""
+"""Plugin discovery and a registry of the provided callables.
+
+Plugins are entry points, `-p` modules, and the harnessfile beside the suite.
+"""
 
 from __future__ import annotations
 
@@ -50,7 +53,7 @@ class Provided:
 
     @cached_property
     def capabilities(self) -> Any:
-        """What it can do beyond being called: the description of its kind, see `harness.capabilities`."""
+        """Optional capabilities of the callable, see `harness.capabilities`."""
         return capabilities.KINDS[self.kind].of(self.function)
 
 
@@ -66,7 +69,11 @@ class Plugins:
         self._codes: dict[tuple[tuple[str, str], ...], str] = {}
 
     def find(self, kind: str, name: str) -> Provided:
-        """Return what provides `name`; raises UsageError with the names there are."""
+        """Return the callable provided under `name`.
+
+        Raises UsageError if there is none, with similar or known names and possible causes: plugins without hooks, and
+        entry points in another group.
+        """
         if found := self.provided.get((kind, name)):
             return found
         # Entry points that are of a group beside ours, for a name that nothing provides.
@@ -78,7 +85,11 @@ class Plugins:
         raise UsageError(f'no {kind} "{name}"{did_you_mean(name, [n for k, n in self.provided if k == kind])}{why}')
 
     def foreign_adapter(self) -> Provided:
-        """Return what reads adapters made elsewhere, for a suite without [adapter]; raises UsageError without one."""
+        """Return an adapter plugin that can read external adapters.
+
+        It is for a suite without [adapter]; of several plugins the first by name is taken. Raises UsageError if there
+        is none.
+        """
         able = (p for p in self.provided.values() if p.kind == "adapter" and p.capabilities.reads_foreign)
         if found := min(able, key=lambda p: p.name, default=None):
             return found
@@ -87,17 +98,23 @@ class Plugins:
         )
 
     def is_own(self, provided: Provided) -> bool:
-        """Return whether a callable is of a plugin that was installed with the harness itself."""
+        """Return whether a callable's plugin ships with the harness."""
         return provided.function.__module__.partition(".")[0] == _map_own_plugins_to_packages().get(provided.plugin)
 
     def third_party_names(self) -> list[str]:
-        """Return the names of the plugins that did not come with the harness, and whose code a suite runs."""
+        """Return the names of plugins that do not ship with the harness.
+
+        A suite runs their code.
+        """
         found, own = self.manager.list_name_plugin(), _map_own_plugins_to_packages()
         named = [(name, getattr(plugin, "__name__", type(plugin).__module__)) for name, plugin in found]
         return [name for name, module in named if module.partition(".")[0] not in ("harness", own.get(name))]
 
     def code_digest(self, *provided: Provided) -> str:
-        """Return one sha256 for the content of the harness and of all plugins, or of those that provide something."""
+        """Return one sha256 for the code of the harness and its plugins.
+
+        All plugins count, or only those that provide the given callables.
+        """
         asked = provided or tuple(self.provided.values())
         key = tuple((p.kind, p.name) for p in provided)
         if key not in self._codes:
@@ -141,7 +158,10 @@ class Plugins:
 
 
 def _map_own_plugins_to_packages() -> dict[str, str]:
-    """Return the package of each plugin by its name, of those that were installed with the harness itself."""
+    """Map the plugins that ship with the harness to their packages.
+
+    The map is empty if the harness is not installed as a distribution.
+    """
     try:
         points = importlib.metadata.distribution(keys.DISTRIBUTION).entry_points
     except importlib.metadata.PackageNotFoundError:
@@ -150,10 +170,11 @@ def _map_own_plugins_to_packages() -> dict[str, str]:
 
 
 def load_plugins(suite: Path | None, asked: Sequence[str] = (), *, elsewhere: bool = False) -> Plugins:
-    """Load entry points, then `-p` names, then the harnessfile beside the suite.
+    """Load entry points, `-p` modules and the harnessfile, in this order.
 
-    `asked` holds names of modules, or `no:NAME` to leave one out, which only `elsewhere`, in a worker, need not be
-    there. Raises UsageError when a plugin cannot be imported, has a hook that does not exist, or another's name.
+    `asked` holds names of modules, or `no:NAME` to leave one out, which need not exist `elsewhere`, in a worker. Raises
+    UsageError if a plugin cannot be imported, has a hook that does not exist or lacks @hookimpl, has the name of
+    another, or provides something invalid.
     """
     manager = pluggy.PluginManager("harness")
     manager.add_hookspecs(hookspec)

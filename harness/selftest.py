@@ -82,7 +82,10 @@ class ControlTrial:
 
 @dataclass(frozen=True)
 class EqualModelsTrial:
-    """One comparing gate on two equal models, made by swapping the answers of a pair of models row by row."""
+    """The outcomes of a comparing gate on two equal models.
+
+    They are made by swapping the answers of two models, row by row or cluster by cluster.
+    """
 
     gate: str
     blocked: float  # shares of the swaps
@@ -92,20 +95,23 @@ class EqualModelsTrial:
 
     @property
     def is_within_alpha(self) -> bool:
-        """Return whether equal models are blocked no more often than alpha, to within three standard errors."""
+        """Return whether the share of blocked equal models is within alpha. Allows three standard errors."""
         return self.blocked <= self.alpha + 3 * math.sqrt(self.alpha * (1 - self.alpha) / self.swaps)
 
 
 @dataclass(frozen=True)
 class SelfTest:
-    """What the negative controls and the equal models said about a suite."""
+    """The results of negative controls and equal models on a suite."""
 
     trials: tuple[ControlTrial, ...]
     equals: tuple[EqualModelsTrial, ...]
 
     @property
     def exit_code(self) -> ExitCode:
-        """Return 1 where something ships that must not, or equal models are blocked; 6 where one was not judged."""
+        """Return the exit code of the self-test.
+
+        It is 1 if a control ships or equal models are blocked too often, else 6 if a control was not judged.
+        """
         judged = [t for t in self.trials if not (t.skipped or t.undecided)]
         if not (all(t.caught for t in judged) and all(e.is_within_alpha for e in self.equals)):
             return ExitCode.FAILED
@@ -120,11 +126,12 @@ def run_selftest(
     told: Callable[[ControlTrial], None] = lambda _: None,
     said: Callable[[str], None] = lambda _: None,
 ) -> SelfTest:
-    """Put every negative control through a suite in the candidate's place; nothing is exported or counted.
+    """Run every negative control through a suite as its candidate.
 
-    `options` are those of a run, `only` names some of the controls. `told` hears of each trial as it ends, `said` of
-    what it all may cost before. Caps that an evaluator keeps hold for the whole of it. Raises UsageError on mistakes in
-    the suite, on one without candidates or gates, and where an evaluator has nobody to ask.
+    Nothing is exported or counted as an attempt. `options` are those of a run, `only` names some of the controls.
+    `told` is called with each trial as it ends, `said` with its possible cost before. Caps that an evaluator keeps hold
+    for all of them together. Raises UsageError on mistakes in the suite, on one without candidates or gates, on an
+    unknown control, and if an evaluator cannot reach its judge.
     """
     with tempfile.TemporaryDirectory(prefix="harness-selftest-") as folder:
         options = replace(options or Options(), out=Path(folder) / "reports", export=False, counts=False)
@@ -170,7 +177,10 @@ def run_selftest(
 
 
 def _plant_training_rows(collection: Collection) -> Collection:
-    """Put training rows with a text prompt in the place of the last tenth of the rows of every eval that prompts."""
+    """Replace the last tenth of each eval's rows by training rows.
+
+    Only prompting rows are replaced, by training rows with a text prompt.
+    """
     known = [row for row in collection.training or () if isinstance(row.get("prompt"), str)]
     tasks = dict(collection.tasks)
     for name, task in collection.tasks.items():
@@ -186,7 +196,10 @@ def _plant_training_rows(collection: Collection) -> Collection:
 def _run_control_through_gates(
     control: Control, options: Options, kept: dict[str, dict[str, Any]]
 ) -> tuple[ControlTrial, Results]:
-    """Put a control through the gates of its collection; return the results too where every evaluation has one."""
+    """Run a control through the gates of its collection.
+
+    Also returns the results, if every evaluation has one. Raises UsageError if the rehearsal fails.
+    """
     blank = ControlTrial(control.name, control.why, fix=control.fix)
     execution = start_run(control.collection, options)
     execution = replace(execution, session=replace(execution.session, kept=kept))
@@ -211,7 +224,10 @@ def _run_control_through_gates(
 
 
 def _run_control_stages(ref: ModelRef, disguise: Disguise | None, run: RunContext) -> StageStop | None:
-    """Run the stages of a run that decide, on a control in the candidate's place; only its gates are tested."""
+    """Run the deciding stages on a control in the candidate's place.
+
+    Checks of results are left out: the answers of a control are meant to be odd.
+    """
     if any(g.clean_only for g in run.suite.gates):
         check_data(run)
     checks = copy(run.session.checks)  # of which none looks at answers: those of a control are meant to be odd
@@ -223,7 +239,10 @@ def _run_control_stages(ref: ModelRef, disguise: Disguise | None, run: RunContex
 
 
 def _describe_undecided(verdicts: Sequence[Verdict], collection: Collection, candidate: str) -> str:
-    """Return what ended an evaluation before its gates saw any row, where nothing else kept a candidate back."""
+    """Describe an evaluation that ended before its gates saw rows.
+
+    Empty unless this alone kept the candidate back.
+    """
     said = [v for v in verdicts if v.candidate == candidate]
     ended = [v for v in said if v.outcome is Outcome.INCONCLUSIVE and v.value is None and v.metric]
     back, open_ = [v for v in said if v.blocks_release], {v.gate for v in ended}
@@ -235,7 +254,10 @@ def _describe_undecided(verdicts: Sequence[Verdict], collection: Collection, can
 
 
 def _iterate_equal_model_trials(collection: Collection, results: Results) -> Iterator[EqualModelsTrial]:
-    """Decide each gate that equal models keep on a baseline and a control whose rows were swapped at random."""
+    """Yield each comparing gate's outcomes on randomly swapped answers.
+
+    The baseline and a control swap them. Gates with a margin above 0 are left out: equal models do not keep them.
+    """
     candidate, about = collection.candidates[0], collection.suite.header
     for gate in collection.gates(candidate):
         ours, theirs = results.get((candidate, gate.eval)), results.get((gate.versus or "", gate.eval))
@@ -263,7 +285,10 @@ def _iterate_equal_model_trials(collection: Collection, results: Results) -> Ite
 
 
 def list_controls(collection: Collection, folder: Path) -> list[Control]:
-    """Return the base itself, what plugins make of it, and the base behind answers that are spoilt."""
+    """List the negative controls that are made from the base.
+
+    They are the base itself, the models of saboteurs, and the base with spoilt answers.
+    """
     name, itself = collection.candidates[0], "The base, presented as the candidate."
     found: dict[str, tuple[str, Make]] = {BASE_CONTROL: (itself, lambda base: (replace(base, name=name), None))}
     saboteurs = {p.name: p.function for (kind, _), p in collection.plugins.provided.items() if kind == "saboteur"}
@@ -276,7 +301,10 @@ def list_controls(collection: Collection, folder: Path) -> list[Control]:
 
 
 def list_adversaries(collection: Collection) -> Iterator[Control]:
-    """Yield the worthless answers that an evaluator names, for every evaluation that gates a candidate."""
+    """Yield a control for each worthless answer that an evaluator names.
+
+    Only evaluations that gate a candidate are used.
+    """
     for name, task in collection.tasks.items():
         if not (answers := task.capabilities.adversaries):
             continue
@@ -319,7 +347,7 @@ def _make_sabotaged(
 
 
 def _make_disguised(name: str, disguise: Disguise, told: str, base: ModelRef) -> tuple[ModelRef, Disguise]:
-    """Return the base under a name and a digest of its own: what stands before it makes it another model."""
+    """Return the base under another name and digest, with its disguise. The disguise makes it another model."""
     return replace(base, name=name, digest=f"{told} {base.digest}"), disguise
 
 
@@ -328,7 +356,7 @@ def _get_docstring_first_line(thing: Any) -> str:
 
 
 class _Disguised:
-    """A subject behind something that spoils its answers; what is not an answer stays the model's own."""
+    """A subject with spoilt answers. Everything else is the model's own, except streaming."""
 
     def __init__(self, subject: Subject) -> None:
         self.subject = subject
@@ -345,13 +373,13 @@ class ShuffledSubject(_Disguised):
     last: Prompt = "?"
 
     def generate(self, prompts: Sequence[Prompt], **options: Any) -> list[str]:
-        """Answer each prompt with what the model says to the one before it."""
+        """Answer each prompt with the completion of the one before it."""
         others = [self.last, *prompts][: len(prompts)]
         self.last = prompts[-1] if prompts else self.last
         return self.subject.generate(others, **options)
 
     def logprobs(self, pairs: Sequence[tuple[Prompt, str]], **options: Any) -> list[Logprob]:
-        """Score each continuation after the prompt of the row before its own."""
+        """Score each continuation after the previous row's prompt."""
         others: dict[str, Prompt] = {}
         for prompt, _ in pairs:
             if prompt and repr(prompt) not in others:
@@ -378,7 +406,7 @@ class ConstantSubject(_Disguised):
     first: Prompt | None = None
 
     def generate(self, prompts: Sequence[Prompt], **options: Any) -> list[str]:
-        """Answer with what the model says to the first prompt it ever got."""
+        """Answer every prompt with the completion of the first ever received."""
         if not prompts:
             return []
         self.first = self.first or prompts[0]

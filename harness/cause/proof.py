@@ -40,7 +40,7 @@ MAX_SEED = 2**32
 
 
 class CauseVerdict(StrEnum):
-    """What training without the suspects shows."""
+    """The verdict of a training without the suspects."""
 
     CONFIRMED = "CAUSE CONFIRMED"
     NO_FAULT = "A CAUSE, NOT A FAULT"
@@ -59,7 +59,10 @@ class Variant:
 
 @dataclass(frozen=True)
 class Proof:
-    """The verdict, and what it rests on: the gate on the confirming rows, by variant, and the effects."""
+    """A verdict on the suspects, with its evidence.
+
+    The evidence is the gate on the confirming rows, for each variant, and the effects.
+    """
 
     verdict: CauseVerdict
     told: str
@@ -85,10 +88,10 @@ def prove_cause(found: Blame, controls: int) -> Proof:
 
 
 def draw_variants(found: Blame, controls: int) -> list[Variant]:
-    """Return the training without suspects, with the run's own seed, and control trainings with others.
+    """Draw the training without suspects and its control trainings.
 
-    A control leaves out as many rows of each source, drawn from those that are no suspects; where a source has too few
-    of these, the rest is drawn from all sources.
+    The former has the run's own seed, each control another one. A control leaves out as many rows of each source, drawn
+    from the rows that are not suspects; if a source has too few of these, the rest is drawn from all sources.
     """
     suspects = {one.number for one in found.suspects}
     rest = [row for row in trained_rows(found.run.collection) if row.number not in suspects]
@@ -107,7 +110,10 @@ def draw_variants(found: Blame, controls: int) -> list[Variant]:
 
 
 def write_suspects(found: Blame) -> Path:
-    """Write the suspects as they were read, for `[train] drop`, into the run's folder; return the file."""
+    """Write the suspects into the run's folder, for `[train] drop`.
+
+    Rows are written as they were read. Return the file.
+    """
     name = re.sub(r"[^\w.-]+", "-", found.verdict.gate).strip("-.")
     path = found.folder / f"suspects-{name or 'gate'}.jsonl"
     origins = found.run.collection.origins
@@ -142,7 +148,10 @@ def _train_and_judge_variants(found: Blame, variants: Sequence[Variant]) -> Proo
 
 
 def judge(effect: Effect, costs: Sequence[Effect], gate: Outcome, passed: int) -> CauseVerdict:
-    """Return the verdict, by the spread of the controls, of which so many `passed` the gate themselves."""
+    """Return the verdict, judged by the spread of the controls.
+
+    `passed` is the number of controls that passed the gate themselves.
+    """
     if not effect.is_gain or 2 * passed >= len(effect.controls):
         return CauseVerdict.NOT_THESE
     if any(cost.is_cost for cost in costs):
@@ -153,7 +162,7 @@ def judge(effect: Effect, costs: Sequence[Effect], gate: Outcome, passed: int) -
 def describe(
     verdict: CauseVerdict, effect: Effect, costs: Sequence[Effect], rows: int, gate: Outcome, passed: int
 ) -> str:
-    """Say a verdict in one sentence, with what leaving out the rows costs."""
+    """Describe a verdict and its costs in one sentence."""
     holds = "the gate holds" if gate is Outcome.PASS else f"the gate is {gate}"
     without = f"without {count_noun(rows, 'row')} {holds} on {effect.n} rows that did not choose"
     beyond = "beyond" if verdict is not CauseVerdict.NOT_THESE else "against"
@@ -170,7 +179,11 @@ def describe(
 
 
 def _select_confirming_tasks(found: Blame, gate: Gate) -> tuple[dict[str, Task], list[str]]:
-    """Return the evals to measure, of the gate's own its confirming rows, and the names of those that cannot be."""
+    """Select the evals to measure, and name the unmeasurable ones.
+
+    Of the gate's own eval only the confirming rows are measured. Raises UsageError if this eval cannot be measured, or
+    has no such rows.
+    """
     collection = found.run.collection
     names = dict.fromkeys([gate.eval, *(g.eval for g in collection.suite.gates if g.metric)])
     there = {name: collection.tasks[name] for name in names if not collection.tasks[name].needs_others}
@@ -206,7 +219,10 @@ def _evaluate_variant(run: RunContext, ref: ModelRef, tasks: dict[str, Task], mo
 
 
 def _evaluate_baseline(run: RunContext, gate: Gate, task: Task) -> Result | None:
-    """Evaluate what the gate compares with on its confirming rows."""
+    """Evaluate the gate's baseline on its confirming rows.
+
+    None if the gate has no baseline. Raises UsageError if the baseline cannot be evaluated by itself.
+    """
     session, name = run.session, gate.versus
     if name is None:
         return None

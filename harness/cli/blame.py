@@ -93,7 +93,10 @@ def _retrain_and_print_proof(args: Namespace, terminal: Terminal, found: Blame) 
 
 
 def _print_proof(screen: Screen, proof: Proof, path: Path) -> None:
-    """Print the verdict in one sentence, then every metric and slice, and where the suspects are."""
+    """Print the verdict in one sentence, then every metric and slice.
+
+    The path of the suspects follows.
+    """
     from harness.cli.screen import short_path
     from harness.texts.numbers import format_metric
 
@@ -116,7 +119,10 @@ def _print_proof(screen: Screen, proof: Proof, path: Path) -> None:
 
 
 def _print_suspects(screen: Screen, found: Blame) -> None:
-    """Print the lost rows that choose, the suspects beside them, and groups of training rows."""
+    """Print the lost rows, the suspects and groups of training rows.
+
+    Only lost rows of the choosing part are shown; the confirming part is not looked at.
+    """
     rows = found.rows
     lost = f"{len(rows.lost)} of the {count_noun(rows.choosing, 'row')} that choose"
     screen.print_line(f'gate "{found.verdict.gate}" on {found.verdict.candidate}: {NO_CLAIM}', "bold")

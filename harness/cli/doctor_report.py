@@ -1,4 +1,7 @@
-"""What is looked at: Python, PyTorch, GPUs as the driver, NVML and PyTorch have them, libraries, disk and load."""
+"""Machine checks of `harness doctor`.
+
+They cover Python, PyTorch, GPUs as the driver, NVML and PyTorch see them, libraries, disk and load.
+"""
 
 from __future__ import annotations
 
@@ -43,7 +46,10 @@ class Driver(NamedTuple):
 
 @dataclass(frozen=True)
 class MachineCheck:
-    """One thing that was looked at; `state` is "fine", "odd" where a run goes on, or "fails" where it would not."""
+    """The result of one machine check.
+
+    `state` is "fine", "odd" if a run goes on, or "fails" if it would not.
+    """
 
     name: str
     state: str
@@ -51,7 +57,7 @@ class MachineCheck:
 
 
 def examine_machine(device: str = "auto", on: str = "", python: str | None = None) -> list[MachineCheck]:
-    """Look at this machine, and at the environment of an interpreter if one is named."""
+    """Check this machine, and optionally another interpreter's environment."""
     first, last = (".".join(map(str, version)) for version in PYTHONS)
     fine = PYTHONS[0] <= sys.version_info[:2] <= PYTHONS[1]
     tested = "" if fine else f"; tested on {first} to {last}"
@@ -80,7 +86,10 @@ def examine_machine(device: str = "auto", on: str = "", python: str | None = Non
 
 
 def _iterate_torch_and_gpu_checks(found: GpuProbe, device: str) -> Iterator[MachineCheck]:
-    """Yield what the driver says and what PyTorch sees; why a run would refuse the device is in the run's own words."""
+    """Yield the checks of PyTorch, the driver and the GPUs.
+
+    The reason why a run would refuse the device is in the run's own words.
+    """
     if found.torch:
         yield MachineCheck("PyTorch", FINE, f"{found.torch}, built for {'GPUs' if found.built else 'CPUs'}")
     else:
@@ -132,7 +141,7 @@ def _check_cache() -> MachineCheck:
 
 
 def _iterate_version_checks() -> Iterator[MachineCheck]:
-    """Yield whether what is installed is what the tests ran with."""
+    """Yield a check of library versions against the package's requirements."""
     with suppress(ImportError, metadata.PackageNotFoundError):
         from packaging.requirements import Requirement
 
@@ -146,7 +155,10 @@ def _iterate_version_checks() -> Iterator[MachineCheck]:
 
 
 def read_nvml() -> Driver:
-    """Return NVIDIA's driver and how many GPUs its library counts; nothing where there is none."""
+    """Return the NVIDIA driver version and GPU count from NVML.
+
+    They are empty and 0 without NVML.
+    """
     version, count = ctypes.create_string_buffer(80), ctypes.c_uint(0)
     with suppress(OSError, AttributeError):
         library = ctypes.CDLL("libnvidia-ml.so.1")
@@ -167,7 +179,10 @@ def _find_version(package: str) -> str:
 
 
 def _ask_interpreter(python: str, code: str) -> str:
-    """Return the last line that a few words of code print in an interpreter, or an empty text."""
+    """Return the last line that code prints in an interpreter.
+
+    Empty if it fails.
+    """
     with suppress(OSError, subprocess.SubprocessError, IndexError):
         done = subprocess.run(
             [python, "-c", code], capture_output=True, text=True, timeout=INTERPRETER_TIMEOUT_S, check=True

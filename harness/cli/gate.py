@@ -55,7 +55,10 @@ def gate(parser: ArgumentParser) -> None:
 
 
 def add_rows_options(parser: ArgumentParser) -> _ArgumentGroup:
-    """Add the options that say which rows are read and how, and what is accepted; return the first group."""
+    """Add the options for reading rows and for accepting differences.
+
+    Returns the group of the reading options.
+    """
     from harness.rows.records import COLUMNS
 
     rows = parser.add_argument_group("which rows to read, and how")

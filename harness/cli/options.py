@@ -1,4 +1,4 @@
-"""What the parsers of several commands share: a parser for each command, and options that mean the same in all."""
+"""The parser class and options shared by several commands."""
 
 from __future__ import annotations
 
@@ -34,15 +34,16 @@ class Parser(argparse.ArgumentParser):
 
 
 def set_command(parser: argparse.ArgumentParser, function: Callable[[argparse.Namespace], int], *examples: str) -> None:
-    """Set the function of a command, and let its help end with examples."""
+    """Set a command's function, and the examples in its help."""
     parser.set_defaults(command=function)
     parser.epilog = "\n  ".join(["examples:", *examples])
 
 
 def add_json_option(parser: argparse.ArgumentParser, name: str) -> None:
-    """Add --json to a command, and to those below it, that have no option of this name themselves.
+    """Add --json to a command, or to its subcommands.
 
-    What such a command prints goes to stderr then, and what it leaves in `args.document` to stdout.
+    A command that already has the option is skipped. With --json its output goes to stderr, and `args.document` to
+    stdout.
     """
     below = [a for a in parser._actions if isinstance(a, argparse._SubParsersAction)]
     for action in below:
@@ -56,7 +57,10 @@ def add_json_option(parser: argparse.ArgumentParser, name: str) -> None:
 
 
 def parse_run_options(args: argparse.Namespace) -> Options:
-    """Return what a command says of a run; its arguments are kept under the names that the fields of Options have."""
+    """Return the Options of a run from parsed arguments.
+
+    Arguments have the names of the fields.
+    """
     from harness.pipeline.run import Options
 
     given: dict[str, Any] = {f.name: getattr(args, f.name) for f in fields(Options) if hasattr(args, f.name)}
@@ -65,7 +69,10 @@ def parse_run_options(args: argparse.Namespace) -> Options:
 
 
 def add_harnessfile_options(parser: argparse.ArgumentParser) -> None:
-    """Add --suite and -p, which name the plugins of a command that needs no suite."""
+    """Add --suite and -p to a command that needs no suite.
+
+    They name the plugins to load.
+    """
     parser.add_argument("--suite", type=Path, metavar="SUITE", help="load the harnessfile of this suite's folder")
     add_plugin_option(parser)
 
@@ -99,7 +106,10 @@ def add_override_option(parser: argparse._ActionsContainer) -> None:
 
 
 def add_candidate_option(parser: argparse.ArgumentParser) -> None:
-    """Add --candidate to a command that only looks ahead, and takes a suite for candidates without one, too."""
+    """Add --candidate to a command that only looks ahead.
+
+    Such a command also takes a suite for candidates without one.
+    """
     parser.add_argument("--candidate", metavar="PATH", help="use this adapter or merged model as the candidate")
     parser.set_defaults(ahead=True)
 

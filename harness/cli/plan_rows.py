@@ -17,7 +17,10 @@ ALPHA, WIDTH, INDENT = 0.05, 80, "  "
 
 
 def plan_rows(args: Namespace) -> int:
-    """Read both sides as `harness gate` does, and print what they could prove. Raises UsageError."""
+    """Print the claims that two sets of scored rows could prove.
+
+    Reads both sides as `harness gate` does. Raises UsageError if they cannot be read or compared.
+    """
     from harness.gates.gate import Gate
     from harness.rows import suites
     from harness.rows.arguments import parse_clusters, parse_rows_options, write_option_words

@@ -49,7 +49,7 @@ def _is_rows_evidence(folder: Path) -> bool:
 
 
 def _verify_and_print_export(args: argparse.Namespace, export: Path) -> int:
-    """Verify an export, and print what was found."""
+    """Verify an export, print the result and return the exit code."""
     policy, demands = _read_policy(args)
     write = _make_document_writer(args, policy, args.policy.name if args.policy else "") if args.told_as else None
     found = _run_verification_steps(args, export, policy)
@@ -71,7 +71,7 @@ def _verify_and_print_export(args: argparse.Namespace, export: Path) -> int:
 
 
 def _run_verification_steps(args: argparse.Namespace, export: Path, policy: Policy | None) -> VerifiedExport:
-    """Return what every step that was asked for found, in order."""
+    """Run the requested verification steps in order."""
     from harness.release.policy import ExportRefusedError
     from harness.release.releases import current_release
     from harness.release.verify import verify_export
@@ -110,7 +110,11 @@ def _run_verification_steps(args: argparse.Namespace, export: Path, policy: Poli
 
 
 def _read_policy(args: argparse.Namespace) -> tuple[Policy | None, list[str]]:
-    """Return what is demanded, and the lines of it where no file says so."""
+    """Read the policy.
+
+    The second value is the text of the strict policy in lines, since no file shows it; else it is empty. Raises
+    UsageError if `--policy strict` has no --key, or --key is given without it.
+    """
     from harness.release import policy
 
     if args.policy != STRICT_NAME:

@@ -1,4 +1,4 @@
-"""What was collected: items, tasks and everything else that a run needs."""
+"""The items, tasks and other inputs of a run."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Item:
 
 @dataclass(frozen=True)
 class Task:
-    """An eval with its callable, metrics and rows; `samples` is None until remote data was read."""
+    """An eval with its callable, metrics and rows. `samples` is None until remote data is read."""
 
     spec: Eval
     function: Callable[..., Any]
@@ -52,7 +52,7 @@ class Task:
 
     @cached_property
     def capabilities(self) -> capabilities.EvaluatorCapabilities:
-        """What its evaluator can do beyond being called."""
+        """The optional abilities of its evaluator."""
         return capabilities.EvaluatorCapabilities.of(self.function)
 
     @property
@@ -61,7 +61,10 @@ class Task:
 
     @property
     def marks(self) -> str:
-        """What the evaluator marks when the model is gone: "answers", "pairs" of them, or an empty text."""
+        """The answers that are graded after the model is unloaded.
+
+        It is "answers" or "pairs", as the evaluator marks single answers or pairs of them; empty if it grades none.
+        """
         if not callable(marks := self.capabilities.marks):
             return str(marks)
         if (found := marks(dict(self.spec.options))) not in ("", "answers", "pairs"):
@@ -71,7 +74,7 @@ class Task:
 
     @property
     def compares(self) -> bool:
-        """Return whether it compares with `against` by itself, so that a baseline alone has no metric."""
+        """Return whether it compares with `against` itself. A baseline alone then has no metric."""
         return self.comparative or self.marks == "pairs"
 
     @property
@@ -88,7 +91,7 @@ class Task:
 
     @property
     def sampling(self) -> Sampling | None:
-        """How tokens are drawn, but for the seeds; None where answers are greedy."""
+        """The sampling settings without seeds; None if decoding is greedy."""
         spec = self.spec
         return Sampling(spec.temperature, spec.top_p, spec.top_k) if spec.temperature > 0 else None
 
@@ -99,13 +102,17 @@ class Task:
 
     @property
     def endings(self) -> list[str]:
-        """The names of its metrics that count how answers ended, and are not its evaluator's own."""
+        """The names of its metrics of finish reasons.
+
+        Metrics of these names that its evaluator declares itself are left out.
+        """
         return [name for name, metric in ENDINGS.items() if self.metrics.get(name) is metric]
 
     def rows_of(self, metric: str, *, select: bool = False) -> tuple[Sample, ...] | None:
-        """Return the rows that count in a metric, of its own or of the `select` split; None where there are none yet.
+        """Return the rows that count in a metric.
 
-        Raises UsageError where the evaluator cannot tell.
+        They are the eval's own rows, or those of its `select` split, and None if these are not read yet. Raises
+        UsageError if the evaluator fails to select them.
         """
         rows, counts = self.select if select else self.samples, self.capabilities.counts
         try:
@@ -116,7 +123,7 @@ class Task:
 
     @cached_property
     def keys(self) -> list[tuple[str, ...]]:
-        """What each row is known by, whatever it is called and written by."""
+        """The question keys of each row, independent of id and template."""
         return question_keys(self.samples or (), self.spec.template)
 
     @property
@@ -125,7 +132,10 @@ class Task:
 
     @property
     def needs_others(self) -> bool:
-        """Return whether it needs other models than the one it evaluates, or that one alone on its machine."""
+        """Return whether it needs other models, or an otherwise idle machine.
+
+        The latter holds for an evaluator that measures time.
+        """
         return bool(self.compares or self.marks or self.uncached)
 
     @property
@@ -154,16 +164,19 @@ class Collection:
 
     @cached_property
     def trains_all_weights(self) -> bool:
-        """Return whether all weights are trained, so that what is trained is the merged model."""
+        """Return whether all weights are trained. The trained model is then the merged model."""
         return trains_whole(self.suite, self.plugins)
 
     def gates(self, candidate: str, evaluation: str = "") -> list[Gate]:
-        """Return the gates on a candidate, of an eval those that need it; the parent stands there by its name."""
+        """Return the gates on a candidate.
+
+        With `evaluation` only those that need this eval. A gate against the parent has the parent's name in `versus`.
+        """
         gates = (g for g in self.suite.gates if not evaluation or evaluation in self.needed_evals(g))
         return [self.resolve_gate(g, candidate) for g in gates if g.applies_to(candidate)]
 
     def wants_endings(self, evaluation: str) -> bool:
-        """Return whether a gate needs to know how the answers of an evaluation ended."""
+        """Return whether a gate needs the finish reasons of an evaluation."""
         gates = [g for g in self.suite.gates if g.metric and g.eval == evaluation]
         return any(g.cut_at_most is not None for g in gates) or bool(gates and self.tasks[evaluation].endings)
 
@@ -205,7 +218,7 @@ class Collection:
         return {s: {i.eval for i in self.items if i.subject == s} for s in subjects}
 
     def needed_items(self, gate: Gate, candidate: str) -> set[tuple[str, str]]:
-        """Return subject and eval of what a gate's verdict on a candidate needs, of the items that were chosen."""
+        """Return the (subject, eval) pairs that a gate's verdict needs. Only selected items are among them."""
         needed = {(candidate, name) for name in self.needed_evals(gate) & self.evals_by_subject[candidate]}
         of_runs = self._recipe_evals_by_gate[gate.id] if candidate == self.recipe else set()
         return needed | {(run, name) for run in self.runs for name in of_runs & self.evals_by_subject[run]}
@@ -217,7 +230,7 @@ class Collection:
 
     @cached_property
     def _recipe_evals_by_gate(self) -> dict[str, set[str]]:
-        """The evals that every gate needs of the other runs of a recipe."""
+        """The evals that every gate needs of a recipe's other runs."""
         return self._propagate_evals_to_dependents(g for g in self.suite.gates if g.of == "recipe")
 
     def _propagate_evals_to_dependents(self, gates: Iterable[Gate]) -> dict[str, set[str]]:
@@ -243,7 +256,10 @@ def trains_whole(suite: Suite, plugins: Plugins) -> bool:
 
 
 def sweep_trials(collection: Collection) -> list[Collection]:
-    """Return the trials of a sweep, each a collection with one of the values; without a sweep the collection itself."""
+    """Return the trials of a sweep, one collection per value.
+
+    Without a sweep this is the collection itself.
+    """
     if collection.suite.sweep is None:
         return [collection]
     return [replace(collection, suite=collection.suite.trial(value)) for value in collection.suite.sweep.values]

@@ -1,4 +1,4 @@
-"""What every part of collection reads, and where it writes what is wrong."""
+"""The shared inputs, mistakes and warnings of a collection."""
 
 from __future__ import annotations
 
@@ -41,13 +41,13 @@ class Context:
     warnings: list[str] = field(default_factory=list)
 
     def mistakes_at(self, where: str) -> Callable[[str], None]:
-        """Return what adds mistakes of one place."""
+        """Return a function that adds mistakes of one place."""
         return partial(self.mistakes.add, where)
 
     def are_readable(
         self, rows: Rows, columns: Mapping[str, str], template: str | None, where: str, *, training: bool = False
     ) -> bool:
-        """Return whether rows can be read in one way; a mistake tells why not."""
+        """Return whether rows can be read in exactly one way. Add a mistake if not."""
         what = find_template_error(template) if template is not None else ""
         if template is not None and "input" in columns:
             what = 'builds the input, but columns maps "input" as well; remove one of them'
@@ -59,7 +59,10 @@ class Context:
         return not what
 
     def find_plugin(self, kind: str, name: str, options: Mapping[str, Any], where: str) -> Callable[..., Any] | None:
-        """Return the callable that a table uses, its options checked; None when there is none of this name."""
+        """Find a table's plugin and check its options.
+
+        None, with a mistake, if there is no plugin of this name.
+        """
         try:
             function = self.plugins.find(kind, name).function
         except UsageError as error:
@@ -93,7 +96,10 @@ def _list_table_keys(kind: str) -> set[str]:
 
 
 def check_tables(context: Context) -> None:
-    """Check names and options of loaders, adapter, trainer and exporters, and of all values of a sweep."""
+    """Check the plugins and options of a suite's tables.
+
+    These are loaders, adapter, trainer and exporters, and all values of a sweep.
+    """
     suite, made = context.suite, context.made
     for model in (suite.model, *(s.model for s in suite.subjects.values() if s.use)):
         context.find_plugin("loader", model.use, model.options, model.where)
@@ -124,7 +130,7 @@ def check_tables(context: Context) -> None:
 def _check_extra_trainer_options(
     context: Context, trainer: Callable[..., Any], options: Mapping[str, Any], where: str
 ) -> None:
-    """Let a trainer look at its options without its library, at those that its signature does not name."""
+    """Let a trainer check options that its signature lacks. Its `look` imports no library."""
     look, known = capabilities.TrainerCapabilities.of(trainer).look, schema.list_options(trainer)[0]
     if look:
         with context.mistakes.collecting(where):
@@ -148,14 +154,17 @@ def _find_processes_error(trainer: Callable[..., Any], train: Train) -> str:
 
 
 def _find_seeds_error(suite: Suite, train: Train) -> str:
-    """Return why a recipe cannot be trained once for every seed, or an empty text."""
+    """Explain why a recipe cannot be trained once per seed. Empty if it can."""
     if train.seeds and suite.choose:
         return 'seeds: each run is merged onto the same base, but "choose" in [merge] chooses one; name it in "base"'
     return ""
 
 
 def _check_sweep(context: Context) -> None:
-    """Check every value of a sweep but the first, which stands in its table, as that table's options are."""
+    """Check a sweep's values as options of its table.
+
+    The first value is left out, since the table has it and is checked itself.
+    """
     if (sweep := context.suite.sweep) is None:
         return
     kind = "adapter" if sweep.table == "adapter" else "trainer"

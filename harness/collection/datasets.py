@@ -1,4 +1,4 @@
-"""Data files and data sets as collection reads them, and of these the rows that a suite trains and validates with."""
+"""Loading of data sets, and of training and validation rows."""
 
 from __future__ import annotations
 
@@ -28,7 +28,10 @@ class DatasetLoader:
         self._read: dict[tuple[str | None, ...], list[dict[str, Any]]] = {}  # rows by source and how it is read
 
     def read_rows(self, source: str, table: Train | Eval) -> list[dict[str, Any]] | None:
-        """Read a source as its table says, once only; None when it is remote and not yet time, or wrong."""
+        """Read a source with its table's settings, once.
+
+        None if it is remote and remote data is not read yet, or if reading it fails, which adds a mistake.
+        """
         if is_remote(source) and not self.context.remote:
             return None
         with self.context.mistakes.collecting():
@@ -55,7 +58,11 @@ class DatasetLoader:
         return detach_copy(plugin_errors.checked_rows(reader, rows))
 
     def read_evaluator_rows(self, brings: Any, spec: Eval) -> list[dict[str, Any]] | None:
-        """Return the rows that an evaluator brings itself, once it may be slow to read them, or None."""
+        """Return the rows that an evaluator brings itself.
+
+        None until remote data is read, since these rows may be slow to read, and None with a mistake if there are no
+        rows.
+        """
         if not self.context.remote:
             return None
         with self.context.mistakes.collecting(f"{spec.where}:"):
@@ -70,7 +77,7 @@ class DatasetLoader:
 def describe_overlap(
     clusters: Sequence[str], chosen: Sequence[Mapping[str, Any]], confirm: Sequence[Mapping[str, Any]]
 ) -> str:
-    """Return in words what two splits have in common, rows or clusters, or an empty text."""
+    """Describe the rows or clusters that two splits share. Empty if they share none."""
     kinds: list[tuple[str, Callable[[Mapping[str, Any]], str]]] = [
         ("are in", lambda row: repr(sorted((k, v) for k, v in row.items() if k != "id")))  # whatever it is called
     ]
@@ -89,7 +96,7 @@ def _get_column_as_text(column: str, row: Mapping[str, Any]) -> str:
 
 
 def warn_of_overlaps(context: Context, sources: DatasetLoader) -> None:
-    """Warn of slices of one file of which one is trained on, and the other evaluated, and which share rows."""
+    """Warn of overlapping training and evaluation slices of a file."""
     train, suite = context.suite.train, context.suite
     asked = [(e.where, data) for e in suite.evals for data in (e.data, e.select) if data and not is_remote(data)]
     for (where, data), ours in product(asked, train.sources if train and suite.trains else ()):
@@ -101,7 +108,10 @@ def warn_of_overlaps(context: Context, sources: DatasetLoader) -> None:
 
 
 def read_training_rows(context: Context, sources: DatasetLoader) -> tuple[list[dict[str, Any]] | None, Origins]:
-    """Return the rows to train on, None when there is no training or its data is remote, and where they are from."""
+    """Return the training rows and their origins.
+
+    The rows are None if nothing is trained or their data is still remote. Validation rows are among them, marked.
+    """
     train, origins = context.suite.train, Origins()
     if train is None or not context.suite.trains:
         return None, origins
@@ -135,7 +145,10 @@ def read_training_rows(context: Context, sources: DatasetLoader) -> tuple[list[d
 def _drop_named_training_rows(
     context: Context, sources: DatasetLoader, train: Train, rows: list[dict[str, Any]], origins: Origins
 ) -> tuple[list[dict[str, Any]], Origins]:
-    """Leave out the training rows that stand in the file of `drop`, and say how many these are."""
+    """Drop the training rows listed in the file of `drop`.
+
+    Warn with their number. A listed row that is not in the training data is a mistake.
+    """
     assert train.drop is not None
     where = f'{train.where} drop "{train.drop}"'
     named = sources.read_rows(train.drop, replace(train, separator=None, encoding=None))
@@ -162,7 +175,7 @@ def _format_row_as_json(row: Mapping[str, Any]) -> str:
 def _mark_validation_rows(
     context: Context, train: Train, rows: list[dict[str, Any]], origins: Origins
 ) -> list[dict[str, Any]]:
-    """Mark the rows of `validation_data`, once it is sure that they are not trained on."""
+    """Mark the rows of `validation_data` as held out. A row that is trained on as well is a mistake."""
     complain = context.mistakes_at(train.where)
     if train.options.get("validation"):
         complain("validation holds out a share of the rows, but there is validation_data as well; remove one of them")

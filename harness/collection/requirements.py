@@ -1,4 +1,7 @@
-"""The modules that a run needs, looked for before anything is opened, and the packages that bring them."""
+"""Checks for required modules, before anything is opened.
+
+Missing modules are reported with the packages to install.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,10 @@ PACKAGES = {"lm_eval": "lm-eval", "securesystemslib": "'securesystemslib[crypto]
 
 
 def check_requirements(collection: Collection) -> None:
-    """Raise UsageError unless the modules of the statistics and of the plugins that are used are installed."""
+    """Raise UsageError if a required module is not installed.
+
+    Modules are required by the statistics and by the plugins in use.
+    """
     suite, asked = collection.suite, {i.eval for i in collection.items}
     models = [suite.model, *(s.model for s in suite.subjects.values() if s.use)]
     used = [(collection.plugins.find("loader", m.use).capabilities.needs, m.options) for m in models]

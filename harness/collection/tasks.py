@@ -30,7 +30,7 @@ REASONING_TOKENS = 512  # tokens: where a thought has no budget, it and its answ
 
 
 def make_task(context: Context, sources: DatasetLoader, spec: Eval) -> Task | None:
-    """Return an eval as a task, or None when its evaluator or its metrics cannot be had."""
+    """Return an eval as a task. None if its evaluator or its metrics are unavailable."""
     _check_eval(context, spec)
     complain, function = (
         context.mistakes_at(spec.where),
@@ -110,7 +110,10 @@ def add_shots(context: Context, sources: DatasetLoader, task: Task) -> Task:
 
 
 def _warn_of_repeated_questions(context: Context, spec: Eval, samples: Samples) -> None:
-    """Warn of rows that ask what others ask: they are no new evidence."""
+    """Warn of rows that repeat a question.
+
+    They are no new evidence. With stop = "early" they are a mistake.
+    """
     rows, distinct = (len(x) for x in ([s.key for s in samples if s.key], {s.key for s in samples if s.key}))
     if distinct == rows:
         return
@@ -153,7 +156,10 @@ def _check_eval(context: Context, spec: Eval) -> None:
 
 
 def find_rows_at_most_error(spec: Eval, rows: int) -> str:
-    """Return that there are more rows than an evaluation declares for all of its looks, or an empty text."""
+    """Return an error if there are more rows than `rows_at_most`.
+
+    This is the declared maximum over all looks. Empty if there are not more.
+    """
     if spec.rows_at_most is None or spec.rows_at_most >= rows:
         return ""
     what = f"rows_at_most is {spec.rows_at_most}, but there are {rows} rows already"
@@ -161,7 +167,10 @@ def find_rows_at_most_error(spec: Eval, rows: int) -> str:
 
 
 def _check_reasoning_budget(context: Context, spec: Eval, task: Task) -> None:
-    """Refuse a budget that nothing can keep; warn of a thought that has to share a few tokens with its answer."""
+    """Check the thought budget of an eval.
+
+    A budget that cannot be kept is a mistake. Warn if a thought without one shares few tokens with its answer.
+    """
     marks, budget, complain = spec.options.get("thought"), spec.thought_budget, context.mistakes_at(spec.where)
     named, _ = schema.list_options(task.function)
     if budget is None:
@@ -178,7 +187,7 @@ def _check_reasoning_budget(context: Context, spec: Eval, task: Task) -> None:
 
 
 def _check_loaders(context: Context, spec: Eval, task: Task) -> None:
-    """Refuse an eval whose answers a loader of the suite cannot give."""
+    """Check that the suite's loaders support an eval's generation settings."""
     complain = context.mistakes_at(spec.where)
     asked = {s.use or context.suite.model.use for s in context.suite.subjects.values() if not s.released}
     for use in sorted({context.suite.model.use, *asked}):
@@ -191,7 +200,7 @@ def _check_loaders(context: Context, spec: Eval, task: Task) -> None:
 
 
 def _list_unsupported_features(context: Context, use: str) -> tuple[str, ...]:
-    """Return what the models of a loader cannot, as it says; nothing of one that there is none of."""
+    """Return the features that a loader lacks. Empty for an unknown loader."""
     loader = context.plugins.provided.get(("loader", use))
     return loader.capabilities.lacks if loader else ()
 
@@ -211,7 +220,10 @@ def _find_unknown_method_error(context: Context, task: Task) -> str:
 def _load_eval_and_select_samples(
     context: Context, sources: DatasetLoader, spec: Eval, function: Callable[..., Any] | None
 ) -> tuple[Samples | None, Samples | None]:
-    """Return the samples of an eval and those of its select split, each None where there are none, or none yet."""
+    """Return the samples of an eval and of its select split.
+
+    Each is None if it does not exist, is not read yet, or is wrong.
+    """
     brings = capabilities.EvaluatorCapabilities.of(function).rows_for if function else None
     complain = context.mistakes_at(spec.where)
     if spec.chat_template_kwargs and spec.data is None:
@@ -240,7 +252,7 @@ def _load_eval_and_select_samples(
 def _make_checked_samples(
     context: Context, spec: Eval, rows: Rows, function: Callable[..., Any] | None
 ) -> Samples | None:
-    """Return rows as samples, which its evaluator accepts; None where they are wrong."""
+    """Convert rows to samples that their evaluator accepts. None, with mistakes, if they are wrong."""
     rows = rows[: spec.limit or None][: context.limit or None]
     able = capabilities.EvaluatorCapabilities.of(function) if function else capabilities.EvaluatorCapabilities()
     about: dict[str, Any] = {"columns": spec.columns, "cluster": spec.cluster, "slices": spec.slices}
@@ -270,5 +282,5 @@ def _make_checked_samples(
 
 
 def _make_prompt_key(sample: Sample) -> str:
-    """Return what tells a prompt from others, whatever arguments it is rendered with."""
+    """Return a key that identifies a prompt. Arguments of the chat template are left out."""
     return repr(chat.split_arguments(sample.input)[0] if isinstance(sample.input, list) else sample.input)

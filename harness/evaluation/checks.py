@@ -64,7 +64,7 @@ SHOWN_LINES = 5  # lines of evidence that are kept
 
 
 class Checks:
-    """The checks of a run's plugins, what the suite and the command ignore, and the waivers in force, by code."""
+    """The checks of a run's plugins, with ignores and waivers by code."""
 
     def __init__(
         self, plugins: Plugins, ignored: Mapping[str, str], waived: Mapping[str, Waiver] | None = None
@@ -104,12 +104,15 @@ class Checks:
         return [p for p in self.provided if self.stages[p.name] == stage]
 
     def gated(self, *stages: str) -> set[str]:
-        """Return the codes of the checks of some stages that look at gates."""
+        """Return the codes of the checks in these stages that take `gates`."""
         found = (p for stage in stages for p in self.checks_of_stage(stage))
         return {p.name for p in found if "gates" in inspect.signature(p.function).parameters}
 
     def run(self, stage: str, only: Container[str] | None = None, **objects: Any) -> list[Finding]:
-        """Run the checks of a stage, or `only` some, on its objects and those of the stages before."""
+        """Run the checks of a stage, or only some of them.
+
+        Each check gets the objects of this stage and of earlier ones.
+        """
         self.objects |= objects
         found: list[Finding] = []
         chosen = [p for p in self.checks_of_stage(stage) if only is None or p.name in only]
@@ -126,7 +129,7 @@ class Checks:
         return found
 
     def find_unknown_row(self, flag: Finding, *, own: bool) -> str:
-        """Return which evaluation or row a finding names that there is not; `own` checks name sources, too."""
+        """Explain which unknown evaluation or row a finding names. Our `own` checks name sources as well."""
         tasks: Mapping[str, Any] = self.objects.get("tasks", {})
         for name, ids in flag.rows.items() if tasks else ():
             if (task := tasks.get(name.removesuffix(SELECT_SUFFIX))) is None:
@@ -139,7 +142,7 @@ class Checks:
         return ""
 
     def load_or_run(self, path: Path, look: Callable[[], list[Finding]], warn: Callable[[str], None]) -> list[Finding]:
-        """Return what is remembered in a file, else look and remember it, unless a check crashed."""
+        """Load findings from a cache file, or compute and cache them. Nothing is cached if a check crashed."""
         if (known := artifact_cache.read_sealed_json(path, warn)) is not None:
             return [self._apply_ignores_and_waivers(Finding(**told)) for told in known]
         found = look()
@@ -155,11 +158,11 @@ class Checks:
         return replace(flag, ignored=waiver.summary() if waiver and reason is None else reason, waiver=waiver)
 
     def build_failed(self, error: UsageError) -> list[Finding]:
-        """Return what the trainer refused as flags."""
+        """Return the trainer's rejections as findings."""
         return [self.complete_finding("build", Finding("error", message)) for message in error.messages]
 
     def complete_finding(self, check: str, flag: Finding) -> Finding:
-        """Return a finding with its code and title, and with reason and waiver if it is ignored."""
+        """Return a finding with its code, title, and any ignore or waiver. Long evidence is cut."""
         code = f"{check}-{flag.kind}" if flag.kind else check
         more = len(flag.evidence) - SHOWN_LINES
         evidence = (*flag.evidence[:SHOWN_LINES], *([f"and {more} more"] if more > 0 else []))
@@ -202,18 +205,18 @@ def _run_check_catching_crashes(
 
 
 def check_title(provided: Provided) -> str:
-    """Return the name that a check declares beside its code, or an empty text."""
+    """Return the title that a check declares beside its code."""
     return str(provided.capabilities.title)
 
 
 def check_stage(provided: Provided) -> str:
-    """Return the last stage that one of a check's parameters comes from."""
+    """Return the last stage that provides one of a check's parameters."""
     wanted = inspect.signature(provided.function).parameters
     return ["data", *(stage for stage, objects in STAGES.items() if objects.keys() & wanted)][-1]
 
 
 def make_data_objects(collection: Collection, base: ModelRef, load: Callable[..., Any]) -> dict[str, Any]:
-    """Return what checks of the data see."""
+    """Build the objects passed to checks of the data stage."""
     pairs = zip(collection.training or (), collection.origins, strict=True)
     rows = [TrainingRow(i, source, row, raw) for i, (row, (source, raw)) in enumerate(pairs, 1)]
     suite = replace(collection.suite, gates=(), digest=collection.suite.ungated_digest, source=None)
@@ -222,7 +225,7 @@ def make_data_objects(collection: Collection, base: ModelRef, load: Callable[...
 
 
 def build_trainer(collection: Collection, base: ModelRef, adapter: Any) -> Built | None:
-    """Return the trainer with its rows prepared, or None when it cannot prepare them without training."""
+    """Build the trainer with its rows prepared. None if it does not train, or cannot prepare rows without training."""
     train = collection.suite.train
     if train is None or not collection.suite.trains or collection.training is None:
         return None
@@ -234,7 +237,7 @@ def build_trainer(collection: Collection, base: ModelRef, adapter: Any) -> Built
 
 
 def quote_text(text: str, width: int = 90) -> str:
-    """Write a text on one line between quotes, its middle left out when it is long."""
+    """Quote a text on one line, with a long middle elided."""
     line = text.encode("utf-8", "backslashreplace").decode().replace("\n", "\\n")
     if len(line) > width:
         line = f"{line[: width * 2 // 3]} … {line[-width // 3 :]}"

@@ -25,7 +25,7 @@ from harness.records.samples import Draw, Prompt, Sample, Score
 
 
 class SampledSubject:
-    """A subject that samples its answers as an eval says; the rest is the subject's own."""
+    """A subject that samples its answers as an eval configures. All else is delegated to the wrapped subject."""
 
     def __init__(self, subject: Subject, task: Task) -> None:
         self._subject, self._task = subject, task
@@ -50,7 +50,10 @@ class SampledSubject:
         return self._subject.generate(prompts, **options)
 
     def _make_seed(self, prompt: Prompt) -> int:
-        """Return 32 bits by the suite's seed, row and draw; of a prompt that is no row's, by its text and turn."""
+        """Derive a 32-bit seed from the suite's seed, row, turn and draw.
+
+        A prompt that belongs to no row counts by its text. With `seeds = "own"` the subject's name enters as well.
+        """
         key = repr(prompt)
         ids, turn = self._rows.get(key, [key]), self._asked[key]
         self._asked[key] += 1
@@ -65,9 +68,10 @@ class SampledSubject:
 
 
 def merge_draws(task: Task, rows: Iterable[Sample], draws: Sequence[Sequence[Score]]) -> list[Score]:
-    """Return a score for each row that has one in every draw.
+    """Merge the draws of each row into one score.
 
-    Raises UsageError where the draws of a row do not count alike.
+    Rows without a score in some draw are left out. Raises UsageError if the draws of a row have different weights or
+    lost values.
     """
     scores = [{score.id: score for score in draw} for draw in draws]
     complete = (row.id for row in rows if all(row.id in draw for draw in scores))
@@ -75,9 +79,9 @@ def merge_draws(task: Task, rows: Iterable[Sample], draws: Sequence[Sequence[Sco
 
 
 def expected_best(values: Sequence[float], k: int) -> float:
-    """Return the mean over all k of these values of the best of them.
+    """Return the mean of the maximum over all subsets of k values.
 
-    Of 0/1 values that is pass@k, 1 - C(n - c, k) / C(n, k) for c of n right (Chen et al. 2021, arXiv:2107.03374).
+    For 0/1 values this is pass@k, 1 - C(n - c, k) / C(n, k) with c of n correct (Chen et al. 2021, arXiv:2107.03374).
     """
     ways = (math.comb(rank, k - 1) for rank in range(len(values)))  # in which the value of this rank is the best
     return math.fsum(n * value for n, value in zip(ways, sorted(values), strict=True)) / math.comb(len(values), k)
@@ -105,7 +109,7 @@ def _merge_draws_of_row(task: Task, scores: Sequence[Score]) -> Score:
 def _iterate_draw_metrics(
     task: Task, name: str, values: Sequence[float], draws: Sequence[Draw]
 ) -> Iterable[tuple[str, float]]:
-    """Yield what a metric comes to over the answers of one row, by the names of `collection.draws`."""
+    """Yield the draw metrics of one row, named as in `collection.draws`."""
     yield from ((f"{name}.pass@{j}", expected_best(values, j)) for j in task.spec.pass_at)
     yield f"{name}.all@{len(values)}", min(values)
     yield name + SPREAD, stdev(values)

@@ -35,11 +35,11 @@ def evaluate(
     *,
     enough: Callable[[Result], bool] | None = None,
 ) -> Result:
-    """Evaluate a subject on a task's rows; `against` goes to evaluators that compare.
+    """Evaluate a subject on a task's rows; `against` goes to comparative evaluators.
 
-    With `enough` the rows are asked in a random order, and no more once it is true at one of the `looks`.
-    A row without a score is listed in `missing`, and stays an error. Raises UsageError on scores
-    for rows that do not exist or that were scored already, and whatever the evaluator raises.
+    With `enough`, rows are evaluated in random order until it is true at one of the `looks`. A row without a score is
+    listed in `missing`, and stays an error. Raises UsageError on scores for rows that do not exist or were already
+    scored, and passes on errors of the evaluator.
     """
     samples = list(task.samples or ())
     if enough:
@@ -83,7 +83,7 @@ def evaluate(
 
 
 def batch_rows(task: Task, subject: Subject) -> int:
-    """Return how many rows to hand out at once; what is timed is asked a few at a time."""
+    """Return the number of rows per evaluator call. Timed evaluators always get the default, CHUNK_ROWS."""
     return CHUNK_ROWS if task.uncached else getattr(subject, "preferred_batch_rows", None) or CHUNK_ROWS
 
 
@@ -117,7 +117,10 @@ def validate_score(score: Score) -> Score:
 
 
 def standard_errors(task: Task, result: Result) -> dict[str, float]:
-    """Return the plain standard error of each metric that is a mean of equally weighted rows, as others print it."""
+    """Return the plain standard errors, as other tools report them.
+
+    Only metrics that are means of equally weighted rows have one.
+    """
     found = {}
     for metric in task.metrics.values():
         values = [s.values[metric.name] for s in result.scores if metric.name in s.values]
@@ -146,9 +149,10 @@ def metrics_by_slice(task: Task, result: Result) -> dict[str, dict[str, dict[str
 
 
 def iterate_scores(task: Task, made: Any, rows: Sequence[Sample], kinds: tuple[type, ...] = (Score,)) -> Iterator[Any]:
-    """Yield what an evaluator yields, of these kinds: Scores of the rows it was given, each once, as they are judged.
+    """Yield the validated items of an evaluator, of the given kinds.
 
-    Raises UsageError at anything else, with the evaluator's line.
+    Each score must belong to one of `rows`, and occur once. Raises UsageError on anything else, with the evaluator's
+    line.
     """
     wanted, samples, counts = {s.id for s in rows}, {s.id: s for s in rows}, task.capabilities.counts
     want = "Scores" if kinds == (Score,) else "Scores, Caveats or Labels"
@@ -168,7 +172,10 @@ def iterate_scores(task: Task, made: Any, rows: Sequence[Sample], kinds: tuple[t
 
 
 class FinishReasonRecorder:
-    """A subject that keeps how its answers ended, which evaluators need not pass on; the rest is the subject's own."""
+    """A subject that records finish reasons, which evaluators may drop.
+
+    All else is delegated to the wrapped subject.
+    """
 
     def __init__(self, subject: Subject, budget: ThoughtBudget | None = None) -> None:
         self._subject, self._budget = subject, budget
@@ -186,7 +193,7 @@ class FinishReasonRecorder:
         return answers
 
     def pop_completions(self, prompts: Sequence[Prompt]) -> list[Completion | None]:
-        """Return what was said to each prompt since the last call; None for what was not asked."""
+        """Return and clear the completions recorded for these prompts. None stands for a prompt without one."""
         found = [self._heard.get(repr(prompt)) for prompt in prompts]
         self._heard.clear()
         return found
@@ -202,7 +209,10 @@ class FinishReasonRecorder:
 
 
 def add_finish_reason(score: Score, said: Completion | None, task: Task) -> Score:
-    """Return a score that tells how its answer ended, as far as anybody knows, and the metrics that count endings."""
+    """Add finish reason, token count and completion metrics to a score.
+
+    These metrics are NaN if the finish reason is unknown.
+    """
     said = Completion() if said is None else said  # an empty one is false
     how, text = score.finish_reason or said.finish_reason, score.answer if score.answer is not None else said
     cut, silent = how in TRUNCATED, not text.strip()

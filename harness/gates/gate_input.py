@@ -48,7 +48,7 @@ class GateInput:
 
 @dataclass(frozen=True)
 class Unjudgeable:
-    """Why a gate cannot be judged, and what is known of it all the same."""
+    """A gate that cannot be judged, with the reason."""
 
     why: str
     outcome: Outcome = Outcome.ERROR
@@ -65,9 +65,9 @@ def make_gate_input(
     alpha: float,
     without: Collection[str] = (),
 ) -> GateInput | Unjudgeable:
-    """Return what a gate is judged on, or why it cannot be: what is missing, not finite or not paired.
+    """Prepare a gate's input, or explain why it is unjudgeable.
 
-    `without` holds ids of rows that are left out.
+    Reasons are input that is missing, not finite or not paired. `without` holds ids of rows that are left out.
     """
     # a caveat opens no gate; an ERROR comes before an INCONCLUSIVE
     runs, baselines = _list_judged_results(gate, candidate), _list_judged_results(gate, baseline)
@@ -113,9 +113,10 @@ def make_gate_input(
 def _make_labelled_gate_input(
     gate: Gate, metric: Metric, candidate: Result, labels: tuple[Labels, Labels], kept: Sequence[Sample], alpha: float
 ) -> GateInput | Unjudgeable:
-    """Return a comparison of what people said of both sides: of the rows that were labelled on both, and no others.
+    """Prepare a comparison on rows labelled on both sides.
 
-    An instrument may err otherwise on the other model, and what it says of more rows gains little.
+    No other rows are used: an instrument may err differently on the other model, and its values of more rows gain
+    little.
     """
     ours, theirs = (
         {i: Score(i, {metric.name: truth}) for i, truth in zip(one.rows, one.truth, strict=True)} for one in labels
@@ -129,7 +130,7 @@ def _make_labelled_gate_input(
 
 
 def error_verdict(gate: Gate, candidate: str, why: str, alpha: float, metric: Metric | None = None) -> Verdict:
-    """Return the ERROR of a gate that was not put to any row."""
+    """Make an ERROR verdict without rows. With an empty `why` it is a blank, to be filled in."""
     claim, about = (gate.metric, gate.claim(), gate.blocking, gate.versus), gate.claim_spec(metric)
     blank = Verdict(gate.id, candidate, Outcome.ERROR, "", *claim, alpha=alpha, group=gate.group, claim_spec=about)
     return as_error(blank, why) if why else blank
@@ -141,7 +142,7 @@ def as_error(verdict: Verdict, why: str) -> Verdict:
 
 
 def _select_gated_rows(gate: Gate, kept: list[Sample], slices: Slices, order: Sequence[str]) -> list[Sample]:
-    """Return the rows that the gate is about, each once; in the order they were looked at, where there is one."""
+    """Return the gate's rows, each once. In the order of evaluation, if there is one."""
     if order:
         by_id = {s.id: s for s in kept}
         return [by_id[i] for i in order if i in by_id]
@@ -151,7 +152,7 @@ def _select_gated_rows(gate: Gate, kept: list[Sample], slices: Slices, order: Se
 def _find_missing_input_error(
     gate: Gate, metric: Metric | None, candidate: Result | None, baseline: Result | None, slices: Slices
 ) -> str:
-    """Return why there is nothing to decide or to compare with, or an empty text."""
+    """Explain why there is no input to judge. Empty if there is."""
     if candidate is None:
         return f'"{gate.eval}" was not evaluated'
     if metric is None:
@@ -182,7 +183,10 @@ def _list_judged_results(gate: Gate, result: Result | None) -> list[Result]:
 
 
 def _find_recipe_runs_error(runs: Sequence[Result]) -> str:
-    """Return why runs are not those of a recipe, each with its own weights and on the same rows, or an empty text."""
+    """Explain why runs are not those of one recipe.
+
+    Empty if they are: enough of them, each with its own weights, on the same rows.
+    """
     if len(runs) < FEWEST_SEEDS:
         there = count_noun(len(runs), "run")
         return f"{there} of the recipe, but at least {FEWEST_SEEDS} are needed; set seeds in [train]"
@@ -198,7 +202,7 @@ def _find_scores_error(
     result: Result, scores: dict[str, Score], metric: Metric, rows: Sequence[Sample], samples: Sequence[Sample],
     limits: Sequence[float] | None,
 ) -> str:  # fmt: skip
-    """Return what is wrong with a result's scores of the rows, or an empty text."""
+    """Describe an error in a result's scores of the rows. Empty if there is none."""
     if missing := [s.id for s in rows if s.id not in scores]:
         return f"{len(missing)} of {len(rows)} rows have no score, {_format_example_ids(missing)}"
     if len(scores) > len(rows) and (strange := list(scores.keys() - {s.id for s in samples})):
@@ -239,9 +243,10 @@ def _find_binary_cap_error(gate: Gate, metric: Metric, scores: Sequence[Score]) 
 def _find_truncation_error(
     gate: Gate, metric: Metric, rows: Sequence[Sample], sides: Mapping[str, dict[str, Score]]
 ) -> str:
-    """Return that a side has too many answers that were cut for its rows to decide anything, or an empty text.
+    """Describe a side with too many truncated completions.
 
-    Without `cut_at_most` these are thoughts that did not end, which are never an answer.
+    Empty if there is none. Without `cut_at_most` only unfinished reasoning counts, since it is never an answer; with
+    it, unknown finish reasons are reported, too.
     """
     most, where = (MAX_TRUNCATED_REASONING, " while reasoning") if gate.cut_at_most is None else (gate.cut_at_most, "")
     for name, scores in sides.items():
@@ -266,7 +271,7 @@ def _find_truncation_error(
 
 
 def _is_worse(metric: Metric, ours: Score, theirs: Score) -> bool:
-    """Return whether a row's value is worse; one that is not known is not."""
+    """Return whether a row's value is worse. An unknown value is not."""
     ours_, theirs_ = (side.values.get(metric.name, math.nan) for side in (ours, theirs))
     return ours_ < theirs_ if metric.better == "higher" else ours_ > theirs_
 

@@ -62,7 +62,10 @@ cap = 5.0                         # nats per token: a row counts at most so much
 
 
 class EvaluatorDraft(NamedTuple):
-    """The metric that fits the answers, the lines of its evaluator, and what the answers are."""
+    """The metric and evaluator lines that fit a table's answers.
+
+    `answers` names the kind of answers in the report.
+    """
 
     metric: str
     lines: str
@@ -70,7 +73,10 @@ class EvaluatorDraft(NamedTuple):
 
 
 def make_suite_files(args: argparse.Namespace) -> tuple[dict[str, str], dict[str, Any]]:
-    """Return the files of a suite on a table by their names, and what was found; raises UsageError."""
+    """Draft the files of a suite from a table.
+
+    Returns their texts by name, and the printed report as data. Raises UsageError if the table cannot be used.
+    """
     path = reading.find_file(Path(), args.data, "--data")
     how = reading.detect_format(path, "--data", args.separator, args.encoding)
     taken = path.stat().st_size
@@ -103,7 +109,10 @@ def _describe_doubtful_encoding(how: Mapping[str, str], rows: Sequence[Row]) -> 
 
 
 def _make_draft(args: argparse.Namespace, rows: Sequence[Row]) -> tuple[Draft, CleanRows, list[str]]:
-    """Return a suite's draft, the rows behind it, and a line about columns that vary and are not used."""
+    """Draft a suite from the rows of a table.
+
+    Also returns the cleaned rows, and a line on columns that vary but are not used.
+    """
     layout = find_layout(rows) if args.input is None and args.label is None else None
     rows, columns = rename_columns(rows, 1 if layout else 2)
     safe = {role: name and safe_name(name) for role in ("label", "group") for name in [getattr(args, role)]}
@@ -131,7 +140,7 @@ def _make_draft(args: argparse.Namespace, rows: Sequence[Row]) -> tuple[Draft, C
 
 
 def _ask_column(role: str, among: Sequence[str]) -> str:
-    """Ask which column has a role; raises UsageError where nobody is at a terminal."""
+    """Ask the user which column has a role. Raises UsageError without a terminal or without an answer."""
     why = f"the {role} column is ambiguous"
     if not sys.stdin.isatty():
         raise UsageError(f"{why}; name it with --{role}: {', '.join(map(quote_text, among))}")
@@ -169,7 +178,7 @@ class Draft:
         return Counter(self.layout.read_answer(row) for row in self.parts[part])
 
     def evaluator(self) -> EvaluatorDraft:
-        """Return the metric that fits the answers, the lines of its evaluator, and what the answers are."""
+        """Choose the metric and evaluator that fit the answers."""
         if self.layout.kind == "preference":
             return EvaluatorDraft("preferred", 'use = "preference"', "pairs of a chosen and a rejected one")
         if self.choices:
@@ -179,7 +188,7 @@ class Draft:
         return _choose_free_evaluator(answers)
 
     def how(self) -> str:
-        """Return the lines of a suite by which rows are read, the same for training and evaluation."""
+        """Return the suite's lines on reading rows. Training and evaluation share them."""
         cluster = f"cluster = {quote_text(self.cluster or '')}            # keeps rows with the same value together\n"
         lines = cluster if self.cluster else ""
         if self.layout.kind != "columns":
@@ -207,7 +216,10 @@ class Draft:
         return {"suite.toml": suite, **{f"data/{part}.jsonl": text for part, text in lines.items() if text}}
 
     def _format_constant_answer_gate(self, metric: str) -> str:
-        """Return a gate against one answer to every row, for metrics of which that answer's score is its share."""
+        """Format a gate against one constant answer to every row.
+
+        Empty for metrics on which the score of that answer is not its share of the rows.
+        """
         if metric in ("token_f1", "perplexity", "preferred"):
             return ""
         (answer, often), *_ = self.labels("confirm").most_common(1)
@@ -252,7 +264,10 @@ def _name_source_row(message: str, draft: Draft, folder: str) -> str:
 
 
 def _drop_near_duplicates(draft: Draft) -> tuple[Draft, Counter[str]]:
-    """Return a draft without the rows to train on and to choose by that D10 finds in another part, and how many."""
+    """Drop train and select rows that D10 finds in another part.
+
+    Also returns how many. Raises UsageError if D10 crashes or too few training rows are left.
+    """
     from harness.evaluation.checks import CRASH_KIND, TRAINING_SOURCES, make_data_objects
     from harness.pipeline.session import Options, collect_checks, prepare_collection
     from harness.records.models import ModelRef
@@ -297,7 +312,10 @@ def _drop_near_duplicates(draft: Draft) -> tuple[Draft, Counter[str]]:
 def _print_draft_report(
     draft: Draft, how: Mapping[str, str], rows: int, dropped: Counter[str], notes: Sequence[str]
 ) -> dict[str, Any]:
-    """Say what was found, left out and split, and return it as data; raises UsageError where a part has one label."""
+    """Print a draft's findings, and return them as data.
+
+    Raises UsageError if all confirm rows have the same label.
+    """
     roles, layout = draft.roles, draft.layout
     counts = {part: draft.labels(part) for part in PARTS}
     (answer, often), *_ = counts["confirm"].most_common(1)
@@ -346,7 +364,10 @@ def _describe_part(part: str, labels: Counter[str], choices: bool) -> str:
 
 
 def _describe_majority_baseline(counts: Mapping[str, Counter[str]], choices: bool) -> list[str]:
-    """Return the score of the majority class, labels that a part lacks, and whether any model could beat it."""
+    """Describe the majority baseline and whether any model can beat it.
+
+    Also lists the labels that a part lacks.
+    """
     confirm = counts["confirm"]
     (answer, often), *_ = confirm.most_common(1)
     share, total = often / confirm.total(), confirm.total()
@@ -370,5 +391,5 @@ def _describe_majority_baseline(counts: Mapping[str, Counter[str]], choices: boo
 
 
 def shorten(text: str) -> str:
-    """Return a text of at most 30 characters, with "…" where more followed."""
+    """Truncate a text to 30 characters, marking the cut with "…"."""
     return text if len(text) <= 30 else f"{text[:29]}…"

@@ -81,7 +81,7 @@ class LedgerEntry:
 
     @cached_property
     def text(self) -> str:
-        """What the file of the set of rows holds: the keys of one on a line, sorted."""
+        """The text of the rows file. Each line has the keys of one row, and the lines are sorted."""
         return "".join(f"{line}\n" for line in sorted(map(" ".join, self.rows)))  # twice as fast as tuples sort
 
     @cached_property
@@ -90,19 +90,22 @@ class LedgerEntry:
         return hashlib.sha256(self.text.encode()).hexdigest()
 
     def scores_digest(self, rows: frozenset[Row] | None = None) -> str:
-        """Return the digest of the scores, of some of the rows or of all; empty where they are not known."""
+        """Digest the scores of some or all rows. Empty if the scores are not known."""
         if not self.scores:
             return ""
         return _hash_value(sorted([*row, *self.scores.get(row, ())] for row in (self.rows if rows is None else rows)))
 
 
 def counts_as_attempt(task: Task) -> bool:
-    """Return whether an eval tells of a candidate by rows, gated or not: all do but those that count."""
+    """Return whether a look at an eval counts as an attempt.
+
+    It does, gated or not, unless all its metrics are counts or none of its rows has a key.
+    """
     return any(not m.is_count for m in task.metrics.values()) and any(task.keys)
 
 
 def scores_by_row(task: Task, result: Result) -> dict[Row, tuple[str, ...]]:
-    """Return what each row scored, whatever rows and metrics are called; labels stand beside every row."""
+    """Return each row's scores, followed by the digests of labels, without any names."""
     scores = {s.id: s for s in result.scores}
     labels = [_hash_value(asdict(found)) for found in result.labels]
     found: dict[Row, list[str]] = {}
@@ -113,7 +116,7 @@ def scores_by_row(task: Task, result: Result) -> dict[Row, tuple[str, ...]]:
 
 
 def overlaps(one: frozenset[Row], other: frozenset[Row]) -> bool:
-    """Return whether two sets of rows have so many in common that a look at one tells of the other."""
+    """Return whether a look at one set of rows reveals the other. They must share a tenth of the smaller set."""
     small, large = sorted((one, other), key=len)
     keys = _flatten_row_keys(large)
     return bool(small) and OVERLAP_DIVISOR * sum(not keys.isdisjoint(row) for row in small) >= len(small)
@@ -136,7 +139,10 @@ def _hash_value(value: Any) -> str:
 
 @dataclass(frozen=True)
 class AttemptNumber:
-    """The how-manieth attempt at its rows a look is, from 1; `stages` are the rows of its looks, the last its own."""
+    """The number of an attempt at its rows, from 1.
+
+    `stages` has the number of rows of each of its looks, its own last.
+    """
 
     number: int
     stages: tuple[int, ...]
@@ -148,7 +154,10 @@ class AttemptNumber:
 
 @dataclass(frozen=True)
 class LedgerState:
-    """What a ledger is: when it began, all of its lines, the last of them, and whether it began with this run."""
+    """The line digests of a ledger.
+
+    `ledgers` are its first lines, `heads` its last; `began` says whether it began with this run.
+    """
 
     ledgers: tuple[str, ...] = ()
     heads: tuple[str, ...] = ()
@@ -173,7 +182,7 @@ class Ledger:
 
     @classmethod
     def from_environment(cls, warn: Callable[[str], None]) -> Ledger:
-        """Return the ledger that HARNESS_LEDGER names, else the one in the cache folder."""
+        """Return the ledger of HARNESS_LEDGER, else of the cache folder."""
         named = os.environ.get(ELSEWHERE)
         return cls(Path(named).absolute() if named else cache_dir() / FILE, warn)
 
@@ -245,7 +254,7 @@ class Ledger:
             raise self._make_write_error(error) from None
 
     def state(self) -> LedgerState:
-        """Return what the ledger is now."""
+        """Return the current state of the ledger."""
         lines = self.read_lines()
         ids, named = [line["id"] for line in lines], {a for line in lines for a in line["after"]}
         begins = tuple(line["id"] for line in lines if "ledger" in line)
@@ -256,7 +265,10 @@ class Ledger:
         return [line for line in self.read_lines() if "rows" in line]
 
     def read_lines(self) -> list[dict[str, Any]]:
-        """Return what was written. Raises UsageError where a line was lost or changed, or is of another format."""
+        """Read and verify the lines of the ledger.
+
+        Raises UsageError if the file cannot be read, or a line was lost or changed, or is of another format.
+        """
         try:
             about = self.path.stat()
             if self._known[0] != (about.st_size, about.st_mtime_ns):
@@ -278,7 +290,10 @@ class Ledger:
     # -- which looks count -------------------------------------------------------------------------
 
     def _is_look_at_same_rows(self, line: Mapping[str, Any], look: LedgerEntry) -> bool:
-        """Return whether an earlier look was at enough of these rows; of those that all have, in the same project."""
+        """Return whether an earlier look was at enough of these rows.
+
+        Rows that every project has count only within one project. Rows that cannot be read count as the same.
+        """
         pair = line["rows"], look.digest
         if line["rows"] == look.digest:  # which need not be read
             self._met[pair] = True
@@ -295,7 +310,7 @@ class Ledger:
         return None if data is None else frozenset(tuple(line.split()) for line in data.decode().splitlines())
 
     def _read_intact_rows_bytes(self, rows: str) -> bytes | None:
-        """Return what the file of a set of rows holds, or None where it is not there or not what it was."""
+        """Read the file of a set of rows, if it is intact. None if it is missing or does not match its digest."""
         with suppress(OSError):
             data = self.rows_file(rows).read_bytes()
             return data if hashlib.sha256(data).hexdigest() == rows else None
@@ -309,7 +324,11 @@ class Ledger:
         append_line(self.path, {**line, "id": _hash_line(line)})
 
     def _parse_and_verify_lines(self, data: bytes) -> list[dict[str, Any]]:
-        """Return the lines of a ledger, each once; what a kill cut off at its end was never told to anybody."""
+        """Parse and verify the lines of a ledger, each once.
+
+        A last line that a kill cut off is dropped: nobody was given its result. Raises UsageError if a line was lost or
+        changed, or is of another format.
+        """
         # A run of many evals looks after each of them: only what was added since is parsed.
         begins = self._parsed[0] if data.startswith(self._parsed[0]) else b""
         found = dict(self._parsed[1]) if begins else {}
@@ -349,10 +368,10 @@ class Ledger:
 
 
 def _map_looks_to_attempts(looks: Sequence[Mapping[str, Any]]) -> dict[str, str]:
-    """Return the attempt of each look, the id of its first one.
+    """Map each look to its attempt, the id of its first look.
 
-    Looks that went on from each other are one, and so are those at one candidate under one set of claims, unless an
-    evaluation was repeated and scored otherwise.
+    Looks that went on from each other are one attempt, and so are those at one candidate under one set of claims and
+    settings, unless an evaluation was repeated with other scores.
     """
     found: dict[str, str] = {}
     pairs: dict[tuple[str, ...], str] = {}
@@ -372,7 +391,7 @@ def _map_looks_to_attempts(looks: Sequence[Mapping[str, Any]]) -> dict[str, str]
 
 
 def _find_joined_attempt(look: LedgerEntry, ours: Sequence[Mapping[str, Any]], first: Mapping[str, str]) -> str:
-    """Return the attempt that a look joins which was not had before, or an empty text where it begins one."""
+    """Return the earlier attempt that a new look joins. Empty if it begins an attempt."""
     pair = _make_attempt_key(look.role, look.weights, look.claims, look.settings)
     same = [x for x in ours if _make_attempt_key(x["role"], x["weights"], x["claims"], x["settings"]) == pair]
     repeated = any(line["measure"] == look.measure for line in same)
@@ -386,7 +405,7 @@ def _make_attempt_key(role: str, weights: str, claims: str, settings: str) -> tu
 def describe_attempts(
     verdicts: Sequence[Verdict], spend: bool, standings: Sequence[AttemptNumber], way: str = SUITE_WAY
 ) -> list[str]:
-    """Return what repeated attempts mean for the stated risk, a `way` out, and what was not counted."""
+    """Describe how repeated attempts affect the stated risk, with a `way` out."""
     found = []
     if again := [v for v in verdicts if v.attempt > 1 and v.alpha]:
         most = max(again, key=lambda v: (v.attempt, v.blocking))

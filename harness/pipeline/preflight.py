@@ -1,4 +1,7 @@
-"""What needs the libraries but not the model in memory: real configuration objects, tokenizer, lengths, remote data."""
+"""Checks that need the libraries but no model in memory.
+
+They cover real configuration objects, tokenizer, lengths and remote data.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +35,11 @@ NEEDS_POSIX = "runs models, which needs Linux or macOS; on Windows use WSL (gate
 
 @dataclass(frozen=True)
 class PreflightResult:
-    """What preflight opened: the base, the adapter's configuration, a merged candidate made elsewhere, other models."""
+    """The models and adapters that preflight opened.
+
+    `source` is the base, `adapter` the adapter's configuration, `candidate` a merged model made elsewhere, and `others`
+    are other models.
+    """
 
     source: Source
     adapter: Adapter | None = None
@@ -46,9 +53,10 @@ class PreflightResult:
 def run_preflight(
     collection: Collection, limit: int | None = None, *, remembers: bool = True
 ) -> tuple[Collection, PreflightResult]:
-    """Open the sources, build what the libraries will be given, measure lengths. Raises UsageError on mistakes.
+    """Open models, build library configurations, and measure prompt lengths.
 
-    What passed once on exactly this collection, model and code is not built again, unless `remembers` is false.
+    Raises UsageError on mistakes. A build that passed once on exactly this collection, model and code is skipped,
+    unless `remembers` is false.
     """
     if not hasattr(os, "fork"):
         raise UsageError(f"{collection.suite.path}: {NEEDS_POSIX}")
@@ -121,9 +129,10 @@ def _open_source(collection: Collection, use: str, path: str, options: Mapping[s
 
 
 def collection_digest(collection: Collection, source: Source, *, gates: bool) -> str:
-    """Return a digest of what checks of a collection look at: suite, rows, model, code, libraries and switches.
+    """Digest everything that the checks of a collection look at.
 
-    Without `gates` their claims are left out: a margin that is edited changes nothing that was looked at.
+    That is suite, rows, model, code, libraries and switches. Without `gates` their claims are left out: editing a
+    margin changes nothing that was looked at.
     """
     where = [source.digest, source.path, source.context, _digest_model_folder(source)]
     whole = collection.suite.digest if gates else collection.suite.ungated_digest
@@ -136,9 +145,10 @@ def collection_digest(collection: Collection, source: Source, *, gates: bool) ->
 
 
 def recipe_digest(collection: Collection, ready: PreflightResult, versions: Mapping[str, str]) -> str:
-    """Return a digest of what an adapter depends on: base, adapter, trainer, rows, seed, options, code, libraries.
+    """Digest everything that a trained adapter depends on.
 
-    Options stand with their defaults, so that a default which changes makes another recipe.
+    That is base, adapter, trainer, rows, seed, options, code, libraries and switches. Options include their defaults,
+    so that a changed default makes another recipe.
     """
     suite, find = collection.suite, collection.plugins.find
     used = [find("loader", suite.model.use)]
@@ -157,13 +167,13 @@ def recipe_digest(collection: Collection, ready: PreflightResult, versions: Mapp
 
 
 def _digest_model_folder(source: Source) -> str | None:
-    """Return one sha256 for all that lies in a model's folder; None for a model that is served."""
+    """Return one sha256 of everything in a model's folder. None for a served model."""
     folder = Path(source.path)
     return keys.digest_folder(folder, source.digest) if folder.is_dir() else None
 
 
 def _make_checked_adapter(collection: Collection, source: Source, mistakes: Mistakes, known: bool) -> Adapter | None:
-    """Make the adapter, and check all of it that needs no model."""
+    """Make the adapter, and check everything that needs no model. Mistakes are collected, and give None."""
     table, use = collection.suite.adapter, collection.suite.model.use
     with mistakes.collecting(table.where if table else str(collection.suite.path)):
         made = make_adapter(collection)
@@ -181,7 +191,10 @@ def _make_checked_adapter(collection: Collection, source: Source, mistakes: Mist
 
 
 def make_adapter(collection: Collection) -> Adapter:
-    """Return the adapter of the suite, or the plain one that reads what was trained elsewhere."""
+    """Make the suite's adapter, or the plain one for foreign adapters.
+
+    Raises UsageError if a plugin returns anything else.
+    """
     table = collection.suite.adapter
     used = collection.plugins.find("adapter", table.use) if table else collection.plugins.foreign_adapter()
     made: Adapter = used.function(**(table.options if table else {}))
@@ -228,7 +241,10 @@ def supported_keywords(function: Callable[..., Any], known: Mapping[str, Any]) -
 
 
 def _require_safe_model_files(folder: Path, where: str) -> None:
-    """Raise UsageError where `verify` would not accept an export of this folder, before anything of it is loaded."""
+    """Raise UsageError if `verify` would reject an export of this folder.
+
+    It is called before any of its files is loaded.
+    """
     try:
         formats.check_candidate(folder)
     except formats.UnsafeFileError as error:
@@ -244,7 +260,7 @@ def open_folder(collection: Collection, path: str) -> Source:
 
 
 def _check_prompt_lengths(collection: Collection, source: Source, mistakes: Mistakes) -> None:
-    """Report the rows that do not fit into the model's context with their worked examples and answer."""
+    """Report rows that exceed the model's context. Worked examples and the answer count towards their length."""
     if source.context is None:
         return
     tell = collection.plugins.hook.harness_progress
@@ -271,7 +287,10 @@ def _check_prompt_lengths(collection: Collection, source: Source, mistakes: Mist
 
 
 def _list_longest_pairs(task: Task, shots: int, seed: int) -> list[tuple[str, tuple[Any, str]]]:
-    """Return (row id, (prompt, longest continuation)) of every row that prompts; a whole text is scored in windows."""
+    """Return (row id, (prompt, longest continuation)) of every row with a prompt.
+
+    A whole text is left out, since it is scored in windows.
+    """
     examples = fewshot.choose_examples(task.shots, shots, seed)
     found = []
     given = task.spec.options.get("choices", "choices")

@@ -1,4 +1,4 @@
-"""What a stage may use: what will be run, what preflight opened, options and stores. No result is kept in it."""
+"""The collection, opened models, options and stores of a run. No result is kept here."""
 
 from __future__ import annotations
 
@@ -65,7 +65,10 @@ class Options:
     listeners: tuple[Any, ...] = ()  # plugins that watch, such as the terminal
 
     def to_json(self) -> dict[str, Any]:
-        """Return what was asked beside the suite, by flag, without secrets and what decides nothing."""
+        """Return the options that differ from their defaults, by flag.
+
+        Secrets are redacted, and options that decide nothing are left out.
+        """
         given = {f.name: getattr(self, f.name) for f in fields(self) if f.compare and f.name not in NEUTRAL_OPTIONS}
         asked = {name: value for name, value in given.items() if value != getattr(Options, name)}
         overrides = []
@@ -81,7 +84,7 @@ class Options:
 
 @dataclass(frozen=True)
 class Session:
-    """What a stage may use."""
+    """The collection, models, options and stores that a stage may use."""
 
     collection: Collection
     opened: preflight.PreflightResult
@@ -120,7 +123,10 @@ class Session:
         return [i for i in self.collection.items if i.subject == subject]
 
     def with_examples(self, item: Item, subject: Subject) -> Subject:
-        """Return the subject itself, or with its worked examples in front of it."""
+        """Put a baseline's worked examples in front of its prompts.
+
+        Other subjects are returned as they are. A cached subject is set to need finish reasons if the item does.
+        """
         if isinstance(subject, CachedSubject):
             subject.wants_endings = self.collection.wants_endings(item.eval)
         if (baseline := self.suite.subjects.get(item.subject)) is None or not baseline.examples:
@@ -131,7 +137,10 @@ class Session:
         return fewshot.FewShot(item.subject, subject, examples)
 
     def load(self, refs: Sequence[ModelRef], model: Model | None = None) -> Loading:
-        """Yield models and a subject for each; none is loaded before something is asked that is not remembered."""
+        """Load models lazily, yielding a subject for each.
+
+        No model is loaded before a request that the cache cannot answer.
+        """
         model, options = model or self.suite.model, self.options
         about = LoaderSettings(self.collection.plugins, self.suite.path, options.on, options.patience, options.shelf)
         return load_models(about, refs, model, self.responses, self.progress)

@@ -59,15 +59,16 @@ class EqualRuns:
 
     @property
     def exit_code(self) -> ExitCode:
-        """Return 1 where a gate is wrong on equal models more often than its risk."""
+        """Return 1 if a gate errs more often than its risk. The runs are of equal models."""
         return ExitCode.OK if all(gate.is_within_alpha for gate in self.gates) else ExitCode.FAILED
 
 
 def compare_equal_runs(path: Path, options: Options, runs: int, vary: Sequence[str] = ()) -> EqualRuns:
-    """Evaluate the base of a suite several times, put its gates to pairs of these runs, and keep what was found.
+    """Judge a suite's gates on repeated runs of its base.
 
-    `vary` names SOURCES, by default what the suite can vary of DEFAULT. Raises UsageError on mistakes in the suite,
-    and where no gate is on an evaluation that can be run so.
+    Gates are judged on pairs of runs, and the result is kept in the suite's record. `vary` names SOURCES, by default
+    those of DEFAULT_SOURCES that the suite can vary. Raises UsageError on mistakes in the suite, and if no gate is on
+    an evaluation that can be repeated.
     """
     if runs < MIN_RUNS:
         raise UsageError(f"--runs is {runs}; it must be {MIN_RUNS} or more")
@@ -98,7 +99,10 @@ def compare_equal_runs(path: Path, options: Options, runs: int, vary: Sequence[s
 
 
 def _select_gated_solo_tasks(session: Session) -> tuple[list[Task], list[str]]:
-    """Return the evaluations with gates that a model can answer again, and why others are left out."""
+    """Select the evaluations with gates that a model can repeat.
+
+    Returns why the others are left out, too.
+    """
     found, skipped = list[Task](), list[str]()
     gated = {gate.eval for gate in session.suite.gates if gate.metric}
     for name, task in session.collection.tasks.items():
@@ -111,7 +115,10 @@ def _select_gated_solo_tasks(session: Session) -> tuple[list[Task], list[str]]:
 
 
 def _choose_sources(session: Session, tasks: Sequence[Task], asked: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Return what varies between runs, and why the rest of what was asked for does not."""
+    """Choose the sources of variation between runs.
+
+    Returns why the other requested ones do not vary, too.
+    """
     loader = session.collection.plugins.find("loader", session.suite.model.use)
     has_dtype = "dtype" in schema.list_options(loader.function)[0]
     constant = {
@@ -152,7 +159,10 @@ def evaluate_equal_runs(
 def _list_loads(
     session: Session, runs: int, sources: Sequence[str]
 ) -> Iterator[tuple[Session, ModelRef, Sequence[int]]]:
-    """Yield what loads the base, the base, and its runs; every other run has another dtype, or no other process."""
+    """Yield each load's session, base and run numbers.
+
+    Every other run has another dtype, or this process alone, if these are to vary.
+    """
     base, every = session.base, range(runs)
     if not {"dtype", "processes"}.intersection(sources):
         yield session, base, every
@@ -166,7 +176,7 @@ def _list_loads(
 
 
 def _answer(session: Session, task: Task, subject: Subject, number: int, sources: Sequence[str]) -> Result:
-    """Evaluate the base once more, or let it answer what a judge will grade."""
+    """Evaluate the base once more. If a judge grades the evaluation, only generate the answers."""
     samples, item = list(task.samples or ()), Item(session.suite.name, "base", task.spec.name)
     if number and "company" in sources:  # the first is the run that a suite would have
         random.Random(number).shuffle(samples)  # noqa: S311 -- not for secrets
@@ -184,7 +194,10 @@ def _answer(session: Session, task: Task, subject: Subject, number: int, sources
 
 
 def _grade(run: RunContext, task: Task, answered: Sequence[Result], sources: Sequence[str]) -> list[Result]:
-    """Let a judge grade the answers of each run, alone, or beside those of another seed."""
+    """Grade the answers of each run with a judge.
+
+    It grades them alone, or, if it judges pairs, beside those of another run.
+    """
     marking = run.make_marking(Item(run.suite.path.name, "base", task.spec.name))
     assert marking.responses is None  # or a judge would not be asked anew
     if task.marks != "pairs":
@@ -198,7 +211,10 @@ def _grade(run: RunContext, task: Task, answered: Sequence[Result], sources: Seq
 
 
 def _iterate_row_flips(task: Task, results: Sequence[Result]) -> Iterator[RowFlips]:
-    """Yield what each metric of rows comes to over the runs; none of what is not known of all rows."""
+    """Yield the flips of each row metric between runs.
+
+    A metric with an unknown value on some row is left out.
+    """
     for metric in (m for m in task.metrics.values() if m.is_of_rows and not m.combine):
         runs = [{s.id: s.values.get(metric.name, math.nan) for s in result.scores} for result in results]
         if not all(math.isfinite(value) for run in runs for value in run.values()):
@@ -217,7 +233,10 @@ def _iterate_row_flips(task: Task, results: Sequence[Result]) -> Iterator[RowFli
 
 
 def _simulate_verdict_flips(gate: Gate, task: Task, results: Sequence[Result], session: Session) -> VerdictFlips:
-    """Judge a gate on pairs of models, whose rows, or clusters of them, are each from another run."""
+    """Judge a gate on simulated pairs of equal models.
+
+    The two sides of a pair take each row, or cluster of rows, from different runs.
+    """
     metric, seed, alpha = task.metrics[gate.metric_name], session.suite.header.seed, gate_alpha(gate, session.suite)
     pairs, verdicts = list(_iterate_resampled_pairs(task, results, seed)), PairVerdicts(gate, task, alpha)
     outcomes, wrong, at_margin = verdicts.shares(pairs), None, None
@@ -240,7 +259,10 @@ def _simulate_verdict_flips(gate: Gate, task: Task, results: Sequence[Result], s
 
 
 class PairVerdicts:
-    """The verdicts of a gate on pairs of results; what has the same rows but for their order is decided once."""
+    """Verdicts of a gate on pairs of results.
+
+    Pairs with the same rows in another order are decided once.
+    """
 
     def __init__(self, gate: Gate, task: Task, alpha: float) -> None:
         self.gate, self.task, self.alpha = gate, task, alpha
@@ -249,7 +271,7 @@ class PairVerdicts:
         self._known: dict[Any, Outcome] = {}
 
     def decide(self, ours: Result, theirs: Result) -> Outcome:
-        """Return what the gate says of two models."""
+        """Return the gate's outcome on a pair of results."""
         metric, against = self.task.metrics[self.gate.metric_name], theirs if self.gate.versus else None
         sides = [[_row_values(score, metric) for score in one.scores] for one in (ours, against) if one]
         key = frozenset(Counter(zip(*sides, strict=True)).items())
@@ -290,7 +312,10 @@ def _list_clusters(task: Task) -> list[list[str]]:
 
 
 def _worsen_random_clusters(task: Task, metric: Metric, loss: float, result: Result, chance: random.Random) -> Result:
-    """Return a result of a model that is worse by so much: clusters get the worst value, as many as that takes."""
+    """Lower a result by an expected loss.
+
+    Random clusters get the worst value, as many as that takes.
+    """
     worst = 0.0 if metric.better == "higher" else 1.0
     most = fmean(abs(score.values[metric.name] - worst) for score in result.scores)
     broken = {i for ids in _list_clusters(task) if chance.random() * most < loss for i in ids}

@@ -106,7 +106,10 @@ def _forecast_stages(
     measured: Mapping[str, Measured],
     history: History,
 ) -> list[Stage]:  # fmt: skip
-    """Add up what every stage takes: rows as they took before or as they were measured, less what is remembered."""
+    """Estimate the seconds of every stage.
+
+    Rows take as long as in earlier runs, or else as measured; cached ones take no time.
+    """
     there = {m.name for m in made if m.there}
     whole: float | None = None
     stages = [

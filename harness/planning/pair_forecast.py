@@ -1,4 +1,7 @@
-"""What two scored runs on the same rows can prove, before a claim is made: never which of them is ahead."""
+"""Provable claims of two runs scored on the same rows.
+
+They are known before a claim is made, and never show which run is ahead.
+"""
 
 from __future__ import annotations
 
@@ -21,12 +24,12 @@ MARGINS = (0.01, 0.02, 0.05)  # of proportions, for which the rows needed are sh
 
 @dataclass(frozen=True)
 class PairForecast:
-    """How many rows two runs share, how much they differ, and what that can prove with a power of 80 %.
+    """Rows, differences and provable claims of two runs.
 
-    `discordant` counts the rows that differ, of 0/1 rows; `deviation` is the root mean square of a row's difference,
-    which tells no direction. `margin` is the least that an equal candidate is proven to be worse by at most, and `gain`
-    what a candidate must be better by to be proven better at all; "" where no number is. `needed` holds, for margins,
-    how many rows an equal candidate needs.
+    Claims are proven with power 0.8. `discordant` counts the rows that differ, of 0/1 rows; `deviation` is the root
+    mean square of a row's difference, which shows no direction. `margin` is the least that an equal candidate is proven
+    to be worse by at most, and `gain` the least by which a candidate must be better to be proven better at all; "" if
+    there is none. `needed` holds, by margin, the rows that an equal candidate needs.
     """
 
     metric: str
@@ -46,7 +49,7 @@ class PairForecast:
 def forecast_pair(
     metric: Metric, samples: Sequence[Sample], ours: Mapping[str, Score], theirs: Mapping[str, Score], alpha: float
 ) -> PairForecast:
-    """Return what rows that both sides scored can prove. Raises ValueError where there are fewer than two."""
+    """Forecast the provable claims of rows scored on both sides. Raises ValueError below two rows."""
     name = metric.name
     both = [s for s in samples if all(s.id in side and name not in side[s.id].lost for side in (ours, theirs))]
     kept = [s for s in both if ours[s.id].weight_of(name) or theirs[s.id].weight_of(name)]
@@ -72,6 +75,6 @@ def forecast_pair(
 
 
 def _find_rows_needed(case: GatePower, margin: float) -> int | None:
-    """Return how many rows an equal candidate needs to be proven worse by at most a margin."""
+    """Return the rows an equal candidate needs for a margin."""
     found = case.search(power.search_rows, lambda n: (0.0, -margin, n / case.n))
     return None if found is None else math.ceil(found)

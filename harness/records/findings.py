@@ -1,4 +1,4 @@
-"""What a check is shown and what it finds: rows, the built trainer, and findings."""
+"""Inputs and results of checks: rows, the built trainer, and findings."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Severity = Literal["error", "warning", "note"]
 
 
 class FindingNames(NamedTuple):
-    """What a finding can be ignored by."""
+    """The names by which a finding can be ignored."""
 
     code: str
     check: str
@@ -23,12 +23,13 @@ class FindingNames(NamedTuple):
 
 @dataclass(frozen=True)
 class Finding:
-    """What one check found: how bad it is, what it is, which rows show it, and what to do.
+    """A result of one check: severity, description, evidence and fix.
 
-    `kind` tells apart what one check looks for ("duplicate"); the code is then "D11-duplicate". `rows` names the
-    samples it is about, by evaluation; those of its select split under "NAME (select)". `ignored` is the reason why
-    it does not count, and of an error `waiver` who answers for that. `code` and `title` are the check's, and set by
-    the harness.
+    `kind` tells apart the problems that one check looks for ("duplicate"); the code is then "D11-duplicate". `rows`
+    names the samples it is about, by evaluation; those of its select split under "NAME (select)". `ignored` is the
+    reason why it does not count; for an ignored error `waiver` names the person responsible. `code` and `title` are the
+    check's, and set by the harness. Raises ValueError for an unknown severity, TypeError for texts in place of lists or
+    lists in place of texts.
     """
 
     severity: Severity
@@ -65,7 +66,7 @@ class Finding:
 
     @property
     def names(self) -> FindingNames:
-        """Return what it can be ignored by: its code, its check's, and that one's title."""
+        """The names by which it can be ignored. They are its code, its check's code, and the check's title."""
         check = self.code.partition("-")[0]
         return FindingNames(self.code, check, self.title or check)
 
@@ -81,13 +82,13 @@ class TrainingRow:
 
     @property
     def prompt(self) -> str:
-        """Return what is asked: the prompt, or all messages but the last answer; empty for a text."""
+        """The prompt as text. For a chat it is all messages but the last; empty for a row that is only a text."""
         messages = self.row.get("messages")
         return prompt_text(messages[:-1] if isinstance(messages, list) else self.row.get("prompt", ""))
 
     @property
     def answer(self) -> str:
-        """Return what is learnt: the completion, the chosen answer of a pair, the last message, or the text."""
+        """The text to learn. It is the last message, the completion, the chosen answer of a pair, or the text."""
         if isinstance(messages := self.row.get("messages"), list):
             return prompt_text(messages[-1:])
         return prompt_text(next((self.row[name] for name in ("completion", "chosen", "text") if name in self.row), ""))
@@ -127,20 +128,23 @@ class Built:
 
     @property
     def kept_span(self) -> slice:
-        """The tokens of a row that are left when it is cut."""
+        """The slice of a row's tokens that truncation keeps."""
         return slice(-self.cut, None) if self.cut and self.keep_end else slice(self.cut)
 
     def show(self, example: Example) -> str:
-        """Write a row as the model will see it, what is learnt between ⟦ and ⟧."""
+        """Format a row as the model sees it. Its trained parts are between ⟦ and ⟧."""
         return mark_trained_tokens(self.tokenizer, example.ids[self.kept_span], example.labels[self.kept_span])
 
     def parts(self, example: Example) -> list[tuple[bool, str]]:
-        """Return a row as the model will see it in parts, each with whether it is learnt."""
+        """Split a row into trained and untrained parts.
+
+        The row is truncated as the model sees it; each part comes with whether it is trained.
+        """
         return split_trained_tokens(self.tokenizer, example.ids[self.kept_span], example.labels[self.kept_span])
 
 
 def mark_trained_tokens(tokenizer: Any, ids: Sequence[int], labels: Sequence[int]) -> str:
-    """Decode tokens; what is learnt stands between ⟦ and ⟧."""
+    """Decode tokens, with trained parts between ⟦ and ⟧."""
     return "".join(f"⟦{text}⟧" if learnt else text for learnt, text in split_trained_tokens(tokenizer, ids, labels))
 
 

@@ -13,10 +13,11 @@ from harness.records.samples import Prompt
 
 @dataclass(frozen=True)
 class Seal:
-    """What a candidate's folder held when it was opened: digest of its weights, sha256 of its files by their names.
+    """The digests of a candidate's folder at the time of opening.
 
-    `template` is the digest of the chat templates it is prompted with, `base` that of the weights under an adapter,
-    `beside` names what its loader does not read, which stays behind.
+    `weights` is the digest of its weights, `files` has the sha256 of its files by name. `template` is the digest of the
+    chat templates of its prompts, `base` that of the weights under an adapter. `beside` names the files that its loader
+    does not read, which are not exported.
     """
 
     weights: str
@@ -28,11 +29,11 @@ class Seal:
 
 @dataclass(frozen=True)
 class ModelRef:
-    """Where a model is and what was done to it.
+    """The location of a model, with its adapter and quantization.
 
-    `path` is what the loader understands (a folder once the source was opened), `adapter` a PEFT
-    folder on top of it, `quantization` the keywords of a BitsAndBytesConfig, `digest` names the weights. A candidate
-    that may be exported has a `seal`.
+    `path` is understood by the loader (a folder once the source was opened), `adapter` is a PEFT folder on top of it,
+    `quantization` holds the keywords of a BitsAndBytesConfig, `digest` identifies the weights. A candidate that may be
+    exported has a `seal`.
     """
 
     name: str
@@ -57,10 +58,10 @@ class Logprob:
 
 @dataclass(frozen=True)
 class Sampling:
-    """How to draw tokens instead of taking the likeliest; `seeds` holds one per prompt, so no row depends on others.
+    """Sampling settings, with one seed per prompt.
 
-    Of the distribution at `temperature` the `top_k` likeliest tokens are kept (0: all), then the fewest whose
-    probabilities reach `top_p`.
+    `seeds` make each row independent of the others. Of the distribution at `temperature` the `top_k` likeliest tokens
+    are kept (0: all), then the fewest with probabilities that reach `top_p`.
     """
 
     temperature: float
@@ -106,12 +107,15 @@ class Generate:
 
     @property
     def drawn(self) -> Sampling | None:
-        """Return how tokens are drawn; None where the likeliest is taken, as it is at temperature 0."""
+        """The sampling settings; None for greedy decoding, as at temperature 0."""
         return self.sampling if self.sampling and self.sampling.temperature > 0 else None
 
     @property
     def keywords(self) -> Generation:
-        """Return the keywords for another subject, which may not know those that change nothing."""
+        """The keywords to pass on to another subject.
+
+        Options without effect are left out, since that subject may not know them.
+        """
         said = {name: value for name, value in vars(self).items() if value or name in ("max_new_tokens", "stop")}
         return cast(Generation, said)
 
@@ -149,25 +153,35 @@ class Subject(Protocol):
         truncate: bool = False,
         thought_budget: ThoughtBudget | None = None,
     ) -> list[str]:
-        """Return an answer to each prompt, greedy unless `sampling` is given, up to the first stop string or token."""
+        """Return a completion of each prompt.
+
+        Decoding is greedy unless `sampling` is given, and ends at the first stop string or token.
+        """
 
     def logprobs(self, pairs: Sequence[tuple[Prompt, str]], *, truncate: bool = False) -> list[Logprob]:
-        """Score each continuation after its prompt; an empty prompt scores a whole text, in windows if it is long."""
+        """Score each continuation after its prompt.
+
+        With an empty prompt the continuation is a whole text, scored in windows if it is long.
+        """
 
 
 class Distributions(Protocol):
-    """What `drift` needs beyond a Subject."""
+    """The additional method of a Subject that `drift` needs."""
 
     def token_kl(self, texts: Sequence[str], against: Any) -> list[tuple[float, int]]:
-        """Return for each text the sum over its tokens of KL(against ‖ self), in nats, and the number of tokens."""
+        """Return each text's summed KL(against ‖ self) and token count.
+
+        The sum is over the text's tokens, in nats.
+        """
 
 
 class ExtendedSubject(Subject, Distributions, Protocol):
-    """A Subject with every optional member; a loader's may lack any of them, so ask by `getattr` with a default.
+    """A Subject with every optional member.
 
-    `context` is in tokens, `nbytes` the size of the weights in bytes. `prefix` is the text of the token before a text
-    without a prompt, `notes` what a reader should know about how answers came to be, `facts` what the subject came to
-    know of itself, for the report. `preferred_batch_rows` is how many rows an evaluator should pass at once (64).
+    A loader's subjects may lack any of them, so use `getattr` with a default. `context` is in tokens, `nbytes` is the
+    size of the weights in bytes. `prefix` is the text of the token before a text without a prompt, `notes` are remarks
+    for readers on how answers were computed, `facts` are the subject's findings about itself, for the report.
+    `preferred_batch_rows` is the number of rows that an evaluator should pass at once (64 if None).
     """
 
     @property
@@ -189,13 +203,16 @@ class ExtendedSubject(Subject, Distributions, Protocol):
         """Return the number of tokens of each prompt and continuation together."""
 
     def prompt_tokens(self, prompt: Prompt) -> list[str]:
-        """Return the text of each token of a prompt as the model gets it."""
+        """Return the text of each token of a prompt. The tokens are those that the model gets."""
 
     def render(self, messages: list[dict[str, str]]) -> str:
-        """Return chat messages as the template writes them, with the answer's turn opened."""
+        """Apply the chat template to messages, with the answer's turn opened."""
 
     def stream_generate(self, prompts: Sequence[Prompt], **options: Unpack[Generation]) -> Iterator[tuple[int, str]]:
-        """Yield number and answer as answers come, in any order, so that an interrupted run keeps them."""
+        """Yield (number, completion) pairs as they finish, in any order.
+
+        An interrupted run keeps those that it received.
+        """
 
     def stream_logprobs(
         self, pairs: Sequence[tuple[Prompt, str]], *, truncate: bool = False
@@ -203,7 +220,7 @@ class ExtendedSubject(Subject, Distributions, Protocol):
         """Yield number and score as scores come, in any order."""
 
     def forget(self) -> None:
-        """Drop what earlier requests left behind to be faster, so that an answer depends on its own request alone."""
+        """Drop the caches of earlier requests. An answer then depends on its own request alone."""
 
 
 class Source(Protocol):
@@ -222,7 +239,10 @@ class Source(Protocol):
     def facts(self) -> Mapping[str, Any]: ...
 
     def count_tokens(self, pairs: Sequence[tuple[Prompt, str]]) -> list[int]:
-        """Return the number of tokens of each prompt and continuation together, as the subject would see them."""
+        """Count the tokens of each prompt with its continuation.
+
+        They are counted as the subject would see them.
+        """
 
 
 class Adapter(Protocol):
@@ -236,26 +256,31 @@ class Adapter(Protocol):
     def quantization(self) -> Mapping[str, Any] | None: ...
 
     def check(self) -> None:
-        """Build the real configuration objects; raises UsageError on what they refuse."""
+        """Build the real configuration objects. Raises UsageError if they refuse an option."""
 
     def check_targets(self, base: str) -> None:
-        """Raise UsageError when a module that is to be adapted is not in the base's folder."""
+        """Raise UsageError if the base lacks a module to adapt. `base` is the base's folder."""
 
     def check_merge(self, variant: str, base: str, adapter: Path | None = None) -> None:
-        """Raise UsageError when such an adapter cannot be merged onto this variant of the base in this folder.
+        """Raise UsageError if an adapter cannot be merged onto this base.
 
-        With `adapter`, a folder, when the one that is there cannot. It may leave out `base` and `adapter`.
+        Without `adapter` it is about any adapter of this configuration, with it about the one in that folder. `variant`
+        is the variant of the base, `base` its folder. An implementation may leave out `base` and `adapter`.
         """
 
     def peft_config(self) -> Any: ...
 
     def check_fits(self, base: str, base_digest: str, adapter: Path) -> None:
-        """Raise UsageError when an adapter made elsewhere is none, or was made for another base."""
+        """Raise UsageError if a foreign adapter does not fit the base.
+
+        It is not an adapter, or was trained on another base.
+        """
 
     def merge(self, base: str, adapter: Path, out: Path, *, variant: str) -> None:
-        """Write the merged model to the empty folder `out`; `variant` is "original" or "dequantized".
+        """Write the merged model to the empty folder `out`.
 
-        Raises CheckFailedError when what was written is not finite, or not what it must be.
+        `variant` is "original" or "dequantized". Raises CheckFailedError if the written weights are not finite or not
+        as expected.
         """
 
 
@@ -276,7 +301,11 @@ class Progress:
 def stream_answers(
     subject: Any, method: str, requests: Sequence[Any], options: Mapping[str, Any]
 ) -> Generator[tuple[int, Any], None, None]:
-    """Yield (number, answer) as answers come, or all at once from a subject that cannot stream."""
+    """Yield (number, answer) pairs as they finish.
+
+    A subject that cannot stream is called once with all requests. Raises UsageError if it does not return one answer
+    per request.
+    """
     if stream := getattr(subject, f"stream_{method}", None):
         yield from stream(requests, **options)
     else:

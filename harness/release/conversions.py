@@ -38,7 +38,11 @@ NOTE = f"{NOTE_PREFIX}copy.json"
 
 
 def copy_folder(work: Path, declared: Export, parent: ModelRef, exporter: Callable[..., Any]) -> Path:
-    """Return the folder of the copy of exactly this parent, by exactly these options, code and libraries."""
+    """Return the folder of a converted copy, keyed by all its inputs.
+
+    These are the exact parent, options, code, libraries and environment. Raises UsageError if the file or folder at the
+    export's `path` cannot be read.
+    """
     made_of = keys.digest_folder(Path(parent.path), parent.digest)
     options = schema.with_defaults(exporter, declared.options)
     how = [keys.digest_code([exporter]), keys.library_versions(), keys.environment_switches()]
@@ -55,10 +59,10 @@ def copy_folder(work: Path, declared: Export, parent: ModelRef, exporter: Callab
 def make_copy(
     declared: Export, parent: ModelRef, exporter: Callable[..., Any], folder: Path, progress: Callable[..., None]
 ) -> ModelRef:
-    """Return a copy as it lies on the disk, written into a folder by its exporter unless it is there.
+    """Convert a model with its exporter, unless the copy exists.
 
-    Raises CheckFailedError when what was written has no weights or its parent's, another chat template, or may not be
-    deployed.
+    Raises CheckFailedError if the output has no readable weights or its parent's, another chat template, or a file that
+    may not be deployed.
     """
     if not folder.is_dir():
         told = {"progress": progress} if schema.has_parameter(exporter, "progress") else {}
@@ -99,9 +103,9 @@ def copy_loader_options(declared: Export, parent: ModelRef, exporter: Callable[.
 
 
 def copy_files(ref: ModelRef, to: Path) -> None:
-    """Copy the files of a candidate that were gated, or may ship.
+    """Copy the files of a candidate that may ship.
 
-    Raises CheckFailedError at a link that leads elsewhere.
+    Raises CheckFailedError on an unsafe file, such as a link that leads elsewhere.
     """
     folder = ref.adapter or Path(ref.path)
     try:
@@ -114,12 +118,12 @@ def copy_files(ref: ModelRef, to: Path) -> None:
 
 
 def seal_candidate(ref: ModelRef, base: str = "", reads: Callable[[Path], Iterable[str]] | None = None) -> ModelRef:
-    """Return a candidate with the digests of all that may ship of its folder, each file read once.
+    """Return a candidate with the digests of its shippable files. Each file is read once.
 
-    `reads` tells of a folder what its loader reads there, where it says so: of what else lies there texts ship alone.
-    Its own digest becomes that of the weights that were read; of an adapter, with its base's digest and quantisation.
-    What has no folder is returned as it is, and cannot be exported. Raises UsageError
-    when a file cannot be read, CheckFailedError when it is not what it must be.
+    `reads` lists the files that the loader reads in a folder; of its other files only texts ship. The candidate's
+    digest becomes that of its weights; for an adapter, that of weights, base and quantisation. A candidate without a
+    folder is returned unchanged, and cannot be exported. Raises UsageError if a file cannot be read, CheckFailedError
+    if a file is unsafe or its weights are malformed.
     """
     folder = ref.adapter or Path(ref.path)
     if not folder.is_dir():

@@ -65,10 +65,11 @@ Written = Mapping[str, Hashed]  # by name in model/
 
 @dataclass(frozen=True)
 class DecisionRecord:
-    """What the adjudicator decided, and on what.
+    """The verdicts on a candidate and the inputs to them.
 
-    `lock` is the suite's as it was written before there was a candidate, `leaks` are the rows that gates with
-    `clean_only` left out, `ledger` is what the ledger of attempts was then. `fingerprint` makes the candidate's.
+    `lock` is the suite's lock as written before the candidate existed, `leaks` are the rows left out by gates with
+    `clean_only`, `ledger` is the state of the ledger of attempts at that time. `fingerprint` computes that of the
+    candidate.
     """
 
     verdicts: tuple[Verdict, ...]
@@ -82,10 +83,10 @@ class DecisionRecord:
 def export_candidate(
     collection: Collection, declared: Export, ref: ModelRef | None, run: Run, why: Sequence[str], judged: DecisionRecord
 ) -> Exported:
-    """Export a candidate if every blocking gate on it passed, else say why not.
+    """Export a candidate if every blocking gate on it passed.
 
-    `why` holds reasons beyond the gates. Raises UsageError when the target is taken or the disk is full,
-    CheckFailedError when what was written is not what was gated.
+    Otherwise the result lists the reasons; `why` holds those beyond the gates. Raises UsageError if the target is taken
+    or cannot be written, CheckFailedError if the written files differ from the gated ones.
     """
     reasons = [*why, *([run.problem] if run.problem else []), *_iterate_changed_eval_files(collection, judged.lock)]
     if ref is None:
@@ -128,7 +129,10 @@ def export_candidate(
 
 
 def _iterate_changed_eval_files(collection: Collection, lock: bytes) -> Iterator[str]:
-    """Yield which files that options of evals name are no longer those of the lock, which evaluators read later."""
+    """Yield an error for each eval option's file that changed.
+
+    Evaluators read these files after the suite is locked.
+    """
     for spec in json.loads(lock)["suite"]["evals"]:
         for name, digest in spec.get("files", {}).items():
             try:
@@ -140,7 +144,7 @@ def _iterate_changed_eval_files(collection: Collection, lock: bytes) -> Iterator
 
 
 def find_destination_error(to: Path) -> str:
-    """Return why no export can be written to a folder, or an empty text; an export that is there is replaced."""
+    """Return an error if an export cannot be written to a folder. An export already there is replaced."""
     if to.is_symlink() or (to.exists() and not to.is_dir()):
         return "which is not a folder"
     if to.is_dir() and any(to.iterdir()) and not (to / EVIDENCE / MANIFEST).is_file():
@@ -151,9 +155,10 @@ def find_destination_error(to: Path) -> str:
 def _hash_and_verify_written_files(
     declared: Export, ref: ModelRef, model: Path, verdicts: Sequence[Verdict]
 ) -> Written:
-    """Compare what was written, tensor by tensor and file by file, with what the folder held when it was opened.
+    """Hash the written files, and compare them with the candidate's seal.
 
-    Returns the digests of what was written. The folder itself may have changed since, so it is not asked.
+    The comparison covers every tensor and every file. The candidate's folder may have changed since it was sealed, so
+    it is not read again. Raises CheckFailedError on any difference.
     """
     where, seal = f'export "{declared.to}"', ref.seal
     if seal is None:
@@ -182,7 +187,10 @@ def _hash_and_verify_written_files(
 
 
 def _is_adapter_config_same_but_base(name: str, ref: ModelRef, model: Path) -> bool:
-    """Return whether an adapter's configuration differs from the sealed one only in where its base lay."""
+    """Return whether an adapter config equals the sealed one, except for `PLACES`.
+
+    These keys locate its base and its class.
+    """
     if name != ADAPTER or ref.adapter is None or ref.seal is None:
         return False
     sealed = (ref.adapter / name).read_bytes()
@@ -202,7 +210,10 @@ def _write_evidence(
     written: Written,
     judged: DecisionRecord,
 ) -> None:
-    """Write evidence and card, then the manifest over all of it, then the claims over the manifest."""
+    """Write evidence and card, then the manifest, then the claims.
+
+    The manifest covers all files, and the claims cover the manifest.
+    """
     evidence, public = work / EVIDENCE, run.sendable()
     # nor training rows, texts that a finding quotes, or this machine's own troubles
     public.results, public.shown_rows = [replace(r, traceback=None) for r in public.results], ()
@@ -236,7 +247,10 @@ def _write_evidence(
 
 
 def _write_fingerprint(path: Path, ref: ModelRef, judged: DecisionRecord, facts: dict[str, Any]) -> None:
-    """Write the fingerprint; an export whose model cannot be loaded here once more has none, and the facts say why."""
+    """Write the fingerprint of the exported model.
+
+    If the model cannot be loaded here again, the facts give the reason instead.
+    """
     if judged.fingerprint is None:
         return
     try:
@@ -249,7 +263,7 @@ def _write_fingerprint(path: Path, ref: ModelRef, judged: DecisionRecord, facts:
 
 
 def _make_candidate_manifest(collection: Collection, declared: Export, ref: ModelRef, run: Run) -> dict[str, Any]:
-    """Return what a manifest says of the candidate and of how it was judged."""
+    """Return the manifest's entries about a candidate and its evaluation."""
     # Verdicts rest on what it was asked, and whatever it is compared with: a claim about both has two sides.
     sides = {(r.eval, r.subject) for r in run.results if r.subject == declared.candidate}
     for verdict in (v for v in run.verdicts if v.candidate == declared.candidate):
@@ -286,7 +300,11 @@ def _make_candidate_manifest(collection: Collection, declared: Export, ref: Mode
 
 
 def evidence_rows(results: Results, tasks: Mapping[str, Task], leaks: Leaks | None) -> Iterator[dict[str, Any]]:
-    """Yield every row of a run, evaluation by evaluation; of a private one, or one that was not asked, its digest."""
+    """Yield the evidence of each row, evaluation by evaluation.
+
+    A private row, or one skipped by early stopping, is given by digest alone. Evaluations with missing scores are left
+    out.
+    """
     for (subject, name), result in results.items():
         task, item, scores = tasks[name], f"{subject}::{name}", {s.id: s for s in result.scores}
         told = (leaks or {}).get(name, {})
@@ -310,7 +328,10 @@ def evidence_rows(results: Results, tasks: Mapping[str, Task], leaks: Leaks | No
 
 
 def evidence_evaluations(results: Results) -> dict[str, dict[str, Any]]:
-    """Return what holds for all rows of an evaluation: which weights answered which rows, caveats and labels."""
+    """Return the evidence common to all rows of each evaluation.
+
+    This is the digests of weights and rows, the caveats and the labels.
+    """
     return {
         f"{subject}::{name}": {
             "weights": result.digest,
@@ -323,9 +344,10 @@ def evidence_evaluations(results: Results) -> dict[str, dict[str, Any]]:
 
 
 def evidence_row(number: int, sample: Sample, score: Score, metrics: Sequence[str]) -> dict[str, Any]:
-    """Return a row as a run's folder keeps it and as it is read from there, with the digests of the evidence.
+    """Return a row as a run's folder keeps it, with evidence digests.
 
-    Those are of the values, where the folder's are lm-evaluation-harness's; a private row has a digest of all of it.
+    They digest the values, while the run folder has the digests of lm-evaluation-harness. A private row has a single
+    digest over all of it.
     """
     kept = json.loads(json.dumps(make_row(number, sample, score, metrics), ensure_ascii=False, default=str))
     kept |= sample.digests
@@ -335,7 +357,7 @@ def evidence_row(number: int, sample: Sample, score: Score, metrics: Sequence[st
 
 
 def scores_without_texts(row: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what the evidence says of a row that is not private: scores, and digests of its texts."""
+    """Return the evidence of a public row: scores and text digests."""
     values = json_safe({name: row[name] for name in row["metrics"] if name in row})
     told = {k: row[k] for k in ("id", "cluster", "doc_hash", "prompt_hash", "target_hash")}
     told |= {"weight": json_safe(row["weight"]), "weights": json_safe(row["weights"])}

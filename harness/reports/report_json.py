@@ -1,6 +1,7 @@
-"""A run -> report.json and back, with paths of this machine relative, or with the name of a variable in front.
+"""Conversion of a run to and from report.json.
 
-A report is sent and compared, and says where things lie to those who have the folder, not who ran it where.
+A report is shared and compared, so paths of this machine become relative or start with the name of a variable: it
+locates files for anyone with the folder, without revealing the user or the machine.
 """
 
 from __future__ import annotations
@@ -34,21 +35,25 @@ CONTENT = frozenset({"won", "lost", "won_ids", "lost_ids", "rows", "shown_rows",
 
 
 def to_json(run: Run) -> str:
-    """Write a run as JSON; what plugins tell is struck as their options are, and no path is absolute."""
+    """Serialize a run as JSON, ending with its own digest.
+
+    Facts from plugins are redacted like options, and paths are made relative (see `relative_paths`).
+    """
     facts = {name: redact_options(told) for name, told in run.facts.items()}
     text = dumps({"format": FORMAT_VERSION, **relative_paths(dataclasses.asdict(run) | {"facts": facts}, run)})
     return f'{text.removesuffix(END)}{SUM}{hashlib.sha256(text.encode("utf-8", "backslashreplace")).hexdigest()}"{END}'
 
 
 def dumps(value: Any) -> str:
-    """Write a value as JSON without secrets; numbers that are not finite become null: JSON has no words for them."""
+    """Serialize a value as JSON, with secrets redacted. Non-finite numbers become null: JSON has none."""
     return json.dumps(json_safe(value), indent=1, ensure_ascii=False, default=str, allow_nan=False) + "\n"
 
 
 def read_run(folder: str | Path) -> Run:
-    """Read the run in a folder (or its report.json), which becomes the run's own.
+    """Read a run from its folder or report.json.
 
-    What somebody changed since gets a warning that says so. Raises UsageError when there is none, or of another format.
+    The folder becomes the run's own. A report edited after it was written gets a warning. Raises UsageError if there is
+    none, or if it is invalid or of another format.
     """
     folder = Path(folder)
     path = folder / "report.json" if folder.is_dir() else folder
@@ -84,7 +89,10 @@ def _is_current_format_version(written: Any) -> bool:
 
 
 def from_json(want: Any, value: Any, place: str) -> Any:
-    """Return plain data as what it was; raises TypeError with the place of what is something else."""
+    """Convert plain JSON data back to the type `want`.
+
+    Raises TypeError with the place of a value of another type, and ValueError at an unknown enum value.
+    """
     origin, args = get_origin(want), get_args(want)
     if origin in (Union, UnionType):
         return None if value is None else _from_first_kind([a for a in args if a is not type(None)], value, place)
@@ -118,7 +126,7 @@ def _from_first_kind(kinds: Sequence[Any], value: Any, place: str) -> Any:
 
 
 def _parse_bounded_int(digits: str) -> int:
-    """Return a whole number; raises ValueError where it is none that anything was counted to."""
+    """Parse an integer of at most 19 digits. Raises ValueError if it is longer: no count is that large."""
     if len(digits) > 19:
         raise ValueError(f"holds a number of {len(digits)} digits")
     return int(digits)
@@ -136,10 +144,11 @@ def json_safe(value: Any) -> Any:
 
 
 def relative_paths(value: Any, run: Run) -> Any:
-    """Return plain data of a run with no absolute path into its folders, the user's home or temporary files.
+    """Replace absolute paths of this machine in a run's data.
 
-    What lies in the folder of the suite, of the reports or in the current one is relative to it. Names of rows, and
-    rows that are shown, stay as they are.
+    Paths into the folder of the suite, of the reports, of the harness or the current one become relative. The user's
+    home, temporary files, the virtual environment and the cache become `~` or a variable. Names of rows, and rows that
+    are shown, stay as they are.
     """
     # What stands for each folder, as it is named and where it really is; nothing: paths become relative.
     places: dict[Path, str] = {Path(tempfile.gettempdir()): "$TMPDIR", Path.home(): "~"}

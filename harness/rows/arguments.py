@@ -1,4 +1,7 @@
-"""Arguments of `harness gate` and `harness.gate`, as a claim and as options of an evaluation."""
+"""Conversion of `harness gate` arguments to a claim and options.
+
+`harness.gate` uses it as well.
+"""
 
 from __future__ import annotations
 
@@ -51,7 +54,10 @@ def parse_gate(given: Namespace) -> Gate:
 
 
 def parse_rows_options(given: Namespace) -> dict[str, Any]:
-    """Return what was said of how rows are read, as the options of an evaluation; what nobody said is not there."""
+    """Return the given options for reading rows, as an evaluation's.
+
+    Unset options are left out.
+    """
     task, colon, rest = given.metric.rpartition(":")
     metric, _, filter_ = rest.partition(",")
     said = {"task": task if colon else "", "metric": metric, "filter": filter_}
@@ -68,7 +74,10 @@ def parse_clusters(given: str | list[str] | None) -> str | list[str] | None:
 
 
 def describe_invocation(given: Namespace) -> dict[str, Any]:
-    """Return what a command said beside a suite, by option, with the command itself where it was `harness gate`."""
+    """Return the options of a gate and its command line.
+
+    Options at their defaults are left out. Empty if the command was no `harness gate`.
+    """
     rows = getattr(given, "rows", None)
     if not isinstance(rows, list):
         return {}

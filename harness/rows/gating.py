@@ -1,6 +1,6 @@
-"""Two runs that another tool scored -> an evaluation as ours are: paired, compared fairly, of one metric.
+"""Conversion of two scored runs to one paired evaluation.
 
-Which metric is meant, which way is better and how its rows combine is told, or known by name, or refused.
+The runs are compared fairly, on one metric. Its name, direction and scale are given, known by name, or refused.
 """
 
 from __future__ import annotations
@@ -59,7 +59,10 @@ class MeasuredRows:
 
     @property
     def conditions(self) -> list[str]:
-        """Under which conditions a verdict on these rows stands, each a part of its reason; the last says its trust."""
+        """The conditions under which a verdict on these rows holds.
+
+        Each is a part of its reason; the last states the trust in the rows.
+        """
         found = [f"{UNKNOWN_PREFIX}{', '.join(self.differences.unknown)}"] if self.differences.unknown else []
         found += [f"allowed: {text}" for text in self.differences.allowed]
         if any(self.pairs.dropped):
@@ -85,9 +88,10 @@ class MeasuredRows:
 
 
 def measure_rows(name: str, runs: dict[str, RawRows], want: Wanted) -> MeasuredRows:
-    """Return the rows of a base and a candidate, or of a candidate alone, as an evaluation.
+    """Pair and measure the rows of one or two runs.
 
-    Raises UsageError where they cannot be read as one metric of the same rows, or not be compared fairly.
+    These are a base and a candidate, or a candidate alone. Raises UsageError if they cannot be read as one metric of
+    the same rows, or cannot be compared fairly.
     """
     candidate, base, same = runs["candidate"], runs.get("base"), ""
     read = [run.contents for run in runs.values()]
@@ -123,7 +127,10 @@ def measure_rows(name: str, runs: dict[str, RawRows], want: Wanted) -> MeasuredR
 
 
 def _find_one_sided_task_error(base: RawRows, candidate: RawRows) -> str:
-    """Return which task only one side has, so that their means are of different tasks."""
+    """Return the error for tasks that only one side has.
+
+    The means of the sides would be of different tasks.
+    """
     theirs, ours = ({*run.tasks} or {run.task} for run in (base, candidate))
     side, lacking = ("candidate", theirs - ours) if theirs - ours else ("base", ours - theirs)
     names = ", ".join(f'"{printable(name)}"' for name in sorted(lacking)[:MAX_EXAMPLES])
@@ -132,7 +139,10 @@ def _find_one_sided_task_error(base: RawRows, candidate: RawRows) -> str:
 
 
 def choose_metric(runs: Sequence[RawRows], want: Wanted) -> tuple[Metric, str]:
-    """Return the metric that is meant, and by what its direction is known. Raises UsageError if not settled."""
+    """Return the requested metric, and the source of its direction.
+
+    Raises UsageError if it is not settled, or a score or weight is invalid.
+    """
     first = runs[0]
     unread = {n: m.unreadable for run in runs for n, m in run.metrics.items() if m.unreadable}
     readable = [n for n in first.metrics if n not in unread and all(n in run.metrics for run in runs)]
@@ -189,12 +199,15 @@ def choose_metric(runs: Sequence[RawRows], want: Wanted) -> tuple[Metric, str]:
 
 
 def row_weight(row: RawRow, name: str) -> float:
-    """Return what a row counts in a metric."""
+    """Return the weight of a row in a metric."""
     return row.weight * row.lengths.get(name, 1.0)
 
 
 def _require_same_metric_value(runs: Sequence[RawRows], name: str, what: str) -> str:
-    """Return what files tell of a metric, all of them the same. Raises UsageError where they do not."""
+    """Return the scale or direction that files give a metric.
+
+    Raises UsageError if they differ.
+    """
     sides = zip(("base", "candidate")[-len(runs) :], runs, strict=True)
     told = {side: str(v) for side, run in sides if (v := getattr(run.metrics[name], what)) is not None}
     if len({*told.values()}) > 1:
@@ -206,7 +219,10 @@ def _require_same_metric_value(runs: Sequence[RawRows], name: str, what: str) ->
 
 
 def _require_rows_match_total(run: RawRows, metric: Metric) -> None:
-    """Raise UsageError where a tool's own number over its scored rows is not what these rows make."""
+    """Raise UsageError if the rows do not give the tool's total.
+
+    The total is the tool's own number over its scored rows.
+    """
     if (total := run.metrics[metric.name].total) is None:
         return
     rows = [(v, row_weight(row, metric.name)) for row in run.rows if (v := row.values.get(metric.name)) is not None]
@@ -223,7 +239,10 @@ def _average_rows(rows: Iterable[RawRow], name: str) -> float:
 
 
 def worst_value(metric: Metric) -> float | None:
-    """Return the worst value that a row may have, where the scale has one."""
+    """Return the worst possible value of a row.
+
+    None unless the metric is a share.
+    """
     return (0.0 if metric.better == "higher" else 1.0) if metric.is_share else None
 
 
@@ -268,7 +287,10 @@ def _find_different_field(repeats: Rows) -> str:
 
 
 def _find_row_state(rows: Rows, name: str, wanted: int) -> str:
-    """Return what came of a row: scored, or the worst of what came of its repeats, of which so many are wanted."""
+    """Return a row's state, the worst among its repeats.
+
+    A row with fewer repeats than `wanted` is "short", one without any "absent".
+    """
     found = {"unscored" if row.state == "scored" and name not in row.values else row.state for row in rows}
     whole = "scored" if len(rows) >= wanted else "short"
     return next((state for state in STATES[1:] if state in found), whole) if rows else "absent"
@@ -276,9 +298,10 @@ def _find_row_state(rows: Rows, name: str, wanted: int) -> str:
 
 @dataclass(frozen=True)
 class ScoreColumn:
-    """What a side scored, row by row: None where nothing is known, and the share of repeats without a score.
+    """The scores of one side, row by row.
 
-    `counts` says whether these count, or there is no verdict for them; `lost` says why.
+    A value is None if it is unknown; `shares` are the shares of repeats without a score. `counts` says whether rows
+    without a score count, or there is no verdict for them; `lost` says why they have none.
     """
 
     values: Sequence[float | None]
@@ -290,7 +313,10 @@ class ScoreColumn:
 
 
 def _make_score_column(side: str, pairs: PairedRows, metric: Metric, want: Wanted) -> ScoreColumn:
-    """Return what a side scored. Raises UsageError where a row has more repeats than are demanded."""
+    """Return the scores of one side.
+
+    Raises UsageError if a row has more repeats than required.
+    """
     name, wanted = metric.name, pairs.wanted_repeats(side, want.repeats)
     rows, others = (pairs.base, pairs.candidate) if side == "base" else (pairs.candidate, pairs.base)
     weights = [row_weight((own or other)[0], name) for own, other in zip(rows, others, strict=True)]
@@ -324,9 +350,10 @@ def _make_score_column(side: str, pairs: PairedRows, metric: Metric, want: Wante
 def _make_result(
     side: str, name: str, run: RawRows, samples: Sequence[Sample], column: ScoreColumn, metric: Metric
 ) -> Result:
-    """Return a run as a result of ours, known by the weights it is said to be of, else by what it scored.
+    """Return a run as a Result of ours.
 
-    That a base and a candidate that score alike are one model nobody knows.
+    Its digest is that of the claimed weights, else of the side and its scores. The side counts, since equal scores do
+    not prove that base and candidate are one model.
     """
     values = {v: {metric.name: v} for v in {*column.values} if v is not None}  # one for all rows that scored alike
     scores, missing, lost = list[Score](), list[str](), (metric.name,)

@@ -1,4 +1,7 @@
-"""Suites whose models others asked: the file with [rows], and the one that the words of `harness gate` come to."""
+"""Suites of rows that other tools scored.
+
+A suite is a file with [rows], or made from the arguments of `harness gate`.
+"""
 
 from __future__ import annotations
 
@@ -54,7 +57,10 @@ class RowsTask(Task):
 
 
 class RowsAdjudicator(Adjudicator):
-    """The verdicts on rows of others; a candidate is known by what it scored on all questions that are the same."""
+    """The adjudicator of gates on other tools' rows.
+
+    A candidate is identified by its scores on all evaluations that share questions.
+    """
 
     def ledger_entry(self, candidate: str, name: str, result: Result) -> LedgerEntry:
         peers = sorted(self.claims.overlapping_evals[name])
@@ -64,7 +70,10 @@ class RowsAdjudicator(Adjudicator):
 
 @dataclass
 class JudgedRows:
-    """A suite of rows, and what came of it: evaluations, reports with their verdicts, and what to know of them."""
+    """A suite of rows and its results.
+
+    These are evaluations, reports with their verdicts, and warnings.
+    """
 
     suite: Suite
     started: datetime
@@ -118,10 +127,11 @@ def judge_rows(
     suite: Suite, plugins: Plugins | None = None, waivers: Sequence[Waiver] = (), runs: Runs | None = None,
     attempts: Mapping[str, AttemptNumber] | None = None,
 ) -> JudgedRows:  # fmt: skip
-    """Judge the gates of a suite on its rows, or on `runs` of which it was told before which attempts they are.
+    """Judge the gates of a suite on its rows.
 
-    Without `plugins` those that are installed listen, and no harnessfile is executed. Raises UsageError with what
-    cannot be read or compared.
+    `runs` are rows already read, `attempts` attempt numbers already known; without them the ledger counts. Without
+    `plugins` the installed ones listen, and no harnessfile is executed. Raises UsageError with everything that cannot
+    be read or compared.
     """
     found = JudgedRows(suite, datetime.now(UTC), plugins or load_plugins(None), [*waivers])
     sides, ours = (("base",) if "base" in suite.rows else ()), ("candidate",)
@@ -192,9 +202,10 @@ def read_runs(
     suite: Suite, held: Mapping[str, Lines] = MappingProxyType({}), *, texts: frozenset[str] | None = None,
     only: str = "",
 ) -> Runs:  # fmt: skip
-    """Read the rows of each evaluation of a suite, of both sides, but for those that are `held`. Raises UsageError.
+    """Read the rows of a suite's evaluations on both sides.
 
-    With `texts` the texts of the rows with these keys are kept; with `only` one evaluation is read.
+    Rows in `held` are taken from there. With `texts` the texts of the rows with these keys are kept; with `only` one
+    evaluation is read. Raises UsageError.
     """
     found: dict[str, dict[str, RawRows]] = {}
     for spec in (one for one in suite.evals if not only or one.name == only):
@@ -214,7 +225,10 @@ def read_runs(
 
 
 def wanted_rows(spec: Eval) -> Wanted:
-    """Return what an evaluation asks of its rows. Raises UsageError at what is unfair by no name."""
+    """Return an evaluation's options for reading its rows.
+
+    Raises UsageError if its clusters or repeats are invalid.
+    """
     if len(spec.clusters) > 2 or len({*spec.clusters}) < len(spec.clusters):
         raise UsageError(f"{spec.where}: cluster names {len(spec.clusters)} columns; name one, or two different ones")
     clusters = tuple(column for column in spec.clusters if column != UNSET_COLUMN)
@@ -225,7 +239,7 @@ def wanted_rows(spec: Eval) -> Wanted:
 
 
 def _clear_unset_columns(run: RawRows, spec: Eval) -> RawRows:
-    """Return a run without what its reader found and the user unset: what rows ask, or their clusters."""
+    """Clear the contents or clusters of rows that the user unset."""
     if spec.options.get("input") == UNSET_COLUMN:
         run = replace(run, rows=[replace(row, content="") for row in run.rows])
     if UNSET_COLUMN in spec.clusters:
@@ -234,7 +248,7 @@ def _clear_unset_columns(run: RawRows, spec: Eval) -> RawRows:
 
 
 def _require_rows_only_evals(context: Context) -> None:
-    """Raise UsageError where an evaluation asks for what only a model could give, or says what no option may be."""
+    """Raise UsageError if an evaluation needs a model, or has invalid options."""
     for spec in context.suite.evals:
         context.find_plugin("evaluator", "rows", spec.options, spec.where)
         if spec.use != "rows":
@@ -247,7 +261,10 @@ def _require_rows_only_evals(context: Context) -> None:
 
 
 def _iterate_interim_look_errors(suite: Suite, spec: Eval, rows: int) -> Iterator[str]:
-    """Yield why looks at more and more rows cannot share one risk, where an evaluation declares how many there are."""
+    """Yield the errors of looks that cannot share one risk.
+
+    They concern evaluations that declare `rows_at_most`, for looks at more and more rows.
+    """
     if what := find_rows_at_most_error(spec, rows):
         yield what
     if spec.rows_at_most is not None and "candidate" in suite.rows and not suite.rows["candidate"].weights:

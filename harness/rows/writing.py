@@ -1,4 +1,7 @@
-"""A verdict on rows of others, written as a run of ours is: folder, page, JUnit, and a few lines on the terminal."""
+"""Output of a gate on rows, in the form of a run.
+
+It is a folder, a page, JUnit, and a few lines on the terminal.
+"""
 
 from __future__ import annotations
 
@@ -51,12 +54,18 @@ LEADING_FIELDS = ("id", "metric", "where", "group", "among", "guards")
 
 
 def run_rows(suite: Suite, args: Namespace) -> int:
-    """Run a suite with [rows], whose paths are relative to its folder, and return the exit code."""
+    """Run a suite with [rows] and return the exit code.
+
+    Its paths are relative to its folder.
+    """
     return conclude_gate(judge_rows(suite, load_plugins(suite.path), read_waivers(suite.path)), args)
 
 
 def conclude_gate(found: JudgedRows, args: Namespace) -> int:
-    """Write what was found, print it, and return the exit code. Raises UsageError where nothing can be written."""
+    """Write and print the results, and return the exit code.
+
+    Raises UsageError if they cannot be written.
+    """
     run = make_run(found)
     run.invocation = describe_invocation(args)
     try:
@@ -140,7 +149,10 @@ def write_run(found: JudgedRows, run: Run, out: Path) -> None:
 
 
 def write_suite(found: JudgedRows, path: Path, paths: Mapping[str, str]) -> None:
-    """Write what was said and found out as a suite. Raises UsageError where that is impossible."""
+    """Write a gate with its resolved settings as a suite.
+
+    Raises UsageError if it cannot be written.
+    """
     (spec,), (gate, *_) = found.suite.evals, found.suite.gates  # behind which guards stand
     one = found.measured[spec.name]
     relative = {side: os.path.relpath(place, path.absolute().parent) for side, place in paths.items()}
@@ -163,7 +175,7 @@ def write_suite(found: JudgedRows, path: Path, paths: Mapping[str, str]) -> None
 
 
 def format_provenance(one: MeasuredRows, found: JudgedRows) -> list[str]:
-    """Return what a reader must know of how a verdict came about, a line each."""
+    """Return the lines that explain how a verdict came about."""
     pairs, metric, both = one.pairs, one.metric, "base" in one.runs
     how = f"paired by {pairs.how}" if both else "rows of one run, not paired"
     if all(set(states) == {"scored"} for states in one.states.values()):
@@ -190,7 +202,10 @@ def format_provenance(one: MeasuredRows, found: JudgedRows) -> list[str]:
 
 
 def format_gate(found: JudgedRows, run: Run) -> Iterator[str]:
-    """Yield what is printed, at most 80 columns wide where words allow it."""
+    """Yield the lines to print, wrapped at 80 columns.
+
+    Longer words stay whole.
+    """
     runs = {side: one for measured in found.measured.values() for side, one in measured.runs.items()}
     for side, one in runs.items():
         settings = [one.tool, *(one.facts[k] for k in ("backend", "dtype") if k in one.facts), one.model]
@@ -259,7 +274,10 @@ def _iterate_verdict_lines(v: Verdict, found: JudgedRows) -> Iterator[str]:
 
 
 def _describe_estimate_and_bound(v: Verdict, about: ClaimSpec, figures: Figures) -> str:
-    """Return values, estimate, and its bound against the limit, all of the same rows, which a slice's name begins."""
+    """Describe a verdict's values, estimate and bound against the limit.
+
+    All are of the same rows; a slice's name comes first.
+    """
     least = (about.sign > 0) != (v.outcome is Outcome.FAIL)  # of a refuted claim the other bound is beyond the limit
     bound, side = (figures.lower, "at least") if least else (figures.upper, "at most")
     estimate, limit = figures.estimate, figures.limit
@@ -303,7 +321,10 @@ def _iterate_task_table_lines(verdicts: Sequence[Verdict]) -> Iterator[str]:
 
 
 def _describe_unknown_facts(v: Verdict, found: JudgedRows) -> str:
-    """Return which facts that change answers neither side tells, as the end of a verdict's first line."""
+    """Return the unknown facts, to end a verdict's first line.
+
+    These are facts that change answers and that neither side reports.
+    """
     one = found.measured.get(v.metric.partition(".")[0])
     return f"; {UNKNOWN_PREFIX}{', '.join(one.differences.unknown)}" if one and one.differences.unknown else ""
 

@@ -1,6 +1,6 @@
-"""The suite's JSON Schema, made of the tables' dataclasses and the signatures of what plugins provide.
+"""The suite's JSON Schema, from table dataclasses and plugin signatures.
 
-It keeps to the words of draft 4, which editors of TOML read.
+It keeps to draft 4, which TOML editors read.
 """
 
 from __future__ import annotations
@@ -88,7 +88,10 @@ def suite_schema(plugins: Plugins) -> Schema:
 
 
 def table_keys(cls: type) -> dict[str, tuple[Any, Any]]:
-    """Return the keys of a table, each with its type and its default, `dataclasses.MISSING` where it has none."""
+    """Return a table's keys with their types and defaults.
+
+    The default of a required key is `dataclasses.MISSING`.
+    """
     hints, found = get_type_hints(cls), {}
     for field in (f for f in dataclasses.fields(cls) if f.name not in NO_KEYS):
         made = field.default_factory
@@ -97,7 +100,7 @@ def table_keys(cls: type) -> dict[str, tuple[Any, Any]]:
 
 
 def _make_table_schema(cls: type) -> Schema:
-    """Return the schema of a table that no plugin has a part in."""
+    """Return the schema of a table without plugin options."""
     keys = table_keys(cls)
     optional = [name for name, (_, default) in keys.items() if default is not dataclasses.MISSING]
     return {
@@ -127,7 +130,7 @@ def _make_plugin_table_schema(plugins: Plugins, kind: str, cls: type) -> Schema:
 
 
 def object_schema(keys: Mapping[str, Schema], *optional: str) -> Schema:
-    """Return the schema of an object with these keys and no others; all but the `optional` ones must be there."""
+    """Return the schema of an object with only these keys. All but the `optional` ones are required."""
     needed = [name for name in keys if name not in optional]
     made: Schema = {"type": "object", "properties": dict(keys), "additionalProperties": False}
     return {**made, "required": needed} if needed else made
@@ -139,12 +142,12 @@ def list_schema(item: Schema, **more: Any) -> Schema:
 
 
 def named_schema(item: Schema) -> Schema:
-    """Return the schema of a table whose keys are names."""
+    """Return the schema of a table keyed by name."""
     return {"type": "object", "additionalProperties": item}
 
 
 def _make_key_schema(want: Any, default: Any) -> Schema:
-    """Return the schema of a key, with its default where that can be written."""
+    """Return the schema of a key, with its default if JSON-serializable."""
     made = _make_type_schema(want)
     if default is not dataclasses.MISSING and default is not inspect.Parameter.empty and default is not None:
         with suppress(TypeError, ValueError):  # a default that no JSON holds
@@ -168,5 +171,5 @@ def _make_type_schema(want: Any) -> Schema:
 
 
 def _get_docstring_first_line(thing: Any) -> str:
-    """Return the first line of what a class or a callable says of itself."""
+    """Return the first line of a class's or callable's docstring."""
     return (inspect.getdoc(thing) or "").partition("\n")[0]

@@ -97,7 +97,7 @@ class Train:
 
     @property
     def given(self) -> dict[str, Any]:
-        """Return the options, with the number of processes where it is not one, and whether they share the weights."""
+        """Return the options, plus `processes` and `shard` if not default."""
         several = {"processes": self.processes} if self.processes != 1 else {}
         return {**self.options, **several, **({"shard": True} if self.shard else {})}
 
@@ -270,7 +270,7 @@ class Export:
 
     @property
     def given(self) -> dict[str, Any]:
-        """What its exporter is called with."""
+        """Return the keyword arguments for the exporter."""
         return {**self.options, **({"path": self.path} if self.path else {})}
 
     @property
@@ -321,7 +321,7 @@ class Suite:
 
     @property
     def training_seed(self) -> int:
-        """The seed of the training whose model ships."""
+        """Return the training seed of the model that ships."""
         return self.train.seeds[0] if self.train and self.train.seeds else self.header.seed
 
     def with_seed(self, seed: int) -> Suite:
@@ -330,7 +330,7 @@ class Suite:
         return replace(self, train=replace(self.train, seeds=[seed]))
 
     def merged(self, variant: str) -> str:
-        """Return the name of the candidate made by merging onto this variant of the base."""
+        """Return the name of the candidate merged onto this base variant."""
         return "merged" if len(self.merges) == 1 or self.choose else f"merged-{variant}"
 
     @cached_property
@@ -348,12 +348,12 @@ class Suite:
 
     @cached_property
     def compared(self) -> frozenset[str]:
-        """The names of the evals that compare a copy with its parent."""
+        """Return the names of evals that compare a copy with its parent."""
         return frozenset(e.name for e in self.evals if e.against == PARENT)
 
     @cached_property
     def members(self) -> Counter[str]:
-        """How many gates stand in each `any_of`, by the id of the group."""
+        """Count the gates in each `any_of`, by the group's id."""
         return Counter(g.group for g in self.gates if g.group)
 
     @property
@@ -364,7 +364,7 @@ class Suite:
         return f"{self.path.absolute().parent.name}/{self.path.name}"
 
     def resolve(self, path: str) -> Path:
-        """Return a path of the suite's, which is relative to the suite's folder. Raises UsageError for what is none."""
+        """Resolve a path relative to the suite's folder. Raises UsageError if it is not a path."""
         try:
             return (self.path.parent / Path(path).expanduser()).resolve()
         except (OSError, RuntimeError, ValueError) as error:
@@ -377,17 +377,23 @@ RELEASES = {"released": "last", "anchor": "first"}  # the baselines that are the
 
 
 def is_reserved(name: str) -> bool:
-    """Return whether a name means something by itself, so that no subject or copy can have it."""
+    """Return whether a name is reserved.
+
+    It means something by itself, so that no subject or copy can have it.
+    """
     return name in ("base", "adapter", PARENT) or name.startswith(("merged", "adapter-seed-"))
 
 
 def name_of_run(candidate: str, seed: int) -> str:
-    """Return the name of what a recipe makes with another seed than the first."""
+    """Return the name of a recipe's candidate for a further seed."""
     return f"{candidate}-seed-{seed}"
 
 
 def find_name_error(name: str) -> str:
-    """Return why a suite, subject, eval or copy cannot have a name, or an empty text: files are called by it."""
+    """Return the problem with a name, or an empty text.
+
+    Suites, subjects, evals and copies give files their names.
+    """
     if not NAME.fullmatch(name):
         return f'name is {schema.format_toml(name)}; use only letters, digits, "_", "-" and ".", not beginning with "."'
     if len(name.encode()) > LONGEST_NAME:
@@ -398,6 +404,9 @@ def find_name_error(name: str) -> str:
 
 
 def gate_alpha(gate: Gate, suite: Suite) -> float:
-    """Return the risk a gate is tested at; Holm gives the best of the gates in `any_of` its share of it."""
+    """Return the risk that a gate is tested at.
+
+    In an `any_of` group Holm gives the best gate its share of the risk.
+    """
     alpha = gate.alpha or suite.header.alpha
     return alpha / suite.members[gate.group] if gate.group else alpha

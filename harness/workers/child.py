@@ -26,7 +26,7 @@ HEARTBEAT_S = 0.5  # seconds between two signs of life
 
 
 class WorkerServer:
-    """What answers one message after the other: open models, load them, ask them."""
+    """A worker's message handler: it opens, loads and queries models."""
 
     def __init__(self) -> None:
         self._refs: list[ModelRef] = []
@@ -35,7 +35,10 @@ class WorkerServer:
         self._subjects: Sequence[Any] = ()
 
     def replies(self, text: str) -> Iterator[str]:
-        """Yield signs with rows as they come, and the reply to a message: what it asks for, or the error it came to."""
+        """Yield heartbeats with rows, then the reply to a message.
+
+        An error becomes a reply, too.
+        """
         try:
             message = protocol.unpack_message(text)
             if message.get("do") == "ask":
@@ -49,7 +52,11 @@ class WorkerServer:
             yield protocol.pack_message({"error": protocol.error_to_json(error)})
 
     def open(self, message: dict[str, Any]) -> dict[str, Any]:
-        """Find the loader and name the models, without loading any; tell what this environment is."""
+        """Find the loader and identify the models without loading any.
+
+        The reply also has the versions of this environment. If the protocol or the harness differs from the driver's,
+        it has only these, for the driver to refuse.
+        """
         versions = keys.library_versions()
         about = {"protocol": protocol.PROTOCOL, "harness": versions[keys.CORE], "versions": versions}
         if (message["protocol"], message["harness"]) != (protocol.PROTOCOL, versions[keys.CORE]):
@@ -68,7 +75,11 @@ class WorkerServer:
         return {"digests": [subject.digest for subject in self._subjects], "notes": self.notes()}
 
     def ask(self, message: dict[str, Any]) -> Iterator[str]:
-        """Ask one model a piece of requests; yield its rows as they come, the last with what it says of itself."""
+        """Run a chunk of requests on one model.
+
+        Yields heartbeats with rows as they come, and a last message that adds the models' notes. Raises ValueError for
+        an unknown method, and UsageError if the model cannot compare distributions.
+        """
         method, requests = message["method"], message["requests"]
         if method not in protocol.METHODS:
             raise ValueError(f"unknown method {method!r}")
@@ -98,7 +109,7 @@ class WorkerServer:
         yield protocol.pack_message({"rows": rows, "notes": self.notes()})
 
     def notes(self) -> list[list[str]]:
-        """Take what each model has to say about itself."""
+        """Return and clear the notes of each model."""
         found = []
         for subject in self._subjects:
             said = getattr(subject, "notes", [])
@@ -108,9 +119,9 @@ class WorkerServer:
 
 
 def main() -> None:
-    """Answer messages from stdin on stdout until stdin ends, which ends this process whatever it is doing.
+    """Answer messages from stdin on stdout until stdin ends.
 
-    What else is printed goes to stderr.
+    The end of stdin kills this process at once, even during a request. All other output goes to stderr.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the driver's to tell
     heard, said = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")

@@ -49,7 +49,7 @@ def texts_of_rows(rows: Sequence[TrainingRow]) -> list[ComparableRow]:
 
 
 def texts_of_samples(samples: Sequence[Sample]) -> list[ComparableRow]:
-    """Return evaluated rows as texts, less the system message and the frame that they share."""
+    """Return evaluated rows as texts, less a shared system message and frame."""
     systems = Counter(system_message(s.input) for s in samples)
     fixed = max(systems.values(), default=0) >= FRAME_SHARE * len(samples)  # else it may be what the question is about
     asked = [prompt_text(s.input[1:] if fixed and system_message(s.input) is not None else s.input) for s in samples]

@@ -21,12 +21,12 @@ BLOCK_ROWS = 4096  # rows of the head that are read at once
 
 @checker(title="untrainable-tokens")
 def untrainable_tokens(built: Built, base: ModelRef, suite: Suite) -> Iterator[Finding]:
-    """Tokens of the training rows without an embedding of their own in the base.
+    """Tokens in training rows without an embedding of their own.
 
-    A token that was added to the tokenizer, and never to the model, is beyond the embeddings (-beyond): training ends
-    in an IndexError, on a GPU in a failed assertion. Where its row of the head is zeros (-zero), or another token's
-    (-equal), as some ways to resize a vocabulary leave them, an adapter on the linears moves only what the head is
-    multiplied with: zeros stay zeros, and of two equal tokens neither can be the likelier one.
+    A token that was added to the tokenizer and never to the model is beyond the base's embeddings (-beyond): training
+    ends in an IndexError, on a GPU in a failed assertion. If its row of the head is zeros (-zero), or another token's
+    (-equal), as some ways to resize a vocabulary leave them, an adapter on the linears changes only the head's input:
+    zeros stay zeros, and of two equal tokens neither can be the likelier one.
     """
     embeddings = built.model.get_input_embeddings().weight.shape[0]
     used = Counter(i for e in built.examples for i in set(e.ids))
@@ -53,11 +53,11 @@ def untrainable_tokens(built: Built, base: ModelRef, suite: Suite) -> Iterator[F
 
 @checker(title="adapter-tokenizer-mismatch")
 def other_tokenizer(adapter: ModelRef, base: ModelRef) -> Iterator[Finding]:
-    """A tokenizer or chat template in an adapter's folder that differs from the base's.
+    """An adapter's tokenizer or chat template that differs from the base's.
 
-    Trainers save what they trained with beside the adapter. Evaluated, merged and shipped is the base's: under another
-    chat template the adapter seems to have learnt nothing, and tokens that it added are lost. Templates are compared by
-    what they write; a token that only pads may be added.
+    Trainers save beside the adapter the ones that they trained with, but the base's are evaluated, merged and shipped:
+    under another chat template the adapter seems to have learnt nothing, and tokens that it added are lost. Templates
+    are compared by their output; a token that only pads may be added.
     """
     if (folder := adapter.adapter) is None or not (Path(base.path) / "tokenizer_config.json").is_file():
         return
@@ -89,7 +89,7 @@ def other_tokenizer(adapter: ModelRef, base: ModelRef) -> Iterator[Finding]:
 
 
 def _iterate_rendered_fixtures(tokenizer: Any, template: str | None) -> Iterator[str]:
-    """Yield conversations as a template writes them, or what it says against them."""
+    """Yield fixture conversations as a template renders them, or its error."""
     for turns in ([{"role": "system", "content": "Be brief."}, *FIXTURES[0]], *FIXTURES):
         for is_opened in (True, False):
             try:
@@ -99,7 +99,10 @@ def _iterate_rendered_fixtures(tokenizer: Any, template: str | None) -> Iterator
 
 
 def _find_answer_opening_tokens(built: Built) -> set[int]:
-    """Return the tokens with which a chat template opens an answer, which no model need say."""
+    """Return the tokens that a chat template writes before an answer.
+
+    No model needs to generate them.
+    """
     try:
         return set(ModelTokenizer(built.tokenizer).encode_prompts([[{"role": "user", "content": "?"}]])[0])
     except UsageError:
@@ -117,7 +120,10 @@ def _make_token_finding(
 
 
 def _find_zero_and_twin_rows(folder: Path, names: Set[str], tokens: Set[int]) -> tuple[set[int], dict[int, int]]:
-    """Return which tokens have a row of zeros, and which have the row of another token, in a weight of a folder."""
+    """Return the tokens with zero rows and those with equal rows.
+
+    The rows are of the named weight in a folder's files. The second maps a token to its twin.
+    """
     import torch
     from safetensors import safe_open
 
@@ -133,9 +139,10 @@ def _find_zero_and_twin_rows(folder: Path, names: Set[str], tokens: Set[int]) ->
 
 
 def _read_rows_and_bit_sums(weight: Any, known: Any) -> tuple[Any, Any]:
-    """Return some rows of a weight as float32, and a sum over the bits of every row, which equal rows have in common.
+    """Return some rows of a weight, and bit sums of all.
 
-    Shapes: (K, H) and (V,), for a weight of (V, H) and K tokens.
+    The rows are float32. The sum is over the bits of a row, so that equal rows have equal sums. Shapes: (K, H) and
+    (V,), for a weight of (V, H) and K tokens.
     """
     import torch
 
@@ -152,7 +159,10 @@ def _read_rows_and_bit_sums(weight: Any, known: Any) -> tuple[Any, Any]:
 
 
 def _find_tokens_with_equal_rows(weight: Any, known: Any, rows: Any, sums: Any, zeros: Set[int]) -> dict[int, int]:
-    """Return for each token whose row another token has as well which that is; rows of zeros apart."""
+    """Return the twin of each token that shares another token's row.
+
+    Rows of zeros are left out.
+    """
     order = sums.argsort(stable=True)
     places = {int(i): place for place, i in enumerate(order.tolist())}
     found = {}

@@ -15,7 +15,7 @@ OPTION = "--harness-inconclusive"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Add the option that says what "not proven" is."""
+    """Add the option for the outcome of an unproven claim."""
     group = parser.getgroup("finetune-harness")
     group.addoption(
         OPTION,
@@ -27,7 +27,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @dataclass(frozen=True)
 class Claims:
-    """What may be claimed of rows; each fails the test unless it is proven."""
+    """Claims on rows. Each fails the test unless it is proven."""
 
     rows: tuple[Any, ...]
     said: dict[str, Any]
@@ -35,7 +35,7 @@ class Claims:
     claimed: list[str] = field(default_factory=list)
 
     def worse_by_at_most(self, margin: float | str) -> GateResult:
-        """Claim that the candidate is worse by at most that, and return what came of it."""
+        """Claim that the candidate loses at most a margin. Returns the result."""
         return self._require_claim_proven(worse_by_at_most=margin)
 
     def better_by(self, margin: float | str) -> GateResult:
@@ -72,9 +72,10 @@ class Claims:
 
 @pytest.fixture
 def harness_gate(request: pytest.FixtureRequest) -> Iterator[Callable[..., Claims]]:
-    """Return what takes rows of a base and a candidate, and options of `harness gate`, and claims something of them.
+    """Return a function that makes Claims about scored rows.
 
-    A test that names rows and claims nothing of them ends in an error, since it tested nothing.
+    It takes rows of a base and a candidate, and the options of `harness gate`. A test that names rows and claims
+    nothing of them ends in an error, since it tested nothing.
     """
     made: list[Claims] = []
 
