@@ -164,7 +164,10 @@ def browser_data(kept: LoadedRun) -> tuple[list[dict[str, Any]], str]:
     rows = sum(map(len, chosen.values()))
     size = SIZE if share == 1 else DRAWN_SIZE
     most = max(120, min(MAX_TEXT_CHARS, size // max(1, rows * (3 + len(kept.subjects)))))
-    note = f"{total:,} rows: all that were won or lost, and a sample of the others, {rows:,} in all."
+    changed = "all that were won or lost, and a sample of the others"
+    binary = [pairs.binary for pairs in found.values()]
+    shown = changed if all(binary) else f"of 0/1 metrics {changed}" if any(binary) else "a sample"
+    note = f"{total:,} rows: {shown}, {rows:,} in all."
     return [
         _make_evaluation_json(kept, e, pairs, chosen[e], most) for e, pairs in found.items()
     ], note if share < 1 else ""

@@ -424,6 +424,15 @@ def test_of_many_rows_all_flips_and_a_sample_are_held(ran: Path, monkeypatch: py
     assert [row[0] for row in pairs.browser_data(read_folder(ran))[0][0]["rows"]] == ids
 
 
+def test_scores_are_sampled_and_said_to_be(ran: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a metric that is not 0/1 rows won and lost are in the sample like any other."""
+    monkeypatch.setattr(pairs, "MAX_WHOLE_ROWS", 20)
+    monkeypatch.setattr(pairs, "DRAWN_ROWS", 20)
+    for name, by in (("base", 0.3), ("merged", 0.2)):
+        edit_rows(ran, name, "qa", lambda i, row, by=by: row.update(exact_match=by + i % 7 / 20))
+    assert "60 rows: a sample, 20 in all" in pairs.browser_data(read_folder(ran))[1]
+
+
 def test_without_vl_convert_there_are_tables(ran: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where nothing draws, the page has the same numbers in tables."""
     monkeypatch.setattr(svg, "can_draw", lambda: False)
