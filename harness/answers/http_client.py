@@ -403,7 +403,7 @@ def _call_with_timeout(seconds: float, call: Any) -> Any:
 
 
 def _read_response_within_limits(response: Any, until: float, seconds: float) -> Any:
-    """Return a response with its decoded body. Raises Trouble when it is moved, too slow or too large."""
+    """Return a response with its decoded body. Raises RequestError if it is redirected, too slow or too large."""
     with closing(response):
         if response.has_redirect_location:
             place = "another address"  # without what may be secret in it, for it would send rows and keys there

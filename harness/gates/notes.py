@@ -41,7 +41,7 @@ def result_notes(verdict: Verdict, hypothesis: Hypothesis) -> list[Note]:
         return notes
     other, limit = hypothesis.alternative_estimate if hypothesis.clusters else None, verdict.threshold
     if other is not None and verdict.estimate is not None and limit is not None:
-        other += limit - hypothesis.threshold  # of a share of the baseline, see `conclude`
+        other += limit - hypothesis.threshold  # of a share of the baseline, see `outcome.make_verdict`
         apart = (verdict.estimate - limit) * (other - limit) < 0  # on two sides of it
         inside = (verdict.lower or 0.0) <= other <= (verdict.upper or 0.0)
         of = "rows" if alike else hypothesis.group_kind

@@ -106,7 +106,7 @@ class BinomialRows:
 def _flag_significant_runs(
     sums: Floats, weights: Floats, bound: float, alpha: float, changed: Floats | None = None, **how: Any
 ) -> Bools:
-    """Return (runs,): which data sets prove it, by `mean_tests.make_p_function`; BATCH at a time fit the cache."""
+    """Return (runs,): which data sets prove a claim, BATCH_DRAWS at a time, which fit the cache."""
     found = []
     for at in (slice(i, i + BATCH_DRAWS) for i in range(0, len(sums), BATCH_DRAWS)):
         discordance = None if changed is None else changed[at]

@@ -33,9 +33,9 @@ MAX_SUMMARY_BYTES = 1_000_000  # bytes of it all: GitHub refuses a summary of mo
 
 
 def format_run_markdown(run: Run, folder: Path | None = None) -> str:
-    """Return a run as Markdown: the decision, the gates, what follows in words, and rows that changed.
+    """Format a run as Markdown: decision, gates, conclusions and changed rows.
 
-    `folder` is where its rows are; without one none are shown. At most LARGEST bytes, cut at the end of a line.
+    `folder` holds its rows; without one none are shown. At most MAX_SUMMARY_BYTES, cut at the end of a line.
     """
     gates = ["| | gate | candidate | claim | result |", "|---|---|---|---|---|"] if run.verdicts else []
     for v in sort_worst_first(run):

@@ -88,7 +88,7 @@ class ChildWorker:
         return self._process.poll() is not None
 
     def send(self, message: str, hear: Callable[[str], None] = lambda _: None) -> Future[str]:
-        """Give a message; its future holds the reply, or raises Lost."""
+        """Send a message. Its future holds the reply, or raises WorkerLostError."""
         return self._thread.submit(self._send_and_await_reply, message, hear)
 
     def _send_and_await_reply(self, message: str, hear: Callable[[str], None]) -> str:

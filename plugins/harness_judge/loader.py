@@ -139,7 +139,7 @@ class AnthropicSubject:
         raise UsageError(f'model "{self.path}": the API provides no log-probs; use an evaluator that generates')
 
     def _answer(self, prompt: Prompt, how: Generate) -> str:
-        """Put a prompt, once. Raises Trouble."""
+        """Send a prompt, once. Raises RequestError."""
         from harness.internals import http_client
 
         turns = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt

@@ -120,7 +120,7 @@ class JudgeApi:
         )
 
     def ask(self, question: Question) -> Reply:
-        """Put a question, once. Raises Trouble, also for a reply that is no JSON: that was not answered."""
+        """Send a question, once. Raises RequestError, also for a reply that is not JSON."""
         if not (reply := self.send_question(question)).problem:  # one that was refused or cut needs not be JSON
             try:
                 json.loads(reply.text)

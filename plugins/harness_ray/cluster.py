@@ -102,7 +102,7 @@ class RayWorker:
         self.name, self._ray, self._actor, self._ended = name, ray, actor, ""
 
     def send(self, message: str, hear: Callable[[str], None] = lambda _: None) -> Future[str]:
-        """Give a message; its future holds the reply, or raises Lost: an actor, a node or the cluster is gone."""
+        """Send a message. Its future holds the reply, or raises WorkerLostError."""
         told: Future[str] = Future()
 
         def listen() -> None:

@@ -295,7 +295,7 @@ def read_context_limit(told: Mapping[str, Any]) -> int | None:
 
 
 def finite_logprobs(values: Any) -> list[float]:
-    """Return log-probabilities, which are finite and at most 0. Raises Trouble."""
+    """Return finite log-probabilities of at most 0. Raises RequestError."""
     found = [float(v) if type(v) is float or (type(v) is int and -1e6 < v <= 0) else math.nan for v in values]
     if odd := [v for v in found if not (math.isfinite(v) and v <= 1e-4)]:
         raise http_client.RequestError(f"sent a number that is not a log-probability (finite and at most 0): {odd[:3]}")

@@ -113,7 +113,7 @@ def reject_shards(processes: int | str, recipe: Mapping[str, Any], adapter: Adap
 
 
 def resolve_processes(processes: int | str, recipe: Mapping[str, Any], accumulated: int, device: str) -> int:
-    """Return how many train: "auto" is one a GPU, as far as batches can be dealt out. Raises UsageError as `refuse`."""
+    """Return the number of processes; "auto" is one for each GPU. Raises as `reject_processes`."""
     if processes == "auto":
         there = len(list_gpus()) if device == "cuda" else 1
         processes = next(n for n in range(max(1, there), 0, -1) if accumulated % n == 0)

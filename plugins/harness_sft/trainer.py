@@ -49,7 +49,7 @@ class AlreadyStoppedError(Exception):
 class CheckedTrainerMixin(ShardedTrainer):
     """Put before one of TRL's trainers: it stops on what is not finite, and keeps adapters in float32.
 
-    What is left to the class: `_prepare_dataset`, which fills `counts`, `_prepare_rows`, `validate` and `sequences`.
+    The class provides `_prepare_dataset`, which fills `counts`, `_prepare_rows`, `validate` and `sample_token_ids`.
     """
 
     train_dataset: Any
