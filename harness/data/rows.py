@@ -178,10 +178,7 @@ def answers_as_continuations(row: Mapping[str, Any]) -> Row:
 
 
 def _convert_target_to_text(value: Any) -> str | list[str]:
-    """Return a target as a text, or a list of texts.
-
-    Null, in a list too, becomes "", which no evaluator accepts as a target.
-    """
+    """Return a target as text or texts. Null becomes "", which no evaluator accepts."""
     if isinstance(value, list):
         return ["" if v is None else str(v) for v in value]
     return "" if value is None else str(value)
@@ -201,10 +198,7 @@ def _is_target(value: Any) -> bool:
 def _iterate_column_type_errors(
     named: Rows, rows: Rows, clusters: Sequence[str], slices: Sequence[str]
 ) -> Iterator[str]:
-    """Yield an error for each column with a wrong type.
-
-    Targets, ids, clusters, slices and inputs are checked; each error names the first wrong row.
-    """
+    """Yield an error for each column with a wrong type, which names the first row."""
     name = "give text or a number in every row"
     asked: list[tuple[str, Rows, str, Callable[[Any], bool], str]] = [
         ("target", named, "target", _is_target, "give text or a number, or a list of these"),
@@ -278,22 +272,30 @@ def _find_training_keys(named: Row, columns: Columns, template: str | None) -> t
     return next((shape for shape in (*shapes, PAIR) if all(key in named for key in shape)), ())
 
 
+def _read_completion(number: int, row: Row, where: str) -> Row:
+    """Return a row with its completion as text, or as a message after messages."""
+    answer = row["completion"]
+    if isinstance(answer, Mapping):
+        answer = json.dumps(answer, ensure_ascii=False)
+    elif _is_text_or_number(answer):
+        answer = _convert_target_to_text(answer)
+    if not isinstance(answer, (str, list)):
+        raise UsageError(
+            f"{where}: row {number} has {shorten_repr(answer)} as its completion; give text, a number or messages"
+        )
+    if isinstance(row["prompt"], list) and isinstance(answer, str) and answer:
+        answer = [{"role": "assistant", "content": answer}]
+    return {**row, "completion": answer}
+
+
 def _make_training_row(number: int, named: Row, where: str, columns: Columns, template: str | None) -> Row:
     if (shape := _find_training_keys(named, columns, template)) != PAIR:
         if "prompt" in shape and not isinstance(named["prompt"], (str, list)):
             raise UsageError(
                 f"{where}: row {number} has {shorten_repr(named['prompt'])} as its prompt; give text, or messages"
             )
-        if isinstance(answer := named[shape[-1]], Mapping):
-            answer = json.dumps(answer, ensure_ascii=False)
-        answer = _convert_target_to_text(answer) if _is_text_or_number(answer) or answer is None else answer
-        if "completion" in shape and not isinstance(answer, (str, list)):
-            raise UsageError(
-                f"{where}: row {number} has {shorten_repr(answer)} as its completion; give text, a number or messages"
-            )
-        if "completion" in shape and isinstance(named["prompt"], list) and isinstance(answer, str) and answer:
-            answer = [{"role": "assistant", "content": answer}]
-        return answers_as_continuations({**{key: named[key] for key in shape}, shape[-1]: answer})
+        row = {key: "" if named[key] is None else named[key] for key in shape}
+        return answers_as_continuations(_read_completion(number, row, where) if "completion" in shape else row)
     prompt, value = named["input"], named["target"]
     if not _is_prompt(prompt):
         want = "give text, or messages with role and content"
@@ -332,10 +334,7 @@ def training_template_arguments(number: int, row: Row, columns: Columns, where: 
 
 
 def _add_template_arguments(rows: Rows, named: Rows, arguments: Arguments, used: Sequence[str], where: str) -> None:
-    """Put template arguments on the inputs of rows.
-
-    Raises UsageError for a text input, which no template renders.
-    """
+    """Put template arguments on inputs. Raises UsageError for a text, which no template renders."""
     for i, (row, own) in enumerate(zip(rows, named, strict=True)):
         try:
             prompt, given = own.get("input", ""), chat.template_arguments(row, arguments, used)

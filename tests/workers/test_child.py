@@ -331,7 +331,7 @@ def test_a_worker_alone_sees_every_gpu(
         ),
         (
             "import harness.plugins as p, harness.workers.child as c\n"
-            "c.load_plugins = lambda suite, asked: p.load_plugins(None, ())\nc.main()",
+            "c.load_plugins = lambda suite, asked, **_: p.load_plugins(None, ())\nc.main()",
             'worker 1: no loader "apart"',
         ),
     ],

@@ -137,7 +137,7 @@ TRAINED: dict[str, tuple[str, dict[str, Any], list[tuple[dict[str, Any], str]]]]
             ({"completion": ["a"]}, "row 3: rows need prompt and completion, or messages, or text, none of them empty"),
             ({"prompt": None}, ": row 2 has None as its prompt; give text, or messages"),
             ({"prompt": 5}, ": row 2 has 5 as its prompt; give text, or messages"),
-            ({"prompt": ASKED}, "row 3: rows need prompt and completion, or messages, or text"),
+            ({"prompt": ASKED}, "row 3: have another form than row 1"),
         ],
     ),
     "messages": (
