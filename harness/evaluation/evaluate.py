@@ -154,7 +154,8 @@ def iterate_scores(task: Task, made: Any, rows: Sequence[Sample], kinds: tuple[t
     Each score must belong to one of `rows`, and occur once. Raises UsageError on anything else, with the evaluator's
     line.
     """
-    wanted, samples, counts = {s.id for s in rows}, {s.id: s for s in rows}, task.capabilities.counts
+    samples, counts = {s.id: s for s in rows}, task.capabilities.counts
+    wanted = {*samples}
     want = "Scores" if kinds == (Score,) else "Scores, Caveats or Labels"
     for one in plugin_errors.checked_items(task.function, made, kinds, want):
         if isinstance(one, Score):

@@ -96,7 +96,7 @@ def make_gate_input(
     for result, scores in zip(results, by_id, strict=True):
         if why := _find_scores_error(result, scores, metric, rows, samples, gate.range):
             return Unjudgeable(f"{result.subject}: {why}", digest=candidate.digest, n=len(rows))
-    if why := _find_binary_cap_error(gate, metric, [own[s.id] for own in by_id for s in rows]):
+    if why := _find_binary_cap_error(gate, metric, by_id, rows):
         return Unjudgeable(why, digest=candidate.digest, n=len(rows))
     if why := _find_truncation_error(
         gate, metric, rows, {r.subject: own for r, own in zip(results, by_id, strict=True)}
@@ -231,11 +231,13 @@ def _find_scores_error(
     return ""
 
 
-def _find_binary_cap_error(gate: Gate, metric: Metric, scores: Sequence[Score]) -> str:
+def _find_binary_cap_error(
+    gate: Gate, metric: Metric, sides: Sequence[Mapping[str, Score]], rows: Sequence[Sample]
+) -> str:
     """Return that a cap would shrink every change of 0/1 scores alike, or an empty text."""
     if gate.cap is None or gate.cap >= 1 or gate.kind.counts or not metric.is_share or metric.combine:
         return ""
-    if {score.values[metric.name] for score in scores} <= {0, 1}:
+    if all(side[s.id].values[metric.name] in (0, 1) for side in sides for s in rows):
         return f'every {metric.name} is 0 or 1, so a cap of {gate.cap:g} would count each change as that; remove "cap"'
     return ""
 

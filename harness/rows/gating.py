@@ -39,6 +39,9 @@ STATE_TEXTS = {
 }  # fmt: skip
 MAX_SCORE = 1e100  # of a score: sums of such are numbers
 STATES = ("scored", "error", "limit", "skipped", "unscored", "absent", "short")
+ROW_FIELDS = {  # of a row, alike in its repeats, by what a user calls them
+    "cluster": "cluster", "second_cluster": "cluster", "slices": "slice", "weight": "weight", "lengths": "length",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -276,14 +279,7 @@ def _make_paired_samples(pairs: PairedRows) -> list[Sample]:
 def _find_different_field(repeats: Rows) -> str:
     """Return which field of a row its repeats give different values, or an empty text."""
     one = repeats[0]
-    fields = {
-        "cluster": "cluster",
-        "second_cluster": "cluster",
-        "slices": "slice",
-        "weight": "weight",
-        "lengths": "length",
-    }
-    return next((what for f, what in fields.items() if any(getattr(r, f) != getattr(one, f) for r in repeats)), "")
+    return next((what for f, what in ROW_FIELDS.items() if any(getattr(r, f) != getattr(one, f) for r in repeats)), "")
 
 
 def _find_row_state(rows: Rows, name: str, wanted: int) -> str:

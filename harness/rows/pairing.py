@@ -224,10 +224,11 @@ def _pair_rows(
             continue
         # Which copy is which nobody knows; judged as one question, their sum is the same however they are paired.
         guessed += _has_several_pairings(theirs, ours)
+        theirs, ours = _sort_copies(theirs), _sort_copies(ours)
         for number in range(max(len(theirs), len(ours))):
             names.append(f"{called}~{number}")
-            base.append(_sort_copies(theirs)[number : number + 1])
-            candidate.append(_sort_copies(ours)[number : number + 1])
+            base.append(theirs[number : number + 1])
+            candidate.append(ours[number : number + 1])
     sides = SideRows(base), SideRows(candidate)
     repeats = max(map(len, sides[0])), max(map(len, sides[1]))
     return PairedRows(how, names, *sides, dropped, renamed, repeats, guessed)
@@ -251,16 +252,16 @@ def _sort_copies(rows: Rows) -> Rows:
 
 
 def _describe_copy(row: RawRow) -> tuple[Any, ...]:
-    about = row.cluster, row.second_cluster, row.weight
-    return *about, sorted(row.slices.items()), sorted(row.lengths.items())
+    parts = (tuple(sorted(of.items())) for of in (row.slices, row.lengths))
+    return row.cluster, row.second_cluster, row.weight, *parts
 
 
 def _has_several_pairings(theirs: Rows, ours: Rows) -> bool:
     """Return whether copies that only their scores tell apart could be paired otherwise."""
-    sides = [defaultdict[str, list[RawRow]](list), defaultdict[str, list[RawRow]](list)]
+    sides = [defaultdict[Any, list[RawRow]](list), defaultdict[Any, list[RawRow]](list)]
     for side, rows in zip(sides, (theirs, ours), strict=True):
         for row in rows:
-            side[str(_describe_copy(row))].append(row)
+            side[_describe_copy(row)].append(row)
     for about in {*sides[0], *sides[1]}:
         own = [side[about] for side in sides]
         varied = [len({(row.state, *sorted(row.values.items())) for row in rows}) > 1 for rows in own]

@@ -30,6 +30,7 @@ WORDS = {  # of right and wrong
     **dict.fromkeys(("c", "correct", "pass", "passed", "right", "true", "y", "yes", "✓", "✔"), 1.0),
     **dict.fromkeys(("i", "incorrect", "fail", "failed", "wrong", "false", "n", "no", "✗", "✘"), 0.0),
 }
+NO_ERROR = MISSING_SCORES | {"false", "no"}
 DECIMAL_COMMA, PERCENT = re.compile(r"[+-]?(\d*),(\d+)"), re.compile(r"([+-]?[\d.,]+)\s?%")
 FLOAT_ID = re.compile(r"\d+\.0+")
 NO_VALUES: ask.Told = {}
@@ -257,9 +258,7 @@ def _format_error(value: Any) -> str:
     """
     if value in (None, False, "") or (isinstance(value, (int, float)) and not isinstance(value, bool)):
         return ""
-    if isinstance(value, str) and (
-        value.strip().lower() in MISSING_SCORES | {"false", "no"} or _is_numeric_text(value)
-    ):
+    if isinstance(value, str) and (value.strip().lower() in NO_ERROR or _is_numeric_text(value)):
         return ""
     return describe_tool_error(value) if value else ""
 
