@@ -14,6 +14,7 @@ from harness.errors import UsageError
 from harness.texts.escaping import shorten_repr
 
 ARGUMENTS, TOOLS = "chat_template_kwargs", "tools"  # columns of a row; the first is also a key of a suite's tables
+SYSTEM_ROLES = ("system", "developer")
 MEDIA = ("image", "images", "audio", "audios", "video", "videos")
 RESERVED_ARGUMENTS = (  # how messages are rendered and tokenised is not a row's to say
     "conversation", "messages", "chat_template", "add_generation_prompt", "continue_final_message", "tokenize",

@@ -62,8 +62,9 @@ def rename_columns(rows: Sequence[Row], fewest: int = 2) -> tuple[list[Row], dic
     get the same name.
     """
     names = {name: safe_name(name) for name in dict.fromkeys(name for row in rows for name in row)}
+    first = dict[str, str]()
     for name, safe in names.items():
-        if (other := next(first for first, same in names.items() if same == safe)) != name:
+        if (other := first.setdefault(safe, name)) != name:
             both = f"{quote_text(other)} and {quote_text(name)}"
             raise UsageError(f"the columns {both} have one name in a template, {quote_text(safe)}; rename one")
     if len(names) < fewest:

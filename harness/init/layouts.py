@@ -27,7 +27,6 @@ SPEAKERS = {  # of ShareGPT, in small letters -> roles of messages
 }  # fmt: skip
 CHATS = ("messages", "conversations", "conversation")
 LAST_SPEAKER = "\n\nAssistant:"  # in a transcript of HH-RLHF
-SYSTEM_ROLES = ("system", "developer")
 PROMPTS = ("prompt", "question", "instruction", "query", "input")  # of preference pairs
 ANSWERS = ("output", "response", "completion", "answer")  # of Alpaca and its relatives
 CONTEXTS = ("input", "context")
@@ -178,7 +177,7 @@ def _make_messages_layout(rows: Sequence[Row], names: Mapping[str, str], column:
 
 def _find_order_error(roles: Sequence[str]) -> str:
     """Describe an order of roles that D11 refuses, or return an empty text."""
-    if any(role in SYSTEM_ROLES for role in roles[1:]):
+    if any(role in chat.SYSTEM_ROLES for role in roles[1:]):
         return "with a system message that is not the first"
     turns = [role for role in roles if role in ("user", "assistant")]
     if turns[:1] == ["assistant"]:
@@ -200,8 +199,9 @@ def _read_tools(value: Any, number: int) -> list[Row]:
         return []
     tools = _parse_json_cell(value)
     if not isinstance(tools, list) or not all(isinstance(tool, dict) for tool in tools):
-        shown = json.dumps(shorten_text(format_value(value), 40), ensure_ascii=False)
-        raise UsageError(f"row {number} has {shown} as its tools; give a list of objects, or drop the column")
+        raise UsageError(
+            f"row {number} has {_quote_start(value)} as its tools; give a list of objects, or drop the column"
+        )
     return tools
 
 
@@ -289,8 +289,8 @@ def _read_history(value: Any, number: int) -> list[Row]:
         return [{"role": ("user", "assistant")[i % 2], "content": text} for i, text in enumerate(texts)]
     if isinstance(turns, list) and all(map(_is_turn, turns)):
         return to_messages(turns, number)
-    shown = json.dumps(shorten_text(format_value(value), 40), ensure_ascii=False)
-    raise UsageError(f"row {number} has {shown} as its history; give [[question, answer], ...] or messages")
+    want = "give [[question, answer], ...] or messages"
+    raise UsageError(f"row {number} has {_quote_start(value)} as its history; {want}")
 
 
 def _make_chat(row: Row, names: Mapping[str, str], user: list[str], answer: str, history: Sequence[Row]) -> Row:
@@ -314,7 +314,7 @@ def _make_chat_layout(
 
 
 def _take_system_messages(messages: Sequence[Row]) -> list[Row]:
-    return [m for m in messages if m["role"] in SYSTEM_ROLES]
+    return [m for m in messages if m["role"] in chat.SYSTEM_ROLES]
 
 
 def _remove_system_texts(asked: Sequence[str], systems: Sequence[str]) -> Sequence[str]:
@@ -367,6 +367,10 @@ def format_value(value: Any) -> str:
     if isinstance(value, (dict, list)):
         return json.dumps(value, ensure_ascii=False, default=str)
     return "" if value is None or value != value else str(value).strip()
+
+
+def _quote_start(value: Any) -> str:
+    return json.dumps(shorten_text(format_value(value), 40), ensure_ascii=False)
 
 
 def _join_text(value: str | Sequence[Row]) -> str:

@@ -7,11 +7,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from harness import Sample, TrainingRow
-from harness.internals import prompt_text, split_answer, split_words
+from harness.internals import chat, prompt_text, split_answer, split_words
 from harness_checks.frames import FRAME_SHARE, find_frame, system_message
 
 MIN_BARE_WORDS = 3  # words at least of a question that is compared without what stands around all of its kind
-SYSTEM_ROLES = ("system", "developer")
 
 
 @dataclass(frozen=True)
@@ -37,7 +36,7 @@ def texts_of_rows(rows: Sequence[TrainingRow]) -> list[ComparableRow]:
     for row in rows:
         messages = row.row.get("prompt", row.row.get("messages"))
         own = [m for m in messages if isinstance(m, Mapping)] if isinstance(messages, list) else []
-        turns = [m for m in own if m.get("role") not in SYSTEM_ROLES]
+        turns = [m for m in own if m.get("role") not in chat.SYSTEM_ROLES]
         parts = [prompt_text([m]) for m in turns if m.get("role") != "assistant"]
         parts += [prompt_text(turns if "prompt" in row.row else turns[:-1])] if len(turns) < len(own) else []
         if "text" in row.row:
@@ -68,10 +67,10 @@ def texts_of_samples(samples: Sequence[Sample]) -> list[ComparableRow]:
 
 
 def _find_question(sample: Sample) -> str:
-    """Return the words of a chat without its system messages, or nothing of a few words."""
+    """Return a chat's words without its system messages. Empty if they are few."""
     if not isinstance(sample.input, list):
         return ""
-    words = split_words(prompt_text([m for m in sample.input if m.get("role") not in SYSTEM_ROLES]))
+    words = split_words(prompt_text([m for m in sample.input if m.get("role") not in chat.SYSTEM_ROLES]))
     return " ".join(words) if len(words) >= MIN_BARE_WORDS else ""
 
 

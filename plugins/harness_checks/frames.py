@@ -79,7 +79,7 @@ def find_frame(texts: Sequence[str]) -> Frame:
 def system_message(prompt: Prompt) -> str | None:
     """Return the system message that a prompt begins with, or None."""
     first: Mapping[str, Any] = prompt[0] if isinstance(prompt, list) and prompt else {}
-    return str(first.get("content")) if first.get("role") in ("system", "developer") else None
+    return str(first.get("content")) if first.get("role") in chat.SYSTEM_ROLES else None
 
 
 def last_question(prompt: Prompt) -> str:

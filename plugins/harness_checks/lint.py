@@ -18,7 +18,7 @@ from harness_checks.frames import row_messages
 from harness_domain import MatchOptions
 
 MAX_ROW_CHARS = 200_000  # characters of a row: some fifty thousand tokens, more than any recipe here keeps
-ROLES = ("system", "developer", "user", "assistant", "tool")
+ROLES = (*chat.SYSTEM_ROLES, "user", "assistant", "tool")
 SECRETS = {
     "a private key": r"-----BEGIN [A-Z ]*PRIVATE KEY-----",
     "an AWS access key": r"\bAKIA[0-9A-Z]{16}\b",
@@ -224,20 +224,20 @@ def _check_unused_question_columns(rows: Sequence[TrainingRow]) -> Iterator[Find
 
 
 def _find_message_role_error(row: TrainingRow) -> str | None:
-    if (chat := row.row.get("messages")) is None and isinstance(row.row.get("prompt"), list):
-        chat = row_messages(row)
-    if not isinstance(chat, list):
-        return None if chat is None else f"messages is {str(chat)[:40]!r}; it must be a list"
-    if not all(isinstance(message, dict) for message in chat):
+    if (messages := row.row.get("messages")) is None and isinstance(row.row.get("prompt"), list):
+        messages = row_messages(row)
+    if not isinstance(messages, list):
+        return None if messages is None else f"messages is {str(messages)[:40]!r}; it must be a list"
+    if not all(isinstance(message, dict) for message in messages):
         return "a message is not an object with role and content"
-    roles = [message.get("role") for message in chat]
+    roles = [message.get("role") for message in messages]
     written = ", ".join(map(str, roles[:8]))
-    for message, role in zip(chat, roles, strict=True):
+    for message, role in zip(messages, roles, strict=True):
         if role not in ROLES:
             return f'the role "{role}" is unknown; use user and assistant, and system first if needed'
         if not isinstance(message.get("content"), (str, list)) and not message.get("tool_calls"):
             return f'a message with the role {role} has no "content"'
-    if any(role in ("system", "developer") for role in roles[1:]):
+    if any(role in chat.SYSTEM_ROLES for role in roles[1:]):
         return f"the system message is not the first: {written}"
     turns = [role for role in roles if role in ("user", "assistant")]
     if "tool" not in roles and any(a == b for a, b in pairwise(turns)):
