@@ -180,9 +180,8 @@ def _answer(session: Session, task: Task, subject: Subject, number: int, sources
     samples, item = list(task.samples or ()), Item(session.suite.name, "base", task.spec.name)
     if number and "company" in sources:  # the first is the run that a suite would have
         random.Random(number).shuffle(samples)  # noqa: S311 -- not for secrets
-    drawn = (
-        number if "seed" in sources else number % 2 if task.marks == "pairs" else 0
-    )  # equal answers say nothing about a judge
+    # equal answers say nothing about a judge of pairs
+    drawn = number if "seed" in sources else number % 2 if task.marks == "pairs" else 0
     varied = replace(task, samples=tuple(samples), seed=task.seed + drawn)
     model = uncached(subject)
     asked = session.with_examples(item, model)

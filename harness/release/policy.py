@@ -76,7 +76,8 @@ class Policy:
     """The demands of one policy file.
 
     None and an empty `all_of`, `data`, `subjects` or `gates` demand nothing; without `ignored` evidence may be silent
-    about it. Without `binding` no rows of others are taken; with it there may be no keys, since nobody signs those.
+    about it. Evidence of rows that another tool scored passes only with `binding`, which also permits a policy without
+    keys, since such evidence is unsigned.
     """
 
     suites: list[str]

@@ -162,10 +162,8 @@ def _choose_second_tests(
     by_number = of.clusters * np.log1p(-np.minimum(share, 1 - 1e-15))
     scarce = np.maximum(by_number, np.where(share < 1, -weight, -np.inf)) > np.log(MAX_SILENT_SHARE * alpha)
     mute = uneven | scarce | (alpha < ratio.MIN_RESAMPLED_LEVEL)
-    strength, alike = (
-        np.where(mute, 1.0, np.minimum((2 * rough) ** ratio.GUARD_EXPONENT, 1.0)),
-        np.ones(of.estimate.shape),
-    )
+    strength = np.where(mute, 1.0, np.minimum((2 * rough) ** ratio.GUARD_EXPONENT, 1.0))
+    alike = np.ones(of.estimate.shape)
     if variance is not None:
         alike = np.where(rough > 1 - ratio.MIN_MIXED_EVENNESS, 1.0, ratio.bound_correlation(of, np.asarray(variance)))
         strength = np.where(uneven, alike * strength, strength)

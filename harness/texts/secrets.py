@@ -48,13 +48,8 @@ SECRET_END = re.compile("(key|token)$")
 AMBIGUOUS_NAMES = {"key", "token", "pass"}  # names that also mean something else
 MARKS = {"bos", "eos", "pad", "unk", "sep", "cls", "mask", "stop", "start", "end", "image", "special", "invocation"}
 VARIABLE = re.compile(r"[A-Z][A-Z0-9]*(_[A-Z0-9]+)+")  # the name of an environment variable
-PUBLIC_HEADERS = {
-    "accept",
-    "acceptlanguage",
-    "acceptencoding",
-    "contenttype",
-    "useragent",
-}  # headers that hold no secret
+# headers that hold no secret
+PUBLIC_HEADERS = {"accept", "acceptlanguage", "acceptencoding", "contenttype", "useragent"}
 MIN_SECRET_CHARS = 6  # characters of a value that is looked for wherever it turns up
 MIN_PART_CHARS = 8  # characters in a row of what a server was sent in secret that it may not say again
 _known: set[str] = set()

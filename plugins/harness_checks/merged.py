@@ -53,16 +53,11 @@ NEUTRAL_VALUES: dict[str, Any] = {  # how a server answers where generation_conf
     **{"repetition_penalty": 1.0, "no_repeat_ngram_size": 0, "num_beams": 1, "length_penalty": 1.0},
 }
 SERVED_KEYS = ("do_sample", "temperature", "repetition_penalty", "no_repeat_ngram_size", "num_beams")
-# keys that force or forbid tokens in every answer, and the values that do nothing
-FORCING_KEYS: tuple[str, ...] = (
-    "suppress_tokens",
-    "begin_suppress_tokens",
-    "bad_words_ids",
-    "force_words_ids",
-    "constraints",
-)
-FORCING_KEYS += ("forced_bos_token_id", "forced_eos_token_id", "sequence_bias", "min_length", "min_new_tokens")
-FORCING_KEYS += ("guidance_scale", "watermarking_config", "exponential_decay_length_penalty", "dola_layers")
+FORCING_KEYS = (  # that force or forbid tokens in every answer, and the values that do nothing
+    "suppress_tokens", "begin_suppress_tokens", "bad_words_ids", "force_words_ids", "constraints",
+    "forced_bos_token_id", "forced_eos_token_id", "sequence_bias", "min_length", "min_new_tokens",
+    "guidance_scale", "watermarking_config", "exponential_decay_length_penalty", "dola_layers",
+)  # fmt: skip
 NEUTRAL_FORCING = {"guidance_scale": 1, "min_length": 0, "min_new_tokens": 0}
 
 

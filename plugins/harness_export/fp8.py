@@ -129,9 +129,8 @@ def compare_fp8(parent: Path, copy: Path) -> dict[str, Any]:
             if scale is None:
                 compare_numbers(name, wanted.numpy(), here.float().numpy(), 0)
                 continue
-            step = torch.ldexp(torch.ones_like(here), torch.frexp(here).exponent - SIGNIFICAND_BITS).clamp_min(
-                SMALLEST_STEP
-            )
+            exponent = torch.frexp(here).exponent - SIGNIFICAND_BITS
+            step = torch.ldexp(torch.ones_like(here), exponent).clamp_min(SMALLEST_STEP)
             allowed = step * scale * (0.5 + (here.abs() == MAX_E4M3)) + F16_STEP * wanted.abs()
             off, all_ = compare_numbers(name, wanted.numpy(), (here * scale).numpy(), allowed.numpy())
             wrong, total, layers = wrong + off, total + all_, layers + 1

@@ -68,11 +68,8 @@ class RemoteJudge:
     def __init__(self, options: JudgeOptions, responses: Responses | None, progress: Told, budget: Budget) -> None:
         self.backend = OpenAIJudge(options) if options.backend_name == "openai" else AnthropicJudge(options)
         self.budget, self.responses, self.progress = budget, responses, progress
-        self.concurrency, self.tries, self.pause = (
-            options.concurrency,
-            options.retries + 1,
-            http_client.FIRST_PAUSE_SECONDS,
-        )
+        self.concurrency, self.tries = options.concurrency, options.retries + 1
+        self.pause = http_client.FIRST_PAUSE_SECONDS
         self.models, self.capped = dict[str, None](), ""  # the id of what replied last is the last
         self._identity = [self.backend.identity, keys.digest_content([RemoteJudge])]  # how it is asked, and read
         self._alias = request_key("judge", "model", self._identity)

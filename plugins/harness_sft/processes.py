@@ -52,9 +52,8 @@ GRACE_S = 10.0  # seconds, or two usual steps, in which all must have ended the 
 HEARTBEAT_S = 20.0  # seconds between two signs of life
 # without a step, after which that is reported, and the training is ended
 QUIET_SECONDS, HUNG_SECONDS = 600.0, 1800.0
-SLOW_STEP_FACTOR = (
-    20  # times the usual step after which a slow one is reported, and twice that after which the training is ended
-)
+# times the usual step after which a slow one is reported, and twice that after which the training is ended
+SLOW_STEP_FACTOR = 20
 # seconds before the first step and after the last: models are loaded, kernels compiled, weights written
 START_TIMEOUT_S = 3600.0
 CONNECTIONS = {"GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "lo"}  # the processes are on one machine
