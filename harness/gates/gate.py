@@ -22,6 +22,8 @@ FEWEST_SEEDS = 3  # runs of a recipe, of which it can be inferred how far others
 MIN_N = 60  # rows of a slice from which on it must prove the claim; a smaller one only raises an alarm
 # by which an estimate may differ from the values it is made of: rows were summed in another order
 RELATIVE_TOLERANCE = 1e-6
+# fields that no suite writes: the suite's reader and `link_groups` set them
+DERIVED_FIELDS: Mapping[str, Any] = {"where": "", "group": "", "among": 1, "guards": ""}
 Units = tuple[Sequence[Score], Sequence[Score] | None, Sequence[str] | None]
 """Rows of the candidate, of the baseline if there is one, and the cluster of each row."""
 
@@ -82,9 +84,9 @@ class Gate:
     flips_at_most: float | None = None  # the share of equal models beyond which another verdict keeps it undecided
     clean_only: bool = False  # judged without the rows that the contamination check tells of
     of: Literal["run", "recipe"] = "run"  # what is claimed: of the weights that ship, or of the mean over [train] seeds
-    group: str = ""  # the gate that names this one in `any_of`; not a key of the suite
-    among: int = 1  # claims that share its risk, of which each may be proven at a part of it; not a key either
-    guards: str = ""  # the gate on the mean of several tasks, of which this one guards a task; not a key either
+    group: str = ""  # the gate that names this one in `any_of`
+    among: int = 1  # claims that share its risk, of which each may be proven at a part of it
+    guards: str = ""  # the gate on the mean of several tasks, of which this one guards a task
 
     @property
     def eval(self) -> str:

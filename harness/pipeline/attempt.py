@@ -13,12 +13,12 @@ from typing import Any
 
 from harness.artifacts.digests import digest_value
 from harness.collection.collection import Collection
-from harness.gates.gate import Gate
+from harness.gates.gate import DERIVED_FIELDS, Gate
 from harness.pipeline.ledger import LedgerEntry, Role, overlaps, project_name, scores_by_row
 from harness.records.samples import Result
 
 # keys that claim nothing
-NEUTRAL_KEYS = ("id", "where", "metric", "group", "among", "guards", "on", "requires", "severity", "any_of")
+NEUTRAL_KEYS = ("id", "metric", "on", "requires", "severity", "any_of", *DERIVED_FIELDS)
 OF_EVAL = ("use", "template", "cluster", "rows_at_most", "against", "fewshot_data", "chat_template_kwargs", "stop")
 
 

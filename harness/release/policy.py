@@ -14,7 +14,7 @@ from typing import Any, Literal
 from harness import schema
 from harness.artifacts.attestation import CLAIMS, PAYLOAD, Envelope
 from harness.errors import Mistakes, UsageError, did_you_mean
-from harness.gates.gate import Gate
+from harness.gates.gate import DERIVED_FIELDS, Gate
 from harness.release import LAYERS
 
 MAX_INTEGER = 10**15  # a whole number from here on is refused before anything is done with it
@@ -204,9 +204,7 @@ def _iterate_claim_gates(tables: list[dict[str, Any]], complain: schema.Complain
         def said(_: str, what: str, title: str = f"[[claim]] number {number}") -> None:
             complain("", f"{title}: {what}")
 
-        claim = schema.read_table(
-            Gate, {"id": f"claim {number}", **table}, said, where="", group="", among=1, guards=""
-        )
+        claim = schema.read_table(Gate, {"id": f"claim {number}", **table}, said, **DERIVED_FIELDS)
         if claim:
             foreign = [f'"{key}" is a key of a suite\'s gates; remove it' for key in OF_SUITES if key in table]
             for mistake in foreign or claim.find_mistakes():

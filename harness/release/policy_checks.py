@@ -43,14 +43,20 @@ def find_refusals(policy: Policy, manifest: Mapping[str, Any], lock: Mapping[str
     for check in (str(one["check"]) for one in manifest["ignored"]):
         if check not in (policy.ignored or ()):
             yield f'the finding "{check}" was ignored, but the policy does not allow that (ignored)'
-    for name, digest in policy.data.items():
-        if (there := lock["data"].get(name, {}).get("sha256", digest)) != digest:
-            yield f'the rows of "{name}" have digest {there[:16]}, but the policy requires {digest[:16]} (data)'
-    for name, digest in policy.subjects.items():
-        if (there := lock["subjects"].get(name, digest)) != digest:
-            yield f'the weights of "{name}" have digest {there[:16]}, but the policy requires {digest[:16]} (subjects)'
+    for key, what, wanted, locked in _iterate_pinned_digests(policy, lock):
+        for name, digest in wanted.items():
+            if (there := locked.get(name, digest)) != digest:
+                yield f'the {what} of "{name}" have digest {there[:16]}, but the policy requires {digest[:16]} ({key})'
     if policy.plugins is not None:
         yield from _iterate_unlisted_plugin_errors(policy.plugins, lock["plugins"])
+
+
+def _iterate_pinned_digests(
+    policy: Policy, lock: Mapping[str, Any]
+) -> Iterator[tuple[str, str, Mapping[str, str], Mapping[str, str]]]:
+    """Yield a policy key, a noun for its digests, the required digests by name, and those of the lock."""
+    yield "data", "rows", policy.data, {name: entry.get("sha256", "") for name, entry in lock["data"].items()}
+    yield "subjects", "weights", policy.subjects, lock.get("subjects", {})
 
 
 def is_listed_suite(suite: Mapping[str, Any], wanted: Collection[str]) -> bool:
@@ -84,11 +90,10 @@ def match_policy(
     lacking, gates = dict[str, str](), set[str]()
     for gate in (gate for gate in policy.gates if gate not in verdicts):
         lacking[f"gate {gate}"] = f'gate "{gate}" has no verdict on {candidate} (gates)'
-    for name in (name for name in policy.data if name not in lock["data"]):
-        lacking[f"data {name}"] = f'the lock has no rows of "{name}"{did_you_mean(name, lock["data"])} (data)'
-    for name in (name for name in policy.subjects if name not in lock["subjects"]):
-        guess = did_you_mean(name, lock["subjects"])
-        lacking[f"subject {name}"] = f'the lock has no weights of "{name}"{guess} (subjects)'
+    for key, what, wanted, locked_digests in _iterate_pinned_digests(policy, lock):
+        for name in (name for name in wanted if name not in locked_digests):
+            guess = did_you_mean(name, locked_digests)
+            lacking[f"{key} {name}"] = f'the lock has no {what} of "{name}"{guess} ({key})'
     for number, claim in enumerate(policy.claims):
         gate, why = _find_covering_gate(claim, locked, verdicts, candidate)
         if gate:

@@ -266,12 +266,10 @@ def _make_paired_samples(pairs: PairedRows) -> list[Sample]:
                 )
         key = digest_value(["id", name])[:HEX_DIGITS] if pairs.how == "id" else one.content
         other = theirs[0] if theirs else one
-        about = [getattr(one, f) or getattr(other, f) for f in ("cluster", "second_cluster", "slices")]
-        if [
-            getattr(other, f) or told for f, told in zip(("cluster", "second_cluster", "slices"), about, strict=True)
-        ] != about:
+        fields = [(getattr(one, f), getattr(other, f)) for f in ("cluster", "second_cluster", "slices")]
+        if any(a and b and a != b for a, b in fields):
             raise UsageError(f'row "{printable(name)}" has another cluster or slice in base than in candidate')
-        cluster, second, slices = about
+        cluster, second, slices = (a or b for a, b in fields)
         found.append(Sample(name, row=slices, cluster=cluster or None, key=key, second_cluster=second or None))
     return found
 
@@ -361,8 +359,8 @@ def _make_result(
         else:
             part = {metric.name: share} if share else NO_VALUES
             scores.append(Score(s.id, values[v], w, weights=NO_VALUES, details=NO_VALUES, partly_lost=part))
-    told = zip((s.key for s in samples), map(str, column.values), column.shares, column.weights, strict=True)
-    digest = hashlib.sha256(f"{side} {sorted(told)}".encode())
+    lines = zip((s.key for s in samples), map(str, column.values), column.shares, column.weights, strict=True)
+    digest = hashlib.sha256(f"{side} {sorted(lines)}".encode())
     caveats = (Caveat(column.lost, "ERROR"),) if missing else ()
     means = {metric.name: metric.value(scores)} if scores else {}
     known = run.bound.removeprefix("sha256:") if run.binding == "claimed" else digest.hexdigest()

@@ -19,6 +19,7 @@ from typing import Any
 from harness.artifacts.attestation import LOCK
 from harness.errors import ExitCode, UsageError
 from harness.files import reporting_write_errors, write_text
+from harness.gates.gate import DERIVED_FIELDS
 from harness.pipeline.ledger import describe_attempts
 from harness.plugins import load_plugins
 from harness.records import verdict_text
@@ -50,7 +51,7 @@ ROWS_WAY = 'use other rows, or write attempts = "spend" in [suite]'  # out of re
 COMMAND_WAY = 'use other rows, or a suite with attempts = "spend", for which --write-suite FILE writes the claim'
 MOST_GATES = 8  # of more, those that passed are names in one line
 # fields of a gate that are no keys, or stand first
-LEADING_FIELDS = ("id", "metric", "where", "group", "among", "guards")
+UNCLAIMED_FIELDS = ("id", "metric", *DERIVED_FIELDS)
 
 
 def run_rows(suite: Suite, args: Namespace) -> int:
@@ -162,7 +163,7 @@ def write_suite(found: JudgedRows, path: Path, paths: Mapping[str, str]) -> None
     options |= {"cluster": spec.cluster} if spec.cluster else {}
     slices = [name for name in spec.slices if name != TASK or not one.runs["candidate"].tasks]
     options |= {"slices": slices} if slices else {}
-    claim = {k: v for k, v in asdict(gate).items() if k not in LEADING_FIELDS and v != asdict(type(gate)("x"))[k]}
+    claim = {k: v for k, v in asdict(gate).items() if k not in UNCLAIMED_FIELDS and v != asdict(type(gate)("x"))[k]}
     about = {"name": found.suite.name, "alpha": found.suite.header.alpha}
     tables: list[tuple[str, Mapping[str, Any]]] = [("[suite]", about)]
     tables += ((f"[rows.{side}]", {"path": place}) for side, place in relative.items())

@@ -14,13 +14,13 @@ from contextlib import suppress
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from harness import schema
-from harness.gates.gate import KINDS, Gate
+from harness.gates.gate import DERIVED_FIELDS, KINDS, Gate
 from harness.plugins import Plugins
 from harness.suite import tables
 
 Schema = dict[str, Any]
 DRAFT = "http://json-schema.org/draft-04/schema#"
-NO_KEYS = ("where", "options", "group", "among", "guards")  # fields that no suite writes
+NO_KEYS = ("options", *DERIVED_FIELDS)  # fields that no suite writes
 NAMES: Mapping[type, str] = {
     str: "string", int: "integer", float: "number", bool: "boolean", dict: "object", list: "array", tuple: "array",
 }  # fmt: skip

@@ -18,7 +18,7 @@ from harness.artifacts.digests import digest_value
 from harness.data import reading
 from harness.errors import Mistakes, UsageError, did_you_mean, suggest_option
 from harness.files import read_text
-from harness.gates.gate import FEWEST_SEEDS, Gate
+from harness.gates.gate import DERIVED_FIELDS, FEWEST_SEEDS, Gate
 from harness.gates.group import find_member_mistakes, link_groups
 from harness.suite import tables
 from harness.suite.lines import read_toml_lines, reject_deep_keys
@@ -228,8 +228,7 @@ class _Reader:
             return None
         line = self.lines.get((*at, ""))
         where = f"{self.path}:{line}: {title}" if line else f"{self.path}: {title}"
-        own = {"where": where, "group": "", "among": 1, "guards": ""}  # fields that no suite writes
-        return schema.read_table(cls, table, partial(self.complain, at, title), **own)
+        return schema.read_table(cls, table, partial(self.complain, at, title), **{**DERIVED_FIELDS, "where": where})
 
     def subjects(self) -> dict[str, tables.Baseline]:
         if not isinstance(given := self.raw.get("subject", {}), dict):

@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any
 from harness.artifacts.digests import digest_value
 from harness.errors import Mistakes
 from harness.files import read_text
+from harness.gates.gate import DERIVED_FIELDS, Gate
 from harness.records.waivers import IGNORED, Waiver
 
 if TYPE_CHECKING:
-    from harness.gates.gate import Gate
     from harness.records.findings import Finding
     from harness.records.verdicts import Verdict
     from harness.suite.tables import Eval, Suite
@@ -152,7 +152,7 @@ def unneeded_waivers(waivers: Sequence[Waiver], verdicts: Sequence[Verdict], fla
 
 
 def _make_claim_identity(gate: Gate, suite: Suite) -> dict[str, Any]:
-    neutral = ("id", "where", "among", "guards")
+    neutral = {"id", *DERIVED_FIELDS} - {"group"}
     keys = {f.name: getattr(gate, f.name) for f in dataclasses.fields(gate) if f.name not in neutral}
     if set(gate.on) == set(suite.copies):  # as collection fills it in where copies are compared with their parents
         keys["on"] = []
