@@ -130,7 +130,7 @@ def read_training_rows(context: Context, sources: DatasetLoader) -> tuple[list[d
             else:
                 continue
             group = train.cluster
-            if lacking := [i for i, row in enumerate(found) if group is not None and row.get(group) is None]:
+            if lacking := [n for n, row in enumerate(found, 1) if group is not None and row.get(group) is None]:
                 what = f'data "{source}": row {lacking[0]} has no column "{group}" for cluster'
                 context.mistakes.add(train.where, f"{what} ({len(lacking)} such rows)")
             elif group is not None:

@@ -20,13 +20,13 @@ def find_ambiguous_row(
     if "text" in columns or "messages" in columns:
         return ""
     chosen = {*columns, *(["input"] if template else [])}
-    for i, row in enumerate(rows):
+    for number, row in enumerate(rows, 1):
         if what := _describe_ambiguous_readings(
             [name for name, value in row.items() if value is not None], chosen, training
         ):
-            return f"row {i} {what}"
+            return f"row {number} {what}"
         if not (training or chosen & NAMES.keys()) and (what := _describe_second_question(row)):
-            return f"row {i} {what}"
+            return f"row {number} {what}"
     return ""
 
 

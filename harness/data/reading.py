@@ -258,8 +258,8 @@ def _parse_json_line(text: str, place: str) -> Any:
 def _require_list_of_objects(found: Any, path: Path) -> list[Row]:
     if not isinstance(found, list):
         raise UsageError(f"{path}: contains a {type(found).__name__}; it must be a list of objects")
-    if (odd := next((i for i, row in enumerate(found) if not isinstance(row, dict)), None)) is not None:
-        raise UsageError(f"{path}: row {odd} is {shorten_repr(found[odd], 40)}; it must be an object")
+    if odd := next((n for n, row in enumerate(found, 1) if not isinstance(row, dict)), 0):
+        raise UsageError(f"{path}: row {odd} is {shorten_repr(found[odd - 1], 40)}; it must be an object")
     return found
 
 

@@ -61,7 +61,7 @@ def read_rows(
         rows = rows[part] if part else rows
     if not rows:
         raise UsageError(f'{where}: data "{source}" has no rows; an evaluation needs at least one')
-    if large := [i for i, row in enumerate(rows) if _count_characters(row) > MAX_ROW_CHARS]:
+    if large := [n for n, row in enumerate(rows, 1) if _count_characters(row) > MAX_ROW_CHARS]:
         what = f"row {large[0]} has more than {MAX_ROW_CHARS:,} characters ({len(large)} such rows)"
         what = f"{what}; split it, or remove it"
         raise UsageError(f'{where}: data "{source}": {what}')
@@ -95,7 +95,7 @@ def to_samples(
         **{f"slices {s}": s for s in slices},
     }
     for name, column in wanted.items():
-        if lacking := [i for i, row in enumerate(rows) if column not in row]:
+        if lacking := [n for n, row in enumerate(rows, 1) if column not in row]:
             what = f'row {lacking[0]} has no column "{column}" for {name} ({len(lacking)} such rows)'
             mistakes.add(where, f"{what}; its columns are {quote_names(rows[0])}")
     mistakes.raise_errors()
@@ -141,22 +141,22 @@ def to_training_rows(
         (name, column), *_ = lacking
         raise UsageError(f'{where}: there is no column "{column}" for {name}; the columns are {quote_names(rows[0])}')
     named = _map_rows_to_known_columns(rows, columns, template, where)
-    if shapeless := [i for i, own in enumerate(named) if not _find_training_keys(own, columns, template)]:
+    if shapeless := [n for n, own in enumerate(named, 1) if not _find_training_keys(own, columns, template)]:
         want = "input and target, prompt and completion, messages, or text"
         if template is not None:
             want = 'a target as well as the template; name its column with columns = { target = "…" }'
         all_of_them = f" ({len(shapeless)} such rows)" if len(shapeless) > 1 else ""
-        foreign = {"conversations", "instruction", "chosen"} & rows[shapeless[0]].keys()
+        first = rows[shapeless[0] - 1]
+        foreign = {"conversations", "instruction", "chosen"} & first.keys()
         want += "; harness init --data writes such rows for this layout" if foreign else ""
         raise UsageError(
-            f"{where}: row {shapeless[0]} has the columns {quote_names(rows[shapeless[0]])}{all_of_them}; "
-            f"it needs {want}"
+            f"{where}: row {shapeless[0]} has the columns {quote_names(first)}{all_of_them}; it needs {want}"
         )
     mistakes, made = Mistakes(), list[Row]()
-    for i, row in enumerate(rows):
+    for number, (row, own) in enumerate(zip(rows, named, strict=True), 1):
         with mistakes.collecting():
-            taken = _make_training_row(i, named[i], where, columns, template)
-            made.append(taken | training_template_arguments(i, row, columns, where, arguments or {}))
+            taken = _make_training_row(number, own, where, columns, template)
+            made.append(taken | training_template_arguments(number, row, columns, where, arguments or {}))
     reading.limit_mistakes(mistakes, where)
     mistakes.raise_errors()
     return [chat.split_answer(row) for row in made] if made and all(map(chat.has_one_answer, made)) else made
@@ -208,14 +208,14 @@ def _iterate_column_type_errors(
     want = "give text, a number, true or false in every row"
     asked += [(c, rows, f'slices "{c}"', lambda v: isinstance(v, bool) or _is_text_or_number(v), want) for c in slices]
     for column, of, what, fits, want in asked:
-        if odd := [i for i, row in enumerate(of) if column in row and not fits(row[column])]:
-            found = "null" if of[odd[0]][column] is None else f"{shorten_repr(of[odd[0]][column])}"
+        if odd := [n for n, row in enumerate(of, 1) if column in row and not fits(row[column])]:
+            value = of[odd[0] - 1][column]
+            found = "null" if value is None else shorten_repr(value)
             yield f"row {odd[0]} has {found} as its {what} ({len(odd)} such rows); {want}"
-    for i, row in enumerate(named):
+    for number, row in enumerate(named, 1):
         if not _is_prompt(row.get("input", "")):
-            yield (
-                f"row {i} has {shorten_repr(row['input'])} as its input; give text, or messages with role and content"
-            )
+            found = shorten_repr(row["input"])
+            yield f"row {number} has {found} as its input; give text, or messages with role and content"
             return
 
 
@@ -335,7 +335,7 @@ def training_template_arguments(number: int, row: Row, columns: Columns, where: 
 
 def _add_template_arguments(rows: Rows, named: Rows, arguments: Arguments, used: Sequence[str], where: str) -> None:
     """Put template arguments on inputs. Raises UsageError for a text, which no template renders."""
-    for i, (row, own) in enumerate(zip(rows, named, strict=True)):
+    for number, (row, own) in enumerate(zip(rows, named, strict=True), 1):
         try:
             prompt, given = own.get("input", ""), chat.template_arguments(row, arguments, used)
             if isinstance(prompt, list):
@@ -344,7 +344,7 @@ def _add_template_arguments(rows: Rows, named: Rows, arguments: Arguments, used:
             elif given:
                 raise UsageError(f"has {quote_names(given)} {NO_CHAT}")
         except UsageError as error:
-            raise UsageError(f"{where}: row {i} {error}") from None
+            raise UsageError(f"{where}: row {number} {error}") from None
 
 
 def _require_no_inner_arguments(messages: Sequence[Mapping[str, Any]]) -> None:
@@ -405,18 +405,17 @@ def to_judged_rows(rows: Rows, names: Sequence[str], columns: Columns, where: st
         )
     want = f"rows need {', '.join(names[:-1])} and {names[-1]}; map the columns with columns = {{...}}"
     for name in names:
-        if lacking := [i for i, row in enumerate(named) if name not in row]:
-            there = quote_names(rows[lacking[0]])
+        if lacking := [n for n, row in enumerate(named, 1) if name not in row]:
+            there = quote_names(rows[lacking[0] - 1])
             raise UsageError(
                 f'{where}: row {lacking[0]} has {there} and no "{name}" ({len(lacking)} such rows); {want}'
             )
     made = []
-    for i, (row, own) in enumerate(zip(rows, named, strict=True)):
+    for number, (row, own) in enumerate(zip(rows, named, strict=True), 1):
         with mistakes.collecting():
             taken = answers_as_continuations({name: own[name] for name in names})
-            made.append(
-                taken | training_template_arguments(i, {**row, "prompt": taken["prompt"]}, columns, where, common)
-            )
+            about = {**row, "prompt": taken["prompt"]}
+            made.append(taken | training_template_arguments(number, about, columns, where, common))
     reading.limit_mistakes(mistakes, where)
     mistakes.raise_errors()
     return made

@@ -39,14 +39,15 @@ def fill_template(template: str, rows: Sequence[Mapping[str, Any]], where: str) 
     Raises UsageError if a column is missing, or is neither text nor a number.
     """
     for name in template_columns(template):
-        if lacking := [i for i, row in enumerate(rows) if name not in row]:
-            known = did_you_mean(name, rows[lacking[0]])
+        if lacking := [n for n, row in enumerate(rows, 1) if name not in row]:
+            known = did_you_mean(name, rows[lacking[0] - 1])
             raise UsageError(
                 f'{where}: template: row {lacking[0]} has no column "{name}" ({len(lacking)} such rows){known}'
             )
-        values = enumerate(row[name] for row in rows)
-        if odd := [i for i, v in values if isinstance(v, bool) or not isinstance(v, (str, int, float)) or v != v]:
-            found = "null" if rows[odd[0]][name] is None else f"{shorten_repr(rows[odd[0]][name])}"
+        values = enumerate((row[name] for row in rows), 1)
+        if odd := [n for n, v in values if isinstance(v, bool) or not isinstance(v, (str, int, float)) or v != v]:
+            value = rows[odd[0] - 1][name]
+            found = "null" if value is None else shorten_repr(value)
             what = (
                 f'template: row {odd[0]} has {found} in column "{name}" ({len(odd)} such rows); give text or a number'
             )

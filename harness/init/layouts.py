@@ -193,14 +193,14 @@ def _find_content_error(messages: Sequence[Row]) -> str:
     return "with a message without content" if blank else ""
 
 
-def _read_tools(value: Any, number: int) -> list[Row]:
+def _read_tools(value: Any, index: int) -> list[Row]:
     """Return the tools of a row; raises UsageError, naming the row, where they are no objects."""
     if format_value(value).lower() in MISSING_VALUES:
         return []
     tools = _parse_json_cell(value)
     if not isinstance(tools, list) or not all(isinstance(tool, dict) for tool in tools):
         raise UsageError(
-            f"row {number} has {_quote_start(value)} as its tools; give a list of objects, or drop the column"
+            f"row {index + 1} has {_quote_start(value)} as its tools; give a list of objects, or drop the column"
         )
     return tools
 
@@ -252,7 +252,7 @@ def _require_one_form(chats: Sequence[bool], of: str) -> None:
     """Raise UsageError where some rows have messages and others have text."""
     if any(chats) and not all(chats):
         one, other = chats.index(True), chats.index(False)
-        raise UsageError(f"row {one} has messages as its {of}, and row {other} has text; use one form for all")
+        raise UsageError(f"row {one + 1} has messages as its {of}, and row {other + 1} has text; use one form for all")
 
 
 def _make_alpaca_layout(rows: Sequence[Row], names: Mapping[str, str], answer: str) -> Layout:
@@ -279,7 +279,7 @@ def _make_question_layout(rows: Sequence[Row], names: Mapping[str, str]) -> Layo
     return _make_chat_layout(f"system, {', '.join(asks)} → {names['answer']}", used, made)
 
 
-def _read_history(value: Any, number: int) -> list[Row]:
+def _read_history(value: Any, index: int) -> list[Row]:
     """Return earlier turns as messages; raises UsageError, naming the row, where they have another form."""
     if format_value(value).lower() in MISSING_VALUES:
         return []
@@ -288,9 +288,9 @@ def _read_history(value: Any, number: int) -> list[Row]:
         texts = [format_value(text) for turn in turns for text in turn]
         return [{"role": ("user", "assistant")[i % 2], "content": text} for i, text in enumerate(texts)]
     if isinstance(turns, list) and all(map(_is_turn, turns)):
-        return to_messages(turns, number)
+        return to_messages(turns, index)
     want = "give [[question, answer], ...] or messages"
-    raise UsageError(f"row {number} has {_quote_start(value)} as its history; {want}")
+    raise UsageError(f"row {index + 1} has {_quote_start(value)} as its history; {want}")
 
 
 def _make_chat(row: Row, names: Mapping[str, str], user: list[str], answer: str, history: Sequence[Row]) -> Row:
@@ -323,18 +323,18 @@ def _remove_system_texts(asked: Sequence[str], systems: Sequence[str]) -> Sequen
     return bare if len({*systems}) < len({*bare}) else asked
 
 
-def to_messages(value: Any, number: int) -> list[Row]:
+def to_messages(value: Any, index: int) -> list[Row]:
     """Convert a conversation to messages with role and content.
 
     Raises UsageError, naming the row, if it is malformed.
     """
     if not isinstance(value, list) or not all(isinstance(turn, dict) for turn in value):
         shown = shorten_text(str(value), 40)
-        raise UsageError(f"row {number} has {json.dumps(shown)} as its conversation; {TURN_LISTS}")
+        raise UsageError(f"row {index + 1} has {json.dumps(shown)} as its conversation; {TURN_LISTS}")
     try:
         return [to_message(turn) for turn in value]
     except UsageError as error:
-        raise UsageError(f"row {number} {error}") from None
+        raise UsageError(f"row {index + 1} {error}") from None
 
 
 def to_message(turn: Row) -> Row:
@@ -380,12 +380,12 @@ def _join_text(value: str | Sequence[Row]) -> str:
     return "\n".join(content for m in value if (content := format_value(m.get("content"))))
 
 
-def _read_text_or_turns(value: Any, number: int) -> str | list[Row]:
+def _read_text_or_turns(value: Any, index: int) -> str | list[Row]:
     """Return messages where a value holds turns, else its text, unchanged."""
     parsed = _parse_json_cell(value)
     turns = [parsed] if isinstance(parsed, dict) else parsed
     if isinstance(turns, list) and turns and all(map(_is_turn, turns)):
-        return to_messages(turns, number)
+        return to_messages(turns, index)
     return value if isinstance(value, str) else format_value(value)
 
 

@@ -258,7 +258,7 @@ def _name_source_row(message: str, draft: Draft, folder: str) -> str:
     place = rf"{re.escape(folder)}/suite\.toml(?::\d+)?: (\[train\] data \S+|eval [^:]+): (?:row (\d+) )?"
     if (found := re.match(place, message)) is None:
         return message.replace(f"{folder}/", "")
-    rows, number = draft.parts["train" if found[1].startswith("[train]") else "confirm"], int(found[2] or -1)
+    rows, number = draft.parts["train" if found[1].startswith("[train]") else "confirm"], int(found[2] or 0) - 1
     named = f"the row with the id {json.dumps(rows[number]['id'])} " if 0 <= number < len(rows) else ""
     return f"{named}{message[found.end() :]}"
 

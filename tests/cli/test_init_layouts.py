@@ -483,9 +483,9 @@ IMAGE = {"type": "image_url", "image_url": {"url": "http://x"}}
 WRONG: dict[str, tuple[Callable[[int], Row], str]] = {
     "unknown speaker": (
         lambda i: {"conversations": [{"from": "narrator", "value": "x"}]},
-        'row 0 has a turn from "narrator", which is unknown',
+        'row 1 has a turn from "narrator", which is unknown',
     ),
-    "no speaker": (lambda i: {"messages": [{"text": "x"}]}, 'row 0 has a turn without "role" or "from"; give a list'),
+    "no speaker": (lambda i: {"messages": [{"text": "x"}]}, 'row 1 has a turn without "role" or "from"; give a list'),
     "text as messages": (lambda i: {"messages": asked(i)}, "as its conversation; give a list of messages with role"),
     "KTO": (
         lambda i: {"prompt": asked(i), "completion": answered(i), "label": i % 2 == 0},
@@ -511,13 +511,13 @@ WRONG: dict[str, tuple[Callable[[int], Row], str]] = {
     ),
     "history in text": (
         lambda i: {"instruction": asked(i), "output": answered(i), "history": "User: a"},
-        'row 0 has "User: a" as its history; give [[question, answer], ...] or messages',
+        'row 1 has "User: a" as its history; give [[question, answer], ...] or messages',
     ),
     "history in numbers": (
-        lambda i: {"instruction": asked(i), "output": answered(i), "history": 5}, 'row 0 has "5" as its history; give',
+        lambda i: {"instruction": asked(i), "output": answered(i), "history": 5}, 'row 1 has "5" as its history; give',
     ),
     "tools in text": (
-        lambda i: {"messages": turns(i), "tools": "search"}, 'row 0 has "search" as its tools; give a list of objects',
+        lambda i: {"messages": turns(i), "tools": "search"}, 'row 1 has "search" as its tools; give a list of objects',
     ),
     "images alone": (
         lambda i: {"messages": [{"role": "user", "content": [IMAGE]}, *turns(i)[1:]]},
@@ -525,7 +525,7 @@ WRONG: dict[str, tuple[Callable[[int], Row], str]] = {
     ),
     "mixed pairs": (
         lambda i: {"prompt": asked(i), "chosen": said("a") if i else "a", "rejected": "b"},
-        "row 1 has messages as its answers, and row 0 has text; use one form for all",
+        "row 2 has messages as its answers, and row 1 has text; use one form for all",
     ),
     "an empty turn": (
         lambda i: {"id": f"n{i}", "messages": [*turns(i)[:1], {"role": "user", "content": None}, *turns(i)[1:]]},

@@ -213,8 +213,8 @@ WRONG: dict[str, tuple[str, str | bytes | None, list[str], str]] = {
     "broken JSON": ("a.json", '[\n{"a": 1},\n{"a": 2,}\n]', [], "a.json:3: not valid JSON: "),
     "cut JSON": ("a.json", encode_json_rows(DICTS)[:-9], [], "a.json: not valid JSON:"),
     "JSON of one": ("a.json", '{"a": 1}', [], ": contains a dict; it must be a list of objects"),
-    "JSON of lists": ("a.json", "[[1, 2]]", [], ": row 0 is [1, 2]; it must be an object"),
-    "a list as .jsonl": ("a.jsonl", "[1]\n", [], ": row 0 is [1]; it must be an object"),
+    "JSON of lists": ("a.json", "[[1, 2]]", [], ": row 1 is [1, 2]; it must be an object"),
+    "a list as .jsonl": ("a.jsonl", "[1]\n", [], ": row 1 is [1]; it must be an object"),
     "chats": (
         "a.json",
         encode_json_rows({"messages": []} for _ in TEXTS),

@@ -65,23 +65,23 @@ IMAGE = [{"role": "user", "content": [{"type": "image", "url": "cat.png"}, {"typ
 WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "images": (
         {"images": ["cat.png"]},
-        ('row 0 has "images", which prompts cannot contain here; remove such rows, or drop the column'),
+        ('row 1 has "images", which prompts cannot contain here; remove such rows, or drop the column'),
     ),
     "tools that are none": (
         {"tools": ["find"]},
-        "row 0 has ['find'] as its \"tools\"; give a list of objects, or drop the column",
+        "row 1 has ['find'] as its \"tools\"; give a list of objects, or drop the column",
     ),
     "arguments that are none": (
         {"chat_template_kwargs": 3},
-        'row 0 has 3 as its "chat_template_kwargs"; it must be an object',
+        'row 1 has 3 as its "chat_template_kwargs"; it must be an object',
     ),
     "arguments in a message": (
         {"input": [{**ASKED[0], "chat_template_kwargs": {}}]},
-        'row 0 has "chat_template_kwargs" in a message; move it beside the messages',
+        'row 1 has "chat_template_kwargs" in a message; move it beside the messages',
     ),
     "tools without an end": ({"tools": "[" * 100_000}, "give a list of objects, or drop the column"),
-    "a template": ({"chat_template_kwargs": {"chat_template": "x"}}, 'row 0 has "chat_template" in'),
-    "arguments of a text": ({"input": "say a", "chat_template_kwargs": OFF}, 'row 0 has "enable_thinking" for a chat'),
+    "a template": ({"chat_template_kwargs": {"chat_template": "x"}}, 'row 1 has "chat_template" in'),
+    "arguments of a text": ({"input": "say a", "chat_template_kwargs": OFF}, 'row 1 has "enable_thinking" for a chat'),
 }
 
 
@@ -99,7 +99,7 @@ def test_what_cannot_be_honoured_is_refused(case: str) -> None:
 
 def test_parts_that_are_no_text_are_not_trained_on() -> None:
     """An image in the messages of a training row is refused; a server may be sent one in an evaluation."""
-    with pytest.raises(UsageError, match='row 0 has a part of type "image" in its messages'):
+    with pytest.raises(UsageError, match='row 1 has a part of type "image" in its messages'):
         to_training_rows([{"input": IMAGE, "target": "x"}], {}, "x")
     assert make_sample(input=IMAGE).input == IMAGE
 
@@ -193,7 +193,7 @@ def test_an_evaluation_without_prompts_has_no_arguments(project: Project) -> Non
     suite = SUITE.replace('slices = ["kind"]', "chat_template_kwargs = { enable_thinking = false }")
     project.write({"suite.toml": suite, "test.jsonl": ROWS, "train.jsonl": TRAIN})
     outcome = project.run("--collect-only")
-    assert (outcome.code, 'row 0 has "enable_thinking" for a chat template, but the input is text' in outcome.err) == (
+    assert (outcome.code, 'row 1 has "enable_thinking" for a chat template, but the input is text' in outcome.err) == (
         4,
         True,
     )

@@ -17,7 +17,7 @@ from tests.helpers.speed import time_call
 WRONG = {
     "empty": ("", "has no rows"),
     "half JSON": ('{"input": "a say b", "target": "b"}\n{"input": "c', "suite.toml"),
-    "a list line": ("[1, 2]\n", ": row 0 is [1, 2]; it must be an object"),
+    "a list line": ("[1, 2]\n", ": row 1 is [1, 2]; it must be an object"),
     "without the columns": ('{"q": "x", "kind": "a"}\n', 'no column "input"'),
     "duplicate ids": (
         '{"id": 1, "input": "a", "target": "a", "kind": "a"}\n' * 2,
@@ -109,7 +109,7 @@ def test_judged_rows_have_the_space_that_evaluation_has() -> None:
 
 def test_training_rows_of_no_known_shape_are_refused() -> None:
     """A row that is neither prompt and completion, messages nor text is told by its number and columns."""
-    with pytest.raises(UsageError, match='row 0 has the columns "foo"'):
+    with pytest.raises(UsageError, match='row 1 has the columns "foo"'):
         to_training_rows([{"foo": 1}], {}, "x")
 
 
@@ -137,7 +137,7 @@ def test_numbers_are_targets() -> None:
 @pytest.mark.parametrize("odd", [True, math.nan, math.inf, {"text": "b"}, ["b", ["c"]], ["b", False]])
 def test_target_that_is_no_text_is_refused(odd: object) -> None:
     """What would be matched as Python writes it is refused with the row and the number of such rows."""
-    with pytest.raises(UsageError, match=r"row 1 has .* as its target \(2 such rows\); give text or a number"):
+    with pytest.raises(UsageError, match=r"row 2 has .* as its target \(2 such rows\); give text or a number"):
         make_samples({"input": "a", "target": "b"}, {"input": "b", "target": odd}, {"input": "c", "target": odd})
 
 
@@ -149,14 +149,14 @@ def test_names_that_are_none_join_no_rows(key: str, odd: object) -> None:
         {"input": "a", "id": "a", "cluster": "a", "slice": "a"},
         {"input": "b", "id": "b", "cluster": "b", "slice": "b"},
     ]
-    with pytest.raises(UsageError, match=r"row 1 has .* in every row"):
+    with pytest.raises(UsageError, match=r"row 2 has .* in every row"):
         make_samples(rows[0], {**rows[1], key: odd}, cluster="cluster", slices=("slice",))
 
 
 @pytest.mark.parametrize("content", [3, True, {"a": 1}, None, [1], [], ["text"], [{"text": "no type"}]])
 def test_message_without_text_is_refused(content: object) -> None:
     """A turn whose content is a number is no prompt."""
-    with pytest.raises(UsageError, match="row 0 has "):
+    with pytest.raises(UsageError, match="row 1 has "):
         make_samples({"input": [{"role": "user", "content": content}], "target": "x"})
 
 
@@ -167,7 +167,7 @@ def test_null_is_not_trained() -> None:
     assert to_training_rows([{"prompt": "a", "completion": None}], {}, "x") == [{"prompt": "a", "completion": ""}]
     assert to_training_rows([{"input": "Q:\n", "target": 4}], {}, "x") == [{"prompt": "Q:\n", "completion": "4"}]
     for odd in (True, math.nan, ["a"]):
-        with pytest.raises(UsageError, match=r"row 1 has .* as its target; give text, a number or an object"):
+        with pytest.raises(UsageError, match=r"row 2 has .* as its target; give text, a number or an object"):
             to_training_rows([{"input": "a", "target": "b"}, {"input": "a", "target": odd}], {}, "x")
 
 
@@ -243,7 +243,7 @@ def test_row_of_100_megabytes_is_refused_at_once(project: Project) -> None:
     outcomes = []
     assert time_call(lambda: outcomes.append(project.run("--collect-only")), tries=1) < 20 * reading
     [outcome] = outcomes
-    assert (outcome.code, "row 60 has more than 10,000,000 characters (1 such rows)" in outcome.err) == (4, True)
+    assert (outcome.code, "row 61 has more than 10,000,000 characters (1 such rows)" in outcome.err) == (4, True)
     project.write({"test.jsonl": [*ROWS, {"input": "a say b", "target": "b", "kind": "a", "notes": ["x" * 9_000_000]}]})
     assert project.run("--collect-only").code == 0
 
@@ -286,14 +286,14 @@ def test_equal_mistakes_are_one_line_with_a_count() -> None:
     with pytest.raises(UsageError) as told:
         to_training_rows([{"input": "a", "target": [1]}] * 30 + [{"input": 5, "target": "b"}], {}, "x")
     assert [m.partition(": ")[2] for m in told.value.messages] == [
-        "row 0 has [1] as its target; give text, a number or an object (30 such rows)",
-        "row 30 has 5 as its input; give text, or messages with role and content",
+        "row 1 has [1] as its target; give text, a number or an object (30 such rows)",
+        "row 31 has 5 as its input; give text, or messages with role and content",
     ]
 
 
 def test_a_value_that_is_cut_says_so() -> None:
     """A long value in a message ends in an ellipsis."""
-    with pytest.raises(UsageError, match=r"row 0 has \['aaaa.*a… as its target"):
+    with pytest.raises(UsageError, match=r"row 1 has \['aaaa.*a… as its target"):
         to_training_rows([{"input": "a", "target": ["a" * 99]}], {}, "x")
 
 
@@ -304,5 +304,5 @@ def test_a_number_as_completion_is_its_text() -> None:
     asked = [{"role": "user", "content": "2+2?"}]
     [row] = to_training_rows([{"prompt": asked, "completion": "4"}], {}, "x")
     assert row == {"prompt": asked, "completion": [{"role": "assistant", "content": "4"}]}
-    with pytest.raises(UsageError, match="x: row 0 has True as its completion; give text, a number or messages"):
+    with pytest.raises(UsageError, match="x: row 1 has True as its completion; give text, a number or messages"):
         to_training_rows([{"prompt": "2+2?", "completion": True}], {}, "x")

@@ -48,11 +48,11 @@ def test_what_is_no_template_is_told(template: str, told: str) -> None:
 @pytest.mark.parametrize(
     ("row", "told"),
     [
-        ({"txt": "a"}, ': template: row 1 has no column "text" (1 such rows); did you mean "txt"?'),
-        ({"text": None}, 'template: row 1 has null in column "text" ('),
-        ({"text": ["a"]}, "template: row 1 has ['a'] in column \"text\" ("),
-        ({"text": True}, 'template: row 1 has True in column "text" ('),
-        ({"text": float("nan")}, 'template: row 1 has nan in column "text" ('),
+        ({"txt": "a"}, ': template: row 2 has no column "text" (1 such rows); did you mean "txt"?'),
+        ({"text": None}, 'template: row 2 has null in column "text" ('),
+        ({"text": ["a"]}, "template: row 2 has ['a'] in column \"text\" ("),
+        ({"text": True}, 'template: row 2 has True in column "text" ('),
+        ({"text": float("nan")}, 'template: row 2 has nan in column "text" ('),
     ],
 )
 def test_row_that_a_template_cannot_be_filled_with_is_told(row: dict[str, object], told: str) -> None:
@@ -142,7 +142,7 @@ CHAT = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
 def test_messages_beside_another_question_are_refused(row: dict[str, Any], told: str) -> None:
     """An evaluation that would read another column than training names both."""
     found = find_ambiguous_row([row], {}, None, training=False)
-    assert found.startswith(f"row 0 {told}") if told else not found
+    assert found.startswith(f"row 1 {told}") if told else not found
     assert not find_ambiguous_row([row], {}, None, training=True)
     [sample] = to_samples([row], "x", columns={"messages": "messages"}, cluster=None, slices=())
     assert (sample.input, sample.target) == (CHAT[:1], "b" if len(row["messages"]) == 2 else "c")
@@ -155,7 +155,7 @@ def test_row_with_several_readings_is_refused(project: Project, case: str) -> No
     err = _train(project, [{**row, "id": i} for i in range(3)])
     assert told in err
     assert "choose with columns = { " in err
-    assert "row 0" in err and err.count("\n") == 1
+    assert "row 1" in err and err.count("\n") == 1
 
 
 def test_columns_choose_among_readings(project: Project) -> None:
@@ -184,7 +184,7 @@ def test_suite_with_a_template_passes(project: Project) -> None:
 @pytest.mark.parametrize(
     ("keys", "told"),
     [
-        ('template = "{txt}"\n', ': template: row 0 has no column "txt" (60 such rows); did you mean "text"?'),
+        ('template = "{txt}"\n', ': template: row 1 has no column "txt" (60 such rows); did you mean "text"?'),
         ('template = "{text"\n', "template has an unmatched brace"),
         (
             'template = "{text}"\ncolumns = { input = "text" }\n',

@@ -145,7 +145,7 @@ VALIDATION = {
     "no such file": ('use = "sft"\nvalidation_data = "none.jsonl"', 'data "none.jsonl" does not exist'),
     "no such column": (
         'use = "sft"\ncluster = "ticket"',
-        'row 0 has no column "ticket" for cluster (20 such rows)',
+        'row 1 has no column "ticket" for cluster (20 such rows)',
     ),
     "no such eval": (
         'use = "sft"\nwatch = ["qu"]',

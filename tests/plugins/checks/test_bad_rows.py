@@ -37,9 +37,9 @@ EVALUATED: dict[
         [
             ({"target": "twelve"}, "\": the target 'twelve' has no number; it must have exactly one"),
             ({"target": None}, "target is missing or empty; map a column to it"),
-            ({"target": True}, "row 1 has True as its target (1 such rows); give text or a number"),
+            ({"target": True}, "row 2 has True as its target (1 such rows); give text or a number"),
             ({"target": "nan"}, "\": the target 'nan' has no number; it must have exactly one"),
-            ({"input": 5}, "row 1 has 5 as its input; give text, or messages with role and content"),
+            ({"input": 5}, "row 2 has 5 as its input; give text, or messages with role and content"),
         ],
     ),
     "json": (
@@ -49,7 +49,7 @@ EVALUATED: dict[
             ({"target": None}, "target is missing or empty; map a column to it, or set compare = false"),
             ({"target": "NaN"}, "the target 'NaN' is not valid JSON: NaN is not JSON"),
             ({"target": '{"a": 1, "a": 2}'}, 'is not valid JSON: has the key "a" twice'),
-            ({"input": {"q": 1}}, "row 1 has {'q': 1} as its input; give text, or messages with role and content"),
+            ({"input": {"q": 1}}, "row 2 has {'q': 1} as its input; give text, or messages with role and content"),
         ],
     ),
     "tool_calls": (
@@ -62,8 +62,8 @@ EVALUATED: dict[
             ({"target": [{"arguments": {}}]}, "{'arguments': {}} has no name; give a list of {name, arguments}"),
             ({"target": [{"name": "g"}]}, 'the target calls "g", which is not one of the row\'s tools'),
             ({"tools": [{"type": "function"}]}, "has no name; give {name, description, parameters}"),
-            ({"tools": "f"}, "row 1 has 'f' as its \"tools\"; give a list of objects, or drop the column"),
-            ({"input": "text"}, 'row 1 has "tools" for a chat template, but the input is text'),
+            ({"tools": "f"}, "row 2 has 'f' as its \"tools\"; give a list of objects, or drop the column"),
+            ({"input": "text"}, 'row 2 has "tools" for a chat template, but the input is text'),
             ({"target": 5}, "5 is not a call, which is an object with a name and arguments"),
         ],
     ),
@@ -72,11 +72,11 @@ EVALUATED: dict[
         [
             ({"target": None}, "target is missing or empty; map a column to it"),
             ({"target": ["a", "b"]}, '": has 2 targets; give the one answer that must not change'),
-            ({"target": True}, "row 1 has True as its target (1 such rows); give text or a number"),
-            ({"input": None}, "row 1 has None as its input; give text, or messages with role and content"),
+            ({"target": True}, "row 2 has True as its target (1 such rows); give text or a number"),
+            ({"input": None}, "row 2 has None as its input; give text, or messages with role and content"),
             (
                 {"input": [{"role": "user"}]},
-                ("row 1 has [{'role': 'user'}] as its input; give text, or messages with role and content"),
+                ("row 2 has [{'role': 'user'}] as its input; give text, or messages with role and content"),
             ),
         ],
     ),
@@ -117,7 +117,7 @@ TRAINED: dict[str, tuple[str, dict[str, Any], list[tuple[dict[str, Any], str]]]]
             ({"text": ["a"]}, "row 3: rows need prompt and completion, or messages, or text, none of them empty"),
             (
                 {"text": ..., "txt": "a"},
-                'row 2 has the columns "txt"; it needs input and target, prompt and completion',
+                'row 3 has the columns "txt"; it needs input and target, prompt and completion',
             ),
             (
                 {"text": ..., "prompt": "q", "completion": "a"},
@@ -129,14 +129,14 @@ TRAINED: dict[str, tuple[str, dict[str, Any], list[tuple[dict[str, Any], str]]]]
         "sft",
         {"prompt": "q", "completion": "a"},
         [
-            ({"completion": ...}, 'row 2 has the columns "prompt"; it needs input and target, prompt and completion'),
+            ({"completion": ...}, 'row 3 has the columns "prompt"; it needs input and target, prompt and completion'),
             (
                 {"completion": None},
                 ("D11-empty training-data-quality: 1 of 8 rows: no answer to train on"),
             ),
             ({"completion": ["a"]}, "row 3: rows need prompt and completion, or messages, or text, none of them empty"),
-            ({"prompt": None}, ": row 2 has None as its prompt; give text, or messages"),
-            ({"prompt": 5}, ": row 2 has 5 as its prompt; give text, or messages"),
+            ({"prompt": None}, ": row 3 has None as its prompt; give text, or messages"),
+            ({"prompt": 5}, ": row 3 has 5 as its prompt; give text, or messages"),
             ({"prompt": ASKED}, "row 3: have another form than row 1"),
         ],
     ),
@@ -149,7 +149,7 @@ TRAINED: dict[str, tuple[str, dict[str, Any], list[tuple[dict[str, Any], str]]]]
             ({"messages": [{"role": "bot", "content": "?"}, SAID]}, "D11-roles training-data-quality: 1 of 8 rows"),
             ({"messages": [*ASKED, {"role": "assistant"}]}, "D11-empty training-data-quality: 1 of 8 rows"),
             ({"messages": [5, SAID]}, "D11-template training-data-quality: 1 of 8 rows: the chat template rejects"),
-            ({"tools": "x"}, "row 2 has 'x' as its \"tools\"; give a list of objects, or drop the column"),
+            ({"tools": "x"}, "row 3 has 'x' as its \"tools\"; give a list of objects, or drop the column"),
         ],
     ),
     "pairs": (
@@ -158,7 +158,7 @@ TRAINED: dict[str, tuple[str, dict[str, Any], list[tuple[dict[str, Any], str]]]]
         [
             (
                 {"rejected": ...},
-                (': row 2 has "prompt", "chosen" and no "rejected" (1 such rows); rows need prompt, chosen'),
+                (': row 3 has "prompt", "chosen" and no "rejected" (1 such rows); rows need prompt, chosen'),
             ),
             (
                 {"rejected": ""},
@@ -188,7 +188,7 @@ TRAINED: dict[str, tuple[str, dict[str, Any], list[tuple[dict[str, Any], str]]]]
         "dpo",
         {"prompt": ASKED, "chosen": [SAID], "rejected": [OTHER]},
         [
-            ({"rejected": ...}, ': row 2 has "prompt", "chosen" and no "rejected" (1 such rows);'),
+            ({"rejected": ...}, ': row 3 has "prompt", "chosen" and no "rejected" (1 such rows);'),
             (
                 {"rejected": []},
                 (
@@ -220,7 +220,7 @@ TRAINED: dict[str, tuple[str, dict[str, Any], list[tuple[dict[str, Any], str]]]]
         "kto",
         {"prompt": "q", "completion": "a", "label": True},
         [
-            ({"label": ...}, ': row 2 has "prompt", "completion" and no "label" (1 such rows);'),
+            ({"label": ...}, ': row 3 has "prompt", "completion" and no "label" (1 such rows);'),
             ({"label": "yes"}, "row 3: label is 'yes'; it must be true or false"),
             ({"label": None}, "row 3: label is None; it must be true or false"),
             (
@@ -257,7 +257,7 @@ def test_a_wrong_row_of_an_evaluation(project: Project, use: str, change: dict[s
     project.write({"suite.toml": SUITE.replace("USE", use), "rows.jsonl": [good, edit_columns(good, change)]})
     done = project.run("--collect-only")
     assert (done.code, done.err.count("\n")) == (4, 1)
-    assert told in done.err and ('row "1"' in done.err or "row 1" in done.err)
+    assert told in done.err and ('row "1"' in done.err or "row 2" in done.err)
     project.write({"rows.jsonl": [good, good]})
     assert project.run("--collect-only").code == 0
 

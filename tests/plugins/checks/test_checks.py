@@ -61,9 +61,9 @@ BAD_ROWS: dict[str, tuple[Any, Any, str]] = {
     "no known columns": (
         [{"question": "a", "reply": "b"}],
         EVAL,
-        'row 0 has the columns "question", "reply"; it needs input and target',
+        'row 1 has the columns "question", "reply"; it needs input and target',
     ),
-    "rows that are no objects": ("[1, 2]\n", EVAL, ": row 0 is [1, 2]; it must be an object"),
+    "rows that are no objects": ("[1, 2]\n", EVAL, ": row 1 is [1, 2]; it must be an object"),
     "a line that is no JSON": ('{"prompt": "a", "compl\n', EVAL, "train.jsonl:1: not valid JSON:"),
     "invalid UTF-8": (b'{"prompt": "caf\xe9", "completion": "x"}\n', EVAL, "train.jsonl: is not UTF-8"),
     "mixed formats": (
@@ -90,12 +90,12 @@ BAD_ROWS: dict[str, tuple[Any, Any, str]] = {
     "an evaluation whose messages are no objects": (
         CHAT,
         [*CHAT_EVAL, {"input": ["hello"], "target": "x"}],
-        "row 8 has ['hello'] as its input; give text, or messages with role and content",
+        "row 9 has ['hello'] as its input; give text, or messages with role and content",
     ),
     "an evaluation without a prompt": (
         ROWS,
         [*EVAL, {"input": None, "target": "x"}],
-        "row 8 has None as its input; give text, or messages with role and content",
+        "row 9 has None as its input; give text, or messages with role and content",
     ),
     "an evaluation without a target": (
         ROWS,

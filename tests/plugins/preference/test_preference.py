@@ -77,7 +77,7 @@ def trained(tiny_model: Path, tmp_path: Path) -> Train:
     [
         (
             {"prompt": "a", "chosen": "b"},
-            ': row 0 has "prompt", "chosen" and no "rejected" (1 such rows); rows need prompt',
+            ': row 1 has "prompt", "chosen" and no "rejected" (1 such rows); rows need prompt',
         ),
         (
             {"prompt": "a", "chosen": "b", "rejected": None},
@@ -106,7 +106,7 @@ def test_wrong_pairs(row: dict[str, Any], message: str) -> None:
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        ({"prompt": "a", "completion": "b"}, 'row 0 has "prompt", "completion" and no "label" (1 such rows)'),
+        ({"prompt": "a", "completion": "b"}, 'row 1 has "prompt", "completion" and no "label" (1 such rows)'),
         ({"prompt": "a", "completion": "b", "label": "yes"}, "row 1: label is 'yes'; it must be true or false"),
         ({"prompt": "a", "completion": "b", "label": None}, "row 1: label is None; it must be true or false"),
         (
