@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import ROUND_HALF_EVEN, Decimal
 from typing import Any, cast
@@ -162,16 +162,29 @@ def _choose_decimal_digits(numbers: Sequence[float | None], values: Sequence[flo
     """Return the number of decimal digits to write.
 
     They show two digits of the half-width of the interval, or of an estimate without one, and at least the usual digits
-    of `values`. `numbers` begin with estimate, lower and upper bound.
+    of `values`; more if a bound would be written as the limit that it is above or below. `numbers` are the estimate,
+    the lower and upper bound, and the limit.
     """
     size = max((abs(x) for x in values if x is not None), default=0.0)
     least = DECIMAL_DIGITS if size < 10 else 2 if size < 1000 else 0
-    estimate, lower, upper = numbers[:3]
+    estimate, lower, upper, limit = numbers
     half = (upper - lower) / 2 if lower is not None and upper is not None else 0.0
     half = half or abs(estimate or 0.0)
     if half <= RELATIVE_TOLERANCE * max(size, *(abs(x) for x in numbers[:3] if x is not None), 0.0):
         return least
-    return min(max(least, 1 - math.floor(math.log10(half))), MOST_DIGITS)
+    digits = min(max(least, 1 - math.floor(math.log10(half))), MOST_DIGITS)
+    return digits if limit is None else _find_separating_digits(limit, (lower, upper), half, digits)
+
+
+def _find_separating_digits(limit: float, bounds: Iterable[float | None], half: float, digits: int) -> int:
+    """Return the digits that tell the bounds from the limit, at least `digits`.
+
+    Bounds nearer than a thousandth of the half-width `half` are taken as the limit.
+    """
+    near = [x for x in bounds if x is not None and half / 1000 < abs(x - limit) < half]
+    while digits < MOST_DIGITS and any(_round_decimal(x, digits) == _round_decimal(limit, digits) for x in near):
+        digits += 1
+    return digits
 
 
 def _format_numbers_in_one_unit(

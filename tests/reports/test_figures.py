@@ -8,6 +8,7 @@ import re
 from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -52,6 +53,26 @@ def test_digits_follow_the_interval(estimate: float, lower: float, upper: float,
     told = {"estimate": estimate, "lower": lower, "upper": upper}
     found = write_figures(ClaimSpec("difference", scale="proportion"), told)
     assert (found.estimate, found.bounds) == written
+
+
+@pytest.mark.parametrize("kind", ["difference", "bound"])
+@pytest.mark.parametrize(
+    ("lower", "upper", "written"),
+    [
+        (-0.02004, 0.03, "[−0.02004, +0.03000]"),
+        (-0.0204, 0.03, "[−0.0204, +0.0300]"),
+        (-0.02, 0.03, "[−0.020, +0.030]"),
+        (-0.02 - 1e-9, 0.03, "[−0.020, +0.030]"),
+    ],
+)
+def test_a_bound_is_not_written_as_the_limit_that_it_misses(
+    kind: Any, lower: float, upper: float, written: str
+) -> None:
+    """An undecided verdict shows why it is one: its bound is beyond the limit, in the digits that are written."""
+    told = {"estimate": 0.005, "lower": lower, "upper": upper, "limit": -0.02}
+    found = write_figures(ClaimSpec(kind, scale="proportion", threshold=-0.02), told)
+    assert found.bounds == (written if kind == "difference" else written.replace("+", ""))
+    assert (found.lower == found.limit) == (abs(lower + 0.02) < 1e-6)
 
 
 def test_another_estimate_is_named() -> None:
