@@ -68,24 +68,27 @@ def unseen_rows_test(of: Ratio, support: Support) -> MeanTest:
         return np.minimum(least[0], most(threshold, 1)), np.minimum(least[1], most(threshold, -1))
 
     again = min(AGAIN * of.clusters, MOST_AGAIN)
+    shares = np.linspace(0, 1, GRID_POINTS).reshape(-1, *(1,) * of.estimate.ndim)  # (M, 1, ...)
+    chunks = 1 + GRID_POINTS * of.estimate.size * of.clusters // rule_of_three.CHUNK_VALUES
 
     def most(threshold: float, sign: int) -> Floats:
         end, side = support[sign < 0], int(sign < 0)
         far = sign * np.maximum(sign * (of.estimate + sign * GRID_ERRORS * of.error - threshold), 0.0)
         found = np.zeros(of.estimate.shape)
-        for part in np.linspace(0, 1, GRID_POINTS):
-            mean = np.clip(threshold + part * far, *support)
+        for some in np.array_split(shares, min(chunks, GRID_POINTS)):
+            mean = np.clip(threshold + some * far, *support)  # (M, ...)
             with np.errstate(all="ignore"):  # where there is nothing to lose NaN is as all of it
                 chance = rule_of_three.unseen_chance(of.weights, 0.0, (mean - threshold) / (mean - end))
             product = chance * ratio.skewed_t(of, mean)[side] * (1 + again * (1 - chance))
-            found = np.maximum(found, product)
+            found = np.maximum(found, product.max(0))
         return found
 
     def bound(alpha: float, sign: int) -> float:
         end, estimate = support[sign < 0], float(of.estimate)
 
         def above(threshold: float) -> float:
-            return float(p(threshold)[int(sign < 0)]) - alpha
+            least = rule_of_three.unseen_p(of.estimate, of.weights, threshold, support)[int(sign < 0)]
+            return float(np.minimum(least, most(threshold, sign))) - alpha
 
         if above(end) > 0 or above(estimate) <= 0:
             return end if above(end) > 0 else estimate

@@ -56,16 +56,17 @@ def unseen_chance(weights: Any, lost: Any, share: Any) -> Floats:
     Exact where nothing is lost; of equal weights that is (1 - share)^G (Hanley, Lippman-Hand 1983, JAMA 249:1743).
     """
     lost, share = np.broadcast_arrays(np.asarray(lost, dtype=np.float64), np.asarray(share, dtype=np.float64))
-    w = np.broadcast_to(np.asarray(weights, dtype=np.float64), (*share.shape, np.shape(weights)[-1]))
+    w = np.asarray(weights, dtype=np.float64)
     found = np.where(share > 0, 0.0, 1.0)  # NaN, where there is nothing to lose, is as all of it
-    asked, count = (share > 0) & (share < 1), w.shape[-1]
+    asked, count, shape = (share > 0) & (share < 1), w.shape[-1], share.shape
+    lost, share = lost[asked], share[asked]  # (n,)
     if not asked.any():
         return found
-    w, lost, share = w[asked], lost[asked], share[asked]  # (n, G), (n,), (n,)
-    if (w == w[:, :1]).all() and not lost.any():
+    if not lost.any() and (w == w[..., :1]).all():
         found[asked] = (1 - share) ** count
         return found
     w = -np.sort(-w, -1) / w.mean(-1, keepdims=True)
+    w = np.broadcast_to(w, (*shape, count))[asked]  # (n, G)
     best = np.where(lost > 0, 0.0, np.minimum(_compute_max_log_level_ratio(w, count * share), 0.0))
     for some, heights in _iterate_tilts(w) if lost.any() else ():
         best = np.minimum(
