@@ -18,11 +18,11 @@ def find_mismatched_shapes(folder: Path) -> list[str]:
     """
     if not weight_files(folder) or not (folder / "config.json").is_file():
         return []
-    from harness_lora import CheckpointLayout, TensorPlace  # imports torch
-
     with suppress(UsageError):  # the loader says what it refuses
         if getattr(load_config(str(folder)), "quantization_config", None):
             return []  # its files hold other shapes
+        from harness_lora import CheckpointLayout, TensorPlace  # imports PEFT
+
         layout = CheckpointLayout(folder, read_headers(folder))
         return [
             f'"{name}" has shape {list(there)}, but config.json needs {list(wanted)}'
