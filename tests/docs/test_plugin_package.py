@@ -135,6 +135,7 @@ def _make_page_param(page: Path) -> object:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("warm_children")
 @pytest.mark.parametrize("page", [_make_page_param(page) for page in PAGES])
 def test_the_tests_of_a_page_pass_in_the_package(page: Path, project: Path, tmp_path: Path) -> None:
     """What a page tests passes where its plugin is a part of a package."""

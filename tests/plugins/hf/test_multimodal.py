@@ -75,6 +75,7 @@ to = "exports/pictures"
 """
 
 
+@pytest.mark.usefixtures("warm_children")
 @pytest.mark.parametrize("name", [name for name in CLASSES if name != BROKEN])
 def test_a_text_fine_tune_keeps_what_reads_pictures(name: str, project: Project) -> None:
     """Default targets train; the export is the whole model, outside its language part byte for byte the base's."""
