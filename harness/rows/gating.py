@@ -20,7 +20,7 @@ from harness.records.scales import Scale
 from harness.rows import comparability, pairing
 from harness.rows.comparability import FactDifferences
 from harness.rows.pairing import PairedRows, Rows
-from harness.rows.readers.fields import HIGHER_METRICS, LOWER_METRICS, SHARES, are_close
+from harness.rows.readers.fields import HARM_WORDS, HIGHER_METRICS, LOWER_METRICS, SHARES, are_close
 from harness.rows.records import Better, RawRow, RawRows, Wanted
 from harness.rows.wording import write_option
 from harness.texts.counts import agree_verb, count_noun
@@ -181,12 +181,10 @@ def choose_metric(runs: Sequence[RawRows], want: Wanted) -> tuple[Metric, str]:
         better, because = told, "according to the file"
     elif known in HIGHER_METRICS or known in LOWER_METRICS:
         better, because = "lower" if known in LOWER_METRICS else "higher", "by its name"
-    elif is_binary:
+    elif is_binary and not _find_harm_word(name, want):
         better, because = "higher", "every value is 0 or 1"
     else:
-        ways = " or ".join(write_option("better", way) for way in ("higher", "lower"))
-        say = f'use {ways} (better = "higher" in a suite)'
-        raise UsageError(f"{printable(name)}: whether higher or lower is better is unknown; {say}")
+        raise UsageError(_describe_unknown_direction(name, _find_harm_word(name, want) if is_binary else ""))
     metric, ranges = (
         Metric(name, cast("Better", better), cast("Scale", scale)),
         {run.metrics[name].range for run in runs},
@@ -199,6 +197,19 @@ def choose_metric(runs: Sequence[RawRows], want: Wanted) -> tuple[Metric, str]:
     for run in runs:
         _require_rows_match_total(run, metric)
     return metric, because
+
+
+def _find_harm_word(name: str, want: Wanted) -> str:
+    """Return a word in a score's name or columns by which 1 may be the bad value, else an empty text."""
+    names = " ".join((name, want.score, want.base_score, want.candidate_score)).lower()
+    return next((word for word in HARM_WORDS if word in names), "")
+
+
+def _describe_unknown_direction(name: str, word: str) -> str:
+    ways = " or ".join(write_option("better", way) for way in ("higher", "lower"))
+    because = f' (every value is 0 or 1, but with "{word}" in its name 1 may be bad)' if word else ""
+    what = f"whether higher or lower is better is unknown{because}"
+    return f'{printable(name)}: {what}; use {ways} (better = "higher" in a suite)'
 
 
 def row_weight(row: RawRow, name: str) -> float:

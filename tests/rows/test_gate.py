@@ -211,6 +211,18 @@ def test_odd_scores_are_refused(
     assert (found.code == 4 and said in found.err) if said else found.code != 4, found
 
 
+@pytest.mark.parametrize("column", ["failed", "toxic", "is_error", "Hallucinated", "refusal"])
+def test_one_may_mean_something_bad(gate: Gate, table: Table, column: str) -> None:
+    """Scores of 0 and 1 are higher-is-better only if nothing in their name says that 1 is bad."""
+    base, candidate = ([{**row, column: row["score"]} for row in make_asked_rows(s)] for s in (make_worse_scores(200), RIGHT))
+    files = table("base", base), table("candidate", candidate)
+    said = gate(*files, "--score", column)
+    assert said.code == 4 and "in its name 1 may be bad); use --higher or --lower" in said.err
+    assert gate(*files, "--score", column, "--lower").code == 1
+    wide = table("wide", [{**row, "new": row["score"], f"old_{column}": 0} for row in candidate])
+    assert gate(wide, "--base-score", f"old_{column}", "--candidate-score", "new").code == 4
+
+
 def test_one_row_without_a_score_is_singular(gate: Gate, table: Table) -> None:
     """A count of one has its verb."""
     rows = make_asked_rows([1, 0] * 20)

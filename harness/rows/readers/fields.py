@@ -29,6 +29,10 @@ LOWER_METRICS = {
     "bits_per_byte", "brier_score", "byte_perplexity", "cer", "error", "error_rate", "hallucination", "loss", "mae",
     "mse", "nll", "perplexity", "rmse", "ter", "toxicity", "wer", "word_perplexity",
 }  # fmt: skip
+HARM_WORDS = (  # in the names of 0/1 scores of which 1 may mean something bad
+    "attack", "bad", "bias", "error", "fail", "hallucinat", "harm", "incorrect", "invalid", "jailbr", "leak", "mistake",
+    "refus", "reject", "toxic", "truncat", "unsafe", "violat", "wrong",
+)  # fmt: skip
 TASK = "task"  # a slice: whose rows they are in a run of several tasks
 METRICS = HIGHER_METRICS | LOWER_METRICS | {"score"}
 MAX_TEXT_CHARS = 1 << 26  # of the texts of a run that are in memory
