@@ -18,7 +18,7 @@ from pathlib import Path
 
 from harness.cause.blame import Blame
 from harness.cause.effects import Effect, Results, list_measures, measure_effect, restrict_rows
-from harness.cause.suspects import trained_rows
+from harness.cause.suspects import MAX_SUSPECT_SHARE, trained_rows
 from harness.collection.collection import Item, Task
 from harness.errors import CheckFailedError, UsageError
 from harness.evaluation.evaluate import evaluate
@@ -80,6 +80,9 @@ def prove_cause(found: Blame, controls: int) -> Proof:
     if controls < MIN_CONTROLS:
         what = f"fewer than {MIN_CONTROLS} do not show how far equal trainings lie apart"
         raise UsageError(f"--controls is {controls}; it must be {MIN_CONTROLS} or more, since {what}")
+    if len(found.suspects) > MAX_SUSPECT_SHARE * found.trained:
+        what = f"the suspects and their copies are {len(found.suspects)} of the {found.trained} training rows"
+        raise UsageError(f"--retrain: {what}, more than half; remove copies from the training data")
     session, record = found.run.session, found.run.record
     responses = open_answer_cache(session.options, record.warn)
     with closing(responses) if responses else nullcontext():

@@ -180,6 +180,19 @@ def test_too_few_controls_are_refused(project: Project, flags: tuple[str, ...], 
 
 
 @pytest.mark.slow
+def test_suspects_with_too_many_copies_are_not_retrained(project: Project) -> None:
+    """Controls leave out as many other rows, which there must be."""
+    suite = write_learner(project)
+    project.write({"train.jsonl": WRONG[:1] * 80})
+    folder = suite.run("--no-export").report.folder
+    flags = "--gate", "no forgetting", "--rows", "1"
+    assert "suspects  81 of 126 training rows" in project.harness("blame", folder, *flags).out
+    outcome = project.harness("blame", folder, *flags, "--retrain")
+    assert outcome.code == 4, outcome
+    assert "--retrain: the suspects and their copies are 81 of the 126 training rows, more than half" in outcome.err
+
+
+@pytest.mark.slow
 def test_data_that_changed_since_the_run_is_told(project: Project) -> None:
     """The run's training is another one then, and a person has to know."""
     folder = write_learner(project).run("--no-export").report.folder
