@@ -248,7 +248,8 @@ def _iterate_csv_rows(text: IO[str], path: Path, separator: str, first: int) -> 
     reader = csv.reader(text, delimiter=separator, strict=True)
     try:
         names = next(reader, [])
-        if twice := [name for name, n in Counter(names).items() if n > 1] or names[MAX_COLUMNS:]:
+        named = Counter(filter(None, names))  # a workbook saved as CSV may end in columns without a name
+        if twice := [name for name, n in named.items() if n > 1] or names[MAX_COLUMNS:]:
             what = f'the column "{printable(twice[0])}" occurs twice, or there are too many (at most {MAX_COLUMNS:,})'
             raise UsageError(f"{path} line {first}: {what}")
         for fields in reader:
