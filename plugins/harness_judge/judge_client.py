@@ -152,7 +152,8 @@ class RemoteJudge:
         most = self.backend.max_tokens(question)
         used = outcome if isinstance(outcome, Reply) else getattr(outcome, "reply", None)
         if used is not None:
-            self.budget.settle(most, used.tokens_in, used.tokens_out)
+            told = used.tokens_in or most.tokens_in, used.tokens_out or most.tokens_out  # 0: the server tells none
+            self.budget.settle(most, *told)
         elif not getattr(outcome, "charged", True):
             self.budget.settle(most, 0, 0)
         if not isinstance(outcome, Reply):

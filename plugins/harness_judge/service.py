@@ -83,10 +83,9 @@ class Service:
         content = body.get("content") if isinstance(body, dict) else None
         if not isinstance(content, list):
             raise http_client.RequestError("sent a reply without content", passing=True, charged=True)
-        text = "".join(str(block.get("text", "")) for block in content if block.get("type") == "text")
-        usage = body.get("usage") or {}
-        kinds = ("input_tokens", "cache_creation_input_tokens", "cache_read_input_tokens")
-        tokens = sum(int(usage.get(kind) or 0) for kind in kinds), int(usage.get("output_tokens") or 0)
+        text = "".join(str(b.get("text", "")) for b in map(_as_object, content) if b.get("type") == "text")
+        read = "input_tokens", "cache_creation_input_tokens", "cache_read_input_tokens"
+        tokens = _sum_tokens(body.get("usage"), *read), _sum_tokens(body.get("usage"), "output_tokens")
         said = Reply(self.redact(text), str(body.get("model") or model), *tokens)
         return said, self.peer.redact(str(body.get("stop_reason") or ""))
 
@@ -124,7 +123,7 @@ class JudgeApi:
         if not (reply := self.send_question(question)).problem:  # one that was refused or cut needs not be JSON
             try:
                 json.loads(reply.text)
-            except ValueError:
+            except (ValueError, RecursionError):
                 raise http_client.RequestError("sent a reply that is not JSON", passing=True, reply=reply) from None
         return reply
 
@@ -172,14 +171,13 @@ class OpenAIJudge(JudgeApi):
         choices = body.get("choices") if isinstance(body, dict) else None
         if not (isinstance(choices, list) and choices and isinstance(choices[0], dict)):
             raise http_client.RequestError("sent a reply without choices", passing=True, charged=True)
-        message, ended = choices[0].get("message") or {}, choices[0].get("finish_reason")
-        usage, problem = body.get("usage") or {}, ""
+        message, ended, problem = _as_object(choices[0].get("message")), choices[0].get("finish_reason"), ""
         if message.get("refusal") or ended == "content_filter":
             problem = f"the judge refused: {self.at.peer.redact(str(message.get('refusal') or ended))}"
         elif ended == "length":
             problem = f"the verdict was truncated at {self.verdict_tokens} tokens; raise verdict_tokens"
         said, model = self.at.redact(str(message.get("content") or "")), str(body.get("model") or self.model)
-        tokens = int(usage.get("prompt_tokens") or 0), int(usage.get("completion_tokens") or 0)
+        tokens = [_sum_tokens(body.get("usage"), name) for name in ("prompt_tokens", "completion_tokens")]
         return Reply(said, model, *tokens, problem)
 
 
@@ -204,3 +202,13 @@ class AnthropicJudge(JudgeApi):
             if ended in WHOLE_STOP_REASONS
             else replace(reply, problem=f'the judge refused, with the stop reason "{ended}"')
         )
+
+
+def _as_object(value: Any) -> Mapping[str, Any]:
+    """Return a reply's object, empty for any other value."""
+    return value if isinstance(value, dict) else {}
+
+
+def _sum_tokens(usage: Any, *names: str) -> int:
+    """Return the sum of reported token counts. Any other value counts 0."""
+    return sum(n for name in names if type(n := _as_object(usage).get(name)) is int and n > 0)

@@ -7,6 +7,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from harness.internals import read_json
+
 SWAPPED_VERDICTS = {"A": "B", "B": "A", "tie": "tie"}
 
 
@@ -53,7 +55,7 @@ def require_reply(outcome: object) -> Reply:
 def parse_pair_verdict(reply: Reply) -> PairVerdict:
     """Parse a pair's verdict ("A", "B" or "tie") and its reason. Raises NoVerdictError."""
     found = _parse_reply_object(reply)
-    if (verdict := found.get("verdict")) not in SWAPPED_VERDICTS:
+    if not isinstance(verdict := found.get("verdict"), str) or verdict not in SWAPPED_VERDICTS:
         raise NoVerdictError(f"the verdict is {_quote_shortened_json(verdict)} instead of A, B or tie")
     return PairVerdict(str(verdict), str(found.get("reason", "")))
 
@@ -75,8 +77,8 @@ def _parse_reply_object(reply: Reply) -> Mapping[str, Any]:
     if reply.problem:
         raise NoVerdictError(reply.problem)
     try:
-        found = json.loads(reply.text)
-    except ValueError:
+        found = read_json(reply.text)  # strict: a key that stands twice has no value
+    except (ValueError, RecursionError):
         raise NoVerdictError(f"replied {_quote_shortened_json(reply.text)}, which is not JSON") from None
     if not isinstance(found, dict):
         raise NoVerdictError(f"replied {_quote_shortened_json(found)}, which is not an object")

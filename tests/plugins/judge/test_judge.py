@@ -175,6 +175,9 @@ MALFORMED = {
     ),
     "text around the verdict": ('The verdict is "A".', "which is not JSON"),
     "another type": ('{"reason": "", "verdict": true}', "is true instead of A, B or tie"),
+    "a list": ('{"reason": "", "verdict": ["A"]}', r'is \["A"\] instead of A, B or tie'),
+    "two verdicts": ('{"reason": "", "verdict": "A", "verdict": "B"}', "which is not JSON"),
+    "no end of brackets": ("[" * 100_000, "which is not JSON"),
     "no object": ('["A"]', r'replied \["A"\], which is not an object'),
     "nothing": ("{}", "the verdict is null"),
 }
@@ -186,6 +189,49 @@ def test_verdicts_are_not_searched_for_in_text(case: str) -> None:
     text, told = MALFORMED[case]
     with pytest.raises(verdict.NoVerdictError, match=told):
         verdict.parse_pair_verdict(verdict.Reply(text, "m"))
+
+
+VERDICT = '{"reason": "", "verdict": "A"}'
+BODIES: dict[str, list[dict[str, Any]]] = {
+    "openai": [
+        {"choices": [{"message": VERDICT}]},
+        {"choices": [{"message": {"content": "[" * 100_000}}]},
+        {"choices": [{"message": {"content": VERDICT}}], "usage": [1]},
+        {"choices": [{"message": {"content": VERDICT}}], "usage": {"prompt_tokens": "x", "completion_tokens": -3}},
+    ],
+    "anthropic": [
+        {"content": [VERDICT], "stop_reason": "end_turn"},
+        {"content": [{"type": "text", "text": VERDICT}], "stop_reason": "end_turn", "usage": [1]},
+        {"content": [{"type": "text", "text": VERDICT}], "stop_reason": "end_turn", "usage": {"input_tokens": "x"}},
+    ],
+}
+
+
+@pytest.mark.parametrize(("provider", "body"), [(name, body) for name, some in BODIES.items() for body in some])
+def test_odd_bodies_of_replies_are_no_crash(
+    provider: str, body: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server's reply in another form is a verdict where it has one, else an error to try again."""
+    with StubJudge() as stub:
+        judge = open_judge(stub, provider).backend
+        monkeypatch.setattr(judge.client, "send", lambda *_: body)
+        (question,) = make_questions(1)
+        if isinstance(body.get("usage"), (list, dict)):
+            assert judge.ask(question) == verdict.Reply(VERDICT, "stub-judge")
+            return
+        with pytest.raises(RequestError, match="sent a reply that is not JSON") as error:
+            judge.ask(question)
+        assert error.value.passing
+
+
+def test_a_call_of_which_no_usage_is_told_costs_its_most(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A cap holds for a server that reports no tokens."""
+    with StubJudge() as stub:
+        judge = open_judge(stub, concurrency=1, max_tokens=4000)
+        monkeypatch.setattr(judge.backend.client, "send", lambda *_: {"choices": [{"message": {"content": VERDICT}}]})
+        replies = [reply for _, reply in judge.ask(make_questions(20))]
+        assert 0 < sum(isinstance(reply, verdict.Reply) for reply in replies) < 20
+        assert judge.capped == "max_tokens = 4000" and 0 < judge.budget.tokens <= 4000
 
 
 # -- faults ----------------------------------------------------------------------------------------
