@@ -41,6 +41,8 @@ FOR_ALL = (401, 402, 403, 404)  # what is refused once so is refused always
 MAX_REPLY_BYTES = 64 << 20  # bytes of a reply, decoded: log-probs of a long prompt have some 10 MB
 HEADERS = {"content-encoding", "content-length", "transfer-encoding"}  # of the body as it was sent
 DEFAULT_TIMEOUT_S = 3600.0  # seconds, where an SDK was given no timeout
+# of server-sent events, and no other: a JSON text may hold U+2028 as it is
+SSE_LINE_END = re.compile("\r\n|\n|\r")
 MACHINE = ("Lang", "Package-Version", "OS", "Arch", "Runtime", "Runtime-Version")  # what the SDK tells about us
 CERTIFICATES = ("SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE")  # the first that is set is taken
 # a fact, and a reply's field
@@ -214,7 +216,8 @@ class Client:
 
     def _parse_sse_events(self, model: str, text: str) -> list[Any]:
         """Parse a stream of server-sent events. Raises ValueError if one is not JSON."""
-        told = [line.removeprefix("data:").strip() for line in text.splitlines() if line.startswith("data:")]
+        lines = SSE_LINE_END.split(text)
+        told = [line.removeprefix("data:").strip() for line in lines if line.startswith("data:")]
         events = [json.loads(line) for line in told if line != "[DONE]"]
         for event in events[:1]:
             self.peer.record_model(model, event)

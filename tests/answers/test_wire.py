@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import socket
@@ -21,7 +22,9 @@ from harness.internals import http_client
 from harness_judge import judge_client
 from harness_judge.options import JudgeOptions
 from harness_judge.prompts import pair_question
+from harness_served.runtime import read_stream
 from tests.helpers.late import import_late
+from tests.helpers.local_http import LocalHandler, serve_locally
 
 import_late("openai")
 import_late("anthropic")
@@ -189,3 +192,25 @@ def test_names_in_replies_are_bounded() -> None:
     names = [f"m{n:02}" for n in range(8)]
     assert peer.facts("small") == {"models that replied": [*names, "and 3 more"], "system fingerprints": ["fp"]}
     assert peer.facts("other") == {}
+
+
+class StreamHandler(LocalHandler):
+    """A server that streams two tokens, one with line separators in it, and tells twice how its answer ended."""
+
+    def answer(self, body: bytes) -> None:
+        deltas = ({"content": "a\u2028b\x85"}, {"content": "c"}, {})
+        events = [
+            {"choices": [{"delta": d, "finish_reason": None if d.get("content") != "c" and d else "stop"}]}
+            for d in deltas
+        ]
+        lines = [f"data: {json.dumps(event, ensure_ascii=False)}\r\n\r\n" for event in events]
+        self.send(200, "".join([": hi\r\n", *lines, "data: [DONE]\r\n"]).encode(), "text/event-stream")
+
+
+def test_only_line_ends_end_an_event_of_a_stream() -> None:
+    """JSON may hold U+2028 and U+0085 as they are."""
+    with serve_locally(StreamHandler) as url:
+        client = http_client.Client("openai", http_client.ServerConnection(url), "", "")
+        with closing(client):
+            found = read_stream(client.send("/chat/completions", {"model": "m", "stream": True}, 10.0))
+    assert (found.text, found.ended) == ("a\u2028b\x85c", "stop")
