@@ -214,7 +214,8 @@ def test_odd_scores_are_refused(
 @pytest.mark.parametrize("column", ["failed", "toxic", "is_error", "Hallucinated", "refusal"])
 def test_one_may_mean_something_bad(gate: Gate, table: Table, column: str) -> None:
     """Scores of 0 and 1 are higher-is-better only if nothing in their name says that 1 is bad."""
-    base, candidate = ([{**row, column: row["score"]} for row in make_asked_rows(s)] for s in (make_worse_scores(200), RIGHT))
+    both = make_worse_scores(200), RIGHT
+    base, candidate = ([{**row, column: row["score"]} for row in make_asked_rows(s)] for s in both)
     files = table("base", base), table("candidate", candidate)
     said = gate(*files, "--score", column)
     assert said.code == 4 and "in its name 1 may be bad); use --higher or --lower" in said.err
