@@ -14,6 +14,7 @@ from harness.data.reading import split_slice
 from harness.data.rows import is_remote
 from harness.errors import Mistakes, UsageError
 from harness.files import cache_dir
+from harness.reports.junit import find_overwrite_error
 from harness.schema import format_toml
 from harness.suite.tables import Suite
 
@@ -55,7 +56,7 @@ def check_output_paths(suite: Suite, out: Path, junit_xml: Path | None) -> None:
                 how and read.where == "model"
             ):
                 mistakes.add(place.where, f"{place.says} {how} {read.name}; export to another folder")
-    if junit_xml is not None and (why := find_write_error(junit_xml)):
+    if junit_xml is not None and (why := find_write_error(junit_xml) or find_overwrite_error(junit_xml)):
         mistakes.add(f"--junit-xml {format_toml(str(junit_xml))}", f"{why}; name a file that can be written")
     mistakes.raise_errors()
 

@@ -3,12 +3,24 @@
 from __future__ import annotations
 
 import xml.etree.ElementTree as ET
+from contextlib import suppress
+from pathlib import Path
 
 from harness.records import verdict_text
 from harness.records.figures import verdict_figures
 from harness.records.run import ItemResult, Run
 from harness.records.verdicts import Outcome, Verdict
 from harness.texts.escaping import printable
+
+
+def find_overwrite_error(path: Path) -> str | None:
+    """Return why JUnit XML must not replace a file, such as scored rows whose option lacks its own file."""
+    if not path.is_file():  # or a device, which must not be read
+        return None
+    with suppress(OSError), path.open("rb") as f:
+        if (begin := f.read(1 << 10).lstrip(b"\xef\xbb\xbf \t\r\n")) and not begin.startswith(b"<"):
+            return "exists and is not XML"
+    return None
 
 
 def format_junit(run: Run) -> str:

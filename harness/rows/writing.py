@@ -27,7 +27,7 @@ from harness.records.claim_spec import ClaimSpec
 from harness.records.figures import Figures, verdict_figures, verdict_numbers
 from harness.records.run import Run
 from harness.records.verdicts import Outcome, Verdict
-from harness.reports.junit import format_junit
+from harness.reports.junit import find_overwrite_error, format_junit
 from harness.reports.next_step import suggest_next_step
 from harness.reports.report_json import dumps, to_json
 from harness.reports.rules import describe_rules
@@ -67,6 +67,8 @@ def conclude_gate(found: JudgedRows, args: Namespace) -> int:
 
     Raises UsageError if they cannot be written.
     """
+    if args.junit_xml and (why := find_overwrite_error(args.junit_xml)):
+        raise UsageError(f'--junit-xml "{args.junit_xml}": {why}; name another file')
     run = make_run(found)
     run.invocation = describe_invocation(args)
     try:
@@ -152,7 +154,7 @@ def write_run(found: JudgedRows, run: Run, out: Path) -> None:
 def write_suite(found: JudgedRows, path: Path, paths: Mapping[str, str]) -> None:
     """Write a gate with its resolved settings as a suite.
 
-    Raises UsageError if it cannot be written.
+    Raises UsageError if it cannot be written, or would replace another file.
     """
     (spec,), (gate, *_) = found.suite.evals, found.suite.gates  # behind which guards stand
     one = found.measured[spec.name]
@@ -172,6 +174,8 @@ def write_suite(found: JudgedRows, path: Path, paths: Mapping[str, str]) -> None
     toml = partial(json.dumps, ensure_ascii=False)  # of texts, numbers, lists of texts and truth the same
     text = "\n".join("\n".join([title, *(f"{k} = {toml(v)}" for k, v in keys.items()), ""]) for title, keys in tables)
     with reporting_write_errors(path, "; name another file"):
+        if path.exists() and path.read_bytes() not in (b"", text.encode()):
+            raise UsageError(f'--write-suite "{path}": exists already; name a new file')
         write_text(path, text)
 
 

@@ -177,7 +177,8 @@ class OpenAIJudge(JudgeApi):
         elif ended == "length":
             problem = f"the verdict was truncated at {self.verdict_tokens} tokens; raise verdict_tokens"
         said, model = self.at.redact(str(message.get("content") or "")), str(body.get("model") or self.model)
-        tokens = [_sum_tokens(body.get("usage"), name) for name in ("prompt_tokens", "completion_tokens")]
+        usage = body.get("usage")
+        tokens = _sum_tokens(usage, "prompt_tokens"), _sum_tokens(usage, "completion_tokens")
         return Reply(said, model, *tokens, problem)
 
 

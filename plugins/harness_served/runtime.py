@@ -253,7 +253,7 @@ def read_stream(events: Any) -> RuntimeAnswer:
     logs = [as_object(choice.get("logprobs")).get("content") for choice in choices]
     told = [choice.get("token_ids") for choice in choices]
     ids, entries = ([one for part in parts if isinstance(part, list) for one in part] for parts in (told, logs))
-    ended = [told for choice in choices if isinstance(told := choice.get("finish_reason"), str) and told]
+    ended = [why for choice in choices if isinstance(why := choice.get("finish_reason"), str) and why]
     choice: dict[str, Any] = {"message": message, "finish_reason": ended[-1] if ended else ""}  # some tell it twice
     choice |= ({"logprobs": {"content": entries}} if entries else {}) | ({"token_ids": ids} if ids else {})
     return read_answer({"choices": [choice], "usage": usage[-1] if usage else None})

@@ -430,6 +430,14 @@ def harness_exporters():
     assert not (suite.folder / "exports/fake").exists()
 
 
+def test_junit_xml_replaces_no_other_file(suite: Project) -> None:
+    """Data that stands where the file of the option should be stays as it is."""
+    before = (suite.folder / "train.jsonl").read_bytes()
+    outcome = suite.harness("run", "suite.toml", "--junit-xml", "train.jsonl")
+    assert (outcome.code, "exists and is not XML; name a file" in outcome.err) == (4, True), outcome.err
+    assert (suite.folder / "train.jsonl").read_bytes() == before
+
+
 def test_run_folder_has_what_others_expect(suite: Project) -> None:
     """Results and samples have lm-evaluation-harness's keys, junit.xml one case a verdict."""
     outcome = suite.run("--junit-xml", str(suite.folder / "ci.xml"))

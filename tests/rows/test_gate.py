@@ -297,6 +297,18 @@ def test_an_option_that_means_nothing_is_refused(gate: Gate, table: Table) -> No
     assert json.loads(gate(*rows, "--json", "--id", "nothing").out)["exit_code"] == 4
 
 
+@pytest.mark.parametrize(
+    ("option", "why"), [("--write-suite", "exists already; name a new file"), ("--junit-xml", "exists and is not XML")]
+)
+def test_no_option_replaces_rows(gate: Gate, table: Table, option: str, why: str) -> None:
+    """An option whose file was forgotten takes the first file of rows; what it wrote itself it may write again."""
+    base, candidate = table("base", make_asked_rows(RIGHT)), table("candidate", make_asked_rows(RIGHT))
+    before = base.read_bytes()
+    said = gate(option, base, candidate, claim=("--min", "0.5"))
+    assert said.code == 4 and why in said.err and base.read_bytes() == before
+    assert [gate(option, "new", candidate, claim=("--min", "0.5")).code for _ in range(2)] == [0, 0]
+
+
 def test_a_secret_in_a_tools_words_is_struck(gate: Gate, table: Table, tmp_path: Path) -> None:
     """What a tool says of an error, and how its run was called, goes nowhere with a token in it."""
     token = "sk-" + "a" * 30
