@@ -53,6 +53,8 @@ def calibrate_judge(
     Rows of `labels` hold the answers themselves, or are ids of a run's rows on a subject. Raises UsageError on unusable
     labels, or if the judge is unavailable or reaches a cap.
     """
+    if out and out.resolve() in (labels.resolve(), suite.resolve()):
+        raise UsageError(f'--out "{out}": is the file of the labels or the suite; name a new file')
     read = read_suite(suite)
     every = [e for e in read.evals if e.use == "judge"]
     names = [e.name for e in every]

@@ -234,6 +234,14 @@ def test_a_call_of_which_no_usage_is_told_costs_its_most(monkeypatch: pytest.Mon
         assert judge.capped == "max_tokens = 4000" and 0 < judge.budget.tokens <= 4000
 
 
+@pytest.mark.parametrize("name", ["labels.jsonl", "suite.toml"])
+def test_a_calibration_replaces_no_file_that_it_reads(tmp_path: Path, name: str) -> None:
+    """Labels of people are dear."""
+    labels, suite = tmp_path / "labels.jsonl", tmp_path / "suite.toml"
+    with pytest.raises(UsageError, match="is the file of the labels or the suite; name a new file"):
+        calibrate_judge(labels, suite, out=tmp_path / "x" / ".." / name)
+
+
 # -- faults ----------------------------------------------------------------------------------------
 
 
