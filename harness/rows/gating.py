@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -165,11 +166,13 @@ def choose_metric(runs: Sequence[RawRows], want: Wanted) -> tuple[Metric, str]:
     name = want.metric or readable[0]
     values = [v for run in runs for row in run.rows if (v := row.values.get(name)) is not None]
     for run in runs:
-        if heavy := next((w for row in run.rows if not 0 <= (w := row_weight(row, name)) <= MAX_SCORE), None):
-            raise UsageError(f"{where}: a row has weight {heavy:g}; it must be from 0 to {MAX_SCORE:g}")
+        heavy = (w for row in run.rows if not 1 / MAX_SCORE <= (w := row_weight(row, name)) <= MAX_SCORE and w)
+        if odd_weight := next(heavy, None):
+            what = f"it must be 0, or from {1 / MAX_SCORE:g} to {MAX_SCORE:g}"
+            raise UsageError(f"{where}: a row has weight {odd_weight:g}; {what}")
     if odd := [v for v in values if not abs(v) <= MAX_SCORE]:
         raise UsageError(f"{where}: {printable(name)} is {odd[0]:g} on {len(odd):,} rows, which is not a score")
-    known, is_binary = name.lower().replace("-", "_"), set(values) <= {0.0, 1.0}
+    known, is_binary = name.lower().replace("-", "_").rpartition(".")[2], set(values) <= {0.0, 1.0}
     scale = (
         want.scale
         or _require_same_metric_value(runs, name, "scale")
@@ -202,7 +205,9 @@ def choose_metric(runs: Sequence[RawRows], want: Wanted) -> tuple[Metric, str]:
 def _find_harm_word(name: str, want: Wanted) -> str:
     """Return a word in a score's name or columns by which 1 may be the bad value, else an empty text."""
     names = " ".join((name, want.score, want.base_score, want.candidate_score)).lower()
-    return next((word for word in HARM_WORDS if word in names), "")
+    return next((one for one in re.split(r"[\W_]+", names) if one in LOWER_METRICS), "") or next(
+        (word for word in HARM_WORDS if word in names), ""
+    )
 
 
 def _describe_unknown_direction(name: str, word: str) -> str:

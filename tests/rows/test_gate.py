@@ -211,7 +211,7 @@ def test_odd_scores_are_refused(
     assert (found.code == 4 and said in found.err) if said else found.code != 4, found
 
 
-@pytest.mark.parametrize("column", ["failed", "toxic", "is_error", "Hallucinated", "refusal"])
+@pytest.mark.parametrize("column", ["failed", "toxic", "is_error", "Hallucinated", "refusal", "eval_wer"])
 def test_one_may_mean_something_bad(gate: Gate, table: Table, column: str) -> None:
     """Scores of 0 and 1 are higher-is-better only if nothing in their name says that 1 is bad."""
     both = make_worse_scores(200), RIGHT
@@ -222,6 +222,14 @@ def test_one_may_mean_something_bad(gate: Gate, table: Table, column: str) -> No
     assert gate(*files, "--score", column, "--lower").code == 1
     wide = table("wide", [{**row, "new": row["score"], f"old_{column}": 0} for row in candidate])
     assert gate(wide, "--base-score", f"old_{column}", "--candidate-score", "new").code == 4
+
+
+@pytest.mark.parametrize("weight", [-1, 1e-300, 1e300])
+def test_weights_whose_squares_are_no_numbers_are_refused(gate: Gate, table: Table, weight: float) -> None:
+    """Squares of tiny weights are 0, and bounds of such are too narrow."""
+    rows = make_asked_rows(RIGHT, w=weight)
+    said = gate(table("base", rows), table("candidate", [dict(rows[0], score=0), *rows[1:]]), "--weight", "w")
+    assert said.code == 4 and f"has weight {weight:g}; it must be 0, or from 1e-100 to 1e+100" in said.err
 
 
 def test_one_row_without_a_score_is_singular(gate: Gate, table: Table) -> None:
