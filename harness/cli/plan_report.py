@@ -127,7 +127,8 @@ def _iterate_joint_power_lines(joint: JointPower) -> Iterator[str]:
     if joint.factor and joint.rows:
         sizes = dict.fromkeys(joint.rows.values())
         rows = [f"{n:,} of {', '.join(name for name, m in joint.rows.items() if m == n)}" for n in sizes]
-        yield f"80% needs {joint.factor:.2g} times the rows: {'; '.join(rows)}"
+        factor = f"{joint.factor:.2g}" if joint.factor < 10 else f"{joint.factor:,.0f}"
+        yield f"80% needs {factor} times the rows: {'; '.join(rows)}"
     elif joint.better < DEFAULT_POWER:
         yield "no number of rows would make it 80%"
     if joint.costliest and joint.without > joint.better and _format_power(joint.without) != _format_power(joint.better):

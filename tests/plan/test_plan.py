@@ -12,8 +12,10 @@ from typing import Any
 
 import pytest
 
+from harness.cli.plan_report import _iterate_joint_power_lines
 from harness.gates.decide import decide
 from harness.gates.gate import Gate
+from harness.planning.joint_power import JointPower
 from harness.planning.power import ASSUMED_ICC
 from harness.records.metrics import Metric
 from harness.records.samples import Result, Sample, Score
@@ -65,6 +67,13 @@ def told(suite: Project, *flags: str) -> str:
     outcome = suite.harness("plan", str(suite.folder / "suite.toml"), "--out", str(suite.folder / "reports"), *flags)
     assert outcome.code == 0, outcome.err
     return outcome.out
+
+
+@pytest.mark.parametrize(("factor", "said"), [(1.26, "1.3"), (29.4, "29"), (846.2, "846"), (1000.0, "1,000")])
+def test_many_times_the_rows_are_a_plain_number(factor: float, said: str) -> None:
+    """850 is not 8.5e+02."""
+    joint = JointPower("merged", 1, 0.1, None, 0.03, factor=factor, rows={"qa": 1700})
+    assert [*_iterate_joint_power_lines(joint)] == [f"80% needs {said} times the rows: 1,700 of qa"]
 
 
 # -- gates -----------------------------------------------------------------------------------------
