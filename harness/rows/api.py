@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from argparse import Namespace
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
@@ -19,6 +20,7 @@ from harness.rows.records import COLUMNS as NAMES
 from harness.rows.records import SIDES
 from harness.rows.suites import JudgedRows
 from harness.rows.wording import words_for
+from harness.texts.escaping import printable
 
 CHOICES = {
     "better": (None, "higher", "lower"),
@@ -142,6 +144,8 @@ def _iterate_lines(rows: Any, side: str) -> Iterator[Mapping[str, Any]]:
     if isinstance(rows, Mapping):
         yield from ({"id": str(name), "score": _convert_numpy_scalar(score)} for name, score in rows.items())
     elif names is not None:
+        if twice := [str(name) for name, n in Counter(names).items() if n > 1]:
+            raise UsageError(f'{side}: the column "{printable(twice[0])}" occurs twice; rename one, or drop it')
         columns = []
         for column in (rows[name] for name in names):
             how = next((how for how in COLUMNS if hasattr(column, how)), None)

@@ -133,6 +133,14 @@ def test_values_of_pandas_and_decimals_are_numbers() -> None:
     assert harness.gate(frame, min=Decimal("0.1"), missing="wrong").outcome == "PASS"
 
 
+def test_a_frame_with_a_column_twice_is_told() -> None:
+    """As pandas' concat leaves it: which of both is meant nobody knows."""
+    pandas = pytest.importorskip("pandas")
+    frame = pandas.DataFrame(make_asked_rows(BASE))
+    with pytest.raises(UsageError, match='candidate: the column "score" occurs twice; rename one, or drop it'):
+        harness.gate(frame, pandas.concat([frame, frame[["score"]]], axis=1), worse_by_at_most=0.05)
+
+
 def test_one_table_has_both_sides() -> None:
     """`base_score` and `candidate_score` name columns of one frame or list."""
     rows = [{**row, "other": row["score"]} for row in make_asked_rows(BASE)]
