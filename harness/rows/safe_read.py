@@ -92,11 +92,11 @@ class SafeFiles:
             if not packed:
                 self._record_digest_if_unchanged(path, f, hashed.digest.hexdigest(), hashed.size)
 
-    def read_json(self, path: Path) -> Any:
-        """Return the JSON that a file is. Raises UsageError, also at keys that stand twice, and at NaN."""
-        return parse_json(self.read_bytes(path).removeprefix(BOM), f"{path}")
+    def read_json(self, path: Path, *, constants: bool = False) -> Any:
+        """Return the JSON that a file is. Raises UsageError, also at keys that stand twice, and at NaN unless told."""
+        return parse_json(self.read_bytes(path).removeprefix(BOM), f"{path}", constants=constants)
 
-    def read_json_lines(self, path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    def read_json_lines(self, path: Path, *, constants: bool = False) -> Iterator[tuple[int, dict[str, Any]]]:
         """Yield the objects of JSON lines with their numbers, from 1. Raises UsageError at one that cannot be read."""
         digest, size = hashlib.sha256(), 0
         with _open_bounded(path, MAX_STREAM_BYTES, self.below) as f:
@@ -112,11 +112,10 @@ class SafeFiles:
                     raise UsageError(f"{path} line {number:,}: {what}")
                 text = line.removeprefix(BOM) if number == 1 else line
                 if not text.isspace() and text:
-                    row = parse_json(text, f"{path} line {number:,}", "; lines are never skipped")
+                    where = f"{path} line {number:,}"
+                    row = parse_json(text, where, "; lines are never skipped", constants=constants)
                     if not isinstance(row, dict):
-                        raise UsageError(
-                            f"{path} line {number:,}: is not an object; correct it, since lines are never skipped"
-                        )
+                        raise UsageError(f"{where}: is not an object; correct it, since lines are never skipped")
                     yield number, row
             if not packed:
                 self._record_digest_if_unchanged(path, f, digest.hexdigest(), size)

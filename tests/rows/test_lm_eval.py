@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import math
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -84,6 +85,39 @@ def test_the_rows_make_lm_evals_own_number(task: str, filter_: str, metric: str,
     found, _ = choose_metric([run], want)  # raises where the sum is another
     assert run.metrics[metric].total is not None and len(run.rows) == 20
     assert (found.scale, found.better) == (scale, better)
+
+
+@pytest.mark.parametrize("metric", ["perplexity", "word_perplexity", "bits_per_byte"])
+@pytest.mark.parametrize("results", [True, False])
+def test_log_likelihoods_are_no_perplexities(runs: tuple[Path, Path], metric: str, results: bool) -> None:
+    """Without its results file too a run with likelier rows is the better one."""
+    rolling = metric != "perplexity"
+
+    def add(rows: list[dict[str, Any]]) -> None:
+        for i, row in enumerate(rows):
+            row |= {"metrics": [metric], metric: [-3.0 - i, 2] if rolling else -3.0 - i}
+
+    change(runs[0], "cap_ppl", add)
+    mean = sum(3.0 + i for i in range(20)) / 20 / (2 if rolling else 1)
+    number = mean / math.log(2) if metric == "bits_per_byte" else math.exp(mean)
+    edit_results(runs[0], lambda told: told["results"]["cap_ppl"].update({f"{metric},none": number}))
+    if not results:
+        next(runs[0].glob("results_*.json")).unlink()
+    want = Wanted("cap_ppl", metric)
+    run = read_run_rows(str(runs[0]), want)
+    found, _ = choose_metric([run], want)
+    assert (found.scale, found.better) == ("mean" if metric == "bits_per_byte" else "perplexity", "lower")
+    first = {"perplexity": 3.0, "word_perplexity": 1.5, "bits_per_byte": 1.5 / math.log(2)}[metric]
+    assert run.rows[0].values[metric] == pytest.approx(first)
+
+
+def test_a_number_that_is_none_is_a_missing_score(runs: tuple[Path, Path]) -> None:
+    """A broken model's NaN, which lm_eval writes as it is, loses its row and no other task or metric."""
+    change(runs[0], "cap_mc", lambda rows: rows[3].update(acc_norm=math.nan))
+    edit_results(runs[0], lambda told: told["results"]["cap_mc"].update({"acc_norm,none": math.nan}))
+    run = read_run_rows(str(runs[0]), Wanted("cap_mc", "acc_norm"))
+    assert ["acc_norm" in row.values for row in run.rows].count(False) == 1
+    assert run.metrics["acc_norm"].total is None and len([row for row in run.rows if "acc" in row.values]) == 20
 
 
 def test_a_real_pair_of_runs_is_gated(gate: Gate) -> None:

@@ -21,6 +21,7 @@ from harness.rows.wording import write_option
 
 DATE = r"(\d{4}-\d\d-\d\dT\d\d-\d\d-\d\d\.\d+)"
 BRACES, WORD = re.compile(r"\{[{%].*?[}%]\}", re.S), re.compile(r"[A-Za-z_]\w*")  # of a Jinja template
+PERPLEXITY = "perplexity"  # lm_eval's metric whose rows are log-likelihoods
 CODE = ("def ", "<function", "functools")  # how lm_eval writes a template that is a function
 # of a row
 ROW_KEYS = {"doc_id", "doc", "target", "arguments", "resps", "filtered_resps", "filter", "metrics", "doc_hash"}
@@ -82,10 +83,10 @@ def _read_task(files: SafeFiles, path: Path, newest: tuple[str, str, Path], task
     """Return the rows of one task. Raises UsageError where they are not those of its results file."""
     date, _, samples = newest
     results = samples.with_name(f"results_{date}.json")
-    told = files.read_json(results) if results.is_file() else {}
+    told = files.read_json(results, constants=True) if results.is_file() else {}  # NaN: a model of which one came
     if not isinstance(told, dict):
         raise UsageError(f"{results}: is not a results file of lm_eval")
-    lines, name = _select_lines_of_filter(files.read_json_lines(samples), task, want)
+    lines, name = _select_lines_of_filter(files.read_json_lines(samples, constants=True), task, want)
     tables = {
         k: _get_mapping_or_empty(told.get(k), task) for k in ("configs", "results", "higher_is_better", "n-samples")
     }
@@ -139,16 +140,18 @@ def _make_metric_and_factor(
     better = tables["higher_is_better"].get(name)
     direction: Better | None = None if better is None else "higher" if better else "lower"
     told = tables["results"].get(f"{name},{filter_}")
-    total = float(told) if isinstance(told, (int, float)) and not isinstance(told, bool) else None
+    total = float(told) if isinstance(told, (int, float)) and not isinstance(told, bool) and told == told else None
     values = [v for line in lines if (v := line.get(name)) is not None]
     if values and all(map(_is_loglikelihood_pair, values)):
         nats = -sum(float(v[0]) for v in values) / sum(float(v[1]) for v in values)
-        bits = total is not None and math.isclose(nats / math.log(2), total, rel_tol=1e-9)
+        bits = "bits" in name if total is None else math.isclose(nats / math.log(2), total, rel_tol=1e-9)
         return RawMetric(direction, "mean" if bits else "perplexity", total), -1 / math.log(2) if bits else -1.0
     if not all(map(_is_float_sized_number, values)):
         return RawMetric(direction, None, total, unreadable="has printed arrays, not numbers"), 1.0
-    mean = sum(map(float, values)) / len(values) if values else math.nan
-    if total and total > 0 and mean < 0 and math.isclose(-mean, math.log(total), rel_tol=1e-9):
+    finite = [v for v in map(float, values) if not math.isnan(v)]
+    mean = sum(finite) / len(finite) if finite else math.nan
+    logs = name == PERPLEXITY and bool(finite) and max(finite) <= 0  # rows of it are log-likelihoods
+    if logs if total is None else total > 0 and mean < 0 and math.isclose(-mean, math.log(total), rel_tol=1e-9):
         return RawMetric(direction, "perplexity", total), -1.0  # exp of minus the mean, as lm_eval makes it
     return RawMetric(direction, None, total), 1.0
 

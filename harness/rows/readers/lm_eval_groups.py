@@ -39,7 +39,7 @@ def find_group(files: SafeFiles, results: Path, tasks: set[str], want: Wanted, p
 
     None where a single task is meant. Raises UsageError where tasks of a group that is named have no rows.
     """
-    told = files.read_json(results) if results.is_file() else {}
+    told = files.read_json(results, constants=True) if results.is_file() else {}
     known = told.get("group_subtasks") if isinstance(told, dict) else None
     children = {name: list(map(str, own)) for name, own in (known or {}).items() if isinstance(own, list) and own}
     if want.task in tasks or (not want.task and len(tasks) < 2):
@@ -136,7 +136,7 @@ def _make_group_metric(
     total = sum(map(len, values.values()))
     equal = {task: total / (len(values) * len(own)) for task, own in values.items()}
     told = [v for key, v in group.numbers.items() if str(key).partition(",")[0] == name]
-    told = [float(v) for v in told if isinstance(v, (int, float)) and not isinstance(v, bool)]
+    told = [float(v) for v in told if isinstance(v, (int, float)) and not isinstance(v, bool) and v == v]
     by_size = math.fsum(v for own in values.values() for v in own) / total
     by_task = ask.mean_of_scores([ask.mean_of_scores(own) for own in values.values()])
     if not told or any(ask.are_close(by_size, number) for number in told):
