@@ -224,7 +224,7 @@ def test_numbers_that_are_none_are_refused(runs: tuple[Path, Path], task: str, m
     for value in values:
         change(runs[0], task, lambda rows, v=value: rows[0].update({metric: v}))  # type: ignore[misc]
         want = Wanted(task, metric)
-        with pytest.raises(UsageError, match=r"printed arrays|holds Infinity"):
+        with pytest.raises(UsageError, match=r"printed arrays|is inf on 1 rows, which is not a score"):
             choose_metric([read_run_rows(str(runs[0]), want)], want)
 
 
