@@ -11,7 +11,7 @@ from dataclasses import asdict
 from harness.cli.terminal import Terminal
 from harness.errors import ExitCode, UsageError
 from harness.planning.pair_forecast import PairForecast, forecast_pair
-from harness.texts.counts import count_noun
+from harness.texts.counts import agree_verb, count_noun
 
 ALPHA, WIDTH, INDENT = 0.05, 80, "  "
 
@@ -56,7 +56,8 @@ def _iterate_forecast_lines(one: PairForecast, why: str) -> Iterator[str]:
     where = f" in {count_noun(one.clusters, 'cluster')}" if one.clusters else ""
     yield f"rows: {one.rows:,} pairs{where}, {one.metric} ({why})"
     if one.unscored:
-        yield f"left out: {count_noun(one.unscored, 'row')} without a score on both sides"
+        lacks = f"{count_noun(one.unscored, 'row')} {agree_verb(one.unscored, 'have no score')} on one side or both"
+        yield f"left out: {lacks}; harness gate decides nothing before they have one, or --missing says how they count"
     if one.discordant is not None:
         yield f"discordant pairs: {one.discordant:,} ({one.discordant / one.rows:.1%})"
     yield f"standard deviation of a row's difference, about 0: {one.deviation:.3g}"

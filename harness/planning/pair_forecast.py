@@ -64,7 +64,7 @@ def forecast_pair(
     known = bool(case.chance is not None) and any(differences) and not case.cannot_pass
     least = case.minimum_detectable if known else None
     return PairForecast(
-        name, len(kept), case.count if case.clustered else None, len(samples) - len(kept),
+        name, len(kept), case.count if case.clustered else None, len(samples) - len(both),
         sum(map(bool, differences)) if case.is_binary else None,
         math.sqrt(math.fsum(d * d for d in differences) / len(kept)), alpha,
         case.describe_provable().removeprefix("a margin of ") if known else "",

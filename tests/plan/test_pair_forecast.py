@@ -53,6 +53,16 @@ def test_it_prints_rows_pairs_and_what_could_be_proven(
     assert max(len(line) for line in told.splitlines() if ".csv" not in line) <= 80
 
 
+def test_rows_without_a_score_stop_the_gate(pair: tuple[str, str], capsys: pytest.CaptureFixture[str]) -> None:
+    """What the other rows could prove is not proven without them, so it is said that the gate needs them."""
+    text = Path(pair[1]).read_text("utf-8").replace("r7,0.0", "r7,")
+    Path(pair[1]).write_text(text, "utf-8")
+    assert main(["plan", *pair, *CLAIM]) == 0
+    told = " ".join(capsys.readouterr().out.split())
+    assert "rows: 199 pairs" in told and "left out: 1 row has no score on one side or both; harness gate" in told
+    assert main(["gate", *pair, *CLAIM, "--worse-by-at-most", "0.5", "--out", f"{Path(pair[0]).parent}/reports"]) == 6
+
+
 def test_it_never_tells_which_side_is_ahead(pair: tuple[str, str], capsys: pytest.CaptureFixture[str]) -> None:
     """The two files exchanged give the same numbers, in words and in JSON; neither has a mean or a difference."""
     told, documents = [], []
