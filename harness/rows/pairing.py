@@ -10,6 +10,7 @@ from typing import Any, Literal
 from harness.errors import UsageError
 from harness.rows.records import RawRow, RawRows
 from harness.rows.wording import write_option
+from harness.texts.counts import agree_verb, count_noun
 from harness.texts.escaping import printable
 
 MAX_EXAMPLES = 3  # names of rows that an error gives
@@ -123,7 +124,10 @@ def _choose_pairing(sides: dict[str, Sequence[RawRow]]) -> How:
         return "content"
     for side, rows in sides.items():
         if not _has_only_named_rows(rows):
-            what = "rows have neither input nor id" if not rows[0].key else "ids of rows are running numbers"
+            blank = sum(not row.key for row in rows)
+            what = "ids of rows are running numbers" if not blank else "rows have neither input nor id"
+            if 0 < blank < len(rows):
+                what = f"{count_noun(blank, 'row')} {agree_verb(blank, 'have neither input nor id')}"
             ways = ", or ".join(write_option(name, "COLUMN") for name in ("id", "input"))
             raise UsageError(f"{side}: {what}, and positions do not identify rows; give {ways}")
     return "id"

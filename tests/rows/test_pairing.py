@@ -73,6 +73,13 @@ def test_running_numbers_pair_nothing() -> None:
     assert pair_rows(make_run_rows(row("1", "")), make_run_rows(row("1", "")), only_common=False).how == "id"
 
 
+def test_rows_without_an_id_are_counted() -> None:
+    """An id that a row lacks makes no running numbers of the others."""
+    run = make_run_rows(row("a", ""), row("", ""), row("c", ""))
+    with pytest.raises(UsageError, match="base: 1 row has neither input nor id, and positions do not identify rows"):
+        pair_rows(run, run, only_common=False)
+
+
 def test_a_row_that_stands_twice_is_refused(gate: Gate, table: Table) -> None:
     """A name that comes twice is no repeat unless a column says so."""
     base, candidate = make_asked_rows([1] * 20), make_asked_rows([1] * 19 + [0])
