@@ -88,9 +88,9 @@ def autocorrelation_note(hypothesis: Hypothesis) -> list[Note]:
         return []
     known = hypothesis.with_missing_as(None) if hypothesis.has_missing else hypothesis
     there = None if known.metric.is_count else lag_one_correlation(row_differences(known, known.gate.cap)[0])
-    if there is None or there[1] > MAX_P:
+    if there is None or there.p > MAX_P or there.correlation <= 0:  # as where the one row that differs is the last
         return []
-    return [Note("neighbours", {"correlation": there[0], "p": there[1]})]
+    return [Note("neighbours", {"correlation": there.correlation, "p": there.p})]
 
 
 def add_slice_notes(

@@ -214,6 +214,15 @@ def test_two_columns_of_clusters_are_recomputed(project: Project) -> None:
     assert "cluster names 3 columns; name one, or two different ones" in project.run("--collect-only").err
 
 
+@pytest.mark.parametrize("place", [0, -1])
+def test_one_row_that_differs_is_no_correlation(place: int) -> None:
+    """At an end of the file it has one neighbour, which few other orders have, and that is no correlation."""
+    ours = [1.0] * 300
+    ours[place] = 0.0
+    claim = replace(CLAIM, better_by=None, worse_by_at_most=0.3)
+    assert "correlated" not in decide_repeats(claim, ours, [1.0] * 300, [f"k{i}" for i in range(300)]).why
+
+
 def test_neighbours_that_go_together_are_told() -> None:
     """Blocks of ten rows that won or lost together are noticed, rows in a random order are not."""
     luck = random.Random(3)
