@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 from harness.records.samples import Result, Sample
 from harness.rows.gating import MAX_ROWS, MeasuredRows
+from harness.rows.readers import split_label
 from harness.rows.records import RawRow
 from harness.rows.suites import JudgedRows, read_runs
 
@@ -54,7 +55,7 @@ def _can_read_again(found: JudgedRows) -> bool:
     Rows given in Python cannot be read again.
     """
     paths = [str(found.suite.path.parent / Path(one.path).expanduser()) for one in found.suite.rows.values()]
-    return all(Path(path).exists() or Path(path.rpartition("#")[0]).is_file() for path in paths)
+    return all(Path(path).exists() or split_label(path)[0].is_file() for path in paths)
 
 
 def _select_changed_and_sampled_rows(one: MeasuredRows) -> list[Sample]:

@@ -193,6 +193,15 @@ def test_a_wide_table_has_a_column_for_each_side(gate: Gate, tmp_path: Path) -> 
     assert "belong together" in gate(path, path, "--base-score", "a").err
 
 
+def test_names_of_models_and_files_may_hold_a_number_sign(gate: Gate, tmp_path: Path) -> None:
+    """The longest path that exists is the file, and what follows names its rows."""
+    path = tmp_path / "run#2.csv"
+    lines = [f"q-{i},{name},{int(i % 5 > 0)}" for i in range(300) for name in ("old", "mine#7")]
+    path.write_text("\n".join(["id,model,score", *lines]) + "\n", "utf-8")
+    said = gate(f"{path}#model=old", f"{path}#model=mine#7")
+    assert said.code == 0, said.err
+
+
 def test_a_long_table_has_a_column_of_models(gate: Gate, tmp_path: Path) -> None:
     """`FILE#model=NAME` names the rows of one model; without it rows of two models are not mixed."""
     rows = [{**r, "model": m} for r in _make_many_rows() for m in ("old", "new")]

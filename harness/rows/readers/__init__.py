@@ -32,10 +32,13 @@ def find_reader(name: str) -> RowReader:
 def split_label(given: str) -> tuple[Path, str]:
     """Split PATH#LABEL into path and label.
 
-    A path that exists as given has no label.
+    A path that exists as given has no label. Both may contain "#", so that the longest path that exists is taken.
     """
-    text, _, label = given.rpartition("#")
-    return (Path(given), "") if not text or Path(given).exists() else (Path(text), label)
+    ends = [i for i, character in enumerate(given) if character == "#" and i][::-1]
+    if not ends or Path(given).exists():
+        return Path(given), ""
+    end = next((i for i in ends if Path(given[:i]).exists()), ends[0])
+    return Path(given[:end]), given[end + 1 :]
 
 
 def read_run_rows(given: str, want: Wanted) -> RawRows:
