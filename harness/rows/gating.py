@@ -172,22 +172,13 @@ def choose_metric(runs: Sequence[RawRows], want: Wanted) -> tuple[Metric, str]:
             raise UsageError(f"{where}: a row has weight {odd_weight:g}; {what}")
     if odd := [v for v in values if not abs(v) <= MAX_SCORE]:
         raise UsageError(f"{where}: {printable(name)} is {odd[0]:g} on {len(odd):,} rows, which is not a score")
-    known, is_binary = name.lower().replace("-", "_").rpartition(".")[2], set(values) <= {0.0, 1.0}
+    known, is_binary = _strip_metric_name(name), set(values) <= {0.0, 1.0}
     scale = (
         want.scale
         or _require_same_metric_value(runs, name, "scale")
         or ("proportion" if known in SHARES or is_binary else "mean")
     )
-    if want.better:
-        better, because = str(want.better), "as given"
-    elif told := _require_same_metric_value(runs, name, "better"):
-        better, because = told, "according to the file"
-    elif known in HIGHER_METRICS or known in LOWER_METRICS:
-        better, because = "lower" if known in LOWER_METRICS else "higher", "by its name"
-    elif is_binary and not _find_harm_word(name, want):
-        better, because = "higher", "every value is 0 or 1"
-    else:
-        raise UsageError(_describe_unknown_direction(name, _find_harm_word(name, want) if is_binary else ""))
+    better, because = _choose_direction(runs, name, want, is_binary)
     metric, ranges = (
         Metric(name, cast("Better", better), cast("Scale", scale)),
         {run.metrics[name].range for run in runs},
@@ -200,6 +191,27 @@ def choose_metric(runs: Sequence[RawRows], want: Wanted) -> tuple[Metric, str]:
     for run in runs:
         _require_rows_match_total(run, metric)
     return metric, because
+
+
+def _choose_direction(runs: Sequence[RawRows], name: str, want: Wanted, is_binary: bool) -> tuple[str, str]:
+    """Return which way a metric is better, and the source of that. Raises UsageError if it is not settled."""
+    known, word = _strip_metric_name(name), _find_harm_word(name, want)
+    if want.better:
+        return str(want.better), "as given"
+    if told := _require_same_metric_value(runs, name, "better"):
+        return told, "according to the file"
+    if known in LOWER_METRICS:
+        return "lower", "by its name"
+    if known in HIGHER_METRICS and not ("." in name and word):  # attack.success
+        return "higher", "by its name"
+    if is_binary and not word:
+        return "higher", "every value is 0 or 1"
+    raise UsageError(_describe_unknown_direction(name, word if is_binary else ""))
+
+
+def _strip_metric_name(name: str) -> str:
+    """Return a metric's name as the sets of known names have it: "acc" of "metric.acc"."""
+    return name.lower().replace("-", "_").rpartition(".")[2]
 
 
 def _find_harm_word(name: str, want: Wanted) -> str:

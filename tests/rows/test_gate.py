@@ -222,6 +222,8 @@ def test_one_may_mean_something_bad(gate: Gate, table: Table, column: str) -> No
     assert gate(*files, "--score", column, "--lower").code == 1
     wide = table("wide", [{**row, "new": row["score"], f"old_{column}": 0} for row in candidate])
     assert gate(wide, "--base-score", f"old_{column}", "--candidate-score", "new").code == 4
+    inner = [{**row, column: {"success": row["score"]}} for row in candidate]
+    assert gate(table("inner", inner), "--score", f"{column}.success", claim=("--min", "0.5")).code == 4
 
 
 @pytest.mark.parametrize("weight", [-1, 1e-300, 1e300])
