@@ -39,6 +39,7 @@ from harness.rows.gating import MAX_EXAMPLES, MAX_ROWS, UNKNOWN_PREFIX, Measured
 from harness.rows.readers.fields import TASK
 from harness.rows.row_texts import MAX_UNCHANGED_ROWS, select_written_rows
 from harness.rows.suites import JudgedRows, judge_rows
+from harness.rows.wording import write_option
 from harness.suite.tables import GATE_COMMAND, Suite
 from harness.suite.waivers import read_waivers
 from harness.texts import numbers
@@ -68,7 +69,7 @@ def conclude_gate(found: JudgedRows, args: Namespace) -> int:
     Raises UsageError if they cannot be written.
     """
     if args.junit_xml and (why := find_overwrite_error(args.junit_xml)):
-        raise UsageError(f'--junit-xml "{args.junit_xml}": {why}; name another file')
+        raise UsageError(f"{write_option('junit_xml', args.junit_xml)}: {why}; name another file")
     run = make_run(found)
     run.invocation = describe_invocation(args)
     try:
@@ -175,7 +176,7 @@ def write_suite(found: JudgedRows, path: Path, paths: Mapping[str, str]) -> None
     text = "\n".join("\n".join([title, *(f"{k} = {toml(v)}" for k, v in keys.items()), ""]) for title, keys in tables)
     with reporting_write_errors(path, "; name another file"):
         if path.exists() and path.read_bytes() not in (b"", text.encode()):
-            raise UsageError(f'--write-suite "{path}": exists already; name a new file')
+            raise UsageError(f"{write_option('write_suite', path)}: exists already; name a new file")
         write_text(path, text)
 
 
