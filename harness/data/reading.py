@@ -326,7 +326,8 @@ def _iterate_csv_records(text: str, separator: str, first: int) -> Iterator[tupl
 
 
 def _require_valid_csv_header(header: list[str], place: str) -> None:
-    if twice := [name for name, n in Counter(header).items() if n > 1]:
+    named = Counter(filter(None, header))  # a workbook saved as CSV may end in columns without a name
+    if twice := [name for name, n in named.items() if n > 1]:
         raise UsageError(f'{place}: the column "{twice[0]}" occurs twice in the header; rename one')
     if len(header) == 1 and (other := next((one for one in SEPARATORS if one in header[0]), "")):
         instead = f"if the separator is a {separator_name(other)}, write separator = {json.dumps(other)} beside data"

@@ -15,7 +15,7 @@ from harness.records.samples import Sample, Score
 from harness.records.scales import find_range_error
 from harness.records.verdicts import Risk, Verdict
 from harness.stats.result import Test
-from harness.stats.values import Range
+from harness.stats.values import Range, find_alpha_error
 
 PARENT = "parent"  # what a copy that an export makes is compared with: the candidate it was made of
 FEWEST_SEEDS = 3  # runs of a recipe, of which it can be inferred how far others would lie apart
@@ -130,8 +130,8 @@ class Gate:
         found = self.kind.find_mistakes(self)
         if not self.id or not self.id.isprintable():
             found.append("id is empty or has unprintable characters; give the gate a name for its reports")
-        if self.alpha is not None and not 0 < self.alpha <= 0.5:
-            found.append(f"alpha is {self.alpha}; it must be more than 0 and at most 0.5")
+        if self.alpha is not None and (error := find_alpha_error(self.alpha)):
+            found.append(f"alpha is {self.alpha}; {error}")
         if self.cut_at_most is not None and not 0 <= self.cut_at_most <= 1:
             found.append(f"cut_at_most is {self.cut_at_most:g}; it must be a share of answers from 0 to 1")
         if self.flips_at_most is not None and not 0 <= self.flips_at_most <= 1:

@@ -11,6 +11,7 @@ from harness import schema
 from harness.gates.gate import PARENT, Gate
 from harness.records.metrics import Metric
 from harness.records.samples import Score
+from harness.stats.values import find_alpha_error
 from harness.suite.tables import SuiteTable, name_of_run
 
 FORMAT_VERSION = 1  # of suite.lock.json; raised when an older `verify` would misread
@@ -58,8 +59,8 @@ def read_lock(lock: Mapping[str, Any], candidate: str) -> LockedSuite:
         raise ValueError(f'gate "{stray[0]}" is referenced but missing')
     gates = {i: replace(g, among=len(gates[g.group].any_of) if g.group in gates else 1) for i, g in gates.items()}
     about: SuiteTable = _make_record_from_table(SuiteTable, suite["header"])
-    if not 0 < about.alpha <= 0.5:
-        raise ValueError(f"alpha is {about.alpha}; it must be more than 0 and at most 0.5")
+    if error := find_alpha_error(about.alpha):
+        raise ValueError(f"alpha is {about.alpha}; {error}")
     tables = {(e, m): table for e, metrics in lock["metrics"].items() for m, table in metrics.items()}
     metrics: dict[str, dict[str, Metric]] = {}
     for (name, metric), table in tables.items():

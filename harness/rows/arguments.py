@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from harness.errors import UsageError
 from harness.rows.records import COLUMNS, SIDES
 from harness.rows.wording import FLAGS, write_option
+from harness.stats.values import find_alpha_error
 
 if TYPE_CHECKING:
     from harness.gates.gate import Gate
@@ -47,8 +48,8 @@ def parse_gate(given: Namespace) -> Gate:
         bounds = f"{write_option('min')} or {write_option('max')}"
         raise UsageError(f"gate: name BASE and CANDIDATE, or only CANDIDATE with {bounds}")
     claim: dict[str, Any] = {said[0]: getattr(given, said[0])}
-    if not 0 < given.alpha <= 0.5:
-        raise UsageError(f"{write_option('alpha')} is {given.alpha:g}; it must be more than 0 and at most 0.5")
+    if error := find_alpha_error(given.alpha):
+        raise UsageError(f"{write_option('alpha')} is {given.alpha:g}; {error}")
     claim |= {"cap": given.cap, "range": None if given.range is None else [float(x) for x in given.range]}
     return Gate(CLAIMS[said[0]], where="gate", versus=None if alone else "base", **claim)
 

@@ -5,6 +5,7 @@ It reports every mistake at once, by file, line and table.
 
 from __future__ import annotations
 
+import math
 import re
 import tomllib
 from collections.abc import Mapping, Sequence
@@ -20,6 +21,7 @@ from harness.errors import Mistakes, UsageError, did_you_mean, suggest_option
 from harness.files import read_text
 from harness.gates.gate import DERIVED_FIELDS, FEWEST_SEEDS, Gate
 from harness.gates.group import find_member_mistakes, link_groups
+from harness.stats.values import find_alpha_error
 from harness.suite import tables
 from harness.suite.lines import read_toml_lines, reject_deep_keys
 from harness.texts import secrets
@@ -30,7 +32,6 @@ TABLES = (
 )  # fmt: skip
 SWEPT_TABLES = {"adapter": tables.Use, "train": tables.Train}  # tables of whose options one may be swept
 ARRAYS = ("eval", "gate", "export")
-ALPHAS = "it must be more than 0 and at most 0.5"
 
 
 def read_suite(
@@ -169,8 +170,8 @@ class _Reader:
         """Record values out of range and tables that do not combine."""
         if about and (what := tables.find_name_error(about.name)):
             self.tell("suite", "name", what)
-        if about and not 0 < about.alpha <= 0.5:
-            self.tell("suite", "alpha", f"alpha is {about.alpha}; {ALPHAS}")
+        if about and (error := find_alpha_error(about.alpha)):
+            self.tell("suite", "alpha", f"alpha is {about.alpha}; {error}")
         if about and not 0 <= about.seed < 2**32:  # what numpy takes
             self.tell("suite", "seed", f"seed is {about.seed}; it must be from 0 to 2**32 - 1")
         if train and train.watch_rows < 1:
@@ -318,8 +319,9 @@ class _Reader:
         if not isinstance(by, str) or not all(by.partition(".")):
             state = f'"by" is {schema.format_toml(by)}' if "by" in given else '"by" is missing'
             complain("by", f"{state}; write EVAL.METRIC of an eval with select rows, which decides")
-        if alpha is not None and not (schema.matches_type(alpha, float) and 0 < alpha <= 0.5):
-            complain("alpha", f'"alpha" is {schema.format_toml(alpha)}; {ALPHAS}')
+        level = math.nan if alpha is None or not schema.matches_type(alpha, float) else float(alpha)
+        if alpha is not None and (error := find_alpha_error(level)):
+            complain("alpha", f'"alpha" is {schema.format_toml(alpha)}; {error}')
         options = [(t, o, values) for t, o in table.items() if isinstance(o, dict) for o, values in o.items()]
         for name, option, _ in options:
             taken = (

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness import ExitCode, UsageError, did_you_mean
-from harness.internals import add_plugin_option, print_line, printable, set_command
+from harness.internals import add_plugin_option, find_alpha_error, print_line, printable, set_command
 from harness_served import DRAWN, GREEDILY, IDENTITY, LAYERS, REQUIRED_LAYERS
 
 if TYPE_CHECKING:
@@ -120,8 +120,8 @@ def _run_parity(args: Namespace) -> int:
     if args.sign and not args.write:
         raise UsageError("--sign signs the file of --write; add --write FILE")
     names = parse_layers(args.layers)
-    if not 0 < args.alpha <= 0.5:
-        raise UsageError(f"--alpha is {args.alpha:g}; it must be more than 0 and at most 0.5")
+    if why := find_alpha_error(args.alpha):
+        raise UsageError(f"--alpha is {args.alpha:g}; {why}")
     try:
         runtimes = find_runtimes(args)  # a mistake in a URL is reported before a large export is hashed
     except ServerUnavailableError as error:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import math
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from harness.data.rows import target_as_continuation, to_judged_rows, to_samples, to_training_rows
+from harness.data.rows import read_rows, target_as_continuation, to_judged_rows, to_samples, to_training_rows
 from harness.errors import UsageError
 from harness.records.samples import Sample
 from harness.testing import ROWS, SUITE, TRAIN, Project
@@ -279,6 +280,12 @@ def test_an_object_is_trained_as_json() -> None:
     """What the evaluator `json` wants can be trained: an object is its JSON, as one text."""
     [row] = to_training_rows([{"input": "a", "target": {"k": "é"}}], {}, "x")
     assert row == {"prompt": "a", "completion": ' {"k": "é"}'}
+
+
+def test_columns_without_a_name_are_no_column_twice(tmp_path: Path) -> None:
+    """A workbook that is saved as CSV may end in empty columns."""
+    (tmp_path / "a.csv").write_text("input,target,,\na,b,,\n", "utf-8")
+    assert read_rows("a.csv", tmp_path, lambda _: None, "x") == [{"input": "a", "target": "b", "": ""}]
 
 
 def test_equal_mistakes_are_one_line_with_a_count() -> None:
