@@ -15,7 +15,8 @@ from typing import Any
 from harness.data import chat
 from harness.data.identity import canonical_text
 from harness.errors import UsageError, did_you_mean
-from harness.init.layouts import AMBIGUOUS, Layout, format_value
+from harness.init.layouts import AMBIGUOUS, Layout
+from harness.init.turns import format_value
 from harness.texts.missing import MISSING_VALUES
 
 Row = dict[str, Any]

@@ -2,29 +2,31 @@
 
 from __future__ import annotations
 
-import json
-import math
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any, Literal
 
 from harness.data import chat
 from harness.data.rows import split_preference_pair
-from harness.errors import UsageError, did_you_mean
-from harness.texts.escaping import shorten_text
-from harness.texts.missing import MISSING_VALUES
+from harness.errors import UsageError
+from harness.init.turns import (
+    add_system_message,
+    format_value,
+    join_text,
+    parse_json_cell,
+    read_history,
+    read_template_arguments,
+    read_text_or_turns,
+    take_system_messages,
+    to_answer_turns,
+    to_messages,
+)
 
 Row = dict[str, Any]
 Kind = Literal["columns", "chat", "completion", "preference"]
-SPEAKERS = {  # of ShareGPT, in small letters -> roles of messages
-    "human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "chatgpt": "assistant",
-    "model": "assistant", "bot": "assistant", "system": "system", "tool": "tool", "observation": "tool",
-    "function_call": "function_call",
-}  # fmt: skip
 CHATS = ("messages", "conversations", "conversation")
 LAST_SPEAKER = "\n\nAssistant:"  # in a transcript of HH-RLHF
 PROMPTS = ("prompt", "question", "instruction", "query", "input")  # of preference pairs
@@ -32,7 +34,6 @@ ANSWERS = ("output", "response", "completion", "answer")  # of Alpaca and its re
 CONTEXTS = ("input", "context")
 AMBIGUOUS = {*PROMPTS, *ANSWERS, "target", "text", "messages"}  # columns that would give a row a second meaning
 TURNS = re.compile(r"\s*\[?\s*\{|\s*\[\s*\]")  # how a list of messages begins in a cell, in JSON or as Python writes it
-TURN_LISTS = "give a list of messages with role and content, or of turns with from and value"
 KTO = "as KTO does; keep the rows whose label is true, or write a suite"
 
 
@@ -100,6 +101,11 @@ def _split_transcripts(pair: dict[str, Any]) -> tuple[str, dict[str, Any]]:
     return one[:place], {name: text[place:].strip() for name, text in pair.items()} if place else pair
 
 
+def _has_messages(rows: Sequence[Row], column: str) -> bool:
+    """Return whether a cell of a column holds messages."""
+    return any(isinstance(read_text_or_turns(row.get(column), i), list) for i, row in enumerate(rows))
+
+
 def _has_turns(rows: Sequence[Row], column: str) -> bool:
     """Return whether a column looks like conversations, or is the only one."""
     values = (row.get(column) for row in rows)
@@ -112,30 +118,19 @@ def _make_preference_layout(rows: Sequence[Row], names: Mapping[str, str]) -> La
 
     TRL's have texts, messages or a prompt inside both answers; LLaMA-Factory's follow Alpaca or ShareGPT.
     """
-    column = next((names[n] for n in CHATS if n in names and _has_turns(rows, names[n])), None)
-    prompts = [names[name] for name in ("system", *PROMPTS) if name in names]
+    turned = [names[n] for n in CHATS if n in names and _has_turns(rows, names[n])]
+    turned = turned or [names[n] for n in PROMPTS if n in names and _has_messages(rows, names[n])]
+    column, system = next(iter(turned), None), names.get("system", "")
+    asks = [column] if column else [names[n] for n in PROMPTS if n in names]
+    prompts = [system] * bool(system) + asks
     made, asked, systems, answers, refused = list[Row](), list[str](), list[str](), list[str](), dict[int, str]()
     for i, row in enumerate(rows):
-        pair: dict[str, Any] = {name: _read_text_or_turns(row.get(names[name]), i) for name in ("chosen", "rejected")}
-        if len({*map(type, pair.values())}) > 1:  # a text beside messages
-            pair = {name: _to_answer_turns(value) for name, value in pair.items()}
-        prompt: Any = "\n".join(text for name in prompts if (text := format_value(row.get(name))))
-        if column is not None:
-            prompt = to_messages(_parse_json_cell(row.get(column)), i)
-        elif len(prompts) == 1:
-            given = _read_text_or_turns(row.get(prompts[0]), i)
-            prompt = given if isinstance(given, list) else prompt
-        if not prompt and isinstance(pair["chosen"], str):
-            prompt, pair = _split_transcripts(pair)
-        if isinstance(pair["chosen"], list):
-            split = split_preference_pair({**pair, **({"prompt": prompt} if isinstance(prompt, list) else {})})
-            prompt = split.pop("prompt", prompt)
-            pair |= split
-            prompt = prompt if isinstance(prompt, list) else [{"role": "user", "content": prompt}] * bool(prompt)
-        elif isinstance(prompt, list):
-            pair = {name: _to_answer_turns(value) for name, value in pair.items()}
-        texts = [_join_text(pair[name]) for name in ("chosen", "rejected")]
-        if not prompt and all(texts) and not (prompts or column):
+        pair: dict[str, Any] = {name: read_text_or_turns(row.get(names[name]), i) for name in ("chosen", "rejected")}
+        prompt, pair = _split_pair(_read_prompt(row, asks, i), pair)
+        prompt = add_system_message(prompt, format_value(row.get(system)), alone=not asks)
+        arguments = read_template_arguments(row, names, i) if isinstance(prompt, list) else {}
+        texts = [join_text(pair[name]) for name in ("chosen", "rejected")]
+        if not prompt and all(texts) and not prompts:
             refused[i] = "without a prompt, which belongs in a column or as messages into chosen and rejected"
         elif not prompt or not all(texts):
             refused[i] = "without a prompt, a chosen or a rejected answer"
@@ -143,35 +138,66 @@ def _make_preference_layout(rows: Sequence[Row], names: Mapping[str, str]) -> La
             refused[i] = why
         elif texts[0] == texts[1]:
             refused[i] = "whose chosen and rejected answers are equal"
-        made.append({"prompt": prompt, **pair})
-        asked.append(_join_text(prompt))
+        made.append({"prompt": prompt, **pair, **arguments})
+        asked.append(join_text(prompt))
         said = prompt if isinstance(prompt, list) else []
-        systems.append(_join_text(_take_system_messages(said)) or format_value(row.get(names.get("system", ""))))
+        systems.append(join_text(take_system_messages(said)) or format_value(row.get(system)))
         answers.append("\n".join(texts))
-    used = {"prompt": column or ", ".join(prompts) or names["chosen"]}
-    used |= {name: names[name] for name in ("chosen", "rejected")}
+    used = {"prompt": ", ".join(prompts) or names["chosen"]}
+    used |= {name: names[name] for name in ("chosen", "rejected")} | _name_arguments(made, names)
     _require_one_form([isinstance(row["chosen"], list) for row in made], "answers")
     questions = _remove_system_texts(asked, systems)
     return Layout("preference", "preference pairs", used, asked, answers, made, refused, questions)
+
+
+def _split_pair(prompt: Any, pair: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+    """Return the prompt and the answers of a pair: all texts, or all messages, with the prompt in neither answer."""
+    if len({*map(type, pair.values())}) > 1:  # a text beside messages
+        pair = {name: to_answer_turns(value) for name, value in pair.items()}
+    if not prompt and isinstance(pair["chosen"], str):
+        return _split_transcripts(pair)
+    if isinstance(pair["chosen"], list):
+        split = split_preference_pair({**pair, **({"prompt": prompt} if isinstance(prompt, list) else {})})
+        prompt = split.pop("prompt", prompt)
+        prompt = prompt if isinstance(prompt, list) else [{"role": "user", "content": prompt}] * bool(prompt)
+        return prompt, pair | split
+    answers = {name: to_answer_turns(value) for name, value in pair.items()} if isinstance(prompt, list) else pair
+    return prompt, answers
+
+
+def _read_prompt(row: Row, columns: Sequence[str], index: int) -> Any:
+    """Return the messages of a row's only prompt column, or the texts of all."""
+    if len(columns) == 1:
+        if columns[0].strip().lower() in CHATS:
+            return to_messages(parse_json_cell(row.get(columns[0])), index)
+        if isinstance(given := read_text_or_turns(row.get(columns[0]), index), list):
+            return given
+    return "\n".join(text for name in columns if (text := format_value(row.get(name))))
+
+
+def _name_system(names: Mapping[str, str]) -> dict[str, str]:
+    return {"system": names["system"]} if "system" in names else {}
+
+
+def _name_arguments(made: Sequence[Row], names: Mapping[str, str]) -> dict[str, str]:
+    """Return the columns of tools and of template arguments that rows were made with."""
+    return {name: names[name] for name in (chat.TOOLS, chat.ARGUMENTS) if any(name in row for row in made)}
 
 
 def _make_messages_layout(rows: Sequence[Row], names: Mapping[str, str], column: str) -> Layout:
     """Read OpenAI messages or ShareGPT turns as chats. The last message is the answer to learn."""
     if _has_rejected_answers(rows, names):
         raise UsageError(f'has messages and a true or false label, {KTO} with use = "kto"')
-    used = {"messages": column} | {name: names[name] for name in ("system", "tools") if name in names}
     made, refused, shared = list[Row](), dict[int, str](), False
     for i, row in enumerate(rows):
-        value = _parse_json_cell(row.get(column))
+        value = parse_json_cell(row.get(column))
         shared |= isinstance(value, list) and bool(value) and isinstance(value[0], dict) and "from" in value[0]
         messages = to_messages(value, i)
-        system = format_value(row.get(names.get("system", "")))
-        if system and not any(m["role"] == "system" for m in messages):
-            messages = [{"role": "system", "content": system}, *messages]
+        messages = add_system_message(messages, format_value(row.get(names.get("system", ""))))
         if why := _find_chat_error(messages):
             refused[i] = why
-        tools = _read_tools(row.get(names.get("tools", "")), i)
-        made.append({"messages": messages, **({"tools": tools} if tools else {})})
+        made.append({"messages": messages, **read_template_arguments(row, names, i)})
+    used = {"messages": column} | _name_system(names) | _name_arguments(made, names)
     return _make_chat_layout("ShareGPT" if shared else "messages", used, made, refused)
 
 
@@ -191,18 +217,6 @@ def _find_content_error(messages: Sequence[Row]) -> str:
         return f'with a part of type "{kind}", but only text is trained on'
     blank = any(m.get("content") is None and not m.get("tool_calls") for m in messages[:-1])
     return "with a message without content" if blank else ""
-
-
-def _read_tools(value: Any, index: int) -> list[Row]:
-    """Return the tools of a row; raises UsageError, naming the row, where they are no objects."""
-    if format_value(value).lower() in MISSING_VALUES:
-        return []
-    tools = _parse_json_cell(value)
-    if not isinstance(tools, list) or not all(isinstance(tool, dict) for tool in tools):
-        raise UsageError(
-            f"row {index + 1} has {_quote_start(value)} as its tools; give a list of objects, or drop the column"
-        )
-    return tools
 
 
 def _find_chat_error(messages: Sequence[Row]) -> str:
@@ -230,10 +244,11 @@ def _make_completion_layout(rows: Sequence[Row], names: Mapping[str, str]) -> La
         raise UsageError(f'has prompt, completion and a true or false label, {KTO} with use = "kto"')
     used, made, refused = {name: names[name] for name in ("prompt", "completion")}, list[Row](), dict[int, str]()
     for i, row in enumerate(rows):
-        prompt, completion = (_read_text_or_turns(row.get(used[name]), i) for name in ("prompt", "completion"))
+        prompt, completion = (read_text_or_turns(row.get(used[name]), i) for name in ("prompt", "completion"))
         if isinstance(prompt, list) or isinstance(completion, list):
             said = prompt if isinstance(prompt, list) else [{"role": "user", "content": prompt}]
-            made.append({"messages": said + _to_answer_turns(completion)})
+            said = add_system_message(said, format_value(row.get(names.get("system", ""))))
+            made.append({"messages": said + to_answer_turns(completion), **read_template_arguments(row, names, i)})
         else:  # white space before an answer matters
             made.append({"prompt": prompt, "completion": completion.strip()})
             refused |= {} if prompt.strip() and made[-1]["completion"] else {i: "without a prompt or a completion"}
@@ -243,6 +258,7 @@ def _make_completion_layout(rows: Sequence[Row], names: Mapping[str, str]) -> La
         refused |= {i: why} if (why := _find_chat_error(made[i]["messages"])) else {}
     name = "prompt and completion"
     if chats:
+        used |= _name_system(names) | _name_arguments(made, names)
         return _make_chat_layout(name, used, made, refused)
     asked, answers = [row["prompt"].strip() for row in made], [row["completion"] for row in made]
     return Layout("completion", name, used, asked, answers, made, refused)
@@ -263,7 +279,7 @@ def _make_alpaca_layout(rows: Sequence[Row], names: Mapping[str, str], answer: s
     made = []
     for i, row in enumerate(rows):
         user = [format_value(row.get(name)) for name in asks.split(", ")]
-        history = _read_history(row.get(names.get("history", "")), i)
+        history = read_history(row.get(names.get("history", "")), i)
         made.append(_make_chat(row, names, user, format_value(row.get(answer)), history))
     return _make_chat_layout(f"Alpaca ({asks} → {answer})", used, made)
 
@@ -279,20 +295,6 @@ def _make_question_layout(rows: Sequence[Row], names: Mapping[str, str]) -> Layo
     return _make_chat_layout(f"system, {', '.join(asks)} → {names['answer']}", used, made)
 
 
-def _read_history(value: Any, index: int) -> list[Row]:
-    """Return earlier turns as messages; raises UsageError, naming the row, where they have another form."""
-    if format_value(value).lower() in MISSING_VALUES:
-        return []
-    turns = _parse_json_cell(value)
-    if isinstance(turns, list) and all(isinstance(turn, list) and len(turn) == 2 for turn in turns):
-        texts = [format_value(text) for turn in turns for text in turn]
-        return [{"role": ("user", "assistant")[i % 2], "content": text} for i, text in enumerate(texts)]
-    if isinstance(turns, list) and all(map(_is_turn, turns)):
-        return to_messages(turns, index)
-    want = "give [[question, answer], ...] or messages"
-    raise UsageError(f"row {index + 1} has {_quote_start(value)} as its history; {want}")
-
-
 def _make_chat(row: Row, names: Mapping[str, str], user: list[str], answer: str, history: Sequence[Row]) -> Row:
     system = format_value(row.get(names.get("system", "")))
     messages = [{"role": "system", "content": system}] * bool(system)
@@ -305,103 +307,15 @@ def _make_chat_layout(
     name: str, used: Mapping[str, str], made: Sequence[Row], refused: Mapping[int, str] | None = None
 ) -> Layout:
     """Return a layout of chats, by default without the rows that lack a question or an answer."""
-    asked, systems = ([_join_text(of(row["messages"][:-1])) for row in made] for of in (list, _take_system_messages))
-    answers = [_join_text(row["messages"][-1:]) for row in made]
+    asked, systems = ([join_text(of(row["messages"][:-1])) for row in made] for of in (list, take_system_messages))
+    answers = [join_text(row["messages"][-1:]) for row in made]
     if refused is None:
-        blank = [i for i, row in enumerate(made) if not (answers[i] and _join_text(row["messages"][-2:-1]))]
+        blank = [i for i, row in enumerate(made) if not (answers[i] and join_text(row["messages"][-2:-1]))]
         refused = dict.fromkeys(blank, "without an input or an answer")
     return Layout("chat", name, used, asked, answers, made, refused, _remove_system_texts(asked, systems))
-
-
-def _take_system_messages(messages: Sequence[Row]) -> list[Row]:
-    return [m for m in messages if m["role"] in chat.SYSTEM_ROLES]
 
 
 def _remove_system_texts(asked: Sequence[str], systems: Sequence[str]) -> Sequence[str]:
     """Return what is asked without system messages, unless these vary as much as the questions."""
     bare = [text.removeprefix(system).strip() for text, system in zip(asked, systems, strict=True)]
     return bare if len({*systems}) < len({*bare}) else asked
-
-
-def to_messages(value: Any, index: int) -> list[Row]:
-    """Convert a conversation to messages with role and content.
-
-    Raises UsageError, naming the row, if it is malformed.
-    """
-    if not isinstance(value, list) or not all(isinstance(turn, dict) for turn in value):
-        shown = shorten_text(str(value), 40)
-        raise UsageError(f"row {index + 1} has {json.dumps(shown)} as its conversation; {TURN_LISTS}")
-    try:
-        return [to_message(turn) for turn in value]
-    except UsageError as error:
-        raise UsageError(f"row {index + 1} {error}") from None
-
-
-def to_message(turn: Row) -> Row:
-    """Convert an OpenAI or ShareGPT turn to a message. Raises UsageError if its speaker is missing or unknown."""
-    speaker, content = turn.get("role", turn.get("from")), turn.get("content", turn.get("value"))
-    if not isinstance(speaker, str):
-        raise UsageError(f'has a turn without "role" or "from"; {TURN_LISTS}')
-    if (role := SPEAKERS.get(speaker.lower(), speaker if speaker == "developer" else "")) == "":
-        raise UsageError(
-            f'has a turn from "{shorten_text(speaker, 40)}", which is unknown{did_you_mean(speaker, SPEAKERS)}'
-        )
-    if isinstance(content, list) and all(isinstance(part, dict) and part.get("type") == "text" for part in content):
-        content = "\n".join(str(part.get("text")) for part in content)
-    elif not (isinstance(content, list) and all(isinstance(part, dict) for part in content)) and content is not None:
-        content = content if isinstance(content, str) else format_value(content)
-    others = {
-        k: v
-        for k, v in turn.items()
-        if k in ("tool_calls", "name", "tool_call_id", "weight", "train") and v is not None
-    }
-    return {"role": role, "content": content, **others}
-
-
-def format_value(value: Any) -> str:
-    """Return a value as text: numbers as people write them, objects and lists as JSON, null as nothing."""
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, float):
-        return "" if math.isnan(value) else f"{value:.0f}" if value.is_integer() else str(value)
-    if isinstance(value, (dict, list)):
-        return json.dumps(value, ensure_ascii=False, default=str)
-    return "" if value is None or value != value else str(value).strip()
-
-
-def _quote_start(value: Any) -> str:
-    return json.dumps(shorten_text(format_value(value), 40), ensure_ascii=False)
-
-
-def _join_text(value: str | Sequence[Row]) -> str:
-    """Return a text, or the contents of messages as one text."""
-    if isinstance(value, str):
-        return value.strip()
-    return "\n".join(content for m in value if (content := format_value(m.get("content"))))
-
-
-def _read_text_or_turns(value: Any, index: int) -> str | list[Row]:
-    """Return messages where a value holds turns, else its text, unchanged."""
-    parsed = _parse_json_cell(value)
-    turns = [parsed] if isinstance(parsed, dict) else parsed
-    if isinstance(turns, list) and turns and all(map(_is_turn, turns)):
-        return to_messages(turns, index)
-    return value if isinstance(value, str) else format_value(value)
-
-
-def _is_turn(value: Any) -> bool:
-    """Return whether a value has the keys of a message or of a ShareGPT turn."""
-    keys = value.keys() if isinstance(value, dict) else set[str]()
-    return keys >= {"from", "value"} or ("role" in keys and bool({"content", "tool_calls"} & keys))
-
-
-def _to_answer_turns(value: str | list[Row]) -> list[Row]:
-    return value if isinstance(value, list) else [{"role": "assistant", "content": value.strip()}]
-
-
-def _parse_json_cell(value: Any) -> Any:
-    """Parse a table cell that holds a JSON list or object. Any other value is returned unchanged."""
-    if isinstance(value, str) and value.lstrip()[:1] in ("[", "{"):
-        with suppress(ValueError, RecursionError):
-            return json.loads(value)
-    return value

@@ -37,6 +37,7 @@ from harness.init.columns import (
     to_layout,
 )
 from harness.init.layouts import Layout, find_layout
+from harness.init.turns import list_unread_keys
 from harness.texts.numbers import format_bytes
 from harness.texts.printing import print_line
 
@@ -48,6 +49,7 @@ EXACT_MATCH_WORDS, GENERATED_WORDS, MAX_ANSWER_TOKENS = 5, 30, 512
 PARTS, ROLES, LEAKS = ("train", "select", "confirm"), ("input", "label", "group"), ("D10",)
 OPTIONS = (*ROLES, "separator", "encoding", "model")
 ALPHA = 0.05  # of the suite
+EMPTY = {"", "[]", "{}"}  # cells without a value
 FILES = ("suite.toml", *(f"data/{part}.jsonl" for part in PARTS))
 NEAR_COPIES_TEXT = "near-copies of rows of another part"
 TEMPLATES = Path(__file__).parent / "templates"
@@ -84,7 +86,7 @@ def make_suite_files(args: argparse.Namespace) -> tuple[dict[str, str], dict[str
         print_line(f"reading {path.name}, {format_bytes(taken)}", sys.stderr)
     rows = read_rows(args.data, Path(), lambda _: None, "--data", how)
     try:
-        draft, cleaned, varied = _make_draft(args, rows)
+        draft, cleaned, unused = _make_draft(args, rows)
         dropped, doubts = cleaned.dropped, [] if args.encoding else _describe_doubtful_encoding(how, rows)
         dropped[f"more than the {MAX_TRAINING_ROWS:,} used for training"] = len(cleaned.rows) - sum(
             map(len, draft.parts.values())
@@ -92,7 +94,7 @@ def make_suite_files(args: argparse.Namespace) -> tuple[dict[str, str], dict[str
         if taken > LARGE_TABLE_BYTES:
             print_line(f"looking for near-duplicates among {sum(map(len, draft.parts.values())):,} rows", sys.stderr)
         draft, near = _drop_near_duplicates(draft)
-        told = _print_draft_report(draft, how, len(rows), dropped + near, [*doubts, *varied, *cleaned.notes])
+        told = _print_draft_report(draft, how, len(rows), dropped + near, [*doubts, *unused, *cleaned.notes])
     except UsageError as error:
         raise UsageError(*(f"{args.data}: {message}" for message in error.messages)) from None
     return draft.files(), told
@@ -111,9 +113,10 @@ def _describe_doubtful_encoding(how: Mapping[str, str], rows: Sequence[Row]) -> 
 def _make_draft(args: argparse.Namespace, rows: Sequence[Row]) -> tuple[Draft, CleanRows, list[str]]:
     """Draft a suite from the rows of a table.
 
-    Also returns the cleaned rows, and a line on columns that vary but are not used.
+    Also returns the cleaned rows, and lines on columns and keys of messages that are not used.
     """
     layout = find_layout(rows) if args.input is None and args.label is None else None
+    unread = list_unread_keys(rows, layout.used) if layout else []
     rows, columns = rename_columns(rows, 1 if layout else 2)
     safe = {role: name and safe_name(name) for role in ("label", "group") for name in [getattr(args, role)]}
     if layout:
@@ -133,10 +136,10 @@ def _make_draft(args: argparse.Namespace, rows: Sequence[Row]) -> tuple[Draft, C
     split = split_rows(cleaned.groups, strata, roles.group or ", ".join(roles.inputs))
     parts = {part: [cleaned.rows[i] for i in places] for part, places in split.items()}
     used = {*map(safe_name, layout.used), *layout.used, roles.group, "id"}
-    varied = [name for name, texts in columns.items() if name not in used and len({*texts}) > 1]
+    unused = [name for name, texts in columns.items() if name not in used and not EMPTY.issuperset(texts)]
     draft = Draft(Path(args.data).name, args.model or MODEL, layout, roles, cleaned.choices, parts, cleaned.cluster)
-    unused = [f"not used: {list_names(varied)}"] if varied else []
-    return draft, cleaned, unused
+    lines = [f"not used: {list_names(unused)}"] if unused else []
+    return draft, cleaned, lines + ([f"not used in messages: {list_names(unread)}"] if unread else [])
 
 
 def _ask_column(role: str, among: Sequence[str]) -> str:

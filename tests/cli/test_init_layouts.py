@@ -270,6 +270,49 @@ def test_a_history_of_each_form_is_kept(history: object, roles: list[str]) -> No
     assert [m["role"] for m in layout.rows[0]["messages"]] == [*roles, "user", "assistant"]
 
 
+@pytest.mark.parametrize("prompt", ["prompt", "conversations", "chosen"])
+def test_a_system_column_is_the_first_message_of_a_pair(prompt: str) -> None:
+    """A system text stands before messages as a message, whichever column holds these."""
+    asks = make_sharegpt_turns(1)[:1] if prompt == "conversations" else turns(1)[:1]
+    pair = {name: said(name) for name in ("chosen", "rejected")}
+    row = {prompt: asks, **pair} if prompt != "chosen" else {name: asks + said(name) for name in pair}
+    layout = find_layout([{"system": "Be brief.", **row}])
+    assert layout
+    assert layout.rows[0] == {"prompt": [{"role": "system", "content": "Be brief."}, *turns(1)[:1]], **pair}
+    assert "system" in layout.used
+
+
+@pytest.mark.parametrize("layout", ["messages", "chat prompt and completion", "chat preference"])
+def test_template_arguments_of_a_row_are_kept(layout: str) -> None:
+    """Tools and chat_template_kwargs stay beside messages, as objects or as JSON."""
+    tools, arguments = [{"name": "f"}], {"enable_thinking": False}
+    row = {**LAYOUTS[layout][0](1), "tools": json.dumps(tools), "chat_template_kwargs": arguments}
+    found = find_layout([row])
+    assert found
+    assert (found.rows[0]["tools"], found.rows[0]["chat_template_kwargs"]) == (tools, arguments)
+    assert found.used >= {"tools", "chat_template_kwargs"}
+
+
+@pytest.mark.parametrize("key", ["thinking", "reasoning_content", "reasoning"])
+def test_thoughts_of_a_message_are_kept(key: str) -> None:
+    """The thought before an answer stays in its message."""
+    layout = find_layout([{"messages": [*turns(1)[:1], {**turns(1)[1], key: "hm"}]}])
+    assert layout
+    assert layout.rows[0]["messages"][1] == {**turns(1)[1], key: "hm"}
+
+
+def test_what_is_left_out_is_named_though_it_is_constant(init: Init) -> None:
+    """A column with one value may be a system prompt, and a key of messages a mask."""
+    rows = [
+        {"messages": [*turns(i)[:1], {**turns(i)[1], "loss": True, "id": None}], "system_prompt": "Rhyme.", "kind": ""}
+        for i in range(ROWS)
+    ]
+    code, told = init("a.jsonl", encode_jsonl(rows))
+    assert code == 0
+    assert 'not used: "system_prompt"\n' in told, told
+    assert 'not used in messages: "loss"\n' in told, told
+
+
 @pytest.mark.parametrize("label", [True, "True", 1, 0])
 def test_the_accepted_rows_of_kto_can_be_used(label: object) -> None:
     """Rows that all have a true label are rows to learn from."""
@@ -476,7 +519,7 @@ def test_ten_thousand_columns_are_read(init: Init) -> None:
     start = time.process_time()  # of this process, however busy the machine is
     code, told = init("a.csv", encode_csv(rows))
     assert (code, time.process_time() - start < 10) == (0, True), told
-    assert 'not used: "c1", "c2"' in told and ', "c11" and 8,561 more' in told, told
+    assert 'not used: "c0", "c1"' in told and ', "c9" and 9,990 more' in told, told
 
 
 IMAGE = {"type": "image_url", "image_url": {"url": "http://x"}}
