@@ -36,6 +36,7 @@ from harness.training.live_suite import BASE, LiveSuite, open_live_suite
 
 T = TypeVar("T")
 PREFIX = "harness/"  # of what goes into the trainer's log
+METRIC_SCHEDULERS = ("reduce_lr_on_plateau", "greedy")  # of lr_scheduler_type
 SHARDED_BACKENDS = ("FSDP", "DEEPSPEED", "MEGATRON_LM", "TP")
 
 
@@ -185,6 +186,10 @@ class GateCallback(TrainerCallback):  # type: ignore[misc]
         if self.keep and self._handler and any(isinstance(o, EarlyStoppingCallback) for o in self._handler.callbacks):
             what = 'EarlyStoppingCallback stops by metric_for_best_model, which keep="best" does not use'
             raise UsageError(f'GateCallback: {what}; remove it, or set keep=""')
+        if self.keep and args.lr_scheduler_type in METRIC_SCHEDULERS:
+            what = f'the scheduler "{args.lr_scheduler_type.value}" reads metric_for_best_model'
+            what = f'{what}, which keep="best" does not use'
+            raise UsageError(f'GateCallback: {what}; choose another scheduler, or set keep=""')
         if self.keep and args.save_strategy == "best":
             what = 'save_strategy is "best", which saves by metric_for_best_model, and keep="best" by the suite'
             raise UsageError(f'GateCallback: {what}; set save_strategy="steps" or "no", or keep=""')

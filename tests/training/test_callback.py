@@ -440,6 +440,8 @@ def test_refused_models(suite: Path, tiny_model: Path, tmp_path: Path, monkeypat
     assert 'save_strategy is "best"' in read_usage_error(
         tiny_model, tmp_path / "out", suite, save_strategy="best", metric_for_best_model="loss", eval_strategy="no"
     )
+    options = {"lr_scheduler_type": "reduce_lr_on_plateau", "eval_strategy": "steps"}
+    assert 'scheduler "reduce_lr_on_plateau" reads' in read_usage_error(tiny_model, tmp_path / "out", suite, **options)
     for both in ([GateCallback(suite), EarlyStoppingCallback()], [EarlyStoppingCallback(), GateCallback(suite)]):
         options = {"metric_for_best_model": "loss", "eval_strategy": "steps", "load_best_model_at_end": True}
         options |= {"save_strategy": "steps", "callbacks": both}
