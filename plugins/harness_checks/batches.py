@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any
 import harness_hf
 from harness import Built, Example, Finding, ModelRef, Severity, TrainingRow, checker, quote_text
 from harness.internals import chat, marked_text, prompt_text
-from harness_checks.clocks import find_clock, stop_clock
+from harness_checks.clocks import find_clock, stop_clock, template_text
 from harness_checks.encoding import encode_training_row
 from harness_checks.frames import Write, compare_frames, row_messages
 from harness_checks.lint import PREFERENCE_COLUMNS, count_of_total, name_row, row_numbers
-from harness_hf import IGNORED_LABEL, ModelTokenizer, RowEncoder, context_length
+from harness_hf import IGNORED_LABEL, ModelTokenizer, RowEncoder, context_length, select_template
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -226,7 +226,7 @@ def other_template(
     def write(messages: Any, opened: bool, given: Mapping[str, Any]) -> str | None:
         return _render_or_none(theirs, messages, template, add_generation_prompt=opened, **given)
 
-    def render(messages: Any, template: str, given: Mapping[str, Any]) -> str | None:
+    def render(messages: Any, template: Any, given: Mapping[str, Any]) -> str | None:
         return _render_or_none(theirs, messages, template, **given)
 
     template, clock = stop_clock(theirs.chat_template), list[Finding]()
@@ -257,7 +257,7 @@ def other_template(
 
     yield from compare_frames(rows, tasks, write)
     if theirs.chat_template:
-        yield from find_unread([row for row in rows if row_messages(row)], str(theirs.chat_template), write)
+        yield from find_unread([row for row in rows if row_messages(row)], template_text(theirs.chat_template), write)
 
 
 def _check_rows_match_base_template(built: Built, theirs: Any, rows: Sequence[TrainingRow]) -> Iterator[Finding]:
@@ -439,8 +439,9 @@ def _count_learnt_labels(labels: Sequence[int]) -> int:
     return sum(label != IGNORED_LABEL for label in labels[1:])
 
 
-def _render_or_none(tokenizer: PreTrainedTokenizerBase, messages: Any, template: str, **given: Any) -> str | None:
+def _render_or_none(tokenizer: PreTrainedTokenizerBase, messages: Any, template: Any, **given: Any) -> str | None:
     try:
-        return str(tokenizer.apply_chat_template(messages, chat_template=template, tokenize=False, **given))
+        chosen = select_template(template, given)
+        return str(tokenizer.apply_chat_template(messages, chat_template=chosen, tokenize=False, **given))
     except Exception:  # a template with rules of its own about turns
         return None

@@ -17,24 +17,31 @@ NOON = datetime(2024, 2, 14, 12, 0, 0)
 LATER_TIME = NOON + timedelta(hours=1, minutes=1, seconds=1)
 ANOTHER_DAY = NOON + timedelta(days=401)
 FIX = "set the date in chat_template_kwargs of all rows if the template reads one, else write a fixed one into it"
-Render = Callable[[Any, str, Mapping[str, Any]], str | None]  # messages, template, arguments
+Render = Callable[[Any, Any, Mapping[str, Any]], str | None]  # messages, template, arguments
 
 
 def stop_clock(template: Any, moment: datetime = NOON) -> Any:
-    """Return a chat template with a fixed moment as current time."""
+    """Return a chat template, or several by name, with a fixed moment as current time."""
+    if isinstance(template, Mapping):
+        return {name: stop_clock(text, moment) for name, text in template.items()}
     if not isinstance(template, str):
         return template
     return CLOCK.sub(lambda call: json.dumps(moment.strftime(call["form"])), template)
 
 
+def template_text(template: Any) -> str:
+    """Return the text of a chat template, or of all where there are several."""
+    return "\n".join(template.values()) if isinstance(template, Mapping) else str(template or "")
+
+
 def find_clock(
-    rows: Sequence[TrainingRow], tasks: Mapping[str, Task], template: str, render: Render
+    rows: Sequence[TrainingRow], tasks: Mapping[str, Task], template: Any, render: Render
 ) -> Iterator[Finding]:
     """Yield a finding if a chat template renders the current time.
 
     The time of day and the date are tested, in training rows and in prompts of evaluations.
     """
-    if not CLOCK.search(template):
+    if not CLOCK.search(template_text(template)):
         return
     chats = {"training rows": [(row_messages(row), chat.training_template_arguments(row.row)) for row in rows]}
     for name, task in tasks.items():
@@ -56,7 +63,7 @@ def find_clock(
 
 
 def _do_renderings_differ(
-    several: Sequence[tuple[Any, Mapping[str, Any]]], templates: tuple[str, str], render: Render
+    several: Sequence[tuple[Any, Mapping[str, Any]]], templates: tuple[Any, Any], render: Render
 ) -> bool:
     sample = [(messages, given) for messages, given in several if messages]
     sample = sample[:: max(1, len(sample) // RENDERED)][:RENDERED]

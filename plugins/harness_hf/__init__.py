@@ -68,6 +68,7 @@ if TYPE_CHECKING:  # what is imported when it is asked for
     from harness_hf.subject import free_memory as free_memory
     from harness_hf.tokens import DEFAULT_CONTEXT as DEFAULT_CONTEXT
     from harness_hf.tokens import ModelTokenizer as ModelTokenizer
+    from harness_hf.tokens import select_template as select_template
 
 # When it is imported, by whomever, it would run code that "kernels" downloads, and without that advises to install it.
 sys.modules.setdefault("kernels", None)  # type: ignore[arg-type]

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 Pair = tuple[list[int], list[int]]  # tokens of the context, tokens of the continuation
+Template = str | Mapping[str, str] | None  # of a tokenizer: one, or several by name
 Split = tuple[list[int], encoding.AnswerTokens]  # tokens of a prompt as generation opens it, and of what follows
 AS_IT_IS: dict[str, Any] = {"skip_special_tokens": False, "clean_up_tokenization_spaces": False}
 CONTEXT_TOKENS = 4  # tokens before one by which it is decoded as in its text
@@ -89,7 +90,7 @@ class ModelTokenizer:
         bos = self.tokenizer.bos_token
         return ids if bos and text.startswith(bos) else self.leading_ids + ids
 
-    def render(self, messages: Sequence[Mapping[str, Any]], *, opened: bool = True, template: str | None = None) -> str:
+    def render(self, messages: Sequence[Mapping[str, Any]], *, opened: bool = True, template: Template = None) -> str:
         """Render chat messages with the template.
 
         `opened` says whether the answer's turn is opened. Further arguments of the template stand on the first message
@@ -101,7 +102,8 @@ class ModelTokenizer:
         if kind := chat.find_media(messages):
             raise UsageError(f'a message has a part of type "{kind}", but the model reads only text; remove such rows')
         turns, given = chat.split_arguments(messages)
-        given |= {"tokenize": False, "add_generation_prompt": opened, "chat_template": template}
+        chosen = select_template(template, given)
+        given |= {"tokenize": False, "add_generation_prompt": opened, "chat_template": chosen}
         try:
             return str(self.tokenizer.apply_chat_template(turns, **given))
         except Exception as error:  # whatever the template raises about the roles it was given
@@ -202,3 +204,10 @@ class ModelTokenizer:
         if not texts:
             return []
         return list(self.tokenizer(list(texts), add_special_tokens=special, verbose=False)["input_ids"])
+
+
+def select_template(template: Template, arguments: Mapping[str, Any]) -> str | None:
+    """Return the chat template that transformers takes for these arguments, where a tokenizer has several by name."""
+    if template is None or isinstance(template, str):
+        return template
+    return template.get("tool_use" if arguments.get(chat.TOOLS) and "tool_use" in template else "default")

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from harness_hf import select_template
 from harness_served.parity import DIFFERS, SAME, UNKNOWN, LayerVerdict, Parity
 from harness_served.precision import FLOAT_BITS, count_bits
 from harness_served.runtime import read_context_limit
@@ -21,7 +22,11 @@ def compare_identity(parity: Parity, told: Sequence[Mapping[str, Any]]) -> Layer
     runtime, tokenizer = parity.runtime, parity.reference.tokens.tokenizer
     if error := next(_find_errors(parity, told), None):
         return LayerVerdict(DIFFERS, error, "told")
-    own = {"template": tokenizer.chat_template, "bos_token": tokenizer.bos_token, "eos_token": tokenizer.eos_token}
+    own = {
+        "template": select_template(tokenizer.chat_template, {}),
+        "bos_token": tokenizer.bos_token,
+        "eos_token": tokenizer.eos_token,
+    }
     for key, ours in own.items():
         if key in told[0] and ours and told[0][key] != ours:
             parity.notes.append(f"{runtime.name} reports another {key} than the export's; the other layers decide")

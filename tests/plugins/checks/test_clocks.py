@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 from datetime import datetime
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,7 +13,8 @@ import pytest
 pytest.importorskip("torch")
 
 from harness.records.findings import TrainingRow
-from harness_checks.batches import documents_see_each_other
+from harness.records.models import ModelRef
+from harness_checks.batches import documents_see_each_other, other_template
 from harness_checks.clocks import find_clock, stop_clock
 
 MOMENT = datetime(2024, 7, 26, 8, 5, 3)
@@ -27,6 +30,7 @@ DATED = {**ROW, "chat_template_kwargs": {"date_string": "26 Jul 2024"}}
         ("{{ strftime_now('say \"%Y\"') }}", '{{ "say \\"2024\\"" }}'),
         ("{{ messages }}", "{{ messages }}"),
         (None, None),
+        ({"default": "{{ strftime_now('%Y') }}", "rag": "{{ 1 }}"}, {"default": '{{ "2024" }}', "rag": "{{ 1 }}"}),
     ],
 )
 def test_a_clock_is_stopped(template: Any, stopped: Any) -> None:
@@ -59,6 +63,26 @@ def test_the_time_and_the_date() -> None:
     assert 'into "qa"' in found
     assert find_clock_messages(date, [DATED], ["text"]) == []
     assert find_clock_messages("{{ messages }}", [ROW], [chat]) == []
+
+
+def test_templates_by_name(tiny_model: Path, tmp_path: Path) -> None:
+    """A tokenizer with several templates is checked by the one that transformers takes for each row."""
+    from harness_hf import load_tokenizer
+
+    shutil.copytree(tiny_model, tmp_path, dirs_exist_ok=True)
+    tokenizer = load_tokenizer(str(tmp_path))
+    plain = "{% for m in messages %}{{ m['content'] }}{% endfor %}"
+    tokenizer.chat_template = {"default": plain, "tool_use": "{{ strftime_now('%d %b') }}{{ tools }}" + plain}
+    tokenizer.save_pretrained(tmp_path)
+
+    def check(row: dict[str, Any]) -> list[str]:
+        built: Any = SimpleNamespace(tokenizer=tokenizer, chat_template=tokenizer.chat_template, examples=[])
+        rows = [TrainingRow(1, "?", row, row)]
+        return [f.kind for f in other_template(built, ModelRef("base", str(tmp_path)), rows, {})]
+
+    assert check(ROW) == []
+    assert check({"messages": [ROW["messages"][0], {**ROW["messages"][1], "thinking": "hm"}]}) == ["keys"]
+    assert check({**ROW, "tools": [{"name": "f"}]}) == ["clock"]
 
 
 def test_a_base_that_cannot_be_packed_here() -> None:
