@@ -312,16 +312,26 @@ def _require_adapter_shapes_fit_base(base: str, adapter: Path, config: LoraConfi
 
     Compares every B·A and every whole tensor with its weight; a Conv1D stores its weight transposed.
     """
+    from peft.utils.constants import EMBEDDING_LAYER_NAMES
+
     there, theirs = read_headers(Path(base)), read_headers(adapter, WEIGHTS)
     if raw := next((key for key in theirs if re.search(r"\.lora_\w+\.default(\.|$)", key)), None):
         what = f'"{raw}" contains the name of an adapter in memory; remove ".default", as save_pretrained does'
+        raise adapter_error(adapter, what)
+    if raw := next((key for key in theirs if "_orig_mod." in key), None):
+        what = f'"{raw}" contains the prefix of a compiled model; remove "_orig_mod." from the names in {WEIGHTS}'
         raise adapter_error(adapter, what)
     made = {split_name(key): header.shape for key, header in theirs.items()}
     for module, part in made:  # what has another name in the base's files than in its model is left to PEFT
         shape, tensor = _find_base_tensor_shape(made, module, part, config), find_tensor(module, there)
         if shape is not None and tensor and there[tensor].shape not in (shape, shape[::-1] if part else shape):
             what = f'"{module}" has shape {list(shape)}, but {list(there[tensor].shape)} in the base'
-            raise adapter_error(adapter, f"{what}; name the base that it was trained on")
+            how = "name the base that it was trained on"
+            if module.rpartition(".")[2] in EMBEDDING_LAYER_NAMES and shape[1:] == there[tensor].shape[1:]:
+                how = (
+                    f"if tokens were added, save the base after resize_token_embeddings({shape[0]}), and name that one"
+                )
+            raise adapter_error(adapter, f"{what}; {how}")
 
 
 def _find_base_tensor_shape(

@@ -132,6 +132,8 @@ def make_plan(
                 continue
         if not found or (tied and part != "trainable_tokens_delta"):
             raise UsageError(f"[merge] {find_merge_error(module, twins.get(module))}")
+        if tied and part == "trainable_tokens_delta":  # of both copies, where the base stores the tied weight twice
+            found = [*dict.fromkeys([*found, *layout.tensors(layout.twins[target.parameter])])]
         for name in found:
             transposed |= {name} if part.startswith("lora_embedding") else set()
             share, value = target.expert_part(layout.places[name], part.replace("lora_embedding", "lora"), tensor)

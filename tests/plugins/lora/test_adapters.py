@@ -11,7 +11,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from safetensors.torch import load_file  # noqa: E402
+from safetensors.torch import load_file, save_file  # noqa: E402
 
 from harness.errors import UsageError  # noqa: E402
 from harness.records.models import ModelRef  # noqa: E402
@@ -255,6 +255,40 @@ def test_head_that_was_adapted_apart_from_its_embedding(bases: dict[str, Path], 
     lora().check_fits(str(bases["tied"]), "", tmp_path / "adapter")
     with pytest.raises(UsageError, match=r'"lm_head" and "model.embed_tokens" are one tied weight in this base, and'):
         merge(lora(), bases["tied"], tmp_path / "adapter", tmp_path / "merged", "original")
+
+
+@pytest.mark.parametrize("stored", ["once", "twice"])
+def test_tokens_of_a_tied_embedding_are_merged_into_both(stored: str, bases: dict[str, Path], tmp_path: Path) -> None:
+    """Rows of a tied embedding are the head's too, also where the base stores the weight under both names."""
+    base = shutil.copytree(bases["tied"], tmp_path / "base")
+    tensors = load_file(base / "model.safetensors")
+    if stored == "twice":
+        tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"].clone()
+    save_file(tensors, base / "model.safetensors", {"format": "pt"})
+    config = peft.LoraConfig(target_modules=["q_proj"], trainable_token_indices=[20, 21], task_type="CAUSAL_LM")
+    model = peft.PeftModel(load_model(base, dtype="float32", device="cpu"), config)
+    for name, parameter in model.named_parameters():
+        parameter.data += 0.1 * ("trainable_tokens_delta" in name)
+    model.save_pretrained(tmp_path / "adapter")
+    merged = merge(lora(), base, tmp_path / "adapter", tmp_path / "merged", "original")
+    assert torch.allclose(merged(IDS).logits, model.eval()(IDS).logits, atol=1e-4)
+    written = load_file(tmp_path / "merged/model.safetensors")
+    assert torch.equal(written.get("lm_head.weight", written["model.embed_tokens.weight"]), merged.lm_head.weight)
+
+
+def test_an_adapter_of_more_tokens_or_of_a_compiled_model(bases: dict[str, Path], tmp_path: Path) -> None:
+    """Added tokens need a base that has them, and a compiled model's names lose their prefix."""
+    model = load_model(bases[""], dtype="float32", device="cpu")
+    size = model.config.vocab_size + 3
+    model.resize_token_embeddings(size)
+    config = peft.LoraConfig(target_modules=["q_proj"], modules_to_save=["lm_head"], task_type="CAUSAL_LM")
+    peft.PeftModel(model, config).save_pretrained(tmp_path, save_embedding_layers=True)
+    with pytest.raises(UsageError, match=rf"save the base after resize_token_embeddings\({size}\), and name that one"):
+        lora().check_fits(str(bases[""]), "", tmp_path)
+    tensors = load_file(tmp_path / "adapter_model.safetensors")
+    save_file({f"_orig_mod.{name}": t for name, t in tensors.items()}, tmp_path / "adapter_model.safetensors")
+    with pytest.raises(UsageError, match=r'contains the prefix of a compiled model; remove "_orig_mod\." from'):
+        lora().check_fits(str(bases[""]), "", tmp_path)
 
 
 def test_blocks_that_layers_share_are_refused_before_the_training(tmp_path: Path) -> None:
