@@ -49,7 +49,7 @@ def read_file(
     path = find_file(folder, source, where)
     data = read_bytes(path, where)
     if tables.is_binary_table(data):
-        return _drop_null_filled_keys(tables.read_binary_table(data, f"{path}"))
+        return _to_plain_rows(tables.read_binary_table(data, f"{path}"))
     if (suffix := tables.file_suffix(path.name)) in BINARY:
         raise UsageError(f"{path}: is not valid {BINARY[suffix]}; check its name, or copy the file again")
     text = decode_text(data, path, encoding, where)
@@ -209,9 +209,7 @@ def read_hub(source: str, where: str) -> list[Row]:
     parts = name.split("/")
     config = parts.pop() if len(parts) > 2 else None
     try:
-        return _drop_null_filled_keys(
-            [dict(row) for row in load_dataset("/".join(parts), config, split=split or "train")]
-        )
+        return _to_plain_rows([dict(row) for row in load_dataset("/".join(parts), config, split=split or "train")])
     except Exception as error:  # the library raises a dozen kinds; what helps is the name and its last line
         why = textwrap.shorten(str(error), MAX_MESSAGE_CHARS, placeholder=" …")
         raise UsageError(
@@ -355,8 +353,8 @@ def separator_name(separator: str) -> str:
     return {",": "comma", ";": "semicolon", "\t": "tab"}.get(separator, f'"{separator}"')
 
 
-def _drop_null_filled_keys(rows: list[Row]) -> list[Row]:
-    """Drop nested null values, except for `content`.
+def _to_plain_rows(rows: list[Row]) -> list[Row]:
+    """Drop nested null values, except for `content`, and write dates and decimal numbers as text.
 
     A table gives every object the keys of all rows' objects, with null for missing values.
     """
@@ -364,6 +362,6 @@ def _drop_null_filled_keys(rows: list[Row]) -> list[Row]:
     def inner(value: Any) -> Any:
         if isinstance(value, dict):
             return {k: inner(v) for k, v in value.items() if v is not None or k == "content"}
-        return [inner(v) for v in value] if isinstance(value, list) else value
+        return [inner(v) for v in value] if isinstance(value, list) else tables.to_plain_cell(value)
 
     return [{column: inner(value) for column, value in row.items()} for row in rows]

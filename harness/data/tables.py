@@ -12,6 +12,8 @@ import zlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from datetime import date, time, timedelta
+from decimal import Decimal
 from pathlib import PurePath
 from typing import IO, Any, cast
 
@@ -227,12 +229,15 @@ def _read_sheet_rows(sheet: Any, formulas: Any, where: str) -> list[Row]:
         if any(cell is not None for cell in cells[len(names) :]):
             raise UsageError(f"{where}: row {number} has more cells than row 1 has names; name every column")
         padded = (*cells, *[None] * len(names))[: len(names)]
-        rows.append({name: _convert_cell_date_to_iso(value) for name, value in zip(names, padded, strict=True)})
+        rows.append({name: to_plain_cell(value) for name, value in zip(names, padded, strict=True)})
     return rows
 
 
-def _convert_cell_date_to_iso(value: Any) -> Any:
-    return value.isoformat() if hasattr(value, "isoformat") else value
+def to_plain_cell(value: Any) -> Any:
+    """Return a cell as JSON could hold it: a date or a time in ISO 8601, a decimal number and a duration as text."""
+    if isinstance(value, (date, time)):
+        return value.isoformat()
+    return str(value) if isinstance(value, (Decimal, timedelta)) else value
 
 
 def _require_unique_columns(names: Sequence[str], where: str) -> None:

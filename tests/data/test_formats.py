@@ -8,12 +8,15 @@ import io
 import json
 import lzma
 from collections.abc import Callable
+from datetime import date, datetime, time
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from harness.data.reading import read_file
+from harness.data.rows import to_samples
 from harness.data.tables import decompress, extract_json_rows
 from harness.errors import UsageError
 
@@ -106,6 +109,24 @@ def test_two_frames_are_one_file() -> None:
     """Compressed files that were joined, as `cat a.gz b.gz` does, are read to the end."""
     for pack in (gzip.compress, bz2.compress, lzma.compress, compress_zstd):
         assert decompress(pack(b"one") + pack(b"two"), "x") == b"onetwo"
+
+
+@pytest.mark.parametrize("name", ["a.parquet", "a.xlsx"])
+def test_dates_and_decimals_are_text_in_every_format(name: str, tmp_path: Path) -> None:
+    """A date is its ISO form and a decimal number its digits, so that they can be targets, slices and clusters."""
+    cells = {"when": datetime(2024, 2, 3, 4, 5), "at": time(1, 2), "price": Decimal("1.50"), "of": {"day": date.min}}
+    if name == "a.xlsx":
+        cells = {key: cells[key] for key in ("when", "at")}
+        (tmp_path / name).write_bytes(write_workbook([cells]))
+    else:
+        table = pytest.importorskip("pyarrow").Table.from_pylist([cells])
+        pytest.importorskip("pyarrow.parquet").write_table(table, tmp_path / name)
+    want = {"when": "2024-02-03T04:05:00", "at": "01:02:00", "price": "1.50", "of": {"day": "0001-01-01"}}
+    rows = read_file(tmp_path, name, "here")
+    assert rows == [{key: want[key] for key in cells}]
+    columns = {"input": "when", "target": "price" if "price" in cells else "at"}
+    [sample] = to_samples(rows, "here", columns=columns, cluster="when", slices=["at"])
+    assert (sample.target, sample.cluster) == (want[columns["target"]], want["when"])
 
 
 def test_a_formula_gives_its_result_or_is_refused(tmp_path: Path) -> None:
