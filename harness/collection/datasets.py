@@ -11,8 +11,9 @@ from typing import Any
 
 from harness import plugin_errors, schema
 from harness.collection.context import Context
+from harness.data.judged_rows import to_judged_rows
 from harness.data.reading import split_slice
-from harness.data.rows import GROUP, HELD_OUT, is_remote, read_rows, to_judged_rows, to_training_rows
+from harness.data.rows import GROUP, HELD_OUT, is_remote, read_rows, to_training_rows
 from harness.records.copies import detach_copy
 from harness.suite.tables import Eval, Train
 from harness.texts.counts import count_noun

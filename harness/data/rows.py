@@ -1,7 +1,6 @@
 """Conversion of rows to Samples and training rows.
 
-Columns are renamed, and every wrong row is reported with its place. Preference trainers take pairs of answers, or
-answers with a label.
+Columns are renamed, and every wrong row is reported with its place.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ from typing import Any
 
 from harness.data import chat, reading
 from harness.data.templates import fill_template, template_columns
-from harness.errors import Mistakes, UsageError, did_you_mean
+from harness.errors import Mistakes, UsageError
 from harness.records.samples import Prompt, Sample
 from harness.texts.counts import count_noun
 from harness.texts.escaping import shorten_repr
@@ -275,17 +274,21 @@ def _find_training_keys(named: Row, columns: Columns, template: str | None) -> t
 def _read_completion(number: int, row: Row, where: str) -> Row:
     """Return a row with its completion as text, or as a message after messages."""
     answer = row["completion"]
-    if isinstance(answer, Mapping):
-        answer = json.dumps(answer, ensure_ascii=False)
-    elif _is_text_or_number(answer):
-        answer = _convert_target_to_text(answer)
+    answer = read_answer(json.dumps(answer, ensure_ascii=False) if isinstance(answer, Mapping) else answer, row)
     if not isinstance(answer, (str, list)):
         raise UsageError(
             f"{where}: row {number} has {shorten_repr(answer)} as its completion; give text, a number or messages"
         )
-    if isinstance(row["prompt"], list) and isinstance(answer, str) and answer:
-        answer = [{"role": "assistant", "content": answer}]
     return {**row, "completion": answer}
+
+
+def read_answer(answer: Any, row: Row) -> Any:
+    """Return an answer that is text or a number as text, or as a message after messages. Others are returned as is."""
+    answer = _convert_target_to_text(answer) if _is_text_or_number(answer) else answer
+    is_message = isinstance(answer, Mapping) and answer.get("role") == "assistant"
+    if isinstance(row.get("prompt"), list) and (is_message or (isinstance(answer, str) and answer)):
+        return [answer if is_message else {"role": "assistant", "content": answer}]
+    return answer
 
 
 def _make_training_row(number: int, named: Row, where: str, columns: Columns, template: str | None) -> Row:
@@ -378,70 +381,3 @@ def find_target_in_template(template: str, columns: Columns, rows: Sequence[Mapp
     if column in template_columns(template):
         return f'names "{column}", the column of the target, so the prompt contains its answer; remove it'
     return ""
-
-
-def to_judged_rows(rows: Rows, names: Sequence[str], columns: Columns, where: str, common: Arguments) -> list[Row]:
-    """Return rows with the columns that a preference trainer needs.
-
-    `columns` maps these names, such as prompt, chosen and rejected, to the data's; `common` has the template arguments
-    of all rows. A question or an input serves as the prompt; the prompt of two conversations is their common beginning.
-    Texts are joined as in evaluation. Raises UsageError for an unknown column, or one that a row, given by its number,
-    lacks.
-    """
-    mistakes = Mistakes()
-    for name, column in columns.items():
-        if name not in names:
-            mistakes.add(where, f'columns: "{name}" is not used by this trainer{did_you_mean(name, names)}')
-        elif any(column not in row for row in rows):
-            mistakes.add(where, f'there is no column "{column}" for {name}; the columns are {quote_names(rows[0])}')
-    mistakes.raise_errors()
-    named = []
-    for row in rows:
-        found = {**row, **{name: row[column] for name, column in columns.items()}}
-        asked = next((found[name] for name in ("prompt", "question", "input") if name in found), None)
-        found |= {"prompt": asked} if asked is not None else {}
-        named.append(
-            found | (split_preference_pair(found) if {"chosen", "rejected"} <= {*names} & found.keys() else {})
-        )
-    want = f"rows need {', '.join(names[:-1])} and {names[-1]}; map the columns with columns = {{...}}"
-    for name in names:
-        if lacking := [n for n, row in enumerate(named, 1) if name not in row]:
-            there = quote_names(rows[lacking[0] - 1])
-            raise UsageError(
-                f'{where}: row {lacking[0]} has {there} and no "{name}" ({len(lacking)} such rows); {want}'
-            )
-    made = []
-    for number, (row, own) in enumerate(zip(rows, named, strict=True), 1):
-        with mistakes.collecting():
-            taken = answers_as_continuations({name: own[name] for name in names})
-            about = {**row, "prompt": taken["prompt"]}
-            made.append(taken | training_template_arguments(number, about, columns, where, common))
-    reading.limit_mistakes(mistakes, where)
-    mistakes.raise_errors()
-    return made
-
-
-def split_preference_pair(row: Mapping[str, Any]) -> Row:
-    """Split two conversations into prompt, chosen and rejected answer.
-
-    Both hold the prompt, and the answers begin where the two differ. If they differ within the question, the rejected
-    conversation stays whole. Empty for other rows.
-    """
-    prompt, one, two = row.get("prompt"), row["chosen"], row["rejected"]
-    if not (isinstance(one, list) and isinstance(two, list) and one) or _has_leading_assistant_message(
-        one
-    ):  # nothing is asked
-        return {}
-    last = min(len(one), len(two)) - 1
-    same = next((i for i in range(last) if one[i] != two[i]), max(last, 0))
-    if isinstance(prompt, list) and prompt != one[: len(prompt)]:
-        return {}
-    if not (
-        _has_leading_assistant_message(one[same : same + 1]) and _has_leading_assistant_message(two[same : same + 1])
-    ):
-        return {"prompt": one[:-1], "chosen": one[-1:], "rejected": two}
-    return {"prompt": one[:same], "chosen": one[same:], "rejected": two[same:]}
-
-
-def _has_leading_assistant_message(messages: Sequence[Any]) -> bool:
-    return bool(messages) and isinstance(messages[0], Mapping) and messages[0].get("role") == "assistant"

@@ -10,7 +10,7 @@ from itertools import pairwise
 from typing import Any, Literal
 
 from harness.data import chat
-from harness.data.rows import split_preference_pair
+from harness.data.judged_rows import split_preference_pair
 from harness.errors import UsageError
 from harness.init.turns import (
     add_system_message,

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import harness_hf
 from harness import Finding, ModelRef, Severity, TrainingRow, checker, quote_text
@@ -46,6 +47,7 @@ QUESTION_COLUMNS = {
     "hypothesis",
     "passage",
 }
+THOUGHT_KEYS = ("reasoning_content", "reasoning", "thinking")
 HALF_SHARE = 0.5
 LOOP_WORDS, LOOP_TIMES = 30, 6  # the last words of an answer, and how often each stands there on average
 Look = Callable[[TrainingRow], str | None]  # what is wrong with a row
@@ -57,7 +59,8 @@ def lint(rows: Sequence[TrainingRow], base: ModelRef, tasks: Mapping[str, Task],
 
     A model learns what the rows say, the accidents too: an empty answer teaches to say nothing, a looping one to
     loop, the same question with two answers to guess, a secret to recite it. Kinds of this finding:
-    -empty no answer, -roles messages out of order, -template messages that the chat template refuses,
+    -empty no answer or an empty one among several, -roles messages out of order,
+    -template messages that the chat template refuses,
     -duplicate the same row again, -conflict one prompt with several answers, -loop answers that repeat themselves,
     -special tokens of the tokenizer written in a text, -secret keys and passwords, -mojibake text in a wrong
     encoding, -long rows of more than 200,000 characters, -blank rows of an evaluation without a prompt or a target,
@@ -143,7 +146,16 @@ def _check_each_row(
 def _find_empty_answer_error(row: TrainingRow) -> str | None:
     if not (answer := row.answer.strip()) or (answer == "None" and None in row.raw.values()):
         return f"no answer after {quote_text(row.prompt)}" if row.prompt else "no text"
-    return None
+    turns = row.row.get("messages")
+    turns = [turn for turn in turns if isinstance(turn, dict)] if isinstance(turns, list) else []
+    return next((f"message {n} is an empty answer" for n, turn in enumerate(turns, 1) if _is_empty_answer(turn)), None)
+
+
+def _is_empty_answer(turn: Mapping[str, Any]) -> bool:
+    """Return whether a turn is the assistant's, is learnt, and says nothing."""
+    said = (turn.get(key) for key in ("content", "tool_calls", *THOUGHT_KEYS))
+    empty = not any(text.strip() if isinstance(text, str) else text for text in said)
+    return turn.get("role") == "assistant" and empty and not harness_hf.is_context_turn(turn)
 
 
 def _check_blank_evaluation_fields(tasks: Mapping[str, Task]) -> Iterator[Finding]:

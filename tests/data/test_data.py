@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from harness.data.rows import read_rows, target_as_continuation, to_judged_rows, to_samples, to_training_rows
+from harness.data.judged_rows import to_judged_rows
+from harness.data.rows import read_rows, target_as_continuation, to_samples, to_training_rows
 from harness.errors import UsageError
 from harness.records.samples import Sample
 from harness.testing import ROWS, SUITE, TRAIN, Project

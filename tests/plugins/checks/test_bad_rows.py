@@ -148,6 +148,7 @@ TRAINED: dict[str, tuple[str, dict[str, Any], list[tuple[dict[str, Any], str]]]]
             ({"messages": ASKED}, "D11-roles training-data-quality: 1 of 8 rows: messages out of order"),
             ({"messages": [{"role": "bot", "content": "?"}, SAID]}, "D11-roles training-data-quality: 1 of 8 rows"),
             ({"messages": [*ASKED, {"role": "assistant"}]}, "D11-empty training-data-quality: 1 of 8 rows"),
+            ({"messages": [*ASKED, {**SAID, "content": " "}, *ASKED, SAID]}, "1 of 8 rows: no answer to train on"),
             ({"messages": [5, SAID]}, "D11-template training-data-quality: 1 of 8 rows: the chat template rejects"),
             ({"tools": "x"}, "row 3 has 'x' as its \"tools\"; give a list of objects, or drop the column"),
         ],
@@ -168,7 +169,7 @@ TRAINED: dict[str, tuple[str, dict[str, Any], list[tuple[dict[str, Any], str]]]]
                 ),
             ),
             (
-                {"chosen": 5},
+                {"chosen": True},
                 (
                     "row 3: rows need prompt, chosen and rejected, either all texts, or all messages that "
                     "end with an answer of the assistant that is not empty"

@@ -14,7 +14,7 @@ torch = pytest.importorskip("torch")
 
 from safetensors.torch import load_file  # noqa: E402
 
-from harness.data.rows import to_judged_rows  # noqa: E402
+from harness.data.judged_rows import to_judged_rows  # noqa: E402
 from harness.errors import CheckFailedError, UsageError  # noqa: E402
 from harness.records.models import Logprob, ModelRef, Progress  # noqa: E402
 from harness.records.samples import Sample  # noqa: E402
@@ -116,7 +116,7 @@ def test_wrong_pairs(row: dict[str, Any], message: str) -> None:
                 "end with an answer of the assistant that is not empty"
             ),
         ),
-        ({"prompt": [USER], "completion": "b", "label": True}, "[train] data: row 1"),
+        ({"prompt": [USER], "completion": ["b"], "label": True}, "[train] data: row 1"),
         (
             {"prompt": "a", "completion": "b", "label": True},
             "all rows are wanted answers (label); add some of the other kind, or use sft",
@@ -128,6 +128,27 @@ def test_wrong_labels(row: dict[str, Any], message: str) -> None:
     with pytest.raises(UsageError) as caught:
         select_labelled(to_judged_rows([row], LABEL, {}, "here", {}))
     assert message in caught.value.messages[0]
+
+
+@pytest.mark.parametrize("good", ["So.", 5, {"role": "assistant", "content": "So."}])
+def test_answers_of_other_forms_are_read_as_completions_are(good: Any) -> None:
+    """After messages a text, a number or one message is an answer, and a number is its text."""
+    [row] = to_judged_rows([{"prompt": [USER], "chosen": good, "rejected": "No."}], PAIR, {}, "here", {})
+    content = good["content"] if isinstance(good, dict) else str(good)
+    assert row["chosen"] == [{"role": "assistant", "content": content}]
+    assert row["rejected"] == [{"role": "assistant", "content": "No."}]
+    assert select_pairs([row])
+    if not isinstance(good, dict):
+        [row] = to_judged_rows([{"prompt": "a", "chosen": good, "rejected": 1}], PAIR, {}, "here", {})
+        assert (row["chosen"], row["rejected"]) == (f" {good}", " 1")
+
+
+def test_labels_of_a_table_are_true_or_false() -> None:
+    """A CSV file has only texts, and its labels are read as they are written."""
+    texts = ("True", "false", "1", "0")
+    rows = [{"prompt": "a", "completion": "b", "label": text} for text in texts]
+    found = select_labelled(to_judged_rows(rows, LABEL, {}, "here", {}))
+    assert [row["label"] for row in found] == [True, False] * 2
 
 
 def test_one_label_to_train_on_is_told_whatever_is_held_out() -> None:
