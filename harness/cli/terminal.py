@@ -201,8 +201,9 @@ class Terminal(Screen):
             return
         self.print_line("training rows as the model will see them (trained tokens in ⟦ ⟧):")
         for example in [examples[i] for i in sorted({0, len(examples) // 2, len(examples) - 1})]:
-            learnt = sum(label != IGNORED for label in example.labels[1 : built.cut])  # the first is never predicted
-            self.print_line(f"row {example.number}: {len(example.ids[: built.cut])} tokens, {learnt} trained")
+            kept = example.labels[built.kept_span]
+            learnt = sum(label != IGNORED for label in kept[1:])  # the first is never predicted
+            self.print_line(f"row {example.number}: {len(kept)} tokens, {learnt} trained")
             self.print_line(f"    {shorten_text(built.show(example))}", hang=4)
 
     def print_verdict(self, v: Verdict, why: str) -> None:

@@ -108,9 +108,9 @@ class Built:
     """A trainer's own preparation of the rows, before its first step.
 
     `examples` are the rows before any is cut, dropped or packed; `kept` counts the sequences that remain then,
-    `cut` is their greatest length. `batches(n)` yields the first n batches as the model gets them (tensors
-    input_ids, labels and perhaps attention_mask and position_ids). What is cut off is the end, with `keep_end` the
-    beginning. `model` is of the base's architecture, with random weights and perhaps fewer layers; `config` is the
+    `cut` is the length that truncation leaves of a row. `batches(n)` yields the first n batches as the model gets them
+    (tensors input_ids, labels and perhaps attention_mask and position_ids). What is cut off is the end, with `keep_end`
+    the beginning. `model` is of the base's architecture, with random weights and perhaps fewer layers; `config` is the
     trainer's configuration. `slow` says why its fast way to the loss is not taken, where that is not the model's own.
     """
 

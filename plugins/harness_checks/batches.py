@@ -52,10 +52,9 @@ def end_token(built: Built) -> Iterator[Finding]:
     learnt tokens.
     """
     stops = ModelTokenizer(built.tokenizer).stop_ids
-    whole = not built.cut or built.keep_end  # or a row as long as the cut has perhaps lost its end
-    ends = [
-        d for d in _split_batches_into_examples(built) if len(d.ids) > 1 and (whole or len(d.ids) < (built.cut or 0))
-    ]
+    limit = built.cut or _split_length(built)  # a row as long as this has perhaps lost its end
+    whole = not limit or (built.cut and built.keep_end)
+    ends = [d for d in _split_batches_into_examples(built) if len(d.ids) > 1 and (whole or len(d.ids) < limit)]
     ends = [d for d in ends if any(label != IGNORED_LABEL for label in d.labels)]
     endless = [d for d in ends if not stops.intersection([x for x in d.labels if x != IGNORED_LABEL][-TAIL_TOKENS:])]
     if stops and len(endless) > (1 - MIN_STOPPED_SHARE) * len(ends):
@@ -160,25 +159,30 @@ def cut_rows(built: Built) -> Iterator[Finding]:
     What is cut off is the end of the answer and its stop token, or with truncation_mode "keep_end" the beginning of
     the prompt. A few do no harm; many teach to break off, or to answer what was not read. What is left must fit into
     the model's context (-context): beyond it positions are learnt that no evaluation and no server asks for, and a
-    model that learns its positions has none there.
+    model that learns its positions has none there. Packing by "bfd_split" or "wrapped" cuts nothing off: the rest of a
+    row is learnt in another sequence, without what comes before.
     """
     yield from _check_rows_fit_context(built)
-    cut = built.cut or 0
+    cut = built.cut or _split_length(built)
     if long := sorted((e for e in built.examples if 0 < cut < len(e.ids)), key=lambda e: -len(e.ids)):
         share, decode = len(long) / len(built.examples), built.tokenizer.decode
-        lost = slice(-cut) if built.keep_end else slice(cut, None)
-        evidence = [
-            f"row {e.number}: {len(e.ids)} tokens; cut off: {quote_text(decode(e.ids[lost]), 60)}" for e in long
-        ]
-        what = f"{count_of_total(len(long), len(built.examples))} ({share:.1%}): truncated at max_length {cut}"
-        level: Severity = "note" if share <= 0.01 else "warning" if share <= 0.5 else "error"
+        lost = slice(-cut) if built.cut and built.keep_end else slice(cut, None)
+        how, rest = ("truncated", "cut off") if built.cut else ("split", "learnt without what comes before")
+        evidence = [f"row {e.number}: {len(e.ids)} tokens; {rest}: {quote_text(decode(e.ids[lost]), 60)}" for e in long]
+        what = f"{count_of_total(len(long), len(built.examples))} ({share:.1%}): {how} at max_length {cut}"
+        level: Severity = "note" if share <= 0.01 else "warning" if share <= 0.5 or not built.cut else "error"
         yield Finding(level, what, evidence, f"max_length = {len(long[0].ids)} keeps all")
+
+
+def _split_length(built: Built) -> int:
+    """Return the length of the parts that packing splits long rows into. 0 if it splits none."""
+    return (getattr(built.config, "max_length", None) or 0) if built.packing and not built.cut else 0
 
 
 def _check_rows_fit_context(built: Built) -> Iterator[Finding]:
     """Report rows longer than the base's context after truncation."""
     context = context_length(built.model.config.to_dict())
-    sizes = {e.number: min(len(e.ids), built.cut or len(e.ids)) for e in built.examples}
+    sizes = {e.number: min(len(e.ids), built.cut or _split_length(built) or len(e.ids)) for e in built.examples}
     if context and (long := {number: size for number, size in sizes.items() if size > context}):
         evidence = [f"row {number}: {size} tokens" for number, size in long.items()]
         what = f"{count_of_total(len(long), len(built.examples))}: longer than the base's context of {context} tokens"
@@ -389,7 +393,7 @@ def documents_see_each_other(built: Built) -> Iterator[Finding]:
 
     for batch in built.batches(MAX_BATCHES) if built.packing else ():
         sequence = batch["input_ids"][0].tolist()  # whose first document ends where the row does that it is
-        rows = (list(e.ids[: built.cut]) for e in built.examples)
+        rows = (list(e.ids[built.kept_span]) for e in built.examples)
         first = next((r for r in rows if 2 < len(r) < len(sequence) - 2 and sequence[: len(r)] == r), None)
         if first is None:
             continue

@@ -19,7 +19,7 @@ from harness_hf import config_of_class, find_class, format_one_line, load_config
 from harness_lora import check_base
 from harness_sft.job import TrainingJob, check_method
 from harness_sft.likelihood import choose_loss
-from harness_sft.rows import as_dataset
+from harness_sft.rows import SPLITTING_STRATEGIES, as_dataset
 from harness_sft.train import quiet_libraries
 
 SKELETON_LAYERS = 2  # of the skeleton: enough for what is passed on from layer to layer
@@ -60,7 +60,8 @@ def prepare_training(job: TrainingJob) -> Built:
     packing, left = getattr(config, "packing", False), len(preview.train_dataset) * len(preview.answers)
     end = getattr(config, "truncation_mode", "keep_start") == "keep_end"
     about = (packing, batches, model, config, template, end, slow)
-    return Built(tokenizer, preview.examples(), left, config.max_length, *about)
+    cut = None if packing and config.packing_strategy in SPLITTING_STRATEGIES else config.max_length
+    return Built(tokenizer, preview.examples(), left, cut, *about)
 
 
 def _require_assistant_markers(tokenizer: PreTrainedTokenizerBase) -> None:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 SHAPES = (("prompt", "completion"), ("messages",), ("text",))
+SPLITTING_STRATEGIES = ("bfd_split", "wrapped")  # of packing: a long row goes on in another sequence
 Row = dict[str, Any]
 Select = Callable[[Sequence[Mapping[str, Any]]], list[Row]]
 

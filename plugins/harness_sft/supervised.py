@@ -14,7 +14,7 @@ from trl import SFTTrainer
 
 from harness import Example, UsageError
 from harness_hf import IGNORED_LABEL, ModelTokenizer, RowEncoder
-from harness_sft.rows import TokenCounts, check_endings, encode_dataset, name_rows
+from harness_sft.rows import SPLITTING_STRATEGIES, TokenCounts, check_endings, encode_dataset, name_rows
 from harness_sft.trainer import CheckedTrainerMixin
 
 TRAINER_COLUMNS = ("input_ids", "labels", "seq_lengths", "completion_mask", "assistant_masks")
@@ -67,7 +67,7 @@ class CheckedTrainer(CheckedTrainerMixin, Preview):
         Only then may TRL truncate, drop and pack them. Raises UsageError for rows without a learnt token, and as
         `check_endings` does.
         """
-        cut = None if packing and args.packing_strategy in ("bfd_split", "wrapped") else args.max_length
+        cut = None if packing and args.packing_strategy in SPLITTING_STRATEGIES else args.max_length
         keep_end = args.truncation_mode == "keep_end"
         left = slice(-cut, None) if cut and keep_end else slice(cut)
         tokens = supervised = truncated = 0

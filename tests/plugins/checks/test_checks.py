@@ -166,6 +166,28 @@ def test_bad_rows(case: str, lab: Lab, capsys: pytest.CaptureFixture[str]) -> No
 
 
 @pytest.mark.slow
+def test_preview_of_rows_whose_beginning_is_cut_off(lab: Lab, capsys: pytest.CaptureFixture[str]) -> None:
+    """With truncation_mode "keep_end" the learnt tokens are those at the end."""
+    lab._write(ROWS, EVAL, "", ())
+    _, printed = told(lab, capsys, "--set", "train.max_length=16", "--set", "train.truncation_mode=keep_end")
+    assert "row 1: 16 tokens, 11 trained\n" in printed, printed
+    assert "D5 truncated-rows: 16 of 16 rows (100.0%): truncated at max_length 16" in printed
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", ["bfd_split", "wrapped"])
+def test_rows_that_packing_splits_are_not_cut_off(strategy: str, lab: Lab, capsys: pytest.CaptureFixture[str]) -> None:
+    """Strategies that go on with a long row in another sequence lose no answer, and the rows are shown whole."""
+    lab._write(ROWS, EVAL, "", ())
+    packed = ("train.packing=true", f"train.packing_strategy={strategy}", "train.max_length=16")
+    _, printed = told(lab, capsys, *(word for one in packed for word in ("--set", one)))
+    assert "row 1: 32 tokens, 11 trained\n" in printed
+    assert "warning  D5 truncated-rows: 16 of 16 rows (100.0%): split at max_length 16" in printed
+    assert "learnt without what comes before: " in printed
+    assert "D4" not in printed and "D1 " not in printed, printed
+
+
+@pytest.mark.slow
 def test_preview_and_evidence(lab: Lab, capsys: pytest.CaptureFixture[str]) -> None:
     """Three rows are shown as the model sees them, what is learnt is marked, and a finding shows its rows."""
     lab._write([*ROWS[:3], {"prompt": EVAL[2]["input"], "completion": "AKIA" + "A" * 16}, *ROWS[3:]], EVAL, "", ())
