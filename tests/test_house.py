@@ -33,7 +33,7 @@ OLD_EVIDENCE = {"harness/release/recomputation.py"}  # it checks what exports th
 
 
 ENCODING = {  # who else writes by a chat template, or encodes by a tokenizer itself: no row, but
-    "plugins/harness_checks/batches.py",  # what two templates make of one conversation
+    "plugins/harness_checks/frames.py",  # what two templates make of one conversation
     "plugins/harness_checks/lint.py",  # whether a template takes a row
     "plugins/harness_export/llama.py",  # what two tokenizers put in front
     "plugins/harness_export/hot_swap.py",  # prompts of its own, for one model under two names

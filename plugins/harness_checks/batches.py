@@ -9,19 +9,16 @@ import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import harness_hf
 from harness import Built, Example, Finding, ModelRef, Severity, TrainingRow, checker, quote_text
 from harness.internals import chat, marked_text, prompt_text
 from harness_checks.clocks import find_clock, stop_clock, template_text
 from harness_checks.encoding import encode_training_row
-from harness_checks.frames import Write, compare_frames, row_messages
+from harness_checks.frames import Write, compare_frames, render_or_none, row_messages
 from harness_checks.lint import PREFERENCE_COLUMNS, count_of_total, name_row, row_numbers
-from harness_hf import IGNORED_LABEL, ModelTokenizer, RowEncoder, context_length, select_template
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+from harness_hf import IGNORED_LABEL, ModelTokenizer, RowEncoder, context_length
 
 MAX_BATCHES = 16  # that are collated and looked at
 SAMPLE_ROWS = 200  # rows whose prompts are encoded once more
@@ -228,10 +225,10 @@ def other_template(
     theirs = harness_hf.load_tokenizer(base.path)
 
     def write(messages: Any, opened: bool, given: Mapping[str, Any]) -> str | None:
-        return _render_or_none(theirs, messages, template, add_generation_prompt=opened, **given)
+        return render_or_none(theirs, messages, template, add_generation_prompt=opened, **given)
 
     def render(messages: Any, template: Any, given: Mapping[str, Any]) -> str | None:
-        return _render_or_none(theirs, messages, template, **given)
+        return render_or_none(theirs, messages, template, **given)
 
     template, clock = stop_clock(theirs.chat_template), list[Finding]()
     if theirs.chat_template:
@@ -242,8 +239,8 @@ def other_template(
     )
     if built.chat_template and theirs.chat_template:
         for messages in FIXTURES:
-            one = _render_or_none(built.tokenizer, messages, stop_clock(built.chat_template))
-            two = _render_or_none(theirs, messages, template)
+            one = render_or_none(built.tokenizer, messages, stop_clock(built.chat_template))
+            two = render_or_none(theirs, messages, template)
             if one is not None and two is not None and one != two:
                 evidence = [f"training: {quote_text(one)}", f"the base: {quote_text(two)}"]
                 fix = "use one template for both: copy the training's into the base's folder"
@@ -274,7 +271,7 @@ def _check_rows_match_base_template(built: Built, theirs: Any, rows: Sequence[Tr
     sample, odd = chats[:: max(1, len(chats) // SAMPLE_ROWS)], []
     for row in sample:
         if (
-            text := _render_or_none(
+            text := render_or_none(
                 theirs, row_messages(row), theirs.chat_template, **chat.training_template_arguments(row.row)
             )
         ) is None:
@@ -441,11 +438,3 @@ def _split_batches_into_examples(built: Built) -> list[Example]:
 
 def _count_learnt_labels(labels: Sequence[int]) -> int:
     return sum(label != IGNORED_LABEL for label in labels[1:])
-
-
-def _render_or_none(tokenizer: PreTrainedTokenizerBase, messages: Any, template: Any, **given: Any) -> str | None:
-    try:
-        chosen = select_template(template, given)
-        return str(tokenizer.apply_chat_template(messages, chat_template=chosen, tokenize=False, **given))
-    except Exception:  # a template with rules of its own about turns
-        return None

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 from harness import HELD_OUT, Finding, Prompt, TrainingRow, quote_text
 from harness.internals import chat, prompt_text
+from harness_hf import select_template
 
 FRAME_SHARE, RARE_SHARE = 0.95, 0.05  # of the rows: more have a frame, fewer have what is none
 MIN_PROMPTS = 4  # prompts: what fewer have in common may be chance
@@ -199,3 +200,12 @@ def _find_most_common_prefix(texts: Sequence[str]) -> str:
             return found
         found += letter
     return found
+
+
+def render_or_none(tokenizer: Any, messages: Any, template: Any, **given: Any) -> str | None:
+    """Return messages as a chat template renders them. None if it rejects them."""
+    try:
+        chosen = select_template(template, given)
+        return str(tokenizer.apply_chat_template(messages, chat_template=chosen, tokenize=False, **given))
+    except Exception:  # a template with rules of its own about turns
+        return None

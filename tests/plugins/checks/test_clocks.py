@@ -97,7 +97,7 @@ def test_a_base_that_cannot_be_packed_here() -> None:
     model.config = SimpleNamespace(vocab_size=20)  # type: ignore[attr-defined]
     examples = [SimpleNamespace(ids=[1, 5, 6, 7]), SimpleNamespace(ids=[1, 8, 9, 10])]
     batches: Any = lambda count: iter([{"input_ids": ids}])  # noqa: E731
-    built: Any = SimpleNamespace(packing=True, batches=batches, examples=examples, cut=None, model=model)
+    built: Any = SimpleNamespace(packing=True, batches=batches, examples=examples, kept_span=slice(None), model=model)
     [found] = documents_see_each_other(built)
     assert found.severity == "error"
     assert found.what.startswith("the base cannot be trained with packing here: `f` can't keep")
@@ -136,6 +136,8 @@ def test_hybrid_models_are_not_packed_without_their_library(kind: str) -> None:
     packed |= {"max_length_q": 4, "max_length_k": 4, "seq_idx": torch.tensor([[0] * 4 + [1] * 4], dtype=torch.int32)}
     examples = [SimpleNamespace(ids=[1, 5, 6, 7]), SimpleNamespace(ids=[1, 8, 9, 10])]
     batches: Any = lambda count: iter([packed])  # noqa: E731
-    built: Any = SimpleNamespace(packing=True, batches=batches, examples=examples, cut=None, model=made.eval())
+    built: Any = SimpleNamespace(
+        packing=True, batches=batches, examples=examples, kept_span=slice(None), model=made.eval()
+    )
     [found] = documents_see_each_other(built)
     assert "cannot be trained with packing here" in found.what
