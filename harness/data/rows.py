@@ -273,8 +273,9 @@ def _find_training_keys(named: Row, columns: Columns, template: str | None) -> t
 
 def _read_completion(number: int, row: Row, where: str) -> Row:
     """Return a row with its completion as text, or as a message after messages."""
-    answer = row["completion"]
-    answer = read_answer(json.dumps(answer, ensure_ascii=False) if isinstance(answer, Mapping) else answer, row)
+    answer = read_answer(row["completion"], row)
+    if isinstance(answer, Mapping):
+        answer = read_answer(json.dumps(answer, ensure_ascii=False), row)
     if not isinstance(answer, (str, list)):
         raise UsageError(
             f"{where}: row {number} has {shorten_repr(answer)} as its completion; give text, a number or messages"

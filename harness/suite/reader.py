@@ -319,8 +319,7 @@ class _Reader:
         if not isinstance(by, str) or not all(by.partition(".")):
             state = f'"by" is {schema.format_toml(by)}' if "by" in given else '"by" is missing'
             complain("by", f"{state}; write EVAL.METRIC of an eval with select rows, which decides")
-        level = math.nan if alpha is None or not schema.matches_type(alpha, float) else float(alpha)
-        if alpha is not None and (error := find_alpha_error(level)):
+        if alpha is not None and (error := find_alpha_error(alpha if schema.matches_type(alpha, float) else math.nan)):
             complain("alpha", f'"alpha" is {schema.format_toml(alpha)}; {error}')
         options = [(t, o, values) for t, o in table.items() if isinstance(o, dict) for o, values in o.items()]
         for name, option, _ in options:

@@ -312,5 +312,8 @@ def test_a_number_as_completion_is_its_text() -> None:
     asked = [{"role": "user", "content": "2+2?"}]
     [row] = to_training_rows([{"prompt": asked, "completion": "4"}], {}, "x")
     assert row == {"prompt": asked, "completion": [{"role": "assistant", "content": "4"}]}
+    said = {"role": "assistant", "content": "4"}
+    [row] = to_training_rows([{"prompt": asked, "completion": said}], {}, "x")
+    assert row == {"prompt": asked, "completion": [said]}
     with pytest.raises(UsageError, match="x: row 1 has True as its completion; give text, a number or messages"):
         to_training_rows([{"prompt": "2+2?", "completion": True}], {}, "x")
