@@ -25,12 +25,16 @@ demo: $(DEMO)
 test: $(READY)
 	$(TESTS) -m "not packaging and not pages"
 
-# what compares computed numbers, as it is computed with fewer of this processor's instructions
-NUMBERS = tests/compat/test_verdicts.py tests/stats tests/plugins
+# what compares computed numbers, as it is computed with fewer of this processor's instructions: the frozen verdicts and
+# the statistics with each setting, the tests of a plugin with one; `make test CPU=avx2` and `CPU=default` run all of them
+NUMBERS = tests/compat/test_verdicts.py tests/stats
+PLUGINS_avx2 = tests/plugins/hf tests/plugins/sft
+PLUGINS_default = tests/plugins $(PLUGINS_avx2:%=--ignore %)
 NO_NUMBERS = served/test_gateways served/test_fingerprint served/test_served_real test_inspect api/test_api judge/test_judge checks/test_labels checks/test_keys sft/test_processes ray/test_ray report/test_report report/test_report_browser test_slips hf/test_sources trackers/test_trackers
 processors: $(READY)
 	for cpu in $$($(BIN)/python -m tests.helpers.processor); do \
-	  env $$($(BIN)/python -m tests.helpers.processor $$cpu) $(TESTS) $(NUMBERS) $(NO_NUMBERS:%=--ignore tests/plugins/%.py) || exit 1; \
+	  case $$cpu in avx2) plugins="$(PLUGINS_avx2)" ;; *) plugins="$(PLUGINS_default)" ;; esac; \
+	  env $$($(BIN)/python -m tests.helpers.processor $$cpu) $(TESTS) $(NUMBERS) $$plugins $(NO_NUMBERS:%=--ignore tests/plugins/%.py) || exit 1; \
 	done
 
 # what trains and loads nothing
