@@ -213,7 +213,9 @@ def clean_rows(rows: Sequence[Row], columns: Columns, layout: Layout, group: str
             f'column "{where}": {all_of_them}, so there is nothing to train on; two or more labels are needed'
         )
     labels = (
-        layout.kind != "preference" and len(kinds) <= MAX_LABELS and kinds.total() >= MIN_ROWS_PER_LABEL * len(kinds)
+        layout.kind not in ("preference", "choice")
+        and len(kinds) <= MAX_LABELS
+        and kinds.total() >= MIN_ROWS_PER_LABEL * len(kinds)
     )
     chosen = sorted(kinds) if labels and max(map(len, kinds)) <= LONGEST_LABEL else []
     pairs = layout.kind == "preference"

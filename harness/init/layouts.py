@@ -12,6 +12,7 @@ from typing import Any, Literal
 from harness.data import chat
 from harness.data.judged_rows import split_preference_pair
 from harness.errors import UsageError
+from harness.init.choices import ChoiceColumns, find_choice_columns, read_choice_rows
 from harness.init.turns import (
     add_system_message,
     format_value,
@@ -26,7 +27,7 @@ from harness.init.turns import (
 )
 
 Row = dict[str, Any]
-Kind = Literal["columns", "chat", "completion", "preference"]
+Kind = Literal["columns", "chat", "completion", "choice", "preference"]
 CHATS = ("messages", "conversations", "conversation")
 LAST_SPEAKER = "\n\nAssistant:"  # in a transcript of HH-RLHF
 PROMPTS = ("prompt", "question", "instruction", "query", "input")  # of preference pairs
@@ -59,13 +60,13 @@ class Layout:
         """Return a row with an answer in another spelling."""
         if self.kind == "chat":
             return {**row, "messages": [*row["messages"][:-1], {**row["messages"][-1], "content": answer}]}
-        return {**row, "completion" if self.kind == "completion" else self.columns["label"]: answer}
+        return {**row, "completion" if self.kind in ("completion", "choice") else self.columns["label"]: answer}
 
     def read_answer(self, row: Row) -> str:
         """Return the answer of a row that was written."""
         if self.kind == "chat":
             return str(row["messages"][-1]["content"])
-        names: dict[Kind, str] = {"completion": "completion", "preference": "chosen"}
+        names: dict[Kind, str] = {"completion": "completion", "choice": "completion", "preference": "chosen"}
         answer = row[names.get(self.kind) or self.columns["label"]]
         return format_value(answer)
 
@@ -81,6 +82,8 @@ def find_layout(rows: Sequence[Row]) -> Layout | None:
         found = _make_preference_layout(rows, names)
     elif column := next((names[n] for n in CHATS if n in names and _has_turns(rows, names[n])), None):
         found = _make_messages_layout(rows, names, column)
+    elif columns := find_choice_columns(rows, names):
+        found = _make_choice_layout(rows, columns)
     elif "prompt" in names and "completion" in names:
         found = _make_completion_layout(rows, names)
     elif "instruction" in names and (answer := next((names[n] for n in ANSWERS if n in names), None)):
@@ -262,6 +265,16 @@ def _make_completion_layout(rows: Sequence[Row], names: Mapping[str, str]) -> La
         return _make_chat_layout(name, used, made, refused)
     asked, answers = [row["prompt"].strip() for row in made], [row["completion"] for row in made]
     return Layout("completion", name, used, asked, answers, made, refused)
+
+
+def _make_choice_layout(rows: Sequence[Row], columns: ChoiceColumns) -> Layout:
+    read = read_choice_rows(rows, columns)
+    asks = ", ".join(filter(None, (columns.context, columns.question)))
+    used = {"prompt": asks, "choices": columns.choices, "answer": columns.answer}
+    made = [{"prompt": one.prompt, "completion": one.right, "choices": one.choices} for one in read]
+    asked = ["\n".join((one.prompt, *one.choices)) for one in read]  # many questions differ in their choices alone
+    refused = {i: one.refused for i, one in enumerate(read) if one.refused}
+    return Layout("choice", "multiple choice", used, asked, [one.right for one in read], made, refused)
 
 
 def _require_one_form(chats: Sequence[bool], of: str) -> None:

@@ -184,6 +184,8 @@ class Draft:
         """Choose the metric and evaluator that fit the answers."""
         if self.layout.kind == "preference":
             return EvaluatorDraft("preferred", 'use = "preference"', "pairs of a chosen and a rejected one")
+        if self.layout.kind == "choice":
+            return EvaluatorDraft("acc", 'use = "multiple_choice"', "one of each row's choices")
         if self.choices:
             lines = f'use = "multiple_choice"\nchoices = [{", ".join(map(quote_text, self.choices))}]'
             return EvaluatorDraft("acc", lines, "choices")
@@ -223,7 +225,7 @@ class Draft:
 
         Empty for metrics on which the score of that answer is not its share of the rows.
         """
-        if metric in ("token_f1", "perplexity", "preferred"):
+        if metric in ("token_f1", "perplexity", "preferred") or self.layout.kind == "choice":
             return ""
         (answer, often), *_ = self.labels("confirm").most_common(1)
         least = str(math.ceil(1000 * often / len(self.parts["confirm"])) / 1000)

@@ -35,6 +35,10 @@ def answered(i: int) -> str:
     return f"{VERBS[i % 7]} {THINGS[i % 10]} {i % 50}"
 
 
+def options(i: int) -> list[str]:
+    return [f"{VERBS[(i + k) % 10]} {THINGS[(i + k) % 10]} {i % 89}" for k in range(4)]
+
+
 def turns(i: int) -> list[Row]:
     return [{"role": "user", "content": asked(i)}, {"role": "assistant", "content": answered(i)}]
 
@@ -56,6 +60,24 @@ LAYOUTS: dict[str, tuple[Callable[[int], Row], str, str]] = {  # a row, what is 
     "dolly": (
         lambda i: {"instruction": asked(i), "context": "", "response": answered(i), "category": THINGS[i % 3]},
         'layout: Alpaca (instruction, context → response)', 'use = "exact_match"',
+    ),
+    "mmlu": (
+        lambda i: {"question": asked(i), "choices": options(i), "answer": i % 4, "subject": "none"},
+        'layout: multiple choice; prompt "question", choices "choices", answer "answer"', 'use = "multiple_choice"',
+    ),
+    "arc": (
+        lambda i: {"question": asked(i), "choices": {"text": options(i), "label": [*"ABCD"]},
+                   "answerKey": "ABCD"[i % 4]},
+        'layout: multiple choice; prompt "question", choices "choices", answer "answerKey"', 'use = "multiple_choice"',
+    ),
+    "race": (
+        lambda i: {"article": f"Once {asked(i + 900)}.", "question": asked(i), "options": options(i),
+                   "answer": "ABCD"[i % 4]},
+        'layout: multiple choice; prompt "article", "question", choices "options"', 'use = "multiple_choice"',
+    ),
+    "hellaswag": (
+        lambda i: {"ctx": f"Then {asked(i)}", "endings": options(i), "label": str(i % 4)},
+        'layout: multiple choice; prompt "ctx", choices "endings", answer "label"', 'use = "multiple_choice"',
     ),
     "sharegpt": (
         lambda i: {"conversations": make_sharegpt_turns(i)}, 'layout: ShareGPT; messages "conversations"',
