@@ -367,7 +367,7 @@ BROKEN = {
     "an unknown eval": ('by = "qa.exact_match"', 'by = "qb.exact_match"', 'no eval "qb"; known: "qa"'),
     "an unknown metric": ('by = "qa.exact_match"', 'by = "qa.exact"', 'has no metric "exact"'),
     "no select split": ('select = "select.jsonl"\n', "", 'by = "qa.exact_match": eval "qa" has no select split'),
-    "a risk that is none": ('by = "', 'alpha = 0\nby = "', '"alpha" is 0; it must be more than 0'),
+    "a risk that is none": ('by = "', 'alpha = 0\nby = "', '"alpha" is 0; it must be from 1e-09 to 0.5'),
     "no training": ('[train]\nuse = "fake"\ndata = "train.jsonl"\n', "", "compares trainings; add [train]"),
 }
 

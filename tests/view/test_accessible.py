@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
+from statistics import median
 
 import pytest
 
@@ -37,16 +38,20 @@ ASKED = {
 }
 TOLD = """axe.run(document, %s).then((found) => found.violations.map(
   (v) => [v.tags.includes("best-practice"), `${v.id}: ` + v.nodes.map((n) => n.html.slice(0, 100)).join(" ")]))"""
-FILTERS = """(() => {
-  const find = document.getElementById("find"), times = [];
+FILTERS = """(() => {  // milliseconds of each filter, and of a search in 100,000 texts beside it
+  const find = document.getElementById("find"), times = [], searches = [];
+  const texts = Array.from({length: 100000}, (_, i) => `question ${i} about label ${i % 7}`);
   for (const text of ["label 3", "question 5", "about k", "zebra", "", "label", "q9", "question 77", "label 6 about"]) {
     const before = performance.now();
     find.value = text;
     find.dispatchEvent(new Event("input"));
     document.body.offsetHeight;
-    times.push(performance.now() - before);
+    const between = performance.now();
+    texts.filter((one) => one.includes("label 3") || one.includes("q9") || one.includes("77 about")).length;
+    times.push(between - before);
+    searches.push(performance.now() - between);
   }
-  return times;
+  return [times, searches];
 })()"""
 ROWS = [{"id": f"q{i}", "input": f"question {i} say w{i}", "target": f"w{i}", "kind": "ab"[i % 2]} for i in range(60)]
 JUDGED = """
@@ -156,12 +161,12 @@ def test_axe_finds_nothing_on_the_pages_of_the_docs(tab: Browser, name: str) -> 
 
 
 def test_a_hundred_thousand_rows(tab: Browser, tmp_path: Path) -> None:
-    """Two megabytes at most, and a filter takes less than 50 ms, the median of nine."""
+    """Two megabytes at most, and a filter takes no longer than ten searches in as many texts."""
     with gallery.work_in_folder(tmp_path):
         page = gallery.KINDS["many"](tmp_path).resolve()
     assert page.stat().st_size <= 2_000_000
     tab.look(1300)
     tab.visit(page.as_uri())
-    times = tab.value(FILTERS)
+    times, searches = tab.value(FILTERS)
     assert len(times) == 9
-    assert sorted(times)[4] < 50, times
+    assert median(times) < 10 * median(searches), (times, searches)  # 3.5 times on a quiet machine
