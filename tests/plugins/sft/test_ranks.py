@@ -133,14 +133,16 @@ def test_one_interruption_is_enough(launch: Launch) -> None:
 def test_a_step_that_has_ended_is_saved(launch: Launch, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Once all have heard of an interruption they may write for longer than they had to hear of it."""
     monkeypatch.setattr(processes, "HUNG_SECONDS", 60.0)
+    monkeypatch.setattr(processes, "GRACE_S", 2.0)
 
     def stop(progress: Progress) -> None:
         if progress.done:
             raise KeyboardInterrupt
 
-    waits = "step(1)\nwhile not stop.exists(): time.sleep(0.01)\ntime.sleep(0.1)\nstop.unlink(missing_ok=True)\n"
+    waits = "step(1)\nwhile not stop.exists(): time.sleep(0.01)\n(folder / f'heard-{number}').touch()\n"
+    waits += "while len([*folder.glob('heard-*')]) < 2: time.sleep(0.01)\nstop.unlink(missing_ok=True)\n"
     with pytest.raises(KeyboardInterrupt):
-        launch(waits + "time.sleep(0.9)\n(folder / f'saved-{number}').touch()\nraise KeyboardInterrupt", stop)
+        launch(waits + "time.sleep(2.5)\n(folder / f'saved-{number}').touch()\nraise KeyboardInterrupt", stop)
     assert len([*(tmp_path / "trained").glob("saved-*")]) == 2
 
 
