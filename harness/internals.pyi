@@ -39,6 +39,7 @@ from harness.collection.collection import Task as Task
 from harness.collection.context import Context as Context
 from harness.data import chat as chat
 from harness.data import encoding as encoding
+from harness.data.choices import find_choice_index as find_choice_index
 from harness.data.fewshot import choose_examples as choose_shots
 from harness.data.pypi import hash_download as hash_download
 from harness.data.rows import read_rows as read_rows

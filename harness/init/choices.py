@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import string
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+from harness.data.choices import find_choice_index
 from harness.errors import UsageError
 from harness.init.turns import format_value, parse_json_cell
 
@@ -61,7 +61,7 @@ def read_choice_rows(rows: Sequence[Row], columns: ChoiceColumns) -> list[Choice
 def _make_choice_row(row: Row, columns: ChoiceColumns, texts: list[str], labels: list[str], answer: str) -> ChoiceRow:
     question, context = format_value(row.get(columns.question)), format_value(row.get(columns.context))
     asked = question if columns.question.strip().lower() == CONTINUED else f"Question: {question}\nAnswer:"
-    index = _find_right_choice(answer, texts, labels)
+    index = find_choice_index(answer, texts, labels)
     refused = "whose answer is none of its choices" if index is None else ""
     if not question:
         refused = "without a question"
@@ -77,15 +77,3 @@ def _read_choices(value: Any) -> tuple[list[str], list[str]]:
     if not isinstance(texts, list):
         return [], []
     return [format_value(text) for text in texts], [format_value(one) for one in labels or ()]
-
-
-def _find_right_choice(answer: str, texts: Sequence[str], labels: Sequence[str]) -> int | None:
-    if answer in labels or answer in texts:
-        index = labels.index(answer) if answer in labels else texts.index(answer)
-    elif len(answer) == 1 and answer in string.ascii_uppercase:
-        index = string.ascii_uppercase.index(answer)
-    elif answer.isdecimal():
-        index = int(answer)
-    else:
-        return None
-    return index if index < len(texts) else None

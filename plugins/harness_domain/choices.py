@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import math
-import string
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from harness import Sample, Score, Subject, UsageError, evaluator, metric, target_as_continuation
+from harness.internals import find_choice_index
 
 
 def _require_distinct_choices(options: Mapping[str, Any], folder: Path, model: str) -> None:
@@ -91,15 +91,7 @@ def row_choices(sample: Sample, column: str | list[str]) -> tuple[list[str], lis
 def right_choice(sample: Sample, column: str, options: Sequence[str], labels: Sequence[str]) -> int:
     """Return the number of the right choice, from 0."""
     said: Any = sample.row.get(column, sample.target)
-    if said in labels:
-        return labels.index(said)
-    if isinstance(said, str) and said in options:
-        return options.index(said)
-    if isinstance(said, str) and len(said) == 1 and said in string.ascii_uppercase:
-        said = string.ascii_uppercase.index(said)
-    elif isinstance(said, str) and said.isdecimal():
-        said = int(said)
-    if isinstance(said, int) and not isinstance(said, bool) and 0 <= said < len(options):
-        return said
+    if (index := find_choice_index(said, options, labels)) is not None:
+        return index
     wanted = f'a choice, its letter, or its number from 0 to {len(options) - 1}, in column "{column}" or as the target'
     raise UsageError(f'row "{sample.id}": the right choice is {sample.row.get(column, sample.target)!r}; give {wanted}')
