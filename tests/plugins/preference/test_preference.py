@@ -411,7 +411,8 @@ def test_another_reference_is_told(trained: Train, tiny_model: Path, monkeypatch
 @pytest.mark.parametrize("options", [{"loss_type": ["sigmoid"], "loss_weights": [0.5]}, {"use_weighting": True}])
 def test_a_weighted_loss_is_no_other_reference(options: dict[str, Any], trained: Train) -> None:
     """A first loss that is scaled, or weighted by likelihoods (WPO), is what no difference gives."""
-    trained(max_steps=1, adapter=lora(lora_dropout=0.0, r=4), **options)
+    folder = trained(max_steps=1, adapter=lora(lora_dropout=0.0, r=4), **options)
+    assert (folder / "adapter_model.safetensors").is_file()
 
 
 class Known:
