@@ -1,29 +1,38 @@
-"""Rows with choices of their own, as MMLU, ARC, RACE and HellaSwag have them -> multiple choice."""
+"""Rows with choices of their own, as MMLU, ARC, PIQA, MedQA and SciQ have them -> multiple choice."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from harness.data.choices import find_choice_index
-from harness.errors import UsageError
 from harness.init.turns import format_value, parse_json_cell
 
 Row = dict[str, Any]
-QUESTIONS = ("question", "question_stem", "query", "ctx", "prompt", "input")
-CONTEXTS = ("context", "passage", "article")
+# names of columns, in small letters and without spaces and marks
+QUESTIONS = ("question", "questionstem", "query", "ctx", "prompt", "input", "goal", "sentence", "startphrase")
+CONTEXTS = ("context", "passage", "article", "support", "premise")
 CHOICES = ("choices", "options", "endings")
-ANSWERS = ("answerkey", "answer", "label", "gold", "target")
-CONTINUED = "ctx"  # a text that the choices continue, instead of a question that they answer
+ANSWERS = ("answerkey", "answer", "correctanswer", "label", "gold", "target", "correct", "correctoption", "answeridx",
+           "answerindex", "cop")  # fmt: skip
+WRONG = ("distractors", "incorrectanswers", "wronganswers")  # the choices without the right one
+NUMBERED = re.compile(r"(option|choice|ending|answer|sol|op|)([a-j]|[0-9])")  # a column for each choice
+NUMBERED_WRONG = re.compile(r"(distractor|incorrectanswer|wronganswer)([0-9])")
+CONTINUED = ("ctx", "startphrase")  # texts that the choices continue, instead of questions that they answer
 
 
 class ChoiceColumns(NamedTuple):
-    """The columns of a question with choices. `context` is empty if there is none."""
+    """The columns of a question with choices. `context` is empty if there is none.
+
+    `choices` is one column of lists, or a column for each choice. `others` says that these are the wrong ones alone.
+    """
 
     context: str
     question: str
-    choices: str
+    choices: tuple[str, ...]
     answer: str
+    others: bool = False
 
 
 class ChoiceRow(NamedTuple):
@@ -36,31 +45,59 @@ class ChoiceRow(NamedTuple):
 
 
 def find_choice_columns(rows: Sequence[Row], names: Mapping[str, str]) -> ChoiceColumns | None:
-    """Return the columns of rows with choices. `names` maps names in small letters to the table's."""
-    context, question, choices, answer = (
-        next((names[n] for n in some if n in names), "") for some in (CONTEXTS, QUESTIONS, CHOICES, ANSWERS)
+    """Return the columns of rows with choices. `names` maps names in small letters to the table's.
+
+    Columns for each choice count if most answers name one of them.
+    """
+    plain = {_strip_marks(name): column for name, column in names.items()}
+    context, question, answer = (
+        next((plain[n] for n in some if n in plain), "") for some in (CONTEXTS, QUESTIONS, ANSWERS)
     )
-    if not (question and choices and answer) or not any(_read_choices(row.get(choices))[0] for row in rows):
+    if not (question and answer):
         return None
-    return ChoiceColumns(context, question, choices, answer)
+    for some, others in ((CHOICES, False), (WRONG, True)):
+        listed = next((plain[n] for n in some if n in plain), "")
+        if listed and any(_read_choices(row.get(listed))[0] for row in rows):
+            return ChoiceColumns(context, question, (listed,), answer, others)
+    for pattern, others in ((NUMBERED, False), (NUMBERED_WRONG, True)):
+        for numbered in _find_numbered_columns(plain, pattern):
+            columns = ChoiceColumns(context, question, numbered, answer, others)
+            if 2 * sum(not one.refused for one in read_choice_rows(rows, columns)) > len(rows):
+                return columns
+    return None
 
 
 def read_choice_rows(rows: Sequence[Row], columns: ChoiceColumns) -> list[ChoiceRow]:
     """Return the rows as prompts with choices.
 
     The answer is the label, the text, the letter from A or the number from 0 of a choice, as in the evaluator
-    `multiple_choice`. Raises UsageError if the answers are numbers from 1.
+    `multiple_choice`. Numbers count from 1 if none is 0 and one is the number of choices.
     """
-    read = [(*_read_choices(row.get(columns.choices)), format_value(row.get(columns.answer))) for row in rows]
+    read = [(*_read_row_choices(row, columns), format_value(row.get(columns.answer))) for row in rows]
     numbers = [(int(a), len(t)) for t, labels, a in read if a.isdecimal() and a not in (*labels, *t)]
     if any(number == count for number, count in numbers) and all(number for number, _ in numbers):
-        raise UsageError(f'"{columns.answer}" numbers the choices from 1; write numbers from 0, letters, or the text')
+        read = [(t, labels or [str(i + 1) for i in range(len(t)) if a not in t], a) for t, labels, a in read]
     return [_make_choice_row(row, columns, *one) for row, one in zip(rows, read, strict=True)]
+
+
+def _strip_marks(name: str) -> str:
+    return re.sub(r"[\W_]+", "", name)
+
+
+def _find_numbered_columns(plain: Mapping[str, str], pattern: re.Pattern[str]) -> list[tuple[str, ...]]:
+    """Return the columns that differ in their letter or number alone, two or more of them, from the first on."""
+    marks = dict[str, dict[str, str]]()
+    for name, column in plain.items():
+        if found := pattern.fullmatch(name):
+            marks.setdefault(found[1], {})[found[2]] = column
+    runs = [(given, run[: len(given)]) for given in marks.values() for run in ("abcdefghij", "0123456789", "123456789")]
+    return [tuple(given[mark] for mark in run) for given, run in runs if len(run) > 1 and {*given} == {*run}]
 
 
 def _make_choice_row(row: Row, columns: ChoiceColumns, texts: list[str], labels: list[str], answer: str) -> ChoiceRow:
     question, context = format_value(row.get(columns.question)), format_value(row.get(columns.context))
-    asked = question if columns.question.strip().lower() == CONTINUED else f"Question: {question}\nAnswer:"
+    continued = _strip_marks(columns.question.lower()) in CONTINUED
+    asked = question if continued else f"Question: {question}\nAnswer:"
     index = find_choice_index(answer, texts, labels)
     refused = "whose answer is none of its choices" if index is None else ""
     if not question:
@@ -70,10 +107,30 @@ def _make_choice_row(row: Row, columns: ChoiceColumns, texts: list[str], labels:
     return ChoiceRow("\n".join(filter(None, (context, asked))), texts, "" if index is None else texts[index], refused)
 
 
+def _read_row_choices(row: Row, columns: ChoiceColumns) -> tuple[list[str], list[str]]:
+    """Return a row's choices, and their labels if there are any. Rows may have fewer choices than columns."""
+    if len(columns.choices) == 1:
+        texts, labels = _read_choices(row.get(columns.choices[0]))
+    else:
+        texts, labels = [format_value(row.get(column)) for column in columns.choices], []
+        while texts and not texts[-1]:
+            texts.pop()
+    return [*texts, format_value(row.get(columns.answer))] if columns.others else texts, labels
+
+
 def _read_choices(value: Any) -> tuple[list[str], list[str]]:
-    """Return the texts of a cell's choices, and their labels if there are any."""
+    """Return the texts of a cell's choices, and their labels if there are any.
+
+    A cell is a list of texts, lists of texts and labels, a list of texts with labels, or texts by label.
+    """
     given = parse_json_cell(value)
-    texts, labels = (given.get("text"), given.get("label")) if isinstance(given, dict) else (given, None)
-    if not isinstance(texts, list):
+    labels: Any = None
+    if isinstance(given, dict) and "text" in given:
+        given, labels = given["text"], given.get("label")
+    elif isinstance(given, dict) and not any(isinstance(text, (dict, list)) for text in given.values()):
+        given, labels = [*given.values()], [*given]
+    elif isinstance(given, list) and given and all(isinstance(one, dict) and "text" in one for one in given):
+        given, labels = [one["text"] for one in given], [one["label"] for one in given if "label" in one]
+    if not isinstance(given, list):
         return [], []
-    return [format_value(text) for text in texts], [format_value(one) for one in labels or ()]
+    return [format_value(text) for text in given], [format_value(one) for one in labels or ()]

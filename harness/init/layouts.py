@@ -270,7 +270,7 @@ def _make_completion_layout(rows: Sequence[Row], names: Mapping[str, str]) -> La
 def _make_choice_layout(rows: Sequence[Row], columns: ChoiceColumns) -> Layout:
     read = read_choice_rows(rows, columns)
     asks = ", ".join(filter(None, (columns.context, columns.question)))
-    used = {"prompt": asks, "choices": columns.choices, "answer": columns.answer}
+    used = {"prompt": asks, "choices": ", ".join(columns.choices), "answer": columns.answer}
     made = [{"prompt": one.prompt, "completion": one.right, "choices": one.choices} for one in read]
     asked = ["\n".join((one.prompt, *one.choices)) for one in read]  # many questions differ in their choices alone
     refused = {i: one.refused for i, one in enumerate(read) if one.refused}

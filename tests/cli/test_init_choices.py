@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 
-from harness.errors import UsageError
 from harness.init.layouts import Layout, find_layout
 
 TEXTS = ["a cat", "a dog", "a cow"]
@@ -37,11 +36,53 @@ def test_a_label_goes_before_a_number() -> None:
     assert row["completion"] == "a cat"
 
 
-def test_numbers_from_1_are_refused() -> None:
-    """Taken as numbers from 0, all but the last choice would be the wrong one."""
-    with pytest.raises(UsageError, match='"answer" numbers the choices from 1; write numbers from 0'):
-        read(1, 2, 3)
+def test_numbers_count_from_1_if_one_is_the_number_of_choices() -> None:
+    """Taken as numbers from 0, all but the last choice would be the wrong one. A row with 0 counts from 0."""
+    assert [row["completion"] for row in read(1, 2, 3, "a dog").rows] == [*TEXTS, "a dog"]
     assert [row["completion"] for row in read(0, 1, 2, 3).rows] == [*TEXTS, ""]
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"goal": "Which?", "sol1": "a cat", "sol2": "a dog", "label": 1},
+        {"question": "Which?", "opa": "a cat", "opb": "a dog", "opc": "a cow", "opd": "", "cop": 1},
+        {"Question": "Which?", "Option A": "a cat", "Option B": "a dog", "Correct Answer": "B"},
+        {"prompt": "Which?", "A": "a cat", "B": "a dog", "C": "a cow", "answer": "B"},
+        {"context": "Pets.", "question": "Which?", "answerA": "a cat", "answerB": "a dog", "label": "B"},
+        {"startphrase": "It is", "ending0": "a cat", "ending1": "a dog", "ending2": "a cow", "label": 1},
+        {"question": "Which?", "options": {"A": "a cat", "B": "a dog"}, "answer_idx": "B"},
+        {"question": "Which?", "options": {"A": "a cat", "B": "a dog"}, "answer": "a dog", "answer_idx": "B"},
+        {"question": "Which?", "choices": [{"label": "x", "text": "a cat"}, {"label": "y", "text": "a dog"}],
+         "answerKey": "y"},
+        {"question": "Which?", "distractor1": "a cat", "distractor2": "a cow", "correct_answer": "a dog"},
+        {"question": "Which?", "incorrect_answers": ["a cat", "a cow"], "correct_answer": "a dog"},
+        {"Question": "Which?", "Incorrect Answer 1": "a cat", "Incorrect Answer 2": "a cow",
+         "Correct Answer": "a dog"},
+    ],
+    ids=lambda row: " ".join(row),
+)  # fmt: skip
+def test_choices_are_found_in_each_form(row: dict[str, Any]) -> None:
+    """In a column for each, by label, or as the wrong ones beside the right one."""
+    found = find_layout([row])
+    assert found is not None and (found.kind, found.refused) == ("choice", {})
+    assert found.rows[0]["completion"] == "a dog"
+    assert {"a cat", "a dog"} <= {*found.rows[0]["choices"]} <= {*TEXTS}
+    assert {*row} - found.used <= {"answer_idx"}
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"question": "What is 3 + 4?", "a": 3, "b": 4, "answer": 7},
+        {"sentence": "It is warm.", "option1": "", "option2": "", "label": 1},
+        {"text": "It is warm.", "sentence": "It is.", "a": "x", "label": "A"},
+    ],
+    ids=lambda row: " ".join(row),
+)
+def test_other_columns_are_no_choices(row: dict[str, Any]) -> None:
+    """Columns with short names count as choices if most answers name one of them."""
+    assert find_layout([row]) is None
 
 
 @pytest.mark.parametrize(
