@@ -16,15 +16,17 @@ from harness.data import chat
 from harness.data.identity import canonical_text
 from harness.errors import UsageError, did_you_mean
 from harness.init.layouts import AMBIGUOUS, Layout
-from harness.init.turns import format_value
+from harness.init.turns import format_value, list_accepted_answers
 from harness.texts.missing import MISSING_VALUES
 
 Row = dict[str, Any]
 Columns = Mapping[str, Sequence[str]]
 Ask = Callable[[str, Sequence[str]], str]
 NAMES = {  # of columns, in small letters, by what they are taken for
-    "input": "input text message question prompt review tweet sentence comment body content query utterance",
-    "label": "label labels target answer category class intent topic mood sentiment output completion response",
+    "input": "input inputs text message question prompt review tweet sentence comment body content query utterance",
+    "label": "label labels target targets answer answers category class intent topic mood sentiment output completion "
+    "response",
+    "text": "summary highlights solution translation",  # labels if no column has few values
     "group": "group user author customer article document doc conversation thread session speaker patient case",
 }
 SHOWN_COLUMNS = 10  # names of columns in a line
@@ -108,7 +110,8 @@ def find_roles(columns: Columns, given: Mapping[str, str | None], ask: Ask) -> R
     few = [c for c, texts in columns.items() if _has_few_repeated_labels(Counter(texts))]
     free = [c for c in columns if c not in (*inputs, *pair, *given.values())]
     other = [c for c in columns if c not in (inputs or named["input"][:1])] if len(columns) == 2 else []
-    ways = {"by its name": named["label"], BY_FEW_VALUES: few, "the other column": other}
+    by_name = "by its name"
+    ways = ((by_name, named["label"]), (BY_FEW_VALUES, few), ("the other column", other), (by_name, named["text"]))
     label, of_label = _choose_or_ask_column(("label", given["label"]), free, ways, ask)
     left = [c for c in free if c != label]
     of_input = "as given" if inputs else "by their names"
@@ -116,7 +119,7 @@ def find_roles(columns: Columns, given: Mapping[str, str | None], ask: Ask) -> R
         length = sorted((fmean(map(len, columns[c])), c) for c in left)
         longest = [c for size, c in length[-1:] if len(length) == 1 or size > 2 * length[-2][0]]
         asked, of_input = _choose_or_ask_column(
-            ("input", None), left, {"by its name": named["input"], "the longest texts": longest}, ask
+            ("input", None), left, ((by_name, named["input"]), ("the longest texts", longest)), ask
         )
         inputs = (asked,)
     if label in inputs or given["group"] in (*inputs, label) or len({*inputs}) < len(inputs):
@@ -143,15 +146,15 @@ def _is_group_column(texts: Sequence[str]) -> bool:
 
 
 def _choose_or_ask_column(
-    role: tuple[str, str | None], among: Sequence[str], found: Mapping[str, Sequence[str]], ask: Ask
+    role: tuple[str, str | None], among: Sequence[str], found: Sequence[tuple[str, Sequence[str]]], ask: Ask
 ) -> tuple[str, str]:
     """Return the column of a role and why it is: as given, the one of the first way that finds one, or as asked."""
     if role[1] is not None:
         return role[1], "as given"
-    for why, names in found.items():
+    for why, names in found:
         if len(here := [name for name in names if name in among]) == 1:
             return here[0], why
-    return ask(role[0], [c for c in among if any(c in names for names in found.values())] or among), "as given"
+    return ask(role[0], [c for c in among if any(c in names for _, names in found)] or among), "as given"
 
 
 def _has_few_repeated_labels(kinds: Counter[str]) -> bool:
@@ -165,17 +168,24 @@ def _has_few_repeated_labels(kinds: Counter[str]) -> bool:
 def to_layout(rows: Sequence[Row], columns: Columns, roles: Roles) -> Layout:
     """Lay out a table for a suite with a template.
 
-    Raises UsageError if an input or label cell is a list or an object.
+    Of accepted answers a row holds all, if there are several. Raises UsageError if an input or label cell is any other
+    list or an object.
     """
+    listed = [list_accepted_answers(row.get(roles.label), roles.label) for row in rows]
+    rows = [row if some is None else {**row, roles.label: None} for row, some in zip(rows, listed, strict=True)]
     for name in (*roles.inputs, roles.label):
         if odd := next((row[name] for row in rows if isinstance(row.get(name), (list, dict))), None):
             shown = quote_text(format_value(odd)[:40])
             raise UsageError(f'column "{name}" contains {shown}; only text and numbers are allowed')
     asked, made = ["\n".join(texts) for texts in zip(*(columns[c] for c in roles.inputs), strict=True)], list[Row]()
-    for i in range(len(rows)):
-        made.append({name: columns[name][i] for name in (*roles.inputs, roles.label)})
+    accepted = [
+        some or [""] if some is not None else [text] for some, text in zip(listed, columns[roles.label], strict=True)
+    ]
+    for i, texts in enumerate(accepted):
+        answer = {roles.label: texts if len(texts) > 1 else texts[0]}
+        made.append({name: columns[name][i] for name in roles.inputs} | answer)
     used = {"input": ", ".join(roles.inputs), "label": roles.label}
-    return Layout("columns", "", used, asked, [" ".join(text.split()) for text in columns[roles.label]], made)
+    return Layout("columns", "", used, asked, [" ".join(texts[0].split()) for texts in accepted], made)
 
 
 @dataclass(frozen=True)
@@ -214,6 +224,7 @@ def clean_rows(rows: Sequence[Row], columns: Columns, layout: Layout, group: str
         )
     labels = (
         layout.kind not in ("preference", "choice")
+        and not layout.count_several_answers()
         and len(kinds) <= MAX_LABELS
         and kinds.total() >= MIN_ROWS_PER_LABEL * len(kinds)
     )
@@ -257,6 +268,8 @@ def clean_rows(rows: Sequence[Row], columns: Columns, layout: Layout, group: str
     groups = [columns[group][i] if group else (layout.questions or layout.asked)[i] for i in kept]
     notes = ['id: row numbers, since "id" is empty or repeated in some rows'] if ids and not own else []
     notes += _describe_spellings(spelt, usual) if chosen else []
+    if several := layout.count_several_answers():
+        notes.append(f"accepted: any of several answers in {several:,} rows, of which the first is trained on")
     return CleanRows(made, [layout.asked[i] for i in kept], answers, groups, chosen, dropped, notes, cluster)
 
 

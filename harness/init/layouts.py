@@ -68,7 +68,16 @@ class Layout:
             return str(row["messages"][-1]["content"])
         names: dict[Kind, str] = {"completion": "completion", "choice": "completion", "preference": "chosen"}
         answer = row[names.get(self.kind) or self.columns["label"]]
-        return format_value(answer)
+        return format_value(answer[0] if isinstance(answer, list) else answer)
+
+    def keep_one_answer(self, row: Row) -> Row:
+        """Return a row with the first of its accepted answers."""
+        column = self.columns.get("label")
+        return row if column is None else {**row, column: self.read_answer(row)}
+
+    def count_several_answers(self) -> int:
+        """Return how many rows have several accepted answers."""
+        return sum(isinstance(row[self.columns["label"]], list) for row in self.rows) if self.kind == "columns" else 0
 
 
 def find_layout(rows: Sequence[Row]) -> Layout | None:
@@ -77,6 +86,8 @@ def find_layout(rows: Sequence[Row]) -> Layout | None:
     None for any other table. Raises UsageError if the rows of a layout are malformed, or none can be used.
     """
     names = {name.strip().lower(): name for row in rows for name in row}
+    if "system_prompt" in names:
+        names.setdefault("system", names["system_prompt"])
     found = None
     if {"chosen", "rejected"} <= names.keys():
         found = _make_preference_layout(rows, names)
@@ -88,8 +99,8 @@ def find_layout(rows: Sequence[Row]) -> Layout | None:
         found = _make_completion_layout(rows, names)
     elif "instruction" in names and (answer := next((names[n] for n in ANSWERS if n in names), None)):
         found = _make_alpaca_layout(rows, names, answer)
-    elif "system" in names and "question" in names and "answer" in names:
-        found = _make_question_layout(rows, names)
+    elif {"system", "question"} <= names.keys() and (answer := next((names[n] for n in ANSWERS if n in names), None)):
+        found = _make_question_layout(rows, names, answer)
     if found and len(found.refused) == len(rows):
         (why, n), *_ = Counter(found.refused.values()).most_common(1)
         raise UsageError(f"no row can be used: {n:,} {why}; correct the rows")
@@ -297,15 +308,15 @@ def _make_alpaca_layout(rows: Sequence[Row], names: Mapping[str, str], answer: s
     return _make_chat_layout(f"Alpaca ({asks} → {answer})", used, made)
 
 
-def _make_question_layout(rows: Sequence[Row], names: Mapping[str, str]) -> Layout:
+def _make_question_layout(rows: Sequence[Row], names: Mapping[str, str], answer: str) -> Layout:
     """Read rows with a system prompt, question, optional context and answer."""
     asks = [names[name] for name in ("context", "question") if name in names]
-    used = {"prompt": ", ".join(asks), "answer": names["answer"], "system": names["system"]}
+    used = {"prompt": ", ".join(asks), "answer": answer, "system": names["system"]}
     made = []
     for row in rows:
         user = [format_value(row.get(name)) for name in asks]
-        made.append(_make_chat(row, names, user, format_value(row.get(names["answer"])), []))
-    return _make_chat_layout(f"system, {', '.join(asks)} → {names['answer']}", used, made)
+        made.append(_make_chat(row, names, user, format_value(row.get(answer)), []))
+    return _make_chat_layout(f"system, {', '.join(asks)} → {answer}", used, made)
 
 
 def _make_chat(row: Row, names: Mapping[str, str], user: list[str], answer: str, history: Sequence[Row]) -> Row:

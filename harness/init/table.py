@@ -10,6 +10,7 @@ import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from statistics import fmean
 from string import Template
@@ -37,7 +38,7 @@ from harness.init.columns import (
     to_layout,
 )
 from harness.init.layouts import Layout, find_layout
-from harness.init.turns import list_unread_keys
+from harness.init.turns import find_final_number, list_unread_keys
 from harness.texts.numbers import format_bytes
 from harness.texts.printing import print_line
 
@@ -178,7 +179,14 @@ class Draft:
 
     def labels(self, part: str) -> Counter[str]:
         """Return how often each label stands in a part."""
-        return Counter(self.layout.read_answer(row) for row in self.parts[part])
+        answers = map(self.layout.read_answer, self.parts[part])
+        return Counter(map(find_final_number, answers) if self.ends_in_numbers else answers)
+
+    @cached_property
+    def ends_in_numbers(self) -> bool:
+        """Whether every answer ends in its number, as GSM8K's do: trained on in full, and scored by the number."""
+        rows = [row for part in PARTS for row in self.parts[part]]
+        return self.layout.kind == "columns" and all(find_final_number(self.layout.read_answer(row)) for row in rows)
 
     def evaluator(self) -> EvaluatorDraft:
         """Choose the metric and evaluator that fit the answers."""
@@ -190,6 +198,9 @@ class Draft:
             lines = f'use = "multiple_choice"\nchoices = [{", ".join(map(quote_text, self.choices))}]'
             return EvaluatorDraft("acc", lines, "choices")
         answers = [self.layout.read_answer(row) for rows in self.parts.values() for row in rows]
+        if self.ends_in_numbers:
+            lines = f'use = "numeric"\nmax_new_tokens = {_count_answer_tokens(answers)}\nstop = []'
+            return EvaluatorDraft("correct", lines, 'numbers after "####"')
         return _choose_free_evaluator(answers)
 
     def how(self) -> str:
@@ -217,8 +228,19 @@ class Draft:
             margin=FIT if metric == "perplexity" else GAIN, to=quote_text(f"exports/{self.name}"),
         )  # fmt: skip
         write = json.JSONEncoder(ensure_ascii=False, default=str).encode
-        lines = {part: "".join(f"{write(row)}\n" for row in rows) for part, rows in self.parts.items()}
+        lines = {
+            part: "".join(f"{write(self._write_answer(row, part, metric))}\n" for row in rows)
+            for part, rows in self.parts.items()
+        }
         return {"suite.toml": suite, **{f"data/{part}.jsonl": text for part, text in lines.items() if text}}
+
+    def _write_answer(self, row: Row, part: str, metric: str) -> Row:
+        """Return a row with the one answer to train on, or with what is scored."""
+        if part == "train" or metric == "perplexity":
+            return self.layout.keep_one_answer(row)
+        if self.ends_in_numbers:
+            return {**row, self.roles.label: find_final_number(self.layout.read_answer(row))}
+        return row
 
     def _format_constant_answer_gate(self, metric: str) -> str:
         """Format a gate against one constant answer to every row.
@@ -226,6 +248,8 @@ class Draft:
         Empty for metrics on which the score of that answer is not its share of the rows.
         """
         if metric in ("token_f1", "perplexity", "preferred") or self.layout.kind == "choice":
+            return ""
+        if self.layout.count_several_answers():
             return ""
         (answer, often), *_ = self.labels("confirm").most_common(1)
         least = str(math.ceil(1000 * often / len(self.parts["confirm"])) / 1000)
@@ -241,13 +265,18 @@ def _choose_free_evaluator(answers: Sequence[str]) -> EvaluatorDraft:
         return EvaluatorDraft("perplexity", 'use = "perplexity"\nof = "completion"', "texts")
     use = metric = "exact_match" if length <= EXACT_MATCH_WORDS else "token_f1"
     kind = "in words"
-    lines = f"max_new_tokens = {min(MAX_ANSWER_TOKENS, 2 + max(len(text.encode()) for text in answers))}"
+    lines = f"max_new_tokens = {_count_answer_tokens(answers)}"
     if all(map(NUMBER.fullmatch, answers)) and len(marks) < 2:
         use, metric, kind = "numeric", "correct", "numbers"
         if marks == {","}:
             lines, kind = lines + '\ndecimal = ","', "numbers with a decimal comma"
     lines += "\nstop = []" * any("\n" in text for text in answers)
     return EvaluatorDraft(metric, f'use = "{use}"\n{lines}', kind)
+
+
+def _count_answer_tokens(answers: Sequence[str]) -> int:
+    """Return how many tokens suffice for any of the answers, up to a limit."""
+    return min(MAX_ANSWER_TOKENS, 2 + max(len(text.encode()) for text in answers))
 
 
 def _sanitize_name(text: str) -> str:

@@ -79,6 +79,24 @@ LAYOUTS: dict[str, tuple[Callable[[int], Row], str, str]] = {  # a row, what is 
         lambda i: {"ctx": f"Then {asked(i)}", "endings": options(i), "label": str(i % 4)},
         'layout: multiple choice; prompt "ctx", choices "endings", answer "label"', 'use = "multiple_choice"',
     ),
+    "piqa": (
+        lambda i: {"goal": asked(i), "sol1": options(i)[0], "sol2": options(i)[1], "label": i % 2},
+        'layout: multiple choice; prompt "goal", choices "sol1", "sol2", answer "label"', 'use = "multiple_choice"',
+    ),
+    "medqa": (
+        lambda i: {"question": asked(i), "options": dict(zip("ABCD", options(i), strict=True)),
+                   "answer": options(i)[i % 4], "answer_idx": "ABCD"[i % 4]},
+        'layout: multiple choice; prompt "question", choices "options", answer "answer"', 'use = "multiple_choice"',
+    ),
+    "gsm8k": (
+        lambda i: {"question": asked(i), "answer": f"{i} and {i}000 are {i * 1001}.\n#### {i * 1001:,}"},
+        'answers: numbers after "####", by correct', 'use = "numeric"',
+    ),
+    "squad": (
+        lambda i: {"context": f"It is {asked(i // 3)}.", "question": f"What of {asked(i)}?",
+                   "answers": {"text": [answered(i), f"it {answered(i)}", answered(i)], "answer_start": [0, 3, 0]}},
+        "accepted: any of several answers in 300 rows, of which the first is trained on", "exact_match",
+    ),
     "sharegpt": (
         lambda i: {"conversations": make_sharegpt_turns(i)}, 'layout: ShareGPT; messages "conversations"',
         "exact_match",
@@ -326,12 +344,12 @@ def test_thoughts_of_a_message_are_kept(key: str) -> None:
 def test_what_is_left_out_is_named_though_it_is_constant(init: Init) -> None:
     """A column with one value may be a system prompt, and a key of messages a mask."""
     rows = [
-        {"messages": [*turns(i)[:1], {**turns(i)[1], "loss": True, "id": None}], "system_prompt": "Rhyme.", "kind": ""}
+        {"messages": [*turns(i)[:1], {**turns(i)[1], "loss": True, "id": None}], "preamble": "Rhyme.", "kind": ""}
         for i in range(ROWS)
     ]
     code, told = init("a.jsonl", encode_jsonl(rows))
     assert code == 0
-    assert 'not used: "system_prompt"\n' in told, told
+    assert 'not used: "preamble"\n' in told, told
     assert 'not used in messages: "loss"\n' in told, told
 
 
