@@ -71,7 +71,7 @@ def engine(export: Path) -> Any:
 def test_a_gateway_that_changes_nothing_is_no_alarm(export: Path, dialect: str) -> None:
     """No layer differs, and each request has a connection of its own."""
     with run_runtime(Runtime(dialect, export / "model", context=1024)) as own, start_gateway(own.url) as healthy:
-        code, told = look(export, healthy.url)
+        code, told = look(export, healthy.url, LAYERS, *SEEDED)
     assert code != 1, told["layers"]
     assert [told["layers"][name]["verdict"] for name in ("ids", "logprobs", "answers")] == [SAME] * 3
     assert healthy.connections >= told["requests"]
@@ -93,14 +93,14 @@ def test_what_a_gateway_does_to_long_prompts_is_seen(tmp_path: Path, name: str) 
     build(tmp_path, 1, 4096)
     runtime = Runtime("llama.cpp", tmp_path / "model", context=4096)
     with run_runtime(runtime) as own, start_gateway(own.url, fault=LONG[name]) as faulty:
-        code, told = look(tmp_path, faulty.url, "ids")
+        code, told = look(tmp_path, faulty.url, "ids", *SEEDED)
     assert (code, told["layers"]["ids"]["verdict"]) == (1, DIFFERS)
 
 
 def test_chat_without_logprobs_proves_nothing(export: Path, engine: Runtime) -> None:
     """Answers are wanted, so a gateway that hides what they are made of is inconclusive at best."""
     with start_gateway(engine.url, fault=FAULTS["no-logprobs-no-ids"]()) as faulty:
-        code, told = look(export, faulty.url, "")
+        code, told = look(export, faulty.url, "", *SEEDED)
     assert code in (0, 6)
     assert told["layers"]["answers"]["verdict"] == (SAME if code == 0 else UNPROVEN)
 
@@ -109,9 +109,9 @@ def test_a_cache_in_front_of_a_swapped_model_is_seen(export: Path, base: Path, e
     """The questions of a second run are others, so the cache has no answer to them."""
     runtime = Runtime("llama.cpp", base / "model", context=1024)
     with run_runtime(runtime) as swapped, start_gateway(engine.url, cached=True) as cache:
-        assert look(export, cache.url, "ids,answers")[0] == 0
+        assert look(export, cache.url, "ids,answers", *SEEDED)[0] == 0
         cache.upstream = [swapped.url]
-        code, told = look(export, cache.url, "ids,answers")
+        code, told = look(export, cache.url, "ids,answers", "--seed", str(SEED + 1))
     assert (code, told["layers"]["ids"]["verdict"], told["layers"]["answers"]["verdict"]) == (1, SAME, DIFFERS)
 
 
@@ -136,7 +136,7 @@ def test_a_shorter_context_than_the_exports_is_seen(export: Path) -> None:
         code, told = look(export, short.url, "logprobs", *SEEDED)
         assert (code, told["layers"]["identity"]["verdict"]) == (1, DIFFERS)
         assert "its context is 960 tokens, but the export's is 1024" in told["layers"]["identity"]["reason"]
-        assert look(export, short.url, "ids", "--context", "900")[0] == 0
+        assert look(export, short.url, "ids", "--context", "900", *SEEDED)[0] == 0
 
 
 @pytest.mark.parametrize(
