@@ -44,8 +44,8 @@ class ChoiceRow(NamedTuple):
     refused: str
 
 
-def find_choice_columns(rows: Sequence[Row], names: Mapping[str, str]) -> ChoiceColumns | None:
-    """Return the columns of rows with choices. `names` maps names in small letters to the table's.
+def find_choices(rows: Sequence[Row], names: Mapping[str, str]) -> tuple[ChoiceColumns, list[ChoiceRow]] | None:
+    """Return the columns of rows with choices, and the rows. `names` maps names in small letters to the table's.
 
     Columns for each choice count if most answers name one of them.
     """
@@ -58,16 +58,18 @@ def find_choice_columns(rows: Sequence[Row], names: Mapping[str, str]) -> Choice
     for some, others in ((CHOICES, False), (WRONG, True)):
         listed = next((plain[n] for n in some if n in plain), "")
         if listed and any(_read_choices(row.get(listed))[0] for row in rows):
-            return ChoiceColumns(context, question, (listed,), answer, others)
+            columns = ChoiceColumns(context, question, (listed,), answer, others)
+            return columns, _read_choice_rows(rows, columns)
     for pattern, others in ((NUMBERED, False), (NUMBERED_WRONG, True)):
         for numbered in _find_numbered_columns(plain, pattern):
             columns = ChoiceColumns(context, question, numbered, answer, others)
-            if 2 * sum(not one.refused for one in read_choice_rows(rows, columns)) > len(rows):
-                return columns
+            read = _read_choice_rows(rows, columns)
+            if 2 * sum(not one.refused for one in read) > len(rows):
+                return columns, read
     return None
 
 
-def read_choice_rows(rows: Sequence[Row], columns: ChoiceColumns) -> list[ChoiceRow]:
+def _read_choice_rows(rows: Sequence[Row], columns: ChoiceColumns) -> list[ChoiceRow]:
     """Return the rows as prompts with choices.
 
     The answer is the label, the text, the letter from A or the number from 0 of a choice, as in the evaluator

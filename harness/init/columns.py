@@ -15,8 +15,9 @@ from typing import Any
 from harness.data import chat
 from harness.data.identity import canonical_text
 from harness.errors import UsageError, did_you_mean
+from harness.init.answers import list_accepted_answers
 from harness.init.layouts import AMBIGUOUS, Layout
-from harness.init.turns import format_value, list_accepted_answers
+from harness.init.turns import format_value
 from harness.texts.missing import MISSING_VALUES
 
 Row = dict[str, Any]
@@ -224,31 +225,12 @@ def clean_rows(rows: Sequence[Row], columns: Columns, layout: Layout, group: str
         )
     labels = (
         layout.kind not in ("preference", "choice")
-        and not layout.count_several_answers()
+        and not layout.rows_with_several_answers
         and len(kinds) <= MAX_LABELS
         and kinds.total() >= MIN_ROWS_PER_LABEL * len(kinds)
     )
     chosen = sorted(kinds) if labels and max(map(len, kinds)) <= LONGEST_LABEL else []
-    pairs = layout.kind == "preference"
-    keys = [_normalize_spelling(text) for text in layout.asked]
-    meant = defaultdict[str, set[str]](set)
-    for i, (key, answer) in enumerate(zip(keys, layout.answers, strict=True)):
-        meant[key] |= {_fold_label(answer)} if i not in layout.refused else set()
-    ids, seen, dropped = columns.get("id", ()), set[str](), Counter[str]()
-    own, kept = len({*ids}) == len(rows) and "" not in ids, list[int]()
-    for i, (key, answer) in enumerate(zip(keys, layout.answers, strict=True)):
-        same = {f"{canonical_text(layout.asked[i])}\n{canonical_text(answer)}", *(() if pairs else (key,))}
-        if i in layout.refused:
-            dropped[layout.refused[i]] += 1
-        elif not key or answer.lower() in MISSING_VALUES or (group and not columns[group][i]):
-            dropped["without an input, a label or a group"] += 1
-        elif chosen and len(meant[key] - MISSING_VALUES) > 1:
-            dropped["whose input also occurs with another label"] += 1
-        elif same & seen:
-            dropped["that repeat the question of an earlier row"] += 1
-        else:
-            kept.append(i)
-            seen |= same
+    kept, dropped = _drop_rows(layout, columns[group] if group else None, labelled=bool(chosen))
     if len(kept) < MIN_ROWS:
         what = f"only {len(kept)} of {len(rows)} rows are left, but at least {MIN_ROWS} are needed to decide anything"
         what += "; add rows"
@@ -259,6 +241,8 @@ def clean_rows(rows: Sequence[Row], columns: Columns, layout: Layout, group: str
     if group in reserved:  # its name means something else in a suite
         names = ("group", *(f"group_{i}" for i in range(2, len(columns) + 3)))
         cluster = next(name for name in names if name not in columns and name not in layout.rows[0])
+    ids = columns.get("id", ())
+    own = len({*ids}) == len(rows) and "" not in ids
     made, answers = list[Row](), [usual[_fold_label(layout.answers[i])] if chosen else layout.answers[i] for i in kept]
     for i, answer in zip(kept, answers, strict=True):
         written = layout.write_answer(layout.rows[i], answer) if chosen else layout.rows[i]
@@ -268,9 +252,33 @@ def clean_rows(rows: Sequence[Row], columns: Columns, layout: Layout, group: str
     groups = [columns[group][i] if group else (layout.questions or layout.asked)[i] for i in kept]
     notes = ['id: row numbers, since "id" is empty or repeated in some rows'] if ids and not own else []
     notes += _describe_spellings(spelt, usual) if chosen else []
-    if several := layout.count_several_answers():
+    if several := layout.rows_with_several_answers:
         notes.append(f"accepted: any of several answers in {several:,} rows, of which the first is trained on")
     return CleanRows(made, [layout.asked[i] for i in kept], answers, groups, chosen, dropped, notes, cluster)
+
+
+def _drop_rows(layout: Layout, groups: Sequence[str] | None, *, labelled: bool) -> tuple[list[int], Counter[str]]:
+    """Return the numbers of the rows that can be learnt from, and count the others by reason."""
+    keys = [_normalize_spelling(text) for text in layout.asked]
+    meant = defaultdict[str, set[str]](set)
+    for i, (key, answer) in enumerate(zip(keys, layout.answers, strict=True)):
+        meant[key] |= {_fold_label(answer)} if i not in layout.refused else set()
+    kept, seen, dropped = list[int](), set[str](), Counter[str]()
+    for i, (key, answer) in enumerate(zip(keys, layout.answers, strict=True)):
+        same = {f"{canonical_text(layout.asked[i])}\n{canonical_text(answer)}"}
+        same |= {key} if layout.kind != "preference" else set()
+        if i in layout.refused:
+            dropped[layout.refused[i]] += 1
+        elif not key or answer.lower() in MISSING_VALUES or (groups and not groups[i]):
+            dropped["without an input, a label or a group"] += 1
+        elif labelled and len(meant[key] - MISSING_VALUES) > 1:
+            dropped["whose input also occurs with another label"] += 1
+        elif same & seen:
+            dropped["that repeat the question of an earlier row"] += 1
+        else:
+            kept.append(i)
+            seen |= same
+    return kept, dropped
 
 
 def _normalize_spelling(text: str) -> str:

@@ -6,13 +6,14 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import pairwise
 from typing import Any, Literal
 
 from harness.data import chat
 from harness.data.judged_rows import split_preference_pair
 from harness.errors import UsageError
-from harness.init.choices import ChoiceColumns, find_choice_columns, read_choice_rows
+from harness.init.choices import ChoiceColumns, ChoiceRow, find_choices
 from harness.init.turns import (
     add_system_message,
     format_value,
@@ -75,8 +76,9 @@ class Layout:
         column = self.columns.get("label")
         return row if column is None else {**row, column: self.read_answer(row)}
 
-    def count_several_answers(self) -> int:
-        """Return how many rows have several accepted answers."""
+    @cached_property
+    def rows_with_several_answers(self) -> int:
+        """How many rows have several accepted answers."""
         return sum(isinstance(row[self.columns["label"]], list) for row in self.rows) if self.kind == "columns" else 0
 
 
@@ -88,18 +90,19 @@ def find_layout(rows: Sequence[Row]) -> Layout | None:
     names = {name.strip().lower(): name for row in rows for name in row}
     if "system_prompt" in names:
         names.setdefault("system", names["system_prompt"])
+    answer = next((names[name] for name in ANSWERS if name in names), None)
     found = None
     if {"chosen", "rejected"} <= names.keys():
         found = _make_preference_layout(rows, names)
     elif column := next((names[n] for n in CHATS if n in names and _has_turns(rows, names[n])), None):
         found = _make_messages_layout(rows, names, column)
-    elif columns := find_choice_columns(rows, names):
-        found = _make_choice_layout(rows, columns)
+    elif choices := find_choices(rows, names):
+        found = _make_choice_layout(*choices)
     elif "prompt" in names and "completion" in names:
         found = _make_completion_layout(rows, names)
-    elif "instruction" in names and (answer := next((names[n] for n in ANSWERS if n in names), None)):
+    elif "instruction" in names and answer:
         found = _make_alpaca_layout(rows, names, answer)
-    elif {"system", "question"} <= names.keys() and (answer := next((names[n] for n in ANSWERS if n in names), None)):
+    elif {"system", "question"} <= names.keys() and answer:
         found = _make_question_layout(rows, names, answer)
     if found and len(found.refused) == len(rows):
         (why, n), *_ = Counter(found.refused.values()).most_common(1)
@@ -278,8 +281,7 @@ def _make_completion_layout(rows: Sequence[Row], names: Mapping[str, str]) -> La
     return Layout("completion", name, used, asked, answers, made, refused)
 
 
-def _make_choice_layout(rows: Sequence[Row], columns: ChoiceColumns) -> Layout:
-    read = read_choice_rows(rows, columns)
+def _make_choice_layout(columns: ChoiceColumns, read: Sequence[ChoiceRow]) -> Layout:
     asks = ", ".join(filter(None, (columns.context, columns.question)))
     used = {"prompt": asks, "choices": ", ".join(columns.choices), "answer": columns.answer}
     made = [{"prompt": one.prompt, "completion": one.right, "choices": one.choices} for one in read]

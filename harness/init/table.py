@@ -21,6 +21,7 @@ from harness.data import chat, reading
 from harness.data.rows import read_rows
 from harness.errors import UsageError, did_you_mean
 from harness.files import write_text
+from harness.init.answers import find_final_number
 from harness.init.columns import (
     MAX_TRAINING_ROWS,
     MIN_PART_ROWS,
@@ -38,7 +39,7 @@ from harness.init.columns import (
     to_layout,
 )
 from harness.init.layouts import Layout, find_layout
-from harness.init.turns import find_final_number, list_unread_keys
+from harness.init.turns import list_unread_keys
 from harness.texts.numbers import format_bytes
 from harness.texts.printing import print_line
 
@@ -249,7 +250,7 @@ class Draft:
         """
         if metric in ("token_f1", "perplexity", "preferred") or self.layout.kind == "choice":
             return ""
-        if self.layout.count_several_answers():
+        if self.layout.rows_with_several_answers:
             return ""
         (answer, often), *_ = self.labels("confirm").most_common(1)
         least = str(math.ceil(1000 * often / len(self.parts["confirm"])) / 1000)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import re
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
@@ -20,7 +19,6 @@ SPEAKERS = {  # of ShareGPT, in small letters -> roles of messages
     "model": "assistant", "bot": "assistant", "system": "system", "tool": "tool", "observation": "tool",
     "function_call": "function_call",
 }  # fmt: skip
-FINAL_NUMBER = re.compile(r"\n#### *\$?([-+]?[0-9]+(?:,[0-9]{3})*(?:\.[0-9]+)?)\s*\Z")
 READ_KEYS = ("role", "from", "content", "value")
 KEPT_KEYS = ("tool_calls", "name", "tool_call_id", "weight", "train", "reasoning_content", "reasoning", "thinking")
 TURN_LISTS = "give a list of messages with role and content, or of turns with from and value"
@@ -138,29 +136,6 @@ def format_value(value: Any) -> str:
     if isinstance(value, (dict, list)):
         return json.dumps(value, ensure_ascii=False, default=str)
     return "" if value is None or value != value else str(value).strip()
-
-
-def list_accepted_answers(value: Any, column: str) -> list[str] | None:
-    """Return the different answers of a cell that lists those that count, as SQuAD, TriviaQA and NQ-Open do.
-
-    None for any other list or object: several labels of a row are no alternatives.
-    """
-    given = parse_json_cell(value) if isinstance(value, str) else value
-    if isinstance(given, dict) and {"text", "answer_start"} <= given.keys():  # SQuAD
-        given = given["text"]
-    elif isinstance(given, dict) and {"value", "aliases"} <= given.keys():  # TriviaQA
-        given = [given["value"], *given["aliases"]] if isinstance(given["aliases"], list) else None
-    elif not (isinstance(value, list) and column.strip().lower() in ("answer", "answers", "target", "targets")):
-        return None
-    if not isinstance(given, list) or any(isinstance(text, (dict, list)) for text in given):
-        return None
-    return [*dict.fromkeys(text for one in given if (text := format_value(one)))]
-
-
-def find_final_number(text: str) -> str:
-    """Return the number that GSM8K's answers end with, after "####", without separators of thousands; else nothing."""
-    found = FINAL_NUMBER.search(text)
-    return found[1].replace(",", "") if found else ""
 
 
 def quote_start(value: Any) -> str:
