@@ -19,8 +19,9 @@ from harness.errors import NO_ROOM, UsageError, disk_full_error
 from harness.portable.locks import lock_file
 from harness.portable.locks import try_lock as try_lock
 from harness.portable.opening import NO_LINK as NO_LINK
-from harness.portable.opening import close_folder, open_folder
+from harness.portable.opening import close_folder as close_folder
 from harness.portable.opening import open_file as open_file
+from harness.portable.opening import open_folder as open_folder
 from harness.portable.opening import open_for_writing as open_for_writing
 
 HARNESSFILE = "harnessfile.py"  # beside a suite: plugins of its own

@@ -22,6 +22,10 @@ from harness.artifacts.attestation import format_decimal as format_decimal
 from harness.artifacts.attestation import statement_bytes as statement_bytes
 from harness.artifacts.digests import template_digest as template_digest
 from harness.artifacts.fingerprint import Fingerprint as Fingerprint
+from harness.artifacts.folders import FolderError as FolderError
+from harness.artifacts.folders import ForeignFolder as ForeignFolder
+from harness.artifacts.folders import is_plain_path as is_plain_path
+from harness.artifacts.folders import parse_record as parse_record
 from harness.artifacts.gguf import FACTORS as ROPE_FACTORS
 from harness.artifacts.gguf import Gguf as Gguf
 from harness.artifacts.gguf import find_gguf as find_gguf
@@ -73,6 +77,7 @@ from harness.records.findings import mark_trained_tokens as marked_text
 from harness.records.findings import prompt_text as prompt_text
 from harness.records.scales import OnScale as OnScale
 from harness.release import LAYERS as LAYERS
+from harness.release.evidence import open_named_base as open_named_base
 from harness.release.recomputation import score_from_row as score_from_row
 from harness.release.releases import promotion_history as promotions
 from harness.release.signing import load_signer as load_signer
@@ -140,6 +145,7 @@ from harness.workers.protocol import ref_to_json as ref_to_json
 __all__ = [
     "ALONE",
     "BUNDLE",
+    "DOUBTFUL_LABELS",
     "EVENTS",
     "EVIDENCE",
     "FINGERPRINT",
@@ -158,6 +164,8 @@ __all__ = [
     "Eval",
     "Figures",
     "Fingerprint",
+    "FolderError",
+    "ForeignFolder",
     "Gguf",
     "Model",
     "OnScale",
@@ -188,14 +196,18 @@ __all__ = [
     "disk_full_error",
     "draw_replay_rows",
     "dumps",
+    "encoding",
     "error_from_json",
     "error_to_json",
     "escape_markdown",
     "final_answers",
+    "find_alpha_error",
+    "find_choice_index",
     "find_gguf",
     "find_newest",
     "find_weakness",
     "fingerprint",
+    "fold_case",
     "format_decimal",
     "format_finish_reasons",
     "format_run_markdown",
@@ -204,6 +216,7 @@ __all__ = [
     "hash_download",
     "hold_exclusively",
     "http_client",
+    "is_plain_path",
     "is_sealed",
     "is_secret",
     "is_significant",
@@ -220,6 +233,8 @@ __all__ = [
     "numbers",
     "numbers_of_verdict",
     "open_file",
+    "open_named_base",
+    "parse_record",
     "parse_sample_scores",
     "print_line",
     "printable",
@@ -235,6 +250,7 @@ __all__ = [
     "read_json",
     "read_rows",
     "read_safetensors",
+    "read_steps",
     "read_suite",
     "ref_from_json",
     "ref_to_json",

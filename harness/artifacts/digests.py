@@ -6,9 +6,8 @@ import errno
 import hashlib
 import json
 import os
-import stat
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -199,27 +198,6 @@ def root_digest(digests: Mapping[str, str]) -> str:
     """
     ordered = sorted(digests, key=lambda name: name.split("/"))
     return hashlib.sha256(b"".join(bytes.fromhex(digests[name]) for name in ordered)).hexdigest()
-
-
-def walk_files(folder: Path, prefix: str = "") -> Iterator[tuple[str, int]]:
-    """Yield path and size of every file under a folder.
-
-    The path is relative, with `prefix` in front; the size is in bytes. Raises ValueError at a link, an empty folder, or
-    an entry that is neither file nor folder.
-    """
-    with os.scandir(folder) as found:
-        entries = sorted(found, key=lambda e: e.name)
-    if not entries:
-        raise ValueError(f'"{prefix.rstrip("/") or folder}" is an empty folder')
-    for entry in entries:
-        about = entry.stat(follow_symlinks=False)
-        name = f"{prefix}{entry.name}"
-        if stat.S_ISDIR(about.st_mode):
-            yield from walk_files(Path(entry.path), f"{name}/")
-        elif stat.S_ISREG(about.st_mode):
-            yield name, about.st_size
-        else:
-            raise ValueError(f'"{name}" is {"a link" if stat.S_ISLNK(about.st_mode) else "not a file"}')
 
 
 def template_digest(folder: Path) -> str | None:

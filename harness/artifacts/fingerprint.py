@@ -12,9 +12,10 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from harness.artifacts.strict_json import read_json
+from harness.artifacts.folders import parse_record
 
 FORMAT_VERSION = 1
+MAX_NOISE_NATS = 0.25  # root mean square error of log-probabilities that an arithmetic may cause
 TOP_LOGPROBS = 5  # log-probabilities of a probe
 CHATS, CHAT_WORDS = 80, 10
 TEXTS, TEXT_WORDS = 60, 32
@@ -68,18 +69,34 @@ def first_words(text: str, words: int) -> str:
 
 
 def read_fingerprint(data: bytes) -> Fingerprint:
-    """Read a fingerprint; raises one of `strict_json.MALFORMED`."""
-    told = read_json(data)
-    if told.pop("format") != FORMAT_VERSION:
+    """Read a fingerprint; raises one of `strict_json.MALFORMED`, also at a noise outside of the harness's range."""
+    record = parse_record(data)
+    if record.pop("format") != FORMAT_VERSION:
         raise ValueError("its format is another; export again")
-    found = Fingerprint(**told)
-    for kind, size in ((found.chat, 1), (found.text, 2)):
-        for probe in kind:
-            *numbers, _ = (int(n) for n in probe[: size + 1])
-            if len([float(v) for v in probe[size + 1 :]]) != TOP_LOGPROBS or not 0 <= numbers[0] < max(CHATS, TEXTS):
+    made = Fingerprint(**record)
+    for probes, numbers in ((made.chat, 1), (made.text, 2)):  # which chat, or which text and how many of its words
+        for probe in probes:
+            *places, token = probe[: numbers + 1]
+            values = probe[numbers + 1 :]
+            counts = all(type(n) is int and 0 <= n < max(CHATS, TEXTS) for n in places) and type(token) is int
+            if not counts or len(values) != TOP_LOGPROBS or not all(type(v) in (int, float) for v in values):
                 raise ValueError(f"a probe is {probe!s:.60}")
-    {str(k): float(v) for k, v in found.noise.items()}, int(found.seed), int(found.context), str(found.stored)
-    return found
+    if type(made.seed) is not int or type(made.context) is not int or type(made.stored) is not str:
+        raise TypeError("its seed, context or stored type is of another type")
+    if error := find_noise_error(made.noise):
+        raise ValueError(error)
+    return made
+
+
+def find_noise_error(noise: Mapping[str, Any]) -> str:
+    """Return why the noise of an export is not taken, or an empty text.
+
+    The bound of a comparison is made of it, and the export's producer wrote it.
+    """
+    for kind, nats in noise.items():
+        if type(nats) not in (int, float) or not 0 < nats <= MAX_NOISE_NATS:
+            return f"its noise of {kind} is {nats}; it must be above 0 and at most {MAX_NOISE_NATS} nats"
+    return ""
 
 
 def _make_random_texts(chance: random.Random, count: int, words: int) -> list[str]:

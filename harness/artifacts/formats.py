@@ -13,7 +13,8 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, TypeVar
 
-from harness.artifacts.digests import template_digest, walk_files
+from harness.artifacts.digests import template_digest
+from harness.artifacts.folders import list_files
 from harness.artifacts.gguf import read_gguf
 from harness.artifacts.model_files import ADAPTER, NOTE_PREFIX, TOKENIZER, ambiguity_error, extra_files
 from harness.artifacts.safetensors import read_safetensors
@@ -95,7 +96,7 @@ def check_files(model: Path) -> str:
     Returns their number in words. Raises UnsafeFileError if a format is not allowed, or the content is not of the
     format of the name.
     """
-    names = [name for name, _ in walk_files(model)]
+    names = [*list_files(model)]
     _require_case_distinct_names(names)
     tensors, places = dict[str, set[str]](), dict[tuple[Path, str], str]()  # by file, and file by folder and tensor
     for name in names:
@@ -269,7 +270,7 @@ def check_configuration(model: Path) -> str:
 
     Returns their number in words. Raises UnsafeFileError if one would make a loader fetch code or weights.
     """
-    sizes = {name: size for name, size in walk_files(model) if name.endswith(".json")}
+    sizes = {name: size for name, size in list_files(model).items() if name.endswith(".json")}
     for name, size in sizes.items():
         data = _read_safe_configuration(name, model / name, size)
         if name.rpartition("/")[2] == ADAPTER and data.get("base_model_name_or_path"):

@@ -23,7 +23,8 @@ STRICT_NAME = Path("strict")  # the policy of this name is the harness's own; a 
 
 
 def _run_verify(args: argparse.Namespace) -> int:
-    from harness.release.publish import restore_export
+    from harness.artifacts.folders import FolderError, restore_export
+    from harness.release.verified import VerifiedExport
 
     if args.seed is not None and args.replay is None:
         raise UsageError("--seed chooses the rows of --replay; add --replay N, or remove --seed")
@@ -39,8 +40,14 @@ def _run_verify(args: argparse.Namespace) -> int:
         raise UsageError("--as prints a document of its own; remove --json")
     if args.sign_with and not args.told_as:
         raise UsageError("--sign-with signs the document of --as; add --as, or use harness sign for the export")
-    with restore_export(args.export) as export:
-        return _verify_and_print_export(args, export)
+    try:
+        with restore_export(args.export) as export:
+            return _verify_and_print_export(args, export)
+    except FolderError as error:  # of a published folder, of which no export can be made
+        refused = VerifiedExport(str(args.export), refused=f"digests: {error.problem}")
+        args.document = asdict(refused)
+        print_line(f"refused: {args.export}: {refused.refused}", sys.stderr)
+        return ExitCode.REFUSED
 
 
 def _is_rows_evidence(folder: Path) -> bool:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from harness.artifacts.attestation import GATES, LOCK, MANIFEST
-from harness.artifacts.strict_json import read_json
+from harness.artifacts.attestation import GATES, LOCK, MANIFEST, MODEL
+from harness.artifacts.folders import parse_record
+from harness.errors import UsageError
+from harness.records.models import Source
 from harness.release.verified import VerifiedExport
+from harness.texts.escaping import printable
 
 
 @dataclass(frozen=True)
@@ -27,4 +30,32 @@ class ReadEvidence:
 
 def read_evidence(found: VerifiedExport) -> ReadEvidence:
     """Parse an export's evidence from the bytes that were verified."""
-    return ReadEvidence(*(read_json(found.raw[name]) for name in (MANIFEST, LOCK, GATES)))
+    return ReadEvidence(*(parse_record(found.raw[name]) for name in (MANIFEST, LOCK, GATES)))
+
+
+def open_named_base(export: VerifiedExport, named: str, open_source: Callable[[str], Source]) -> Source | None:
+    """Open the base that a user names for a verified export, None if no base is named or needed.
+
+    The export's own name for its base is only printed: nothing is fetched or loaded for it. Raises UsageError if the
+    export is an adapter and no base is named, if its base was quantised, or if the named base has other weights than
+    the export was gated on.
+    """
+    evidence = read_evidence(export)
+    adapter = evidence.manifest.get("adapter")
+    if adapter is None and f"{MODEL}/adapter_config.json" in evidence.files:
+        raise UsageError(f"{export.folder}: is an adapter, but its evidence does not name its base; export again")
+    if adapter and adapter["quantization"]:
+        reason = "its adapter was gated on a quantised base, which is not loaded here; merge it"
+        raise UsageError(f"{export.folder}: {reason}")
+    expected = str(adapter["base"] if adapter else evidence.lock["subjects"]["base"])
+    if not named:
+        if adapter is None:
+            return None
+        name = printable(str(evidence.lock["suite"]["model"]["path"]))
+        reason = f'is an adapter that was gated on "{name}", weights {expected[:16]}'
+        raise UsageError(f"{export.folder}: {reason}; name your copy of that base with --base MODEL")
+    source = open_source(named)
+    if source.digest != expected:
+        reason = f"has weights {source.digest[:16]}, but the export was gated on {expected[:16]}"
+        raise UsageError(f'base "{named}": {reason}; check --base')
+    return source

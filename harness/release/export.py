@@ -33,10 +33,10 @@ from harness.artifacts.digests import (
     hash_files,
     root_digest,
     template_digest,
-    walk_files,
     weights_digest_of_files,
 )
-from harness.artifacts.fingerprint import Fingerprint
+from harness.artifacts.fingerprint import Fingerprint, find_noise_error
+from harness.artifacts.folders import list_files
 from harness.artifacts.formats import LEGAL_FILES
 from harness.artifacts.model_files import ADAPTER
 from harness.collection.collection import Collection, Task
@@ -124,7 +124,7 @@ def export_candidate(
     except OSError as error:
         what = f"cannot be written: {error.strerror}; no files were"
         raise UsageError(f'{declared.where} to "{declared.to}" {what}') from None
-    size = sum(size for _, size in walk_files(to / MODEL))
+    size = sum(list_files(to / MODEL).values())
     return Exported(declared.use, declared.candidate, str(to), True, digest=ref.digest, bytes=size)
 
 
@@ -164,7 +164,7 @@ def _hash_and_verify_written_files(
     if seal is None:
         raise CheckFailedError(f"{where}: {ref.name} is not in a folder, so which files were gated is unknown")
     try:
-        written = hash_files(model, [name for name, _ in walk_files(model)])
+        written = hash_files(model, list_files(model))
         weights = weights_digest_of_files(written)
     except ValueError as error:
         raise CheckFailedError(f"{where}: {str(error).removeprefix(f'{model}/')}") from None
@@ -229,7 +229,7 @@ def _write_evidence(
     _write_fingerprint(evidence / FINGERPRINT, ref, judged, run.facts.setdefault(f"export to {declared.to}", {}))
     strange = attestation.third_party_plugins(json.loads(judged.lock))
     write_text(work / CARD, model_card.write_card(collection.suite, declared, ref, run, strange))
-    beside = hash_files(work, [name for name, _ in walk_files(work) if not name.startswith(f"{MODEL}/")])
+    beside = hash_files(work, [name for name in list_files(work) if not name.startswith(f"{MODEL}/")])
     whole = {**beside, **{f"{MODEL}/{name}": hashed for name, hashed in written.items()}}
     files = {name: {"size": whole[name].size, "sha256": whole[name].sha256} for name in sorted(whole)}
     root = root_digest({name: hashed.sha256 for name, hashed in written.items()})
@@ -258,6 +258,9 @@ def _write_fingerprint(path: Path, ref: ModelRef, judged: DecisionRecord, facts:
         made = judged.fingerprint(replace(ref, adapter=model) if ref.adapter else replace(ref, path=str(model)))
     except (UsageError, MemoryError, RuntimeError, ValueError, OSError) as error:
         facts["fingerprint"] = f"none: {resource_error(error) or ' '.join(str(error).split())}"
+        return
+    if noise_error := find_noise_error(made.noise):
+        facts["fingerprint"] = f"none: {noise_error}"
         return
     write_text(path, json.dumps(made.to_json(), separators=(",", ":")) + "\n")
 

@@ -16,12 +16,13 @@ from pathlib import Path
 from typing import Any
 
 from harness.artifacts.attestation import CLAIMS, EVIDENCE, GATES, MANIFEST, read_envelopes
-from harness.artifacts.strict_json import MALFORMED, read_json
+from harness.artifacts.folders import FolderError, ForeignFolder, parse_record
+from harness.artifacts.strict_json import MALFORMED
 from harness.errors import UsageError
 from harness.files import append_line, copy_range, hold_exclusively, open_file, replace_folder, reporting_write_errors
 from harness.release.policy import Policy
 from harness.release.releases import RECORD, Promotion, active_releases, current_release, releases_folder
-from harness.release.verified import MAX_FILE_BYTES, VerifiedExport
+from harness.release.verified import VerifiedExport
 from harness.release.verify import verify_export
 from harness.texts.numbers import format_metric
 
@@ -92,20 +93,17 @@ def _read_folder_evidence(folder: Path | None) -> _Told | None:
     """Read a folder's evidence for comparison. None if it is missing or cannot be read."""
     if folder is None:
         return None
-    raw = {}
+    evidence = ForeignFolder(folder)
     try:
-        for name in (MANIFEST, GATES, CLAIMS):
-            with open_file(folder / EVIDENCE / name, below=folder) as f:
-                raw[name] = f.read(MAX_FILE_BYTES)
-    except OSError:
+        return _parse_evidence({name: evidence.read(f"{EVIDENCE}/{name}") for name in (MANIFEST, GATES, CLAIMS)})
+    except FolderError:
         return None
-    return _parse_evidence(raw)
 
 
 def _parse_evidence(raw: Mapping[str, bytes]) -> _Told | None:
     """Parse the bytes of evidence files for comparison. None if they are malformed."""
     try:
-        manifest, gates = (read_json(raw[name]) for name in (MANIFEST, GATES))
+        manifest, gates = (parse_record(raw[name]) for name in (MANIFEST, GATES))
         envelopes = read_envelopes(raw[CLAIMS].decode("utf-8"))
         datetime.fromisoformat(manifest["started"])
         return _Told(manifest, {g["gate"]: g for g in gates}, frozenset(k for e in envelopes for k in e.signatures))
@@ -171,7 +169,7 @@ def _lock_export(export: Path) -> Iterator[None]:
 
 
 def _record_promotion(export: Path, found: VerifiedExport, back: bool) -> None:
-    manifest = read_json(found.raw[MANIFEST])
+    manifest = parse_record(found.raw[MANIFEST])
     try:
         user = getpass.getuser()
     except (OSError, KeyError, ImportError):  # a container's user may have no name, and Windows has no module of names

@@ -1,6 +1,6 @@
 """Put a verified export on the Hugging Face Hub: its model at the top, the card, results and evidence beside it.
 
-A published folder is read back by `restore_export`, so `harness verify` takes a downloaded repository as it is.
+A published folder is read back by `folders.restore_export`, so `harness verify` takes a downloaded repository as it is.
 """
 
 from __future__ import annotations
@@ -11,19 +11,16 @@ import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from harness.artifacts.attestation import CARD, EVIDENCE, LOCK, MANIFEST, MODEL, REPORT
-from harness.artifacts.digests import walk_files
+from harness.artifacts.folders import HUB_FILES, RESULTS, ForeignFolder
 from harness.errors import UsageError
 from harness.release.model_card import load_from_hub
 from harness.release.verified import VerifiedExport
 
 Place = Callable[[Path, Path], None]  # of a file, from and to
-RESULTS = ".eval_results"  # the folder that the Hub reads results from
-HUB_FILES = (".gitattributes", ".git", ".cache", RESULTS, CARD, EVIDENCE)  # of a repository, which are not the model's
 HUB_DATA = re.compile(r"hub:(?P<id>[\w.-]+/[\w.-]+)(?:/(?P<config>[\w.-]+))?:(?P<split>.+)")
 NO_HUB = "publishing needs huggingface_hub; install it, or write a folder with --to FOLDER"
 
@@ -60,11 +57,12 @@ def write_repository(found: VerifiedExport, repo: str, to: Path, hub: Any, place
     """
     export = Path(found.folder)
     to.mkdir(parents=True, exist_ok=True)
-    for name, _ in walk_files(export / MODEL):
+    source = ForeignFolder(export)
+    for name in source.list_files(MODEL):
         if name.partition("/")[0] in HUB_FILES:
             raise UsageError(f'{export}: "{MODEL}/{name}" would replace a file of the repository; rename it')
         place(export / MODEL / name, to / name)
-    for name, _ in walk_files(export / EVIDENCE):
+    for name in source.list_files(EVIDENCE):
         place(export / EVIDENCE / name, to / EVIDENCE / name)
     place(export / CARD, to / EVIDENCE / CARD)  # as it was signed
     card = load_from_hub((export / CARD).read_text("utf-8"), repo)
@@ -91,41 +89,6 @@ def eval_results(export: Path) -> Iterator[dict[str, Any]]:
                     "date": report["started"],
                     "notes": f"{result['eval']}.{name}, {result['n']} rows of {source['split']}, finetune-harness",
                 }
-
-
-@contextmanager
-def restore_export(folder: Path) -> Iterator[Path]:
-    """Yield an export as it was gated: the folder itself, or one made of a published folder's files for a while."""
-    if (folder / MODEL).exists() or not (folder / EVIDENCE / CARD).is_file():
-        yield folder
-        return
-    with tempfile.TemporaryDirectory(dir=_find_writable_parent(folder), prefix=".harness-verify-") as made:
-        export = Path(made)
-        for name, _ in _iterate_published_files(folder):
-            _link_or_copy_file((folder / name).resolve(), export / MODEL / name)
-        for path in (folder / EVIDENCE).rglob("*"):
-            if path.is_file():  # what is missing then, or too much, verification refuses
-                below = path.relative_to(folder / EVIDENCE)
-                to = export if below == Path(CARD) else export / EVIDENCE
-                _link_or_copy_file(path.resolve(), to / below)
-        yield export
-
-
-def _iterate_published_files(folder: Path) -> Iterator[tuple[str, Path]]:
-    """Yield the files of the model in a published folder."""
-    for path in sorted(folder.rglob("*")):
-        name = path.relative_to(folder).as_posix()
-        if name.partition("/")[0] not in HUB_FILES and path.is_file():
-            yield name, path
-
-
-def _find_writable_parent(folder: Path) -> Path | None:
-    """Return the folder's parent if it is writable, for hard links.
-
-    None selects the usual folder of temporary files.
-    """
-    parent = folder.resolve().parent
-    return parent if os.access(parent, os.W_OK) else None
 
 
 def _link_or_copy_file(source: Path, to: Path) -> None:

@@ -18,9 +18,8 @@ from typing import Any
 
 from harness.artifacts.attestation import EVIDENCE, ITEMS
 from harness.artifacts.digests import digest_value, row_digest
-from harness.artifacts.strict_json import read_json
+from harness.artifacts.folders import ForeignFolder, parse_record
 from harness.errors import UsageError
-from harness.files import open_file
 from harness.gates import contamination
 from harness.gates.decide import decide
 from harness.gates.gate import Gate
@@ -128,10 +127,9 @@ def recompute_verdicts(
 def read_items(export: Path, manifest: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
     """Yield the rows of an export. Raises ValueError at the end if their digest differs from the manifest's."""
     total, sha256 = hashlib.sha256(), manifest["files"][f"{EVIDENCE}/{ITEMS}"]["sha256"]
-    with open_file(export / EVIDENCE / ITEMS, below=export) as f:
-        for line in f:
-            total.update(line)
-            yield read_json(line)
+    for line in ForeignFolder(export).iterate_lines(f"{EVIDENCE}/{ITEMS}"):
+        total.update(line)
+        yield parse_record(line)
     if total.hexdigest() != sha256:
         raise ValueError(f"{ITEMS} changed while it was read")
 

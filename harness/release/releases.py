@@ -23,7 +23,8 @@ from pathlib import Path
 from typing import Any
 
 from harness.artifacts import attestation
-from harness.artifacts.digests import digest_value, file_digest, hash_files, walk_files, weights_digest
+from harness.artifacts.digests import digest_value, file_digest, hash_files, weights_digest
+from harness.artifacts.folders import FolderError, ForeignFolder, list_files
 from harness.artifacts.gguf import find_gguf
 from harness.errors import UsageError
 from harness.files import open_file, replace_folder, split_json_lines
@@ -132,9 +133,8 @@ def _read_release_verdicts(suite: Suite, folder: Path, where: str) -> list[dict[
     read: dict[str, Any] = {}
     for name in ("manifest.json", "report.json", "gates.json"):
         try:
-            with open_file(folder / "evidence" / name, below=folder) as f:
-                read[name] = json.loads(f.read())
-        except (OSError, ValueError):
+            read[name] = ForeignFolder(folder).read_record(f"{attestation.EVIDENCE}/{name}")
+        except FolderError:
             raise UsageError(
                 f'{where}: "evidence/{name}" cannot be read, so this is not an export; name a '
                 "folder that harness run exported"
@@ -149,7 +149,7 @@ def _read_release_verdicts(suite: Suite, folder: Path, where: str) -> list[dict[
         raise UsageError(f"{where}: {what}; move the folder away, {how}")
     listed = {k.removeprefix("model/"): v for k, v in manifest.get("files", {}).items() if k.startswith("model/")}
     try:
-        hashes = hash_files(folder / "model", [name for name, _ in walk_files(folder / "model")])
+        hashes = hash_files(folder / "model", list_files(folder / "model"))
     except (OSError, ValueError) as error:
         raise UsageError(f"{where}: its model cannot be read: {error}") from None
     there = {name: {"size": hashed.size, "sha256": hashed.sha256} for name, hashed in hashes.items()}

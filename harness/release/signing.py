@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from harness.artifacts import attestation
 from harness.artifacts.attestation import CARD, CLAIMS, EVIDENCE
-from harness.artifacts.digests import walk_files
+from harness.artifacts.folders import ForeignFolder
 from harness.errors import UsageError
 from harness.files import open_file, reporting_write_errors, write_text
 from harness.release.verify import verify_export
@@ -89,11 +89,14 @@ def make_envelope(payload: bytes, signer: Any) -> attestation.Envelope:
 
 def _check_secrets(folder: Path) -> None:
     """Raise UsageError when card or evidence hold a token: what is signed is shown around."""
-    for path in (folder / n for n, _ in walk_files(folder) if n == CARD or n.startswith(f"{EVIDENCE}/")):
-        with open_file(path, below=folder) as f:
+    export = ForeignFolder(folder)
+    for name in (name for name in export.list_files() if name == CARD or name.startswith(f"{EVIDENCE}/")):
+        with export.open(name) as f:
             for number, line in enumerate(f, 1):
                 if what := next((what for what, pattern in SECRETS.items() if pattern.search(line)), ""):
-                    raise UsageError(f"{path}:{number}: looks like {what}; remove it from the suite and run it again")
+                    raise UsageError(
+                        f"{folder / name}:{number}: looks like {what}; remove it from the suite and run it again"
+                    )
 
 
 def load_signer(key: Path, option: str = "--key") -> Any:

@@ -5,7 +5,6 @@ No plugin is imported and nothing is fetched: what only they can read is told as
 
 from __future__ import annotations
 
-import io
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -14,11 +13,11 @@ from typing import Any
 
 from harness.artifacts.attestation import EVIDENCE, ITEMS
 from harness.artifacts.digests import row_digest
+from harness.artifacts.folders import ForeignFolder
 from harness.collection.tasks import cluster_by_prompt
 from harness.data.reading import is_file_name, split_slice
 from harness.data.rows import read_rows, to_samples
 from harness.errors import Mistakes
-from harness.files import open_file
 from harness.records.samples import Sample, rows_digest
 from harness.release.lock_writer import own_keys
 from harness.reports.report_json import dumps
@@ -126,10 +125,9 @@ def _compare_eval_rows_with_lock(
 
 def _find_first_difference(samples: list[Sample], name: str, export: Path) -> str:
     """Return the first row that differs from the evidence."""
-    with io.TextIOWrapper(open_file(export / EVIDENCE / ITEMS, below=export), "utf-8") as f:
-        for row in map(json.loads, f):
-            if row["item"].partition("::")[2] == name and "number" in row:
-                told = row_digest(row) if "id" in row else row["row"]
-                if told != samples[row["number"]].digest:
-                    return f'the first is row "{samples[row["number"]].id}"'
+    for row in ForeignFolder(export).iterate_records(f"{EVIDENCE}/{ITEMS}"):
+        if row["item"].partition("::")[2] == name and "number" in row:
+            digest = row_digest(row) if "id" in row else row["row"]
+            if digest != samples[row["number"]].digest:
+                return f'the first is row "{samples[row["number"]].id}"'
     return ""

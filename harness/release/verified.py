@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import errno
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from harness.artifacts.attestation import EVIDENCE
+from harness.artifacts.folders import FolderError, ForeignFolder
 from harness.artifacts.stamps import Stamps, find_change, read_stamps
 from harness.errors import UsageError
-from harness.files import open_file
 from harness.release.policy import ExportRefusedError
-
-MAX_FILE_BYTES = 64 << 20  # bytes of a file of the evidence that is read as a whole
 
 
 @dataclass
@@ -56,11 +53,6 @@ class VerifiedExport:
 def read_evidence_file(export: Path, name: str) -> bytes:
     """Read a small file of the evidence, never through a link."""
     try:
-        with open_file(export / EVIDENCE / name, below=export) as f:
-            data = f.read(MAX_FILE_BYTES + 1)
-    except OSError as error:
-        why = "is missing" if error.errno == errno.ENOENT else f"cannot be read: {error.strerror}"
-        raise ExportRefusedError(f'"{EVIDENCE}/{name}" {why}') from None
-    if len(data) > MAX_FILE_BYTES:
-        raise ExportRefusedError(f'"{EVIDENCE}/{name}" is too large to be evidence')
-    return data
+        return ForeignFolder(export).read(f"{EVIDENCE}/{name}")
+    except FolderError as error:
+        raise ExportRefusedError(error.problem) from None

@@ -25,11 +25,11 @@ from harness.artifacts.digests import (
     hash_files,
     root_digest,
     template_digest,
-    walk_files,
     weights_digest_of_files,
 )
+from harness.artifacts.folders import FolderError, ForeignFolder, parse_record
 from harness.artifacts.stamps import read_stamps
-from harness.artifacts.strict_json import MALFORMED, read_json
+from harness.artifacts.strict_json import MALFORMED
 from harness.errors import UsageError
 from harness.release import policy_checks
 from harness.release.lock_reader import LockedSuite, read_lock
@@ -126,6 +126,8 @@ class _Verification:
                 why = str(error)
             except formats.UnsafeFileError as error:
                 why = f"{MODEL}/{error}"
+            except FolderError as error:
+                why = error.problem
             except OSError as error:
                 why = f"{error.filename or self.folder} cannot be read: {error.strerror or error}"
             except MALFORMED as error:
@@ -153,7 +155,7 @@ class _Verification:
     @cached_property
     def evidence(self) -> _EvidenceFiles:
         raw = {name: self.read(name) for name in (MANIFEST, LOCK, GATES)}
-        data = {name: read_json(text) for name, text in raw.items()}
+        data = {name: parse_record(text) for name, text in raw.items()}
         return _EvidenceFiles(data[MANIFEST], data[LOCK], data[GATES], raw)
 
     @cached_property
@@ -226,10 +228,7 @@ class _Verification:
 
         Names and sizes are compared first, because that is cheap.
         """
-        try:
-            there = dict(walk_files(self.folder))
-        except ValueError as error:
-            raise ExportRefusedError(str(error)) from None
+        there = ForeignFolder(self.folder).list_files()
         for name in UNLISTED:
             if there.pop(name, None) is None:
                 raise ExportRefusedError(f'"{name}" is missing')
@@ -324,8 +323,8 @@ class _Verification:
         doubt = "the evidence has no ledger of attempts" if ledger is None else ""
         before = None
         if self.last and self.last.resolve() != self.folder.resolve():
-            there = (self.last / EVIDENCE / MANIFEST).exists()
-            before = read_json(read_evidence_file(self.last, MANIFEST)).get("ledger") if there else None
+            there = ForeignFolder(self.last).has(f"{EVIDENCE}/{MANIFEST}")
+            before = parse_record(read_evidence_file(self.last, MANIFEST)).get("ledger") if there else None
             doubt = doubt or ("" if there else f"the evidence of the last release, {self.last.name}, is missing")
         if ledger is not None and before is not None and (lost := set(before["heads"]) - set(ledger["lines"])):
             doubt = f"attempts may be missing: the last release's ledger has a line that is missing here ({min(lost)})"

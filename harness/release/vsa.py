@@ -14,7 +14,8 @@ from typing import Any
 from urllib.parse import quote
 
 from harness.artifacts.attestation import CLAIMS, EVIDENCE, MODEL, STATEMENT, Envelope, read_envelopes, statement_bytes
-from harness.artifacts.digests import file_digest, root_digest, walk_files
+from harness.artifacts.digests import file_digest, root_digest
+from harness.artifacts.folders import list_files
 from harness.artifacts.strict_json import MALFORMED, read_json
 from harness.errors import UsageError
 from harness.release.evidence import read_evidence
@@ -46,7 +47,7 @@ def make_summary(policy: Mapping[str, Any], signer: Any, found: VerifiedExport) 
     """
     name, model = Path(found.folder).resolve().name, Path(found.folder) / MODEL
     try:
-        root = found.root or root_digest({name: file_digest(model / name) for name, _ in walk_files(model)})
+        root = found.root or root_digest({name: file_digest(model / name) for name in list_files(model)})
     except (OSError, ValueError) as error:
         found.notes.append(f"no summary was written, since there are no bytes that it could be about: {error}")
         return ""

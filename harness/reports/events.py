@@ -15,8 +15,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
+from harness.artifacts.folders import ForeignFolder
 from harness.errors import UsageError
-from harness.files import open_file, open_for_writing, split_json_lines, try_lock
+from harness.files import open_for_writing, split_json_lines, try_lock
 from harness.hookspec import hookimpl
 from harness.records.findings import Finding
 from harness.records.models import Progress
@@ -231,7 +232,7 @@ def read_events(folder: Path) -> RunProgress:
     """
     path = folder / FILE
     try:
-        with open_file(path, below=folder) as file:
+        with ForeignFolder(folder).open(FILE) as file:
             free = try_lock(file.fileno(), shared=True)  # None where its file system knows no locks
             lines = [json.loads(line) for line in split_json_lines(file.read()) if line]
         if not lines or any(line["format"] != FORMAT_VERSION for line in lines):

@@ -22,8 +22,8 @@ from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin
 
+from harness.artifacts.folders import MALFORMED_RECORD, FolderError, ForeignFolder, parse_record, read_named_file
 from harness.errors import UsageError
-from harness.files import open_file
 from harness.records.run import Run
 from harness.schema import field_hints
 from harness.texts.secrets import redact_options, redact_text
@@ -58,13 +58,11 @@ def read_run(folder: str | Path) -> Run:
     folder = Path(folder)
     path = folder / "report.json" if folder.is_dir() else folder
     try:
-        with open_file(path, follow=path is folder, below=path.parent) as f:  # a file that is named may be a link
-            text = f.read().decode("utf-8")
-        data = json.loads(text, parse_int=_parse_bounded_int)
-    except (OSError, ValueError, RecursionError) as error:
-        where = path if folder.exists() else folder
-        why = error.strerror if isinstance(error, OSError) else " ".join(str(error).split())
-        raise UsageError(f"{where}: the report cannot be read: {why}; name a folder in reports/") from None
+        content = ForeignFolder(folder).read(path.name) if folder.is_dir() else read_named_file(folder)
+        text, data = content.decode("utf-8"), parse_record(content)
+    except MALFORMED_RECORD as error:
+        reason = error.problem if isinstance(error, FolderError) else " ".join(str(error).split())
+        raise UsageError(f"{path}: the report cannot be read: {reason}; name a folder in reports/") from None
     if not isinstance(data, dict) or not _is_current_format_version(data.pop("format", None)):
         raise UsageError(
             f"{path}: was not written by this version of the harness; read it with the version that wrote it"
@@ -123,13 +121,6 @@ def _from_first_kind(kinds: Sequence[Any], value: Any, place: str) -> Any:
         with suppress(TypeError):
             return from_json(kind, value, place)
     return from_json(kinds[-1], value, place)
-
-
-def _parse_bounded_int(digits: str) -> int:
-    """Parse an integer of at most 19 digits. Raises ValueError if it is longer: no count is that large."""
-    if len(digits) > 19:
-        raise ValueError(f"holds a number of {len(digits)} digits")
-    return int(digits)
 
 
 def json_safe(value: Any) -> Any:

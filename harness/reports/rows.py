@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -10,9 +9,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from harness.artifacts.attestation import LOCK
+from harness.artifacts.folders import ForeignFolder
 from harness.artifacts.strict_json import MALFORMED
 from harness.errors import UsageError, did_you_mean
-from harness.files import open_file
 from harness.records.run import ItemResult, Run
 from harness.records.verdicts import Verdict
 from harness.reports.run_folder import answer_of, iterate_rows, metric_value, prompt_of
@@ -128,10 +127,9 @@ def read_private_evals(folder: Path) -> frozenset[str]:
     Raises UsageError if the lock cannot be read, since it is unknown then which evals are private.
     """
     try:
-        with open_file(folder / LOCK, below=folder) as f:
-            evals = json.loads(f.read())["suite"]["evals"]
+        evals = ForeignFolder(folder).read_record(LOCK)["suite"]["evals"]
         return frozenset(e["name"] for e in evals if e.get("private"))
-    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
+    except (ValueError, LookupError, TypeError, AttributeError):
         raise UsageError(f"{folder / LOCK}: cannot be read; run the suite again") from None
 
 

@@ -5,15 +5,14 @@ They cover limits, levels, gates, waivers, rows and how rows are scored.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from harness.artifacts.folders import ForeignFolder
 from harness.errors import UsageError
-from harness.files import open_file
 from harness.records.run import Run
 from harness.records.verdicts import Outcome, Verdict
 from harness.reports.report_json import read_run
@@ -72,8 +71,7 @@ class Rules:
 def read_rules(folder: Path) -> Rules | None:
     """Read the lock and report of a run's folder. None if one of them is unreadable."""
     with suppress(UsageError, OSError, ValueError, RecursionError):
-        with open_file(folder / LOCK, below=folder) as f:
-            lock = json.loads(f.read())
+        lock = ForeignFolder(folder).read_record(LOCK)
         if isinstance(lock, dict) and isinstance(lock.get("suite"), dict):
             return Rules(lock, read_run(folder), folder)
     return None

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import glob
 import hashlib
-import io
 import json
 import math
 import tempfile
@@ -19,8 +18,9 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
+from harness.artifacts.folders import ForeignFolder
 from harness.errors import UsageError
-from harness.files import open_file, write_text
+from harness.files import write_text
 from harness.records.metrics import Metric
 from harness.records.run import Run, TrainingStep, is_plain_name
 from harness.records.samples import Draw, Result, Sample
@@ -138,8 +138,9 @@ def iterate_rows(folder: Path, subject: str, evaluation: str) -> Iterator[dict[s
     if path is None:
         raise UsageError(f'{folder}: has no rows of "{evaluation}" on {subject}')
     try:
-        with io.TextIOWrapper(open_file(path, below=folder), "utf-8", newline="\n") as f:
-            for row in map(json.loads, (line for line in f if line != "\n")):
+        for line in ForeignFolder(folder).iterate_lines(path.relative_to(folder).as_posix()):
+            if line != b"\n":
+                row = json.loads(line)
                 hash(row["id"])
                 yield row
     except (OSError, ValueError, LookupError, TypeError, RecursionError):

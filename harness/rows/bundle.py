@@ -22,10 +22,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from harness.artifacts.strict_json import read_json
+from harness.artifacts.folders import FolderError, ForeignFolder, parse_record
 from harness.data.pypi import hash_download
 from harness.errors import ExitCode
-from harness.files import open_file, write_text
+from harness.files import write_text
 from harness.gates.gate import Gate
 from harness.pipeline.ledger import AttemptNumber
 from harness.records.verdicts import Outcome
@@ -86,7 +86,8 @@ def verify_bundle(folder: Path, args: Namespace, policy: Policy | None) -> int:
     try:
         _run_verification_steps(folder, args, policy, steps)
     except Exception as error:  # of evidence that somebody made whatever is raised is a refusal
-        code, refused = ExitCode.REFUSED, printable(str(error) or type(error).__name__)
+        reason = error.problem if isinstance(error, FolderError) else str(error)
+        code, refused = ExitCode.REFUSED, printable(reason or type(error).__name__)
     args.document = {"folder": str(folder), "ok": not refused, "refused": refused, "steps": steps}
     for name, told in steps.items():
         print(f"{name}: {printable(told)}")
@@ -99,18 +100,19 @@ def _run_verification_steps(folder: Path, args: Namespace, policy: Policy | None
     """Add the steps that passed. Raises ValueError and others at the first that does not."""
     if args.told_as or args.beside or args.summary or args.suite or args.replay is not None:
         raise ValueError("scored rows are not an export: they have no model that could be replayed or attested")
-    manifest = read_json(_read_bounded_bytes(folder, MANIFEST))
+    bundle = ForeignFolder(folder)
+    manifest = bundle.read_record(MANIFEST)
     if manifest.get("format") != FORMAT:
         raise ValueError(f"is not a bundle of this version ({FORMAT})")
-    if strange := sorted({path.name for path in folder.iterdir()} - {SUITE, ITEMS, VERDICTS, MANIFEST}):
+    if strange := sorted(bundle.list_files().keys() - {SUITE, ITEMS, VERDICTS, MANIFEST}):
         raise ValueError(f'"{strange[0]}" is not a file of the evidence; remove it')
-    told, raw = manifest["files"], {name: _read_bounded_bytes(folder, name) for name in (SUITE, ITEMS, VERDICTS)}
+    told, raw = manifest["files"], {name: bundle.read(name, MAX_FILE_BYTES) for name in (SUITE, ITEMS, VERDICTS)}
     there = {name: hashlib.sha256(data).hexdigest() for name, data in raw.items()}
     if odd := next((name for name in {**there, **told} if told.get(name) != there.get(name)), ""):
         raise ValueError(f"{odd} differs from the written file")
     bound = {f"{r['side']}: {r['binding']}" + (f" ({r['bound']})" if r["bound"] else "") for r in manifest["runs"]}
     steps |= {"files": f"{len(told)} as written", "binding": ", ".join(sorted(bound))}
-    verdicts = read_json(raw[VERDICTS])
+    verdicts = parse_record(raw[VERDICTS])
     if args.recompute or args.sources or policy:
         suite, runs = _parse_suite_and_rows(raw, manifest)
         attempts = {e: AttemptNumber(number, tuple(stages)) for e, (number, *stages) in manifest["attempts"].items()}
@@ -184,19 +186,8 @@ def _require_same_source_rows(suite: Suite, runs: Runs, paths: list[str]) -> str
     return f"{count:,} rows read again, identical"
 
 
-def _read_bounded_bytes(folder: Path, name: str) -> bytes:
-    """Read a file once, without following links.
-
-    Raises ValueError if it has more than MAX_FILE_BYTES bytes.
-    """
-    with open_file(folder / name, below=folder) as f:
-        if len(data := f.read(MAX_FILE_BYTES + 1)) > MAX_FILE_BYTES:
-            raise ValueError(f"{name} exceeds the size limit of evidence files")
-    return data
-
-
 def _parse_suite_and_rows(raw: Mapping[str, bytes], manifest: Mapping[str, Any]) -> tuple[Suite, Runs]:
-    told = read_json(raw[SUITE])
+    told = parse_record(raw[SUITE])
     evals = tuple(made_of(Eval, e, "eval") for e in told["evals"])
     gates = tuple(made_of(Gate, g, "gate") for g in told["gates"])
     rows = {name: made_of(ScoredRows, r, name) for name, r in told["rows"].items()}
@@ -204,7 +195,7 @@ def _parse_suite_and_rows(raw: Mapping[str, bytes], manifest: Mapping[str, Any])
     suite = rows_suite(Path(Path(manifest["path"]).name), about, evals, gates, manifest["digest"], rows)
     suite = replace(suite, source=told.get("source"))
     items: dict[tuple[str, str], list[RawRow]] = {}
-    for name, side, row in map(read_json, io.BytesIO(raw[ITEMS])):
+    for name, side, row in map(parse_record, io.BytesIO(raw[ITEMS])):
         items.setdefault((name, side), []).append(RawRow(**row))
     found: dict[str, dict[str, RawRows]] = {}
     for run in manifest["runs"]:

@@ -13,9 +13,10 @@ from typing import Any
 
 from harness.artifacts.attestation import LOCK
 from harness.artifacts.digests import digest_value
-from harness.artifacts.strict_json import MALFORMED, read_json
+from harness.artifacts.folders import ForeignFolder
+from harness.artifacts.strict_json import MALFORMED
 from harness.errors import UsageError
-from harness.files import open_file, reporting_write_errors, write_text
+from harness.files import reporting_write_errors, write_text
 from harness.records.run import ItemResult, Run
 from harness.records.scales import OnScale
 from harness.reports.report_json import read_run
@@ -34,10 +35,9 @@ def write_every_eval_ever(folder: Path, out: Path | None = None) -> list[Path]:
     """
     run, below, out = read_run(folder), out or folder, out or folder / "every_eval_ever"
     try:
-        with open_file(folder / LOCK, below=folder) as f:
-            lock = read_json(f.read())
+        lock = ForeignFolder(folder).read_record(LOCK)
         scales, private = lock["metrics"], {e["name"] for e in lock["suite"]["evals"] if e["private"]}
-    except (OSError, *MALFORMED):
+    except MALFORMED:
         raise UsageError(f"{folder}: has no readable {LOCK}, which defines the metrics") from None
     reports = [r for r in run.results if r.outcome == "done" and r.n and r.eval not in {*run.private, *private}]
     if not reports:

@@ -17,7 +17,7 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from harness import Run, UsageError, Verdict, read_run
-from harness.internals import open_file, printable, promotions, rules, summary
+from harness.internals import ForeignFolder, is_plain_path, printable, promotions, rules, summary
 from harness_report.compare import FORMAT_VERSION, STYLES, render_lines, verdict_numbers
 from harness_report.formatting import GLYPHS, format_day, format_short_day
 from harness_report.formatting import escape_text as spelt
@@ -96,8 +96,7 @@ def past_runs(suite: str, folder: Path) -> list[PastRun]:
     days, found = cache(release_days), list[PastRun]()
     for path in folder.glob("*/report.json"):
         with suppress(OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):  # no report of ours
-            with open_file(path, below=path.parent) as f:
-                told = json.loads(f.read())
+            told = ForeignFolder(path.parent).read_record(path.name)
             if told["suite"] == suite and not told.get("selecting") and any(r["verdicts"] for r in told["results"]):
                 when = str(told["started"])
                 releases = [release_day(days(e["to"]), e["digest"], when) for e in told["exports"] if e["digest"]]
@@ -117,7 +116,9 @@ def release_days(to: str) -> dict[tuple[str, str], str]:
 
     Days are keyed by weights and start of the run.
     """
-    with suppress(UsageError, OSError, ValueError, RuntimeError):  # another's report may name anything
+    if not is_plain_path(to):  # another's report may name anything
+        return {}
+    with suppress(UsageError, OSError, ValueError, RuntimeError):
         return {(line.weights, line.started): line.at[:10] for line in reversed(promotions(Path(to)))}
     return {}
 

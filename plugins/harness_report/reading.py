@@ -12,7 +12,17 @@ from sys import intern
 from typing import Any, NamedTuple
 
 from harness import ItemResult, Metric, Result, Run, Sample, Score, UsageError, read_run
-from harness.internals import OnScale, answer_of, correctness_metric, open_file, prompt_of, read_answers, rules
+from harness.internals import (
+    LOCK,
+    FolderError,
+    ForeignFolder,
+    OnScale,
+    answer_of,
+    correctness_metric,
+    prompt_of,
+    read_answers,
+    rules,
+)
 
 Row = dict[str, Any]
 Rows = Mapping[str, Row]  # by id
@@ -165,11 +175,10 @@ def read_folder(path: Path) -> LoadedRun:
     run = read_run(path)
     folder = path if path.is_dir() else path.parent
     try:
-        with open_file(folder / "suite.lock.json", below=folder) as f:
-            lock = json.loads(f.read())
+        lock = ForeignFolder(folder).read_record(LOCK)
         if _has_lock_shape(lock):
             return LoadedRun(folder, run, lock)
-    except (OSError, ValueError, RecursionError):
+    except FolderError:
         pass  # told below
     missing = "suite.lock.json cannot be read, so the configuration is unknown and no row's text is shown"
     return LoadedRun(folder, run, {}, [missing])

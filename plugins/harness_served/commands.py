@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness import ExitCode, UsageError, did_you_mean
-from harness.internals import add_plugin_option, find_alpha_error, print_line, printable, set_command
+from harness.internals import add_plugin_option, find_alpha_error, print_line, set_command
 from harness_served import DRAWN, GREEDILY, IDENTITY, LAYERS, REQUIRED_LAYERS
 
 if TYPE_CHECKING:
@@ -86,7 +86,7 @@ def parity(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--name", default="", metavar="TEXT", help="name of the endpoint in the statement (default: sha256 of its host)"
     )
-    fingerprint = "compare 40 probes of the export's fingerprint alone, in seconds and without its weights"
+    fingerprint = "compare 40 probes of the export's fingerprint alone, without loading its weights"
     parser.add_argument("--fingerprint", action="store_true", help=fingerprint)
     add_connection(parser)
 
@@ -112,8 +112,9 @@ def parse_layers(text: str) -> tuple[str, ...]:
 
 
 def _run_parity(args: Namespace) -> int:
-    from harness.internals import verify_export
+    from harness.internals import open_named_base
     from harness_api import ServerUnavailableError
+    from harness_hf import open_source
 
     if args.fingerprint:
         return _compare_fingerprint(args)
@@ -126,13 +127,22 @@ def _run_parity(args: Namespace) -> int:
         runtimes = find_runtimes(args)  # a mistake in a URL is reported before a large export is hashed
     except ServerUnavailableError as error:
         return _give_up(args, error)
-    verified = verify_export(args.export)
-    if not verified.ok:
-        raise UsageError(f"{args.export}: is not an intact export, so it cannot be compared: {verified.refused}")
-    args.base = _find_base(verified, args.base)
+    verified = _verify_before_comparison(args.export)
+    source = open_named_base(verified, args.base, open_source)
+    args.base = source.path if source else ""
     code = measure_parity(args, names, verified, runtimes)
     args.document |= {"export": str(args.export), "root": verified.root}
     return code
+
+
+def _verify_before_comparison(export: Path) -> VerifiedExport:
+    """Verify an export. Raises UsageError if it is not intact."""
+    from harness.internals import verify_export
+
+    verified = verify_export(export)
+    if not verified.ok:
+        raise UsageError(f"{export}: is not an intact export, so it cannot be compared: {verified.refused}")
+    return verified
 
 
 def _compare_fingerprint(args: Namespace) -> int:
@@ -145,7 +155,8 @@ def _compare_fingerprint(args: Namespace) -> int:
     if args.layers or args.suite or args.write:
         raise UsageError("--fingerprint compares probes alone; remove --layers, --suite and --write")
     _check_arithmetic(args)
-    made, root = read_export_fingerprint(args.export)
+    verified = _verify_before_comparison(args.export)
+    made, root = read_export_fingerprint(verified), verified.root
     seed = secrets.randbelow(2**31) if args.seed is None else args.seed
     how = {"arithmetic": args.arithmetic, "context": args.context, "concurrency": args.concurrency}
     args.document = {"export": str(args.export), "root": root, "seed": seed, "fingerprint": []}
@@ -298,34 +309,3 @@ def _give_up(args: Namespace, error: UsageError) -> int:
 
 def _format_now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
-
-
-def _find_base(export: VerifiedExport, named: str) -> str:
-    """Return the user's base model for an exported adapter.
-
-    It is an empty text for a whole model. The export's own name for the base is untrusted, and is only printed: nothing
-    is fetched or loaded for it. Raises UsageError unless it is the very base that the adapter was gated on, and not
-    quantised.
-    """
-    from harness.internals import LOCK, MANIFEST, MODEL, read_json
-
-    manifest, lock = (read_json(export.raw[name]) for name in (MANIFEST, LOCK))
-    if not (about := manifest.get("adapter")):
-        if f"{MODEL}/adapter_config.json" in manifest["files"]:
-            raise UsageError(f"{export.folder}: is an adapter, but its evidence does not name its base; export again")
-        return ""
-    if about["quantization"]:
-        what = "its adapter was gated on a quantised base, for which there is no reference; merge it"
-        raise UsageError(f"{export.folder}: {what}")
-    if not named:
-        told = printable(str(lock["suite"]["model"]["path"]))
-        what = f'is an adapter that was gated on "{told}", weights {about["base"][:16]}'
-        raise UsageError(f"{export.folder}: {what}; name your copy of that base with --base MODEL")
-    from harness_hf import open_source
-
-    if (digest := open_source(named).digest) != about["base"]:
-        there = about["base"][:16]
-        raise UsageError(
-            f'base "{named}": has weights {digest[:16]}, but the adapter was gated on {there}; check --base'
-        )
-    return named

@@ -15,7 +15,18 @@ from pathlib import Path
 from typing import Any
 
 from harness import UsageError
-from harness.internals import EVIDENCE, FINGERPRINT, MALFORMED, MANIFEST, Fingerprint, fingerprint, read_json
+from harness.internals import (
+    EVIDENCE,
+    FINGERPRINT,
+    MALFORMED,
+    MANIFEST,
+    Fingerprint,
+    FolderError,
+    ForeignFolder,
+    VerifiedExport,
+    fingerprint,
+    parse_record,
+)
 from harness_served.parity import DIFFERS, NOISE_FACTOR, SAME, UNKNOWN, UNPROVEN, LayerVerdict, ask_each
 from harness_served.precision import find_arithmetic
 from harness_served.runtime import Runtime, read_context_limit
@@ -27,25 +38,20 @@ CERTAIN_LEAD = 2 * NOISE_FACTOR  # times the noise by which the likeliest token 
 Drawn = tuple[str, Sequence[float]]  # "chat" or "text", and a probe
 
 
-def read_export_fingerprint(export: Path) -> tuple[Fingerprint, str]:
-    """Return an export's fingerprint and its root.
-
-    Raises UsageError if the fingerprint is missing, malformed, or not the manifest's.
-    """
+def read_export_fingerprint(export: VerifiedExport) -> Fingerprint:
+    """Return the fingerprint of a verified export. Raises UsageError if it is missing or malformed."""
     name = f"{EVIDENCE}/{FINGERPRINT}"
     try:
-        manifest = read_json((export / EVIDENCE / MANIFEST).read_bytes())
-        if (listed := manifest["files"].get(name)) is None:
-            raise UsageError(f"{export}: has no {name}; export it again, or compare without --fingerprint")
-        data = (export / name).read_bytes()
-        if hashlib.sha256(data).hexdigest() != listed["sha256"]:
-            raise UsageError(f"{export}: {name} differs from the manifest's; export it again")
-        return fingerprint.read_fingerprint(data), str(manifest["root"])
-    except OSError as error:
-        raise UsageError(f"{export}: cannot be read: {error.strerror}; name an export of harness run") from None
+        content = ForeignFolder(Path(export.folder)).read(name)
+        listed = parse_record(export.raw[MANIFEST])["files"][name]["sha256"]
+        if hashlib.sha256(content).hexdigest() != listed:
+            raise UsageError(f"{export.folder}: {name} changed while it was verified; verify it again")
+        return fingerprint.read_fingerprint(content)
+    except FolderError as error:
+        raise UsageError(f"{error}; export it again, or compare without --fingerprint") from None
     except MALFORMED as error:
-        what = f"{type(error).__name__}: {' '.join(str(error).split())}"
-        raise UsageError(f"{export}: its evidence is malformed: {what}; export it again") from None
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        raise UsageError(f"{export.folder}: {name} is malformed: {reason}; export it again") from None
 
 
 @dataclass(frozen=True)
@@ -123,7 +129,7 @@ def _judge_differences(found: Sequence[ProbeDifference], bound: float, kind: str
             continue
         rms = numbers[f"rms of {name}s"] = math.sqrt(sum(v * v for v in apart) / len(apart))
         others = numbers[f"other tokens of {name}s"] = float(sum(one.other_token for one in own))
-        if rms > bound or others:
+        if not rms <= bound or others:  # a bound or an answer that is not a number differs
             also = f", {others:.0f} other tokens" if others else ""
             errors[name] = f"RMS {rms:.3f} nats in {len(own)} {name}s, limit {bound:.3f}{also}"
     if not errors:

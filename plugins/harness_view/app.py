@@ -24,7 +24,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from harness import UsageError
-from harness.internals import open_file, printable, read_events, reporting_write_errors
+from harness.internals import FolderError, ForeignFolder, printable, read_events, reporting_write_errors
 from harness_report import comparison, page, reading
 from harness_report import formatting as spelt
 from harness_view.labels import DRAW_KINDS, RANDOM, LabelId, LabelQueue, label_queues
@@ -115,13 +115,13 @@ class Pages:
                 "watch.html", found.run.suite, name=folder.name, watched=watched, **live_parts(found)
             )
         try:
-            with open_file(folder / page.FILE, below=folder) as f:
-                return _make_report_response(f.read().decode("utf-8", "replace"))
-        except FileNotFoundError:
+            content = ForeignFolder(folder).read(page.FILE)
+            return _make_report_response(content.decode("utf-8", "replace"))
+        except FolderError as error:
+            if not error.missing:
+                raise UsageError(f"{error.problem}; remove it") from None
             kept = reading.read_folder(folder)
             return _make_report_response(page.render_run(kept, reading.previous_run(kept)))
-        except OSError as error:
-            raise UsageError(f"{page.FILE}: cannot be shown: {error.strerror}; remove it") from None
 
     async def events(self, request: Request) -> Response:
         """A run as it goes, for as long as it goes."""

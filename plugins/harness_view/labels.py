@@ -16,12 +16,13 @@ from typing import Any, NamedTuple
 
 from harness import Labels, UsageError, read_run
 from harness.internals import (
+    FolderError,
+    ForeignFolder,
     agreement,
     append_line,
     count_noun,
     hold_exclusively,
     number_clusters,
-    open_file,
     prompt_of,
     split_json_lines,
 )
@@ -100,12 +101,12 @@ class LabelQueue:
     def read_labels(self) -> list[dict[str, Any]]:
         """Return the labels there are. Raises UsageError where the file holds anything else."""
         try:
-            with open_file(self.path, below=self.folder) as f:
-                lines = [(n, line) for n, line in enumerate(split_json_lines(f.read()), 1) if line]
-        except FileNotFoundError:
-            return []
-        except OSError as error:
-            raise UsageError(f"{self.path}: cannot be read: {error.strerror}; move it away") from None
+            content = ForeignFolder(self.folder).read(self.path.relative_to(self.folder).as_posix())
+        except FolderError as error:
+            if error.missing:
+                return []
+            raise UsageError(f"{error}; move it away") from None
+        lines = [(n, line) for n, line in enumerate(split_json_lines(content), 1) if line]
         return [read_label(line, f"{self.path} line {number}") for number, line in lines]
 
     def next(self, by: str) -> LabelQuestion | None:

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from harness.artifacts.digests import file_digest, root_digest, template_digest, walk_files
+from harness.artifacts.digests import file_digest, root_digest, template_digest
+from harness.artifacts.folders import list_files
 from harness.artifacts.safetensors import read_safetensors
 from tests.helpers.files import F32, write
 
@@ -81,17 +82,17 @@ def test_links_are_not_hashed_nor_walked(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="link"):
         file_digest(tmp_path / "folder/link")
     with pytest.raises(ValueError, match='"folder/link" is a link'):
-        list(walk_files(tmp_path))
+        list_files(tmp_path)
 
 
 def test_odd_files_are_not_walked(tmp_path: Path) -> None:
     """A pipe would be waited on for ever, and an empty folder is nobody's file."""
     (tmp_path / "folder").mkdir()
     with pytest.raises(ValueError, match='"folder" is an empty folder'):
-        list(walk_files(tmp_path))
+        list_files(tmp_path)
     os.mkfifo(tmp_path / "folder/pipe")
     with pytest.raises(ValueError, match="is not a file"):
-        list(walk_files(tmp_path))
+        list_files(tmp_path)
     with pytest.raises(OSError, match="is not a file"):
         file_digest(tmp_path / "folder/pipe")
 

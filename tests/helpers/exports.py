@@ -8,13 +8,14 @@ from typing import Any
 
 from harness.artifacts import attestation
 from harness.artifacts.attestation import CLAIMS, EVIDENCE, GATES, LOCK, MANIFEST, MODEL
-from harness.artifacts.digests import file_digest, hash_files, root_digest, walk_files, weights_digest_of_files
+from harness.artifacts.digests import file_digest, hash_files, root_digest, weights_digest_of_files
+from harness.artifacts.folders import list_files
 
 
 def reseal(export: Path, **changes: Any) -> None:
     """Make manifest and claims right again after an edit, as one who wants to deceive would, without a key."""
     manifest = json.loads((export / EVIDENCE / MANIFEST).read_text("utf-8"))
-    there = {n: s for n, s in walk_files(export) if n not in attestation.UNLISTED}
+    there = {n: s for n, s in list_files(export).items() if n not in attestation.UNLISTED}
     manifest["files"] = {n: {"size": s, "sha256": file_digest(export / n)} for n, s in there.items()}
     model = {n.removeprefix("model/"): f["sha256"] for n, f in manifest["files"].items() if n.startswith("model/")}
     manifest |= {"root": root_digest(model), **changes}
@@ -30,7 +31,7 @@ def reseal(export: Path, **changes: Any) -> None:
 def rejudge_weights(export: Path, manifest: dict[str, Any], gates: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Let manifest and gates speak of the weights that are there now."""
     try:
-        weights = weights_digest_of_files(hash_files(export / MODEL, [name for name, _ in walk_files(export / MODEL)]))
+        weights = weights_digest_of_files(hash_files(export / MODEL, list_files(export / MODEL)))
     except ValueError:  # of weights that are none there is no digest
         return gates
     gates = [{**g, "digest": weights if g["digest"] == manifest["weights"] else g["digest"]} for g in gates]

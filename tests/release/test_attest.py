@@ -149,9 +149,8 @@ def test_of_what_cannot_be_hashed_there_is_no_summary(there: Path, told: Told) -
     (there / "exports/fake/model/more.json").symlink_to("config.json")
     code, out, err = told(*VSA)
     assert (code, out) == (7, "")
-    assert (
-        'note: no summary was written, since there are no bytes that it could be about: "more.json" is a link'
-    ) in err
+    assert "note: no summary was written, since there are no bytes that it could be about: " in err
+    assert '"more.json" is a link' in err
 
 
 def test_a_waiver_is_a_level_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,7 +18,8 @@ import pytest
 
 from harness.artifacts import attestation, formats
 from harness.artifacts.attestation import CLAIMS, EVIDENCE, GATES, ITEMS, LOCK, MANIFEST, MODEL, REPORT
-from harness.artifacts.digests import file_digest, file_digests, root_digest, walk_files
+from harness.artifacts.digests import file_digest, file_digests, root_digest
+from harness.artifacts.folders import list_files
 from harness.release.policy import Key, Policy, read_policy
 from harness.release.verify import VerifiedExport, verify_export
 from harness.testing import ROWS, SUITE, Project
@@ -94,7 +95,7 @@ def test_claims_are_in_toto_statements(export: Path) -> None:
     envelopes = attestation.read_envelopes((export / EVIDENCE / CLAIMS).read_text("utf-8"))
     assert [len(e.signatures) for e in envelopes] == [0, 0, 0, 1, 1, 1]
     result, release = (json.loads(e.payload) for e in envelopes[:2])
-    model = {n.removeprefix("model/"): file_digest(export / n) for n, _ in walk_files(export) if n.startswith("model/")}
+    model = {n.removeprefix("model/"): file_digest(export / n) for n in list_files(export) if n.startswith("model/")}
     assert result["subject"] == release["subject"] == [{"name": "fake", "digest": {"sha256": root_digest(model)}}]
     assert result["predicateType"] == "https://in-toto.io/attestation/test-result/v0.1"
     assert (result["predicate"]["result"], result["predicate"]["passedTests"]) == ("WARNED", ["floor"])
@@ -172,7 +173,7 @@ def test_a_thousand_edits_are_refused(signed: Path, policy: Policy, tmp_path: Pa
     """Whatever is done to an export, in its model, its card or its evidence: a key that is trusted did not say that."""
     rng = random.Random(20261124)
     kept, work = signed / "exports/fake", tmp_path / "x" / "export"
-    names = [name for name, _ in walk_files(kept)]
+    names = [*list_files(kept)]
     for number in range(1000):
         shutil.rmtree(work.parent, ignore_errors=True)
         shutil.copytree(kept, work)
@@ -189,7 +190,7 @@ def test_edits_of_the_model_are_refused_without_a_policy(signed: Path, tmp_path:
     """What is deployed is compared with the evidence even where nobody is trusted."""
     rng = random.Random(3)
     kept, work = signed / "exports/fake", tmp_path / "x" / "export"
-    names = [name for name, _ in walk_files(kept) if name != f"{EVIDENCE}/{CLAIMS}"]
+    names = [name for name in list_files(kept) if name != f"{EVIDENCE}/{CLAIMS}"]
     for number in range(100):
         shutil.rmtree(work.parent, ignore_errors=True)
         shutil.copytree(kept, work)
