@@ -37,6 +37,7 @@ def ask(parser: ArgumentParser) -> None:
     prompt = "what stands in the template of the suite's first eval that generates (default: read from stdin)"
     parser.add_argument("prompt", nargs="?", metavar="PROMPT", help=prompt)
     add_candidate_option(parser)
+    parser.add_argument("--base", default="", metavar="MODEL", help="your copy of the base of an export, asked as well")
     add_plugin_option(parser)
     add_override_option(parser)
 
@@ -53,7 +54,9 @@ def _run_ask(args: Namespace) -> int:
         if args.suite.is_dir():
             if args.candidate or args.overrides:
                 raise UsageError(f"{args.suite}: is a folder; --candidate and --set need a suite")
-            found = ask_export(args.suite, prompt, args.plugins)
+            found = ask_export(args.suite, prompt, args.base, args.plugins)
+        elif args.base:
+            raise UsageError(f"{args.suite}: is a suite, which names its base; remove --base")
         else:
             args.cache = False
             found = ask_suite(args.suite, prompt, parse_run_options(args))

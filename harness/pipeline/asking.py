@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from harness import schema
 from harness.artifacts import artifact_cache
-from harness.artifacts.attestation import EVIDENCE, LOCK, MODEL
+from harness.artifacts.attestation import EVIDENCE, MODEL
+from harness.artifacts.model_files import ADAPTER
 from harness.collection.collection import Task
 from harness.data import chat
 from harness.data.encoding import shared_length
@@ -25,11 +26,13 @@ from harness.pipeline.session import Options, Session
 from harness.plugins import load_plugins
 from harness.records.models import Generate, ModelRef, Subject
 from harness.records.samples import Prompt
-from harness.suite.reader import parse_suite
+from harness.release.evidence import open_named_base, read_evidence
+from harness.release.verify import verify_export
 from harness.suite.tables import Eval
 from harness.workers.loading import load_uncached
 
-OF_THE_BASE = ("sha256", "revision")  # options of [model] that no other model has
+DEFAULT_LOADER = "hf"
+MAX_EXPORT_TOKENS = 256  # of an answer of an export
 UNTRAINED_ERROR = "this recipe has no trained adapter yet; harness run trains it"
 
 
@@ -85,39 +88,42 @@ def ask_suite(path: Path, prompt: str, options: Options) -> Answers:
     return found
 
 
-def ask_export(folder: Path, prompt: str, plugins: Sequence[str] = ()) -> Answers:
-    """Put one prompt to an exported model and its base.
+def ask_export(folder: Path, prompt: str, base: str = "", plugins: Sequence[str] = ()) -> Answers:
+    """Put one prompt to an exported model, and to its base if `base` names it.
 
-    The prompt gets the form of the suite that gated the model. The base is left out, with a note, if it is not on this
-    machine. Raises UsageError if the folder has no evidence with its suite's text, or its model cannot be loaded.
+    The export is verified first. Of its evidence only the template of a prompt is used: the model is loaded by the
+    default loader, from the export, with no option of the suite. Raises UsageError if the export is refused, if it is
+    an adapter and no base is named, or if the named base has other weights.
     """
-    try:
-        source = json.loads((folder / EVIDENCE / LOCK).read_text("utf-8"))["suite"]["source"]
-    except (OSError, ValueError, KeyError, TypeError):
-        raise UsageError(f"{folder}: is neither a suite nor an export with evidence") from None
-    if not source:
-        raise UsageError(f"{folder}: its evidence does not have the suite's text; name the suite instead")
-    suite = parse_suite(folder / "suite.toml", source)
+    if not (folder / EVIDENCE).is_dir():
+        raise UsageError(f"{folder}: is neither a suite nor an export with evidence")
+    verified = verify_export(folder)
+    if not verified.ok:
+        raise UsageError(f"{folder}: is not an intact export, so its model is not loaded: {verified.refused}")
     loaded = load_plugins(None, plugins)
-    use, path = suite.model.use, suite.model.path
-    own = {name: value for name, value in suite.model.options.items() if name not in OF_THE_BASE}
-    spec = next((e for e in suite.evals if _can_generate(loaded.find("evaluator", e.use).function)), None)
-    task = Task(spec, loaded.find("evaluator", spec.use).function, {}, None) if spec else None
-    found = Answers(make_question(spec, prompt, [], _make_greedy_generation(task)))
-    model, opening = folder / MODEL, loaded.find("loader", use).capabilities.open
-    adapter = model if (model / "adapter_config.json").is_file() else None
-    if opening is None:
-        raise UsageError(f'{folder}: the loader "{use}" opens no folder, so its model cannot be loaded')
-    for name, place in (("base", path), ("export", path if adapter else str(model))):
-        try:
-            ref = ModelRef(name, opening(place, **own).path, adapter=adapter if name == "export" else None, options=own)
-            with load_uncached(loaded, folder / "suite.toml", use, [ref], own) as [subject]:
-                found.replies.append(ask_subject(subject, name, found.question))
-        except UsageError as error:
-            if name == "export":
-                raise
-            found.notes.append(f"the base was not asked: {error}")
-    return found
+    opening = loaded.find("loader", DEFAULT_LOADER).capabilities.open
+    assert opening  # the default loader opens folders
+    source, model = open_named_base(verified, base, opening), folder / MODEL
+    refs = [ModelRef("base", source.path, source.digest)] if source else []
+    if (model / ADAPTER).is_file():
+        refs.append(replace(refs[0], name="export", digest="", adapter=model))
+    else:
+        refs.append(ModelRef("export", str(model)))
+    evaluation = _find_templated_eval(read_evidence(verified).lock)
+    answers = Answers(make_question(evaluation, prompt, [], Generate(max_new_tokens=MAX_EXPORT_TOKENS)))
+    for ref in refs:
+        with load_uncached(loaded, folder / "suite.toml", DEFAULT_LOADER, [ref], {}) as [subject]:
+            answers.replies.append(ask_subject(subject, ref.name, answers.question))
+    verified.check_unchanged()
+    return answers
+
+
+def _find_templated_eval(lock: Mapping[str, Any]) -> Eval | None:
+    """Return the first evaluation of a lock whose prompts have a template, None if there is none."""
+    for table in lock["suite"]["evals"]:
+        if isinstance(table.get("template"), str):
+            return Eval(str(table["name"]), "", f'eval "{table["name"]}"', template=table["template"])
+    return None
 
 
 def make_question(evaluation: Eval | None, prompt: str, rows: Sequence[Prompt], how: Generate) -> EvalPrompt:
@@ -179,10 +185,6 @@ def _parse_template_row(evaluation: Eval, prompt: str) -> dict[str, Any]:
     if not isinstance(row, dict) or not row.keys() >= {*names}:
         raise UsageError(f"{evaluation.where}: its template has {len(names)} columns; give them as JSON: '{wanted}'")
     return row
-
-
-def _can_generate(function: Any) -> bool:
-    return "max_new_tokens" in schema.list_options(function)[0]
 
 
 def _find_generating_task(tasks: Sequence[Task]) -> Task | None:

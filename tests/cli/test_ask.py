@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 
 from harness.testing import ROWS, SUITE, TRAIN, Project
+from tests.helpers.exports import reseal
+from tests.helpers.suites import REAL, TEXTS
 
+pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
 TEMPLATE = SUITE.replace('slices = ["kind"]', 'template = "say {word}"')
 FAKES = ("-p", "harness.testing")
 ALL = SUITE.replace("[adapter]", "[merge]\nbase = ['original']\n\n[adapter]")
@@ -53,14 +57,53 @@ def test_what_a_run_made_is_asked(suite: Project) -> None:
     assert sorted(path for path in suite.folder.rglob("*") if path.is_file()) == before
 
 
-def test_an_export_answers_beside_its_base(suite: Project) -> None:
-    """An export's evidence has the suite, so the model in it and the base it names are asked in its form."""
-    assert suite.run().code == 0
-    (export,) = (suite.folder / "exports").iterdir()
-    assert list_subjects(ask(suite, str(export), "question 1 say hello")) == ["base", "export"]
-    (export / "evidence/suite.lock.json").write_text("{}")
-    outcome = suite.harness("ask", str(export), "hello", *FAKES)
-    assert (outcome.code, "is neither a suite nor an export with evidence" in outcome.err) == (4, True)
+@pytest.fixture
+def exports(project: Project, tiny_model: Path) -> Path:
+    """Return a folder with the exports of a tiny model's adapter and of its merge."""
+    from harness_lora import lora
+    from tests.helpers.adapters import make_adapter
+
+    shutil.copytree(tiny_model, project.folder / "tiny")
+    make_adapter(project.folder / "tiny", lora(), project.folder / "made", 0.02)
+    gate = 'metric = "qa.exact_match"\nversus = "base"\nworse_by_at_most = 0.9'
+    suite = REAL.replace('metric = "fluency.perplexity"\nallow_approximate = true\nmax = 1e9', gate)
+    project.write({"suite.toml": suite, "test.jsonl": ROWS[:6], "texts.jsonl": TEXTS})
+    assert project.run("--candidate", str(project.folder / "made")).code == 0
+    return project.folder / "exports"
+
+
+@pytest.mark.slow
+def test_an_export_answers_beside_the_base_that_is_named(project: Project, exports: Path) -> None:
+    """A base is loaded only if the user names it and it is the one of the evidence; an adapter needs one."""
+    merged, adapter = str(exports / "merged"), str(exports / "adapter")
+    assert list_subjects(ask(project, merged, "hello")) == ["export"]
+    assert list_subjects(ask(project, merged, "hello", "--base", "tiny")) == ["base", "export"]
+    assert list_subjects(ask(project, adapter, "hello", "--base", "tiny")) == ["base", "export"]
+    for words, reason in (
+        ((adapter, "hello"), 'is an adapter that was gated on "tiny"'),
+        ((merged, "hello", "--base", f"{merged}/model"), "but the export was gated on"),
+    ):
+        outcome = project.harness("ask", *words)
+        assert (outcome.code, reason in outcome.err) == (4, True), outcome.err
+
+
+@pytest.mark.slow
+def test_an_export_names_no_loader_program_or_server(project: Project, exports: Path) -> None:
+    """What the evidence says of the model is not obeyed, and evidence that was changed loads nothing."""
+    lock = exports / "merged" / "evidence/suite.lock.json"
+    locked = json.loads(lock.read_text("utf-8"))
+    for table in (
+        {"use": "vllm", "options": {"python": "exports/merged/model/run"}},
+        {"use": "api", "options": {"base_url": "http://127.0.0.1:9/v1", "api_key_env": "HOME"}},
+    ):
+        locked["suite"]["model"] |= table
+        locked["suite"]["source"]["model"] = {"path": "tiny", "use": table["use"], **table["options"]}
+        lock.write_text(json.dumps(locked), "utf-8")
+        outcome = project.harness("ask", str(exports / "merged"), "hello")
+        assert (outcome.code, "is not an intact export" in outcome.err) == (4, True), outcome.err
+        reseal(exports / "merged")
+        outcome = project.harness("ask", str(exports / "merged"), "hello")
+        assert outcome.code == 0 or "is not an intact export" in outcome.err, outcome.err
 
 
 @pytest.mark.parametrize(
