@@ -100,7 +100,8 @@ def measure_case(kind: str, seed: int, model: str, mixed: int) -> dict[str, Any]
         verdict = next(v for v in report.verdicts if v.gate == GATE and v.candidate == "adapter")
         told = {"kind": kind, "seed": seed, "model": model, "mixed": mixed, "before": verdict.estimate, "recall": None}
         if verdict.outcome not in ("PASS", "ERROR"):  # of which the last has no row that differs
-            told["recall"] = measure_recall(find_suspects(Path(report.folder), BlameQuestion(GATE), Options()), planted)
+            suspects = find_suspects(Path(report.path), Path(report.folder), BlameQuestion(GATE), Options())
+            told["recall"] = measure_recall(suspects, planted)
     return told | {"seconds": round(time.monotonic() - begun, 1)}
 
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from harness.cause.suspects import (
     MAX_SUSPECT_SHARE,
@@ -27,6 +27,8 @@ from harness.pipeline.session import Options
 from harness.records.run import Run
 from harness.records.verdicts import Verdict
 from harness.reports.report_json import read_run
+from harness.suite.reader import read_suite
+from harness.texts.escaping import printable
 
 
 @dataclass(frozen=True)
@@ -55,11 +57,11 @@ class Blame:
     trained: int
 
 
-def find_suspects(folder: Path, asked: BlameQuestion, options: Options) -> Blame:
-    """Find suspects by text alone, in seconds. Nothing is loaded or trained. Raises UsageError."""
+def find_suspects(suite: Path, folder: Path, asked: BlameQuestion, options: Options) -> Blame:
+    """Find suspects of a suite's run by text alone, in seconds. Nothing is loaded or trained. Raises UsageError."""
     report = read_run(folder)
     folder = folder if folder.is_dir() else folder.parent
-    run = open_again(report, folder, options)
+    run = open_suite_of_run(suite, report, folder, options)
     verdict = find_verdict(report, folder, asked.gate, run.collection.recipe)
     split, rows = split_rows(folder, verdict), trained_rows(run.collection)
     most, scores = _resolve_suspect_count(asked, len(rows)), score_rows(rows, split.lost)
@@ -70,26 +72,35 @@ def find_suspects(folder: Path, asked: BlameQuestion, options: Options) -> Blame
     return Blame(run, folder, verdict, split, suspects, groups, len(rows))
 
 
-def open_again(report: Run, folder: Path, options: Options) -> RunContext:
-    """Open the suite that a run ran, with its options. Raises UsageError where it is another now, or trains nothing."""
-    told = report.invocation
-    if report.selecting or told.get("--candidate"):
+def open_suite_of_run(path: Path, report: Run, folder: Path, options: Options) -> RunContext:
+    """Open the suite that the user names, with the user's options.
+
+    The run folder is another's: nothing that it says is opened, imported or passed on. Raises UsageError, before any
+    plugin is imported, if the run ran another suite or had other options, or trained nothing.
+    """
+    if report.selecting or "--candidate" in report.invocation:
         raise UsageError(f"{folder}: its run trained nothing and gated it; blame needs the run of a suite with [train]")
-    named: Any = {"overrides": told.get("--set", ()), "limit": told.get("--limit")}
-    plugins = (*told.get("-p", ()), *options.plugins)
-    options = replace(options, plugins=tuple(dict.fromkeys(plugins)), overrides=tuple(named["overrides"]))
-    options = replace(options, limit=named["limit"], ignore=tuple(told.get("--ignore", ())), counts=False)
-    places = [Path(report.path), *(parent / report.path for parent in folder.absolute().parents)]
-    if not (there := [path for path in places if path.is_file()]):
-        raise UsageError(f'{folder}: its suite "{report.path}" is not here; run harness blame in the suite\'s folder')
-    run = open_run(there[0], options)
-    if run.suite.digest != report.digest:
-        raise UsageError(f"{there[0]}: has changed since {folder}; run the suite again")
-    if not run.suite.trains or not run.collection.training:
-        raise UsageError(f"{there[0]}: trains nothing, so no training row can be the cause")
-    if run.suite.sweep:
-        raise UsageError(f"{there[0]}: has a [sweep]; run it again with the chosen value in place of [sweep]")
+    suite = read_suite(path, options.overrides)
+    if suite.digest != report.digest:
+        raise UsageError(f"{path}: differs from the suite of {folder}; {_suggest_options(report)}")
+    if options.limit != report.invocation.get("--limit"):
+        raise UsageError(f"{folder}: its run had another --limit; {_suggest_options(report)}")
+    if not suite.trains:
+        raise UsageError(f"{path}: trains nothing, so no training row can be the cause")
+    if suite.sweep:
+        raise UsageError(f"{path}: has a [sweep]; run it again with the chosen value in place of [sweep]")
+    run = open_run(path, replace(options, counts=False))
+    if not run.collection.training:
+        raise UsageError(f"{path}: trains nothing, so no training row can be the cause")
     return run
+
+
+def _suggest_options(report: Run) -> str:
+    """Return what to do about a run with other options than the command's."""
+    overrides, limit = report.invocation.get("--set"), report.invocation.get("--limit")
+    flags = [f"--set {shlex.quote(text)}" for text in overrides or () if isinstance(text, str)]
+    flags += [f"--limit {limit}"] if isinstance(limit, int) else []
+    return f"the run was made with {printable(' '.join(flags))}" if flags else "run the suite again"
 
 
 def _resolve_suspect_count(asked: BlameQuestion, trained: int) -> int:

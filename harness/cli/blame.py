@@ -7,7 +7,13 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from harness.cli.options import add_plugin_option, add_worker_options, parse_run_options, set_command
+from harness.cli.options import (
+    add_override_option,
+    add_plugin_option,
+    add_worker_options,
+    parse_run_options,
+    set_command,
+)
 from harness.errors import ExitCode, UsageError
 from harness.texts.counts import count_noun
 
@@ -25,11 +31,12 @@ NO_CLAIM = "a list to read, no claim"
 def blame(parser: ArgumentParser) -> None:
     """name training rows that may have made a gate fail"""
     examples = (
-        "harness blame reports/qa-… --gate 'no forgetting: capitals'",
-        "harness blame reports/qa-… --gate 'no forgetting: capitals' --rows 6 --retrain",
-        "harness blame reports/qa-… --gate 'no forgetting: capitals' --by source,template --retrain",
+        "harness blame qa.toml reports/qa-… --gate 'no forgetting: capitals'",
+        "harness blame qa.toml reports/qa-… --gate 'no forgetting: capitals' --rows 6 --retrain",
+        "harness blame qa.toml reports/qa-… --gate 'no forgetting: capitals' --by source,template --retrain",
     )
     set_command(parser, _run_blame, *examples)
+    parser.add_argument("suite", type=Path, metavar="SUITE", help="the suite that was run")
     parser.add_argument("run", type=Path, metavar="RUN", help="run folder of a suite that trained")
     parser.add_argument("--gate", required=True, metavar="ID", help="the gate that did not pass")
     number = parser.add_mutually_exclusive_group()
@@ -41,6 +48,12 @@ def blame(parser: ArgumentParser) -> None:
     parser.add_argument("--retrain", action="store_true", help=trains)
     least = "number of control trainings, at least 5 (default: 5)"
     parser.add_argument("--controls", type=int, metavar="N", help=least)
+    given = parser.add_argument_group("options that the run was made with")
+    add_override_option(given)
+    given.add_argument("--limit", type=int, metavar="N", help="only the first N rows of every eval were used")
+    given.add_argument(
+        "--ignore", action="append", default=[], metavar="CODE", help="findings of this check were ignored"
+    )
     add_worker_options(parser)
     add_plugin_option(parser)
 
@@ -63,7 +76,7 @@ def _run_blame(args: Namespace) -> int:
     terminal = Terminal()
     try:
         asked = BlameQuestion(args.gate, args.rows, args.share, args.by)
-        found = find_suspects(args.run, asked, replace(parse_run_options(args), listeners=(terminal,)))
+        found = find_suspects(args.suite, args.run, asked, replace(parse_run_options(args), listeners=(terminal,)))
         args.document = {
             "run": str(found.folder), "gate": found.verdict.gate, "candidate": found.verdict.candidate,
             "claim": NO_CLAIM, "choosing": found.rows.choosing, "confirming": len(found.rows.confirming),

@@ -19,7 +19,17 @@ def test_what_blame_wrote_is_dropped_in_a_further_attempt(project: Project) -> N
     """From the gate that failed to the one that passes; the ledger counts both."""
     folder = write_learner(project).run("--no-export").report.folder
     blamed = project.harness(
-        "blame", folder, "--gate", "no forgetting", "--rows", "6", "--retrain", "--json", "--controls", "5"
+        "blame",
+        "suite.toml",
+        folder,
+        "--gate",
+        "no forgetting",
+        "--rows",
+        "6",
+        "--retrain",
+        "--json",
+        "--controls",
+        "5",
     )
     file = Path(json.loads(blamed.out)["file"])
     write_learner(project, train=f'drop = "{file.relative_to(project.folder).as_posix()}"\n')

@@ -40,7 +40,9 @@ def blame_with_retraining(project: Project, *flags: str, again: bool = False) ->
     folder = (
         Path(project.run("--no-export").report.folder) if not again else next((project.folder / "reports").iterdir())
     )
-    outcome = project.harness("blame", str(folder), "--gate", "no forgetting", "--retrain", *flags, "--json")
+    outcome = project.harness(
+        "blame", "suite.toml", str(folder), "--gate", "no forgetting", "--retrain", *flags, "--json"
+    )
     assert outcome.code == 0, outcome.err
     return json.loads(outcome.out)  # type: ignore[no-any-return]
 
@@ -175,7 +177,7 @@ def test_rows_of_one_cluster_count_together() -> None:
 def test_too_few_controls_are_refused(project: Project, flags: tuple[str, ...], why: str) -> None:
     """Before anything is trained."""
     folder = write_learner(project).run("--no-export").report.folder
-    outcome = project.harness("blame", folder, "--gate", "no forgetting", *flags)
+    outcome = project.harness("blame", "suite.toml", folder, "--gate", "no forgetting", *flags)
     assert (outcome.code, why in outcome.err, len(read_trainings(project))) == (4, True, 1), outcome.err
 
 
@@ -186,8 +188,8 @@ def test_suspects_with_too_many_copies_are_not_retrained(project: Project) -> No
     project.write({"train.jsonl": WRONG[:1] * 80})
     folder = suite.run("--no-export").report.folder
     flags = "--gate", "no forgetting", "--rows", "1"
-    assert "suspects  81 of 126 training rows" in project.harness("blame", folder, *flags).out
-    outcome = project.harness("blame", folder, *flags, "--retrain")
+    assert "suspects  81 of 126 training rows" in project.harness("blame", "suite.toml", folder, *flags).out
+    outcome = project.harness("blame", "suite.toml", folder, *flags, "--retrain")
     assert outcome.code == 4, outcome
     assert "--retrain: the suspects and their copies are 81 of the 126 training rows, more than half" in outcome.err
 
@@ -197,7 +199,7 @@ def test_data_that_changed_since_the_run_is_told(project: Project) -> None:
     """The run's training is another one then, and a person has to know."""
     folder = write_learner(project).run("--no-export").report.folder
     project.write({"train.jsonl": GOOD[:39]})
-    outcome = project.harness("blame", folder, "--gate", "no forgetting", "--rows", "6", "--retrain")
+    outcome = project.harness("blame", "suite.toml", folder, "--gate", "no forgetting", "--rows", "6", "--retrain")
     assert "note: the same training made other weights than in the run" in outcome.out
     assert "CAUSE CONFIRMED: without 6 rows the gate holds" in outcome.out
     assert 'next      [train] drop = "…" leaves them out' in outcome.out
@@ -208,5 +210,5 @@ def test_a_trainer_that_ignores_its_rows_proves_nothing(project: Project) -> Non
     """Identical weights are no trainings of their own."""
     suite = write_learner(project, train="skill = 0.5\nharm = 0.0\nspread = 0.0\n")
     folder = suite.run("--no-export").report.folder
-    outcome = project.harness("blame", folder, "--gate", "no forgetting", "--retrain")
+    outcome = project.harness("blame", "suite.toml", folder, "--gate", "no forgetting", "--retrain")
     assert outcome.code != 0 and "so the trainer does not use its rows" in outcome.err, outcome.err

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -18,7 +20,7 @@ GATE = ("--gate", "no forgetting")
 
 
 def run_and_blame(project: Project, *flags: str, gate: tuple[str, ...] = GATE) -> CommandOutcome:
-    return project.harness("blame", str(project.run("--no-export").report.folder), *gate, *flags)
+    return project.harness("blame", "suite.toml", str(project.run("--no-export").report.folder), *gate, *flags)
 
 
 def make_training_rows(*texts: tuple[str, str, str]) -> list[TrainingRow]:
@@ -142,11 +144,14 @@ def test_by_suspects_a_whole_group(project: Project) -> None:
     assert {group["kind"] for group in told["groups"]} == {"answer"}
 
 
-def test_options_of_the_run_are_those_of_blame(project: Project) -> None:
-    """What --set changed is changed again; of a gate without a baseline the rows that fail it are lost."""
+def test_options_of_the_run_are_given_again(project: Project) -> None:
+    """What --set changed is named by the user again; of a gate without a baseline the rows that fail it are lost."""
     suite = write_learner(project, more='[[gate]]\nid = "floor"\nmetric = "qa.exact_match"\nmin = 0.8\n')
     folder = suite.run("--no-export", "--set", "train.harm=0.06").report.folder
-    outcome = project.harness("blame", folder, "--gate", "floor", "--rows", "6", "--json")
+    words = ("blame", "suite.toml", folder, "--gate", "floor", "--rows", "6", "--json")
+    outcome = project.harness(*words)
+    assert (outcome.code, "the run was made with --set train.harm=0.06" in outcome.err) == (4, True), outcome.err
+    outcome = project.harness(*words, "--set", "train.harm=0.06")
     assert outcome.code == 0, outcome.err
     told = json.loads(outcome.out)
     assert [row["answer"] for row in told["suspects"] + told["lost"]] == ["wrong"] * (6 + len(told["lost"]))
@@ -177,13 +182,34 @@ def test_a_gate_that_passed_and_another_suite_are_refused(project: Project) -> N
     assert (outcome.code, 'gate "no forgetting" passed' in outcome.err) == (4, True), outcome.err
     folder = project.run("--no-export").report.folder
     project.write({"suite.toml": (project.folder / "suite.toml").read_text("utf-8").replace("0.05", "0.01")})
-    outcome = project.harness("blame", folder, *GATE)
-    assert (outcome.code, "has changed since" in outcome.err) == (4, True), outcome.err
+    outcome = project.harness("blame", "suite.toml", folder, *GATE)
+    assert (outcome.code, "differs from the suite of" in outcome.err) == (4, True), outcome.err
 
 
 def test_a_candidate_from_elsewhere_has_no_training_rows(project: Project) -> None:
     """Nothing was trained, so nothing can be left out."""
     suite = write_learner(project)
     folder = suite.run("--candidate", str(project.folder / "base"), "--no-export").report.folder
-    outcome = project.harness("blame", folder, *GATE)
+    outcome = project.harness("blame", "suite.toml", folder, *GATE)
     assert (outcome.code, "blame needs the run of a suite with [train]" in outcome.err) == (4, True), outcome.err
+
+
+PLANTED = "from pathlib import Path\n\nPath(__file__).with_name('ran').touch()\n"
+
+
+@pytest.mark.parametrize(
+    "invocation",
+    [{"-p": ["planted"]}, {"--set": 5}, {"--limit": "x"}, {"--ignore": [["x"]]}, {"--set": ["train.harm=0.9"]}],
+)
+def test_a_run_folder_runs_nothing(project: Project, invocation: dict[str, object]) -> None:
+    """A suite, a harnessfile and a module in a run folder stay data, and so do the options that its report names."""
+    folder = Path(write_learner(project).run("--no-export").report.folder)
+    report = json.loads((folder / "report.json").read_text("utf-8"))
+    report |= {"path": f"{folder.name}/suite.toml", "invocation": invocation}
+    (folder / "report.json").write_text(json.dumps(report), "utf-8")
+    shutil.copy(project.folder / "suite.toml", folder)
+    for name in ("harnessfile.py", "planted.py"):
+        (folder / name).write_text(PLANTED, "utf-8")
+    outcome = project.harness("blame", "suite.toml", str(folder), *GATE)
+    assert outcome.code == (0 if "--limit" not in invocation else 4), outcome.err
+    assert not (folder / "ran").exists()
