@@ -17,7 +17,7 @@ FUZZ ?= 300s
 # the tests start hundreds of processes, and each would compile the harness anew
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test processors quick packaging pages fuzz mutations smoke check fix bench bench-merge bench-verify gpu vllm architectures simulate simulate-long pictures gallery docs release clean
+.PHONY: demo test processors quick packaging pages fuzz hostile mutations smoke check fix bench bench-merge bench-verify gpu vllm architectures simulate simulate-long pictures gallery docs release clean
 
 demo: $(DEMO)
 	$(BIN)/harness run suites/domain.toml
@@ -52,6 +52,12 @@ pages: $(READY)
 # broken inputs of every kind for five minutes; FUZZ=20000 takes so many of each kind
 fuzz: $(READY)
 	FUZZ=$(FUZZ) OMP_NUM_THREADS=1 $(BIN)/pytest tests/fuzz
+
+# every command on every hostile folder: hours on two cores; PART=1/4 runs the first quarter, SAMPLE=20 so many of each line
+PART ?= 1/1
+SAMPLE ?= 0
+hostile: $(READY)
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.hostile --part $(PART) --sample $(SAMPLE) --seed "$$(date +%s)"
 
 mutations: $(READY)
 	$(BIN)/python -m tests.mutations

@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
-from harness.artifacts.folders import ForeignFolder
+from harness.artifacts.folders import ForeignFolder, parse_record
 from harness.errors import UsageError
 from harness.files import open_for_writing, split_json_lines, try_lock
 from harness.hookspec import hookimpl
@@ -23,7 +23,7 @@ from harness.records.findings import Finding
 from harness.records.models import Progress
 from harness.records.run import ItemResult, Run, Trial
 from harness.records.verdicts import Verdict
-from harness.reports.report_json import from_json, json_safe, relative_paths
+from harness.reports.report_json import from_json, json_safe, relative_paths, require_wordable
 from harness.texts.counts import count_noun
 from harness.texts.numbers import format_duration
 
@@ -234,7 +234,7 @@ def read_events(folder: Path) -> RunProgress:
     try:
         with ForeignFolder(folder).open(FILE) as file:
             free = try_lock(file.fileno(), shared=True)  # None where its file system knows no locks
-            lines = [json.loads(line) for line in split_json_lines(file.read()) if line]
+            lines = [parse_record(line) for line in split_json_lines(file.read()) if line]
         if not lines or any(line["format"] != FORMAT_VERSION for line in lines):
             raise UsageError(f"{path}: was not written by this version of the harness")
         return _make_progress_from_events(lines, None if free is None else not free, folder)
@@ -267,7 +267,9 @@ def _make_progress_from_events(lines: Sequence[Mapping[str, Any]], running: bool
             found = replace(found, progress=None, since=None)
         elif kind == "verdict":
             last = run.results[-1]
-            run.results[-1] = replace(last, verdicts=(*last.verdicts, from_json(Verdict, told, "it")))
+            verdict = from_json(Verdict, told, "it")
+            require_wordable(verdict)
+            run.results[-1] = replace(last, verdicts=(*last.verdicts, verdict))
         elif kind == "finding":
             run.findings.append(from_json(Finding, told, "it"))
         elif kind == "run_finish":

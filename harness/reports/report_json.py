@@ -22,9 +22,19 @@ from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin
 
-from harness.artifacts.folders import MALFORMED_RECORD, FolderError, ForeignFolder, parse_record, read_named_file
+from harness.artifacts.folders import (
+    MALFORMED_RECORD,
+    MAX_INTEGER,
+    FolderError,
+    ForeignFolder,
+    parse_record,
+    read_named_file,
+)
+from harness.artifacts.strict_json import MALFORMED
 from harness.errors import UsageError
 from harness.records.run import Run
+from harness.records.verdict_text import format_brief, format_notes
+from harness.records.verdicts import Verdict
 from harness.schema import field_hints
 from harness.texts.secrets import redact_options, redact_text
 
@@ -73,6 +83,8 @@ def read_run(folder: str | Path) -> Run:
         if odd := found.find_odd_name():
             raise ValueError(f"{odd} is not the name of a suite, a subject or an eval")
         datetime.fromisoformat(found.started)
+        for verdict in found.verdicts:
+            require_wordable(verdict)
     except (TypeError, ValueError, RecursionError) as error:
         what = f"was not written by this version of the harness: {error}"
         raise UsageError(f"{path}: {what}; name a folder in reports/") from None
@@ -80,6 +92,16 @@ def read_run(folder: str | Path) -> Run:
     if hashlib.sha256(f"{body}{END}".encode()).hexdigest() != told:  # what a run wrote ends with it
         found = dataclasses.replace(found, edited=True, warnings=[f"{path.name} {CHANGED_TEXT}", *found.warnings])
     return dataclasses.replace(found, folder=str(path.parent)) if found.folder else found
+
+
+def require_wordable(verdict: Verdict) -> None:
+    """Raise ValueError if the notes of a verdict, or of a slice of it, are not what their kinds say in words."""
+    try:
+        format_notes(verdict.claim_spec, verdict.notes)
+        for part in verdict.slices:
+            format_brief(part, verdict.claim_spec)
+    except MALFORMED as error:
+        raise ValueError(f'the notes of gate "{verdict.gate}" are malformed: {error}') from None
 
 
 def _is_current_format_version(written: Any) -> bool:
@@ -94,7 +116,7 @@ def from_json(want: Any, value: Any, place: str) -> Any:
     origin, args = get_origin(want), get_args(want)
     if origin in (Union, UnionType):
         return None if value is None else _from_first_kind([a for a in args if a is not type(None)], value, place)
-    if want is float and type(value) is int:
+    if want is float and type(value) is int and abs(value) < MAX_INTEGER:
         return float(value)
     if dataclasses.is_dataclass(want) and isinstance(value, dict) and isinstance(want, type):
         hints = field_hints(want)

@@ -1,0 +1,228 @@
+"""Hostile folders, generated from a valid one: each case changes one thing."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from harness.artifacts.attestation import EVIDENCE, MODEL
+from harness.artifacts.strict_json import MALFORMED
+from tests.helpers.exports import reseal
+from tests.hostile.world import CANARY, MODULE, VARIABLE
+
+FOLDERS = {"run": "reports/run", "export": "exports/fake", "published": "published", "bundle": "bundle"}
+PLACE = "@@PLACE@@"
+HUGE_BYTES = 8 << 30  # of a sparse file, which no command may read whole
+TEMPLATE = "{{ cycler.__init__.__globals__.os.system('true') }}"
+CODE = f"import {MODULE}\n"
+PICKLE = b"cposix\nsystem\n(S'true'\ntR."
+CONFIG = json.dumps({"auto_map": {"AutoModel": f"{MODULE}.Model"}, "base_model_name_or_path": "../../outside"})
+ADDED = {  # what Python, pytest, transformers, PEFT and torch look for
+    **dict.fromkeys(
+        ("harnessfile.py", "conftest.py", "sitecustomize.py", "usercustomize.py", "json.py", "numpy.py", "__init__.py",
+         "modeling_x.py", "tokenization_x.py", "custom_generate/generate.py", "harness/__init__.py", "setup.py"),
+        CODE.encode(),
+    ),
+    **dict.fromkeys(("additional_chat_templates/x.jinja", "chat_template.jinja"), TEMPLATE.encode()),
+    **dict.fromkeys(
+        ("adapter_config.json", "generation_config.json", "config.json", "tokenizer_config.json", "tokenizer.json",
+         "processor_config.json", "preprocessor_config.json", "chat_template.json", "model.safetensors.index.json"),
+        CONFIG.encode(),
+    ),
+    **dict.fromkeys(("pytorch_model.bin", "adapter_model.bin", "training_args.bin", "optimizer.pt", "x.pkl"), PICKLE),
+    "x.pth": CODE.encode(),
+    "x.so": b"\x7fELF",
+    "pyproject.toml": b"[tool.harness]\n",
+    "harness.toml": b"[suite]\nname = 1\n",
+    ".env": f"{VARIABLE}=x\n".encode(),
+    "aa.json": b"[1]",
+    "events.jsonl": b"{}\n[]\n7\n",
+    "name-\xff-\udc80": b"",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Case:
+    """A change of a folder that stands in the place of a valid one."""
+
+    name: str
+    change: Callable[[Path], object]  # of the folder; beside its parents lies the folder `outside`
+
+
+def list_cases(kind: str, valid: Path, outside: Path, server: str) -> list[Case]:
+    """Return every case of a kind of folder."""
+    cases = [Case("unchanged", lambda folder: None)]
+    values, known = list_values(outside, server), set[tuple[str, ...]]()
+    for path in sorted(valid.rglob("*")):
+        name = path.relative_to(valid).as_posix()
+        if path.is_dir():
+            cases.append(Case(f"{name}: a folder that is a link", _link_moved(name, outside)))
+        else:
+            cases += _list_file_cases(name, outside)
+            cases += _list_leaf_cases(kind, path, name, values, known)
+    places = ["", *(p.relative_to(valid).as_posix() for p in sorted(valid.rglob("*")) if p.is_dir())]
+    for place in places:
+        cases += [Case(f"{place or '.'}: {name!a} is added", _add_file(place, name, kind)) for name in ADDED]
+        cases.append(
+            Case(f"{place or '.'}: a folder of templates that is a link", _add_linked_templates(place, outside))
+        )
+        cases.append(Case(f"{place or '.'}: a link to /", _add_link(place, Path("/"))))
+        cases.append(Case(f"{place or '.'}: a pipe is added", _add_pipe(place)))
+    return cases
+
+
+def _list_file_cases(name: str, outside: Path) -> list[Case]:
+    return [
+        Case(f"{name}: a link to itself elsewhere", _link_moved(name, outside)),
+        Case(f"{name}: a link to a secret", _replace_by(name, lambda path: path.symlink_to(outside / "secret.txt"))),
+        Case(f"{name}: a link to /dev/zero", _replace_by(name, lambda path: path.symlink_to("/dev/zero"))),
+        Case(f"{name}: a pipe", _replace_by(name, os.mkfifo)),
+        Case(f"{name}: huge", _replace_by(name, _write_sparse)),
+        Case(f"{name}: empty", _replace_by(name, lambda path: path.write_bytes(b""))),
+        Case(f"{name}: missing", _replace_by(name, lambda path: None)),
+        Case(f"{name}: a folder", _replace_by(name, lambda path: path.mkdir())),
+    ]
+
+
+def list_values(outside: Path, server: str) -> dict[str, str]:
+    """Return what stands in the place of a leaf, as JSON text."""
+    escape = "\x1b]0;pwned\x07\n::error::pwned\r<script>alert(1)</script>"
+    return {
+        "a number": "7",
+        "a text": '"text"',
+        "a list": '["a", 1]',
+        "an object": '{"a": {"b": 1}}',
+        "null": "null",
+        "a huge number": "1" + "0" * 400,
+        "a number that overflows": "1e400",
+        "a huge text": json.dumps("x" * 2_000_000),
+        "deep": "[" * 50_000 + "]" * 50_000,
+        "NaN": "NaN",
+        "a path": json.dumps(str(outside / "secret.txt")),
+        "a path above": '"../../outside/secret.txt"',
+        "a URL": json.dumps(f"{server}/hostile"),
+        "a variable": json.dumps(VARIABLE),
+        "a module": json.dumps(MODULE),
+        "an escape": json.dumps(escape),
+    }
+
+
+def _list_leaf_cases(
+    kind: str, path: Path, name: str, values: dict[str, str], known: set[tuple[str, ...]]
+) -> Iterator[Case]:
+    """Yield the cases of a record's leaves. A leaf that a record of the same kind has is not taken twice."""
+    if path.suffix not in (".json", ".jsonl"):
+        return
+    record_kind = path.name.partition("_")[0]  # such as samples, of which each subject has a file
+    for keys in _iterate_leaves(_read_record(path)):
+        where = ".".join(map(str, keys))
+        way = (record_kind, *("*" if isinstance(key, int) else str(key) for key in keys))
+        if way in known:
+            continue
+        known.add(way)
+        for label, text in values.items():
+            yield Case(f"{name}: {where} = {label}", _replace_leaf(kind, name, keys, text))
+
+
+def _read_record(path: Path) -> Any:
+    text = path.read_text("utf-8")
+    return [json.loads(line) for line in text.splitlines()] if path.suffix == ".jsonl" else json.loads(text)
+
+
+def _iterate_leaves(record: Any) -> Iterator[tuple[Any, ...]]:
+    """Yield the keys of one leaf for each way to it; elements of a list are alike."""
+    known: set[tuple[Any, ...]] = set()
+    for keys in _iterate_all_leaves(record):
+        way = tuple("*" if isinstance(key, int) else key for key in keys)
+        if way not in known:
+            known.add(way)
+            yield keys
+
+
+def _iterate_all_leaves(value: Any, keys: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    if keys:
+        yield keys  # tables and lists are replaced as a whole, too
+    for key, inner in value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ():
+        yield from _iterate_all_leaves(inner, (*keys, key))
+
+
+def _replace_leaf(kind: str, name: str, keys: tuple[Any, ...], text: str) -> Callable[[Path], None]:
+    def change(folder: Path) -> None:
+        path = folder / name
+        record = box = _read_record(path)
+        for key in keys[:-1]:
+            box = box[key]
+        box[keys[-1]] = PLACE
+        lines = [json.dumps(line) for line in record] if path.suffix == ".jsonl" else [json.dumps(record, indent=1)]
+        path.write_text("\n".join(lines).replace(f'"{PLACE}"', text) + "\n", "utf-8")
+        _seal(kind, folder, name)
+
+    return change
+
+
+def _seal(kind: str, folder: Path, name: str) -> None:
+    """Make the digests right again after an edit, as an attacker would; what is odd beyond that stays as it is."""
+    with suppress(*MALFORMED, OSError):
+        if kind == "export" and "claims" not in name:
+            reseal(folder)
+        elif kind == "bundle" and name != "manifest.json":
+            manifest = json.loads((folder / "manifest.json").read_text("utf-8"))
+            data = (folder / name).read_bytes()
+            manifest["files"][name] |= {"sha256": hashlib.sha256(data).hexdigest(), "size": len(data)}
+            (folder / "manifest.json").write_text(json.dumps(manifest), "utf-8")
+
+
+def _replace_by(name: str, make: Callable[[Path], object]) -> Callable[[Path], None]:
+    def change(folder: Path) -> None:
+        (folder / name).unlink()
+        make(folder / name)
+
+    return change
+
+
+def _link_moved(name: str, outside: Path) -> Callable[[Path], None]:
+    def change(folder: Path) -> None:
+        (folder / name).rename(outside / "moved")
+        (folder / name).symlink_to(outside / "moved")
+
+    return change
+
+
+def _write_sparse(path: Path) -> None:
+    with path.open("wb") as file:
+        file.truncate(HUGE_BYTES)
+
+
+def _add_file(place: str, name: str, kind: str) -> Callable[[Path], None]:
+    def change(folder: Path) -> None:
+        path = Path(os.fsdecode(os.fsencode(folder / place) + b"/" + name.encode("utf-8", "surrogateescape")))
+        if not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(ADDED[name])
+            if place in (MODEL, EVIDENCE):
+                _seal(kind, folder, name)
+
+    return change
+
+
+def _add_linked_templates(place: str, outside: Path) -> Callable[[Path], None]:
+    def change(folder: Path) -> None:
+        (outside / "templates").mkdir()
+        (outside / "templates/default.jinja").write_text(f"{TEMPLATE}{CANARY}", "utf-8")
+        (folder / place / "additional_chat_templates").symlink_to(outside / "templates")
+
+    return change
+
+
+def _add_link(place: str, target: Path) -> Callable[[Path], None]:
+    return lambda folder: (folder / place / "link").symlink_to(target)
+
+
+def _add_pipe(place: str) -> Callable[[Path], None]:
+    return lambda folder: os.mkfifo(folder / place / "pipe")
