@@ -122,7 +122,6 @@ NO_MEMORY = (
     "out of memory",  # CUDA, and what is built on it
     "Cannot allocate memory",  # the system, in the words of libraries that keep no number
     "failed to map segment",  # a library that is being loaded
-    "can't start new thread",
     "ALLOC_FAILED",  # cuBLAS, cuDNN
     "bad_alloc",
     "memory allocation of",  # Rust

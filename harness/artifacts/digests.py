@@ -124,8 +124,16 @@ def hash_files(folder: Path, names: Iterable[str]) -> dict[str, Hashed]:
     from concurrent.futures import ThreadPoolExecutor  # hashing lets other threads run
 
     names = list(names)
+
+    def hash_one(name: str) -> Hashed:
+        return hash_file(folder / name, below=folder)
+
     with ThreadPoolExecutor(min(MOST_THREADS, os.cpu_count() or 1)) as pool:
-        return dict(zip(names, pool.map(lambda name: hash_file(folder / name, below=folder), names), strict=True))
+        try:
+            hashes: Iterable[Hashed] = pool.map(hash_one, names)
+        except RuntimeError:  # no thread can start, as under `ulimit -u` and in WebAssembly
+            hashes = map(hash_one, names)
+        return dict(zip(names, hashes, strict=True))
 
 
 def _hash_once(f: IO[bytes], path: Path, parts: _Parts | None, whole: bool = True) -> Hashed:
@@ -134,14 +142,20 @@ def _hash_once(f: IO[bytes], path: Path, parts: _Parts | None, whole: bool = Tru
     before, at, number = os.fstat(f.fileno()), 0, 0
     total, buffers = hashlib.sha256(), (bytearray(CHUNK_BYTES), bytearray(CHUNK_BYTES))
     behind: Future[None] | None = None
+    threaded = True
     f.seek(0)
     with ThreadPoolExecutor(1) as beside:  # which starts no thread before it is given something
         while count := f.readinto(buffers[number % 2]):  # type: ignore[attr-defined]
             view = memoryview(buffers[number % 2])[:count]
             if behind:
                 behind.result()
-            if parts:
-                behind = beside.submit(parts.update, at, view)
+            if parts and threaded:
+                try:
+                    behind = beside.submit(parts.update, at, view)
+                except RuntimeError:  # no thread can start
+                    behind, threaded = None, False
+            if parts and not threaded:
+                parts.update(at, view)
             if whole:
                 total.update(view)
             at, number = at + count, number + 1

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from functools import lru_cache
 from statistics import NormalDist
 
-from harness.stats import shares, tango
+from harness.stats import binomials, shares, tango
 from harness.stats.arrays import Ints, distributions, np
 from harness.stats.significance import is_significant
 
@@ -31,7 +31,7 @@ def share_power(truth: float, threshold: float, n: int, alpha: float) -> float:
     """
     if n < 1 or not 0 <= threshold < 1:
         return 0.0
-    return float(distributions.binom.sf(min_right(n, threshold, alpha) - 1, n, truth))
+    return binomials.tail(min_right(n, threshold, alpha), n, truth)
 
 
 @lru_cache(maxsize=20_000)
@@ -54,7 +54,7 @@ def pairs_power(difference: float, margin: float, discordance: float, n: int, al
 
 def min_right(n: int, threshold: float, alpha: float) -> int:
     """Return the fewest right answers that prove a share above `threshold`. n + 1 if none do."""
-    return int(distributions.binom.isf(alpha, n, threshold)) + 1
+    return binomials.min_successes(n, threshold, alpha)
 
 
 def min_wins(changed: Ints, n: int, margin: float, alpha: float) -> Ints:

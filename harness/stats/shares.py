@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from functools import lru_cache
 from statistics import NormalDist
 
-from harness.stats import rule_of_three, unconditional
+from harness.stats import binomials, rule_of_three, unconditional
 from harness.stats import tango as score
-from harness.stats.arrays import Ints, distributions, np, special
+from harness.stats.arrays import Ints, distributions, np
 from harness.stats.inputs import check_counts, check_level
 from harness.stats.result import Test
 from harness.stats.significance import RELATIVE_TOLERANCE, is_significant
@@ -29,21 +29,9 @@ def binomial(successes: int, n: int, threshold: float, alpha: float) -> Test:
     if not 0 <= threshold <= 1:
         raise ValueError(f"threshold is {threshold}; it must be a proportion from 0 to 1")
     successes, n = int(successes), int(n)  # sums of 0.0 and 1.0 arrive as floats
-    lower = float(special.betaincinv(successes, n - successes + 1, alpha)) if successes else 0.0
-    upper = float(special.betaincinv(successes + 1, n - successes, 1 - alpha)) if successes < n else 1.0
-    p_pass, p_fail = (
-        _compute_binomial_tail(successes, n, threshold),
-        _compute_binomial_tail(n - successes, n, 1 - threshold),
-    )
+    lower, upper = binomials.clopper_pearson(successes, n, alpha)
+    p_pass, p_fail = binomials.tail(successes, n, threshold), binomials.tail(n - successes, n, 1 - threshold)
     return Test(successes / n, lower, upper, p_pass, p_fail, "exact binomial", n)
-
-
-def _compute_binomial_tail(successes: int, n: int, p: float) -> float:
-    """Return the probability of at least `successes` in n trials.
-
-    It is computed as the incomplete beta function.
-    """
-    return float(special.betainc(successes, n - successes + 1, p)) if successes else 1.0
 
 
 def wilson(successes: int, n: int, alpha: float) -> Bounds:
@@ -91,7 +79,7 @@ def _compute_mcnemar_p_values(wins: int, losses: int, *, mid: bool) -> PValues:
     """Return the p-values of McNemar's test given how many rows differ."""
     if not wins + losses:
         return PValues(1.0, 1.0)
-    p_pass, p_fail = (_compute_binomial_tail(k, wins + losses, 0.5) for k in (wins, losses))
+    p_pass, p_fail = (binomials.tail(k, wins + losses, 0.5) for k in (wins, losses))
     half = 0.5 * (p_pass + p_fail - 1) if mid else 0.0  # both tails have the chance of just these wins in them
     return PValues(p_pass - half, p_fail - half)
 

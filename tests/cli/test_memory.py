@@ -25,7 +25,6 @@ MAIN = "import sys; from harness.cli.main import main; sys.exit(main())"
         RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
         OSError(12, "Cannot allocate memory"),
         ImportError("libtorch_cpu.so: failed to map segment from shared object"),
-        RuntimeError("can't start new thread"),
     ],
 )
 def test_want_of_memory_is_known_by_its_many_names(error: Exception) -> None:
