@@ -487,11 +487,13 @@ def test_supervised_tokens(packing: bool, trained: Train) -> None:
 
 
 def test_chat_rows(trained: Train, tiny_model: Path) -> None:
-    """Of chat rows with a prompt the answer's turn is learnt up to its end, as the chat template writes it."""
+    """Of chat rows the answer's turn is learnt up to its end, as the chat template writes it; all turns by a key."""
     user, answer = {"role": "user", "content": "what?"}, {"role": "assistant", "content": "this"}
     facts = read_facts(trained([{"prompt": [user], "completion": [answer]}] * 8, num_train_epochs=1))
     assert 8 * len("this" + "E" + "\n") == facts["supervised_tokens"]
     facts = read_facts(trained([{"messages": [user, answer]}] * 8, num_train_epochs=1))
+    assert 8 * len("this" + "E" + "\n") == facts["supervised_tokens"]
+    facts = read_facts(trained([{"messages": [user, answer]}] * 8, num_train_epochs=1, assistant_only_loss=False))
     whole = load_tokenizer(tiny_model).apply_chat_template([user, answer])["input_ids"]
     assert 8 * (len(whole) - 1) == facts["supervised_tokens"]
 
