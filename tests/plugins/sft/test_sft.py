@@ -630,8 +630,8 @@ def test_unmatched_target(trained: Train) -> None:
 
 def test_trl_refuses(trained: Train) -> None:
     """What TRL finds out only with the model or the rows is a mistake of the user, not a crash."""
-    with pytest.raises(UsageError, match=r"TRL rejects it: .*padding_free"):
-        trained(padding_free=True, packing=True, packing_strategy="wrapped")
+    with pytest.raises(UsageError, match=r"TRL rejects it: .*eos_token"):
+        trained(eos_token="<none>")
 
 
 @pytest.mark.parametrize("packing", [False, True])
