@@ -75,23 +75,6 @@ def find_media(messages: Sequence[Mapping[str, Any]]) -> str:
     return next((str(part.get("type")) for part in parts if part.get("type") != "text"), "")
 
 
-def has_one_answer(row: Mapping[str, Any]) -> bool:
-    """Return whether a chat's only assistant message is its last.
-
-    False for other rows, and for an answer without a prompt.
-    """
-    messages = row.get("messages")
-    if not isinstance(messages, list) or not all(isinstance(message, Mapping) for message in messages):
-        return False
-    return [i for i, m in enumerate(messages) if m.get("role") == "assistant"] == [len(messages) - 1] != [0]
-
-
-def split_answer(row: Mapping[str, Any]) -> dict[str, Any]:
-    """Split a chat into a prompt and its last message. Trainers learn only the latter, the completion."""
-    messages, others = row["messages"], {name: value for name, value in row.items() if name != "messages"}
-    return {"prompt": messages[:-1], "completion": messages[-1:], **others}
-
-
 def _parse_json_or_keep(value: Any) -> Any:
     """Parse JSON text, or return the value unchanged."""
     try:

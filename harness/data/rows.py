@@ -132,9 +132,7 @@ def to_training_rows(
 
     `columns` and `template` are those of `to_samples`; one that maps "text" or "messages" chooses that shape.
     An input and a target become a prompt and a completion; texts are joined as they are in evaluation.
-    Chats that all have one answer, at their end, become a prompt and a completion as well, so that the answer alone is
-    learnt, as in axolotl and LLaMA-Factory. Rows of messages may have {tools} and {chat_template_kwargs} as well;
-    `arguments` are template arguments of all.
+    Rows of messages may have {tools} and {chat_template_kwargs} as well; `arguments` are template arguments of all.
     """
     if lacking := [(n, c) for n, c in columns.items() if any(c not in row for row in rows)]:
         (name, column), *_ = lacking
@@ -158,7 +156,7 @@ def to_training_rows(
             made.append(taken | training_template_arguments(number, row, columns, where, arguments or {}))
     reading.limit_mistakes(mistakes, where)
     mistakes.raise_errors()
-    return [chat.split_answer(row) for row in made] if made and all(map(chat.has_one_answer, made)) else made
+    return made
 
 
 def target_as_continuation(prompt: Prompt, target: str) -> str:

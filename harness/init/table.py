@@ -17,7 +17,7 @@ from string import Template
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
-from harness.data import chat, reading
+from harness.data import reading
 from harness.data.rows import read_rows
 from harness.errors import UsageError, did_you_mean
 from harness.files import write_text
@@ -373,12 +373,6 @@ def _print_draft_report(
         lines.append(f"choices: {', '.join(map(quote_text, draft.choices))}")
     else:
         lines.append(f"answers: {kind}, by {metric}")
-    chats = draft.parts["train"] if layout.kind == "chat" else ()
-    if several := sum(not chat.has_one_answer(row) for row in chats):
-        lines.append(
-            f"learnt: all turns, the user's as well, since {several:,} rows to train on have several answers; "
-            "assistant_only_loss = true in [train] learns the assistant's alone"
-        )
     lines += [*notes, *(f"left out: {n:,} {why}" for why, n in dropped.items() if n)]
     lines += [_describe_part(part, labels, bool(draft.choices)) for part, labels in counts.items()]
     lines += (

@@ -18,7 +18,7 @@ from harness_checks.clocks import find_clock, stop_clock, template_text
 from harness_checks.encoding import encode_training_row
 from harness_checks.frames import Write, compare_frames, render_or_none, row_messages
 from harness_checks.lint import PREFERENCE_COLUMNS, count_of_total, name_row, row_numbers
-from harness_hf import IGNORED_LABEL, ModelTokenizer, RowEncoder, context_length
+from harness_hf import IGNORED_LABEL, ModelTokenizer, context_length
 
 MAX_BATCHES = 16  # that are collated and looked at
 SAMPLE_ROWS = 200  # rows whose prompts are encoded once more
@@ -66,15 +66,16 @@ def end_token(built: Built) -> Iterator[Finding]:
 def end_of_turn(built: Built) -> Iterator[Finding]:
     """The end of a turn is outside the loss.
 
-    With assistant_only_loss the chat template says which tokens are learnt, between generation markers. A template
-    that closes them before the end-of-turn token trains a model that never ends its turn (trl#5988).
+    A chat template with generation markers says which tokens of the messages are learnt. One that closes them before
+    the end-of-turn token trains a model that never ends its turn (trl#5988).
     """
-    if not getattr(built.config, "assistant_only_loss", False):
+    if not built.chat_template or not getattr(built.config, "assistant_only_loss", False):
         return
-    from trl.chat_template_utils import is_chat_template_stop_token_trained
+    from trl.chat_template_utils import has_generation_markers, is_chat_template_stop_token_trained
 
-    if not is_chat_template_stop_token_trained(built.tokenizer, chat_template=built.chat_template):
-        fix = "put it before {% endgeneration %}, or set assistant_only_loss = false"
+    template = built.chat_template
+    if has_generation_markers(template) and not is_chat_template_stop_token_trained(built.tokenizer, template):
+        fix = "put it before {% endgeneration %}, or remove the generation markers"
         yield Finding("error", "the chat template's end-of-turn token is outside the loss", (), fix)
 
 
@@ -277,7 +278,7 @@ def _check_rows_match_base_template(built: Built, theirs: Any, rows: Sequence[Tr
         ) is None:
             continue  # D11-template tells
         ids, tokens = list(examples[row.number].ids), ModelTokenizer(theirs)
-        if ids not in (tokens.encode_plain(text), encode_training_row(RowEncoder(tokens), row.row)):
+        if ids not in (tokens.encode_plain(text), encode_training_row(tokens, row.row)):
             trained = theirs.decode(ids)
             at = max(0, next((i for i, (a, b) in enumerate(zip(text, trained, strict=False)) if a != b), 0) - 20)
             odd.append(f"row {row.number}: {quote_text(trained[at:], 60)} instead of {quote_text(text[at:], 60)}")

@@ -202,7 +202,7 @@ def _iterate_scoring_mismatches(tokens: ModelTokenizer, sample: Sample, text: st
             tokens.encode_prompts([sample.input]),
         )
         row = _make_training_row(sample.input, text)
-        trained = encode_training_row(RowEncoder(tokens), row)
+        trained = encode_training_row(tokens, row)
         prompt = sample.input if isinstance(sample.input, str) else tokens.render(sample.input)
         whole = prompt + text
         if not isinstance(sample.input, str):
@@ -275,8 +275,9 @@ def _make_training_row(prompt: Prompt, answer: str) -> dict[str, Any]:
     }
 
 
-def encode_training_row(encoder: RowEncoder, row: Mapping[str, Any]) -> list[int]:
+def encode_training_row(tokens: ModelTokenizer, row: Mapping[str, Any]) -> list[int]:
     """Return the tokens of a training row. Of a pair, those of its chosen answer."""
+    encoder = RowEncoder(tokens, assistant_only=False)  # which tokens are learnt is not asked
     if "chosen" not in row:
         return encoder.encode(row).ids
     return encoder.encode_answers(

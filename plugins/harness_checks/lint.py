@@ -13,7 +13,7 @@ from typing import Any
 
 import harness_hf
 from harness import Finding, ModelRef, Severity, TrainingRow, checker, quote_text
-from harness.internals import Suite, Task, chat, fold_case, prompt_text, schema
+from harness.internals import Task, chat, fold_case, prompt_text, schema
 from harness_checks.damage import compare_endings, find_damage
 from harness_checks.frames import row_messages
 from harness_domain import MatchOptions
@@ -54,7 +54,7 @@ Look = Callable[[TrainingRow], str | None]  # what is wrong with a row
 
 
 @checker(title="training-data-quality")
-def lint(rows: Sequence[TrainingRow], base: ModelRef, tasks: Mapping[str, Task], suite: Suite) -> Iterator[Finding]:
+def lint(rows: Sequence[TrainingRow], base: ModelRef, tasks: Mapping[str, Task]) -> Iterator[Finding]:
     """Rows that are damaged, duplicated, contradictory or private.
 
     A model learns what the rows say, the accidents too: an empty answer teaches to say nothing, a looping one to
@@ -69,8 +69,8 @@ def lint(rows: Sequence[TrainingRow], base: ModelRef, tasks: Mapping[str, Task],
     and what other programs do to text: -entities answers with HTML entities, -nan missing values as pandas writes them,
     -cut answers that a column cut at one length, -endings line breaks of CRLF or CR in training or in evaluation alone,
     -quotes typographic quotes where targets have plain ones, -escapes line breaks that were escaped twice,
-    -swapped columns of prompt and answer. -turns is a note: chats with several answers of which the user's turns are
-    trained on, too. -unused a column such as "instruction" or "context" that varies and is in no prompt.
+    -swapped columns of prompt and answer, -unused a column such as "instruction" or "context" that varies and is in no
+    prompt.
     """
     yield from _check_blank_evaluation_fields(tasks)
     yield from _check_targets_equal_normalized(tasks)
@@ -100,7 +100,6 @@ def lint(rows: Sequence[TrainingRow], base: ModelRef, tasks: Mapping[str, Task],
             about = row_numbers(row for row, _ in bad) if kind in ("entities", "nan") else {}  # others are of all rows
             yield Finding("warning", f"{count_of_total(len(bad), len(rows))}: {what}", evidence, fix, kind, about)
     yield from compare_endings(rows, tasks)
-    yield from _check_learnt_user_turns(rows, suite)
     yield from _check_unused_question_columns(rows)
     yield from _check_each_row(
         rows,
@@ -200,22 +199,6 @@ def _check_targets_equal_normalized(tasks: Mapping[str, Task]) -> Iterator[Findi
             severity: Severity = "error" if len(equal) >= SPOILT * len(targets) else "warning"
             ids = dict.fromkeys(s.id for s, _ in found)
             yield Finding(severity, line, evidence, fix, "punctuation", {name: [*ids]})
-
-
-def _check_learnt_user_turns(rows: Sequence[TrainingRow], suite: Suite) -> Iterator[Finding]:
-    """Report how much learnt chat text is not the assistant's."""
-    if suite.train is None or suite.train.options.get("assistant_only_loss"):
-        return
-    chats = [row for row in rows if isinstance(row.row.get("messages"), list)]
-    said: dict[bool, int] = defaultdict(int)
-    for message in (m for row in chats for m in row.row["messages"] if isinstance(m, Mapping)):
-        said[message.get("role") == "assistant"] += len(str(message.get("content") or ""))
-    if said[False]:
-        share = said[False] / (said[False] + said[True])
-        what = f"{count_of_total(len(chats), len(rows))} are chats of which all turns are learnt: {share:.0%} of their "
-        what += "text is not the assistant's"
-        fix = "set assistant_only_loss = true, if the chat template has generation markers"
-        yield Finding("note", what, (), fix, "turns", row_numbers(chats))
 
 
 def _check_unused_question_columns(rows: Sequence[TrainingRow]) -> Iterator[Finding]:

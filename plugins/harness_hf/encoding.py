@@ -7,18 +7,18 @@ are scored. Context turns are not learnt: `weight = 0` (OpenAI's format of rows)
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any
 
 from harness import UsageError
 from harness.internals import chat, encoding
-from harness_hf.tokens import ModelTokenizer
+from harness_hf.tokens import ModelTokenizer, select_template
+from harness_hf.turns import RenderedTurns, Span
 
 CONTEXT_MARKS = {"weight": "0 or 1", "train": "true or false"}
-NO_TURN = "\N{OBJECT REPLACEMENT CHARACTER}"  # a content that no turn begins with
+GENERATION_MARKER = re.compile(r"\{%-?\s*generation\s*-?%\}")
 IGNORED_LABEL = -100  # the label of a token that is not learnt
 
 
@@ -48,15 +48,14 @@ class EncodedRow:
 class RowEncoder:
     """Encoder of training rows into tokens.
 
-    `template` replaces the tokenizer's chat template. In a row with a prompt only the completion is learnt, unless
-    `completion_only` is off. With `assistant_only` a chat template's generation markers select the tokens of its turns
-    that are learnt.
+    In a row with a prompt only the completion is learnt, unless `completion_only` is off. Of messages only the
+    assistant's turns are, unless `assistant_only` is off: what lies between the chat template's generation markers, and
+    without markers what the assistant writes, from where generation opens a turn to where the next one begins.
     """
 
     tokens: ModelTokenizer
-    template: str | None = None
     completion_only: bool = True
-    assistant_only: bool = False
+    assistant_only: bool = True
 
     def encode(self, row: Mapping[str, Any]) -> EncodedRow:
         """Encode a row of prompt and completion, of messages, or of text.
@@ -64,7 +63,7 @@ class RowEncoder:
         Raises UsageError if the tokenizer or its template rejects the row.
         """
         if isinstance(row.get("messages", row.get("prompt")), list):
-            return self._mask_context_turns(row, self._encode_chat(row))
+            return self._encode_chat(row)
         prompt, answer = row.get("prompt", ""), row["completion"] if "prompt" in row else row["text"]
         [encoded] = self.encode_answers(prompt, [answer])
         if "prompt" not in row or not self.completion_only:
@@ -98,71 +97,108 @@ class RowEncoder:
         return EncodedRow(opened, ids, [False] * len(opened) + [True] * len(ids), alone)
 
     def _encode_chat(self, row: Mapping[str, Any]) -> EncodedRow:
-        arguments = chat.training_template_arguments(row)
-        if "messages" not in row:
-            encoded = self._encode_prompt_and_answer_turns(row["prompt"], row["completion"], arguments)
-            everything = not self.completion_only
-        else:
-            turns, everything = row["messages"], True
-            asked = len(turns) - 1 if turns[-1].get("role") == "assistant" else len(turns)
-            try:
-                encoded = self._encode_prompt_and_answer_turns(turns[:asked], turns[asked:], arguments)
-            except UsageError:  # a template that takes no conversation but a whole one
-                encoded = self._encode_prompt_and_answer_turns([], turns, arguments)
-        if self.assistant_only:
-            inside = self._compute_assistant_mask(row_turns(row), arguments)
-            both = [a and (everything or b) for a, b in zip(inside, encoded.learnt, strict=True)]
-            return replace(encoded, learnt=both)
-        return replace(encoded, learnt=[True] * len(encoded.ids)) if everything else encoded
+        arguments, turns = chat.training_template_arguments(row), row_turns(row)
+        ends_with_answer = turns[-1].get("role") == "assistant"
+        asked = len(row["prompt"]) if "prompt" in row else len(turns) - ends_with_answer
+        has_markers = self.assistant_only and self._has_generation_markers(arguments)
+        in_place = has_markers or len(turns) - asked != 1
+        try:
+            encoded = self._encode_prompt_and_answer_turns(turns[:asked], turns[asked:], arguments, in_place=in_place)
+        except UsageError:  # a template that takes no conversation but a whole one
+            encoded = self._encode_prompt_and_answer_turns([], turns, arguments, in_place=True)
+        first = asked if "prompt" in row and self.completion_only else 0
+        if self.assistant_only and not has_markers:
+            return self._learn_answers(encoded, turns, first, asked, arguments)
+        learnt = encoded.learnt if first else [True] * len(encoded.ids)
+        if has_markers:
+            marks = self._compute_assistant_mask(turns, arguments)
+            learnt = [a and b for a, b in zip(marks, learnt, strict=True)]
+        return self._mask_context_turns(replace(encoded, learnt=learnt), turns, arguments)
 
     def _encode_prompt_and_answer_turns(
-        self, prompt: Sequence[Any], answer: Sequence[Any], arguments: Mapping[str, Any]
+        self,
+        prompt: Sequence[Any],
+        answer: Sequence[Any],
+        arguments: Mapping[str, Any],
+        *,
+        in_place: bool = False,
     ) -> EncodedRow:
         """Encode messages, split where the answer's turn is opened.
 
-        If the template opens the turn otherwise than it writes it (D8), they are split where the two part.
+        If the template opens the turn otherwise than it writes it (D8), they are split where the two part. An answer
+        that is encoded `in_place` is never encoded alone.
         """
-        write = partial(self.tokens.render, template=self.template)
-        text = write(chat.join_arguments([*prompt, *answer], arguments), opened=False)
-        opened = write(chat.join_arguments(prompt, arguments)) if prompt and answer else ""
+        text = self.tokens.render(chat.join_arguments([*prompt, *answer], arguments), opened=False)
+        opened = self.tokens.render(chat.join_arguments(prompt, arguments)) if prompt and answer else ""
         [whole, begin] = self.tokens.encode_texts([text, opened], [True, True])
         found = encoding.AnswerTokens(whole, alone=True)
         if opened and text.startswith(opened):
             found = encoding.cut_answer(begin, whole, lambda: self.tokens.encode_plain(text[len(opened) :]))
-        if found.alone and (self.assistant_only or found.ids is whole):
+        if found.alone and (in_place or found.ids is whole):
             begin = whole[: encoding.shared_length(begin, whole)]
             found = encoding.AnswerTokens(whole[len(begin) :], alone=False)
         return EncodedRow(begin, found.ids, [False] * len(begin) + [True] * len(found.ids), found.alone)
 
+    def _learn_answers(
+        self, encoded: EncodedRow, turns: Sequence[Any], first: int, asked: int, arguments: Mapping[str, Any]
+    ) -> EncodedRow:
+        """Mark what the assistant writes in turns from the `first` on as learnt, except for context turns.
+
+        The row was split behind its first `asked` turns.
+        """
+        answers = [i for i in range(first, len(turns)) if turns[i].get("role") == "assistant"]
+        answers = [i for i in answers if not is_context_turn(turns[i])]
+        if not answers:
+            raise UsageError('has no message with the role "assistant" to learn from; remove it')
+        learnt, last = [False] * len(encoded.ids), len(turns) - 1
+        if encoded.prompt and asked == last == answers[-1]:
+            learnt = list(encoded.learnt)
+            answers = answers[:-1]
+        if answers:
+            rendered = self._render_turns(turns, arguments)
+            for begin, end in self._count_tokens(encoded, rendered, [rendered.find_answer(i) for i in answers]):
+                learnt[begin:end] = [True] * (end - begin)
+        return replace(encoded, learnt=learnt)
+
+    def _has_generation_markers(self, arguments: Mapping[str, Any]) -> bool:
+        template = select_template(self.tokens.tokenizer.chat_template, arguments)
+        return bool(template and GENERATION_MARKER.search(template))
+
     def _compute_assistant_mask(self, turns: Sequence[Any], arguments: Mapping[str, Any]) -> list[bool]:
         """Return which tokens lie between the template's generation markers. Raises UsageError if none does."""
-        given = {"return_dict": True, "return_assistant_tokens_mask": True, "chat_template": self.template}
+        given = {"return_dict": True, "return_assistant_tokens_mask": True}
         made = self.tokens.tokenizer.apply_chat_template(list(turns), **given, **arguments)
         if 1 not in (mask := made["assistant_masks"]):
-            why = "the chat template's generation markers enclose no token of a row"
-            raise UsageError(f"[train] assistant_only_loss: {why}; put the markers around the assistant's answers")
+            problem = "has no token between the chat template's generation markers"
+            raise UsageError(f"{problem}; put the markers around the assistant's answers")
         return list(map(bool, mask))
 
-    def _mask_context_turns(self, row: Mapping[str, Any], encoded: EncodedRow) -> EncodedRow:
-        """Stop the tokens of context turns from being learnt.
-
-        A turn's tokens reach from where it begins to where the next one does.
-        """
-        turns, ids, learnt = row_turns(row), encoded.ids, list(encoded.learnt)
-        if not any(map(is_context_turn, turns)):
+    def _mask_context_turns(
+        self, encoded: EncodedRow, turns: Sequence[Any], arguments: Mapping[str, Any]
+    ) -> EncodedRow:
+        """Stop the tokens of context turns from being learnt."""
+        if not (context := [i for i, turn in enumerate(turns) if is_context_turn(turn)]):
             return encoded
-
-        def write(some: Sequence[Any]) -> str:
-            arguments = chat.training_template_arguments(row)
-            return self.tokens.render(chat.join_arguments(some, arguments), opened=False, template=self.template)
-
-        text = write(turns)
-        begins = [_find_turn_start(turns, at, text, write) for at in range(len(turns))]
-        for at in (at for at, turn in enumerate(turns) if is_context_turn(turn)):
-            ends = begins[at], min((b for b in begins[at + 1 :] if b > begins[at]), default=len(text))
-            first, last = (encoding.shared_length(self.tokens.encode_plain(text[:end]), ids) for end in ends)
-            learnt[first:last] = [False] * (last - first)
+        learnt, rendered = list(encoded.learnt), self._render_turns(turns, arguments)
+        for begin, end in self._count_tokens(encoded, rendered, [rendered.find_turn(i) for i in context]):
+            learnt[begin:end] = [False] * (end - begin)
         return replace(encoded, learnt=learnt)
+
+    def _render_turns(self, turns: Sequence[Any], arguments: Mapping[str, Any]) -> RenderedTurns:
+        def render(part: Sequence[Any], *, opened: bool = False) -> str:
+            return self.tokens.render(chat.join_arguments(part, arguments), opened=opened)
+
+        return RenderedTurns(turns, render(turns), render, self.tokens.special_tokens)
+
+    def _count_tokens(
+        self, encoded: EncodedRow, rendered: RenderedTurns, spans: Sequence[Span]
+    ) -> Iterator[tuple[int, int]]:
+        """Yield each span in tokens. A token that spans the end of one is not in it."""
+        texts = [rendered.text[:place] for span in spans for place in span]
+        counts = [
+            encoding.shared_length(ids, encoded.ids) for ids in self.tokens.encode_texts(texts, [True] * len(texts))
+        ]
+        yield from zip(counts[::2], counts[1::2], strict=True)
 
 
 def row_turns(row: Mapping[str, Any]) -> list[Mapping[str, Any]]:
@@ -174,16 +210,6 @@ def row_turns(row: Mapping[str, Any]) -> list[Mapping[str, Any]]:
 def is_context_turn(turn: Mapping[str, Any]) -> bool:
     """Return whether a turn is marked as not learnt."""
     return any(turn.get(mark) is not None and not turn[mark] for mark in CONTEXT_MARKS)
-
-
-def _find_turn_start(turns: Sequence[Mapping[str, Any]], at: int, text: str, write: Callable[..., str]) -> int:
-    """Return where a turn begins in a text: where the turns before it end, or the text is another for another turn."""
-    with suppress(UsageError):  # a template with rules of its own about turns
-        before = write(turns[:at]) if at else ""
-        if text.startswith(before):
-            return len(before)
-    changed = [*turns[:at], {"role": turns[at]["role"], "content": NO_TURN}, *turns[at + 1 :]]
-    return encoding.shared_length(text, write(changed))
 
 
 def _move_answer_boundary(row: EncodedRow, tokens: int) -> EncodedRow:

@@ -188,6 +188,11 @@ class ModelTokenizer:
         added = self.tokenizer.added_tokens_decoder
         return set(self.tokenizer.all_special_ids) | {i for i, token in added.items() if token.special}
 
+    @cached_property
+    def special_tokens(self) -> list[str]:
+        """Return the texts of the special tokens."""
+        return [str(token) for token in self.tokenizer.convert_ids_to_tokens(sorted(self._special_ids))]
+
     def special_token_id(self, text: str) -> int | None:
         """Return the special token that a text is, or None."""
         found = self.tokenizer.convert_tokens_to_ids(text)  # an unknown text is the unknown token

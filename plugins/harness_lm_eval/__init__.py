@@ -48,9 +48,10 @@ def lm_eval(subject: Subject, samples: Sequence[Sample], options: TaskOptions, *
     """Score a task of lm-evaluation-harness as its HF backend would.
 
     The task may also be a group, a tag, or a YAML beside the suite. `shots` worked examples (else as many as the task
-    says) are the same for every document with `fixed_shots`, so that they are computed once; without it they are drawn
-    as lm_eval draws them, for numbers to compare with published ones. `chat` applies the chat template, as a table with
-    these template arguments, the examples as turns with `multiturn`. `docs` takes the first documents of each task.
+    says) are drawn for each document as lm_eval draws them; with `fixed_shots` they are the same for every document, so
+    that they are computed once, and the numbers differ from published ones. `chat` applies the chat template, as a
+    table with these template arguments, the examples as turns with `multiturn`. `docs` takes the first documents of
+    each task.
     `gen_kwargs` goes over the task's generation_kwargs, `metadata` to tasks that want some, `include_path` names a
     folder of more tasks. The metrics are the task's; of several filters "metric@filter".
 

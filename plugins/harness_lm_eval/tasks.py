@@ -35,7 +35,7 @@ class TaskOptions:
     chat: bool | dict[str, Any] = False
     multiturn: bool = True
     system: str | None = None
-    fixed_shots: bool = True
+    fixed_shots: bool = False
     shots_seed: int = 1234  # lm_eval's own
     docs: int | None = None
     include_path: str | None = None
@@ -85,8 +85,7 @@ class FixedShots:
         spare = random.Random(self.seed + 1).sample(self.pool, min(n + SPARE_SHOTS, len(self.pool)))  # noqa: S311
         found = [d for d in drawn if d != self.doc]
         found += [d for d in spare if d != self.doc and d not in found][: n - len(found)]
-        if len(found) < n:
-            raise UsageError(f'task "{self.task}": has {len(found)} examples, but {n} shots were set')
+        _require_examples(self.task, len(found), n)
         return found
 
 
@@ -96,19 +95,26 @@ class SampledShots:
     Every document is therefore drawn for in order, once, whatever is asked for.
     """
 
-    def __init__(self, sampler: Any, excludes: bool) -> None:
-        self.sampler, self.excludes = sampler, excludes
+    def __init__(self, task: str, sampler: Any, excludes: bool) -> None:
+        self.task, self.sampler, self.excludes = task, sampler, excludes
         self.found, self.number = list[Sequence[Doc]](), 0
 
     def start_document(self, number: int, docs: Sequence[Doc], shots: int) -> None:
         """Set which document comes next, and draw for those before it."""
         self.number = number
+        if shots:
+            _require_examples(self.task, len(self.sampler.fewshot_docs()) - self.excludes, shots)
         for doc in docs[len(self.found) : number + 1] if shots else ():
             self.found.append(self.sampler.sample(n=shots, eval_doc=doc if self.excludes else None))
 
     def sample(self, n: int, eval_doc: Doc | None = None, **_: Any) -> Sequence[Doc]:
         """Return the examples drawn for the current document."""
         return self.found[self.number]
+
+
+def _require_examples(task: str, examples: int, shots: int) -> None:
+    if examples < shots:
+        raise UsageError(f'task "{task}": has {examples} examples, but {shots} shots were set')
 
 
 @dataclass(frozen=True)
@@ -254,7 +260,7 @@ def _replace_fewshot_sampler(task: Any, *, fixed: bool, seed: int) -> FixedShots
     if fixed and type(task.sampler) is ContextSampler:
         chosen: FixedShots | SampledShots = FixedShots(task.task_name, task.sampler, seed)
     else:
-        chosen = SampledShots(task.sampler, task.fewshot_cfg.split == task.config.test_split)
+        chosen = SampledShots(task.task_name, task.sampler, task.fewshot_cfg.split == task.config.test_split)
     task.sampler = chosen
     return chosen
 

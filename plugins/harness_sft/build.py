@@ -11,8 +11,6 @@ from typing import Any
 
 import torch
 from jinja2 import TemplateError
-from transformers import PreTrainedTokenizerBase
-from trl.chat_template_utils import get_training_chat_template
 
 from harness import Built, UsageError
 from harness_hf import config_of_class, find_class, format_one_line, load_config, load_tokenizer, quiet_loading
@@ -36,8 +34,6 @@ def prepare_training(job: TrainingJob) -> Built:
         config = job.config(Path(folder), "cpu")
         kept, _ = job.split()
         tokenizer = load_tokenizer(job.ref.path)
-        if getattr(config, "assistant_only_loss", False) and not config.chat_template_path:
-            _require_assistant_markers(tokenizer)
         # What a training draws later must not depend on whether the checks ran.
         with torch.random.fork_rng(devices=[]):
             model = build_small_model(job.ref.path)
@@ -56,25 +52,11 @@ def prepare_training(job: TrainingJob) -> Built:
                     yield preview.batch([data[i] for i in range(start, min(start + size, len(data)))])
 
             slow = "".join(choose_loss(model, batch) for batch in batches(1))
-    template = getattr(preview, "chat_template", None) or tokenizer.chat_template
     packing, left = getattr(config, "packing", False), len(preview.train_dataset) * len(preview.answers)
     end = getattr(config, "truncation_mode", "keep_start") == "keep_end"
-    about = (packing, batches, model, config, template, end, slow)
+    about = (packing, batches, model, config, tokenizer.chat_template, end, slow)
     cut = None if packing and config.packing_strategy in SPLITTING_STRATEGIES else config.max_length
     return Built(tokenizer, preview.examples(), left, cut, *about)
-
-
-def _require_assistant_markers(tokenizer: PreTrainedTokenizerBase) -> None:
-    """Raise UsageError if no template marks the assistant's tokens.
-
-    The tokenizer's chat template or TRL's own for it may do so.
-    """
-    try:
-        get_training_chat_template(tokenizer)
-    except ValueError:
-        why = "the chat template has no generation markers, and TRL has none for it"
-        how = "set chat_template_path to one that has them, or use rows of prompt and completion"
-        raise UsageError(f"[train] assistant_only_loss: {why}; {how}") from None
 
 
 def build_small_model(path: str) -> Any:

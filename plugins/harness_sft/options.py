@@ -49,12 +49,13 @@ class TrainingOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class PackingOptions:
-    """Options for packing supervised rows."""
+class RowOptions:
+    """Options for what is learnt of supervised rows, and for packing them."""
 
+    assistant_only_loss: bool = True  # of messages; otherwise all of them are learnt
     packing: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
-class SupervisedOptions(TrainingOptions, MemoryOptions, PackingOptions, StepOptions):
+class SupervisedOptions(TrainingOptions, MemoryOptions, RowOptions, StepOptions):
     """The options of `sft`; fields of the last base come first."""

@@ -26,11 +26,17 @@ class Preview(SFTTrainer):  # type: ignore[misc]
     answers: tuple[str, ...] = ("",)  # of a row, each of which is an example
     whole: Any = None
 
+    def __init__(self, model: Any, *, args: TrainingArguments, **given: Any) -> None:
+        self.assistant_only = args.assistant_only_loss
+        args.assistant_only_loss = False  # for which TRL takes a template of its own, or refuses the model's
+        super().__init__(model, args=args, **given)
+        args.assistant_only_loss = self.assistant_only
+
     def _prepare_dataset(
         self, dataset: Dataset, tokenizer: Any, args: TrainingArguments, packing: bool, formatting: Any, name: str
     ) -> Any:
-        how = {"completion_only": self.completion_only_loss, "assistant_only": args.assistant_only_loss}
-        encoder = RowEncoder(ModelTokenizer(tokenizer), self.chat_template, **how)
+        how = {"completion_only": self.completion_only_loss, "assistant_only": self.assistant_only}
+        encoder = RowEncoder(ModelTokenizer(tokenizer), **how)
         whole = encode_dataset(dataset, partial(_encode_ids_and_labels, encoder), args.dataset_num_proc)
         text = isinstance(dataset[0].get("completion", dataset[0].get("text")), str)
         self.check_rows(whole, args, packing, name, text=text)
@@ -54,7 +60,10 @@ class Preview(SFTTrainer):  # type: ignore[misc]
 
 
 def _encode_ids_and_labels(encoder: RowEncoder, row: Mapping[str, Any]) -> dict[str, list[int]]:
-    encoded = encoder.encode(row)
+    try:
+        encoded = encoder.encode(row)
+    except UsageError as error:
+        raise UsageError(*(f"[train] data: row {row['row']} {message}" for message in error.messages)) from None
     return {"input_ids": encoded.ids, "labels": encoded.labels}
 
 

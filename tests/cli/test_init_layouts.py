@@ -395,7 +395,7 @@ def test_chats_out_of_order_are_left_out(first: list[Row], told: str, init: Init
     rows = [{"messages": [*(first if i == 5 else turns(i + 500)), *turns(i)]} for i in range(ROWS)]
     code, err = init("a.jsonl", encode_jsonl(rows))
     assert (code, f"left out: {told}\n" in err) == (0, True), err
-    assert "learnt: all turns, the user's as well, since 1" in err and "have several answers" in err
+    assert "learnt" not in err
 
 
 def test_a_row_is_named_by_its_id(init: Init) -> None:

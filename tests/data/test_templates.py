@@ -75,26 +75,12 @@ def test_text_and_messages_can_be_mapped() -> None:
     said = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
     row = {"input": "i", "target": "t", "body": "whole", "talk": said}
     assert to_training_rows([row], {"text": "body"}, "x") == [{"text": "whole"}]
-    assert to_training_rows([row], {"messages": "talk"}, "x") == [{"prompt": said[:1], "completion": said[1:]}]
+    assert to_training_rows([row], {"messages": "talk"}, "x") == [{"messages": said}]
     assert to_training_rows([row], {"prompt": "body", "completion": "target"}, "x") == [
         {"prompt": "whole", "completion": " t"}
     ]
     [sample] = to_samples([{"talk": said}], "x", columns={"messages": "talk"}, cluster=None, slices=())
     assert (sample.input, sample.target) == (said[:1], "b")
-
-
-def test_chats_with_one_answer_learn_the_answer_alone() -> None:
-    """They are a prompt and a completion, unless a row has several answers: all rows have one shape."""
-    one = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
-    system = [{"role": "system", "content": "s"}, *one]
-    rows = [{"messages": one}, {"messages": system, "tools": [{"name": "t"}]}]
-    assert to_training_rows(rows, {}, "x") == [
-        {"prompt": one[:1], "completion": one[1:]},
-        {"prompt": system[:2], "completion": one[1:], "tools": [{"name": "t"}]},
-    ]
-    for other in ([*one, *one], one[1:], one[:1]):
-        rows = [{"messages": one}, {"messages": other}]
-        assert to_training_rows(rows, {}, "x") == rows
 
 
 def _train(project: Project, rows: list[dict[str, object]], keys: str = "", eval_keys: str = "") -> str:

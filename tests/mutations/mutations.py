@@ -1017,7 +1017,7 @@ MUTATIONS: list[Mutation] = [
     ),
     mutate_options("a step of 256 rows", "D14", {"train_gradient_accumulation_steps": 64}, {}),
     mutate_options("a rank of 128", "D14", {"adapter_r": 128}, {"adapter_r": 128, "adapter_use_rslora": True}),
-    mutate_options("options the trainer refuses", "build", {"train_assistant_only_loss": True}, {}),
+    mutate_options("options the trainer refuses", "build", {"train_eos_token": "<none>"}, {}),
     trained("trained with a rate of zero", "T1", {"train_learning_rate": 0.0}, {"train_learning_rate": 1e-2}, "D14"),
     trained("one module did not move", "T1", {"train_use": "damaged", "train_how": "zero"}, {"train_use": "damaged"}),
     trained("a module is frozen", "T1", {"train_use": "hurt", "train_how": "frozen"}, {"train_use": "hurt"}),

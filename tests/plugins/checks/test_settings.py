@@ -11,10 +11,8 @@ import pytest
 pytest.importorskip("torch")
 
 from harness.gates.gate import Gate
-from harness.records.findings import TrainingRow
 from harness.testing import ROWS, SUITE, TRAIN, Project
 from harness_checks.labels import _check_label_spelling
-from harness_checks.lint import _check_learnt_user_turns
 from harness_checks.recipe import unusual_recipe
 from harness_checks.settings import find_weak_settings
 
@@ -86,16 +84,3 @@ def test_no_epochs_are_refused_before_anything_is_measured(project: Project) -> 
     assert (
         "num_train_epochs: is 0, so nothing is trained; set it above 0, or set max_steps" in outcome.out + outcome.err
     )
-
-
-def test_chats_of_which_every_turn_is_learnt_are_a_note() -> None:
-    """How much of them is not the assistant's is said, unless only the assistant's turns are learnt."""
-    turns = [{"role": "user", "content": "abc"}, {"role": "assistant", "content": "d"}] * 2
-    rows = [TrainingRow(i, "t", {"messages": turns}, {"messages": turns}) for i in (1, 2)]
-    rows.append(TrainingRow(3, "t", {"prompt": "p", "completion": "c"}, {}))
-    suite: Any = SimpleNamespace(train=SimpleNamespace(options={}))
-    [flag] = _check_learnt_user_turns(rows, suite)
-    assert (flag.severity, flag.kind) == ("note", "turns")
-    assert "2 of 3 rows are chats of which all turns are learnt: 75% of their text is not the assistant's" in flag.what
-    suite.train.options["assistant_only_loss"] = True
-    assert not list(_check_learnt_user_turns(rows, suite)) and not list(_check_learnt_user_turns(rows[2:], suite))

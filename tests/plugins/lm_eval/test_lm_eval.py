@@ -405,8 +405,10 @@ def test_a_task_that_cannot_be_built_is_told_before_any_model(
 
 def test_too_many_shots_are_told_before_any_model(folder: Path) -> None:
     """More shots than there are examples."""
-    line = read_usage_error(lambda: rows_for({"task": "things.yaml", "shots": 50}, folder))
-    assert line == 'task "things": has 9 examples, but 50 shots were set'
+    for fixed in (False, True):
+        options = {"task": "things.yaml", "shots": 50, "fixed_shots": fixed}
+        line = read_usage_error(lambda options=options: rows_for(options, folder))
+        assert line == 'task "things": has 9 examples, but 50 shots were set'
 
 
 def test_lm_eval_not_installed_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -519,7 +521,7 @@ def test_metrics_equal_lm_evals(folder: Path, task: str, shots: int) -> None:
     """The same answers give the numbers that lm_eval's own loop gives, whatever the chunks."""
     subject = Hashed()
     found = theirs(wrap_as_lm(subject), folder, f"{task}.yaml", shots)
-    options = {"task": f"{task}.yaml", "shots": shots, "fixed_shots": False}
+    options = {"task": f"{task}.yaml", "shots": shots}
     assert compute_metrics(Hashed(), folder, size=5, **options) == expect_metrics(found, task)
 
 
@@ -612,19 +614,20 @@ def test_requests_of_a_chunk_go_in_one_call(folder: Path) -> None:
 def test_fixed_shots_are_the_same_for_every_document(folder: Path) -> None:
     """The examples stand before every document, the first of them those lm_eval shows its first document."""
     subject, per_document = Hashed(), Hashed()
-    score_in_chunks(subject, folder, task="things.yaml", shots=3)
-    score_in_chunks(per_document, folder, task="things.yaml", shots=3, fixed_shots=False)
+    score_in_chunks(subject, folder, task="things.yaml", shots=3, fixed_shots=True)
+    score_in_chunks(per_document, folder, task="things.yaml", shots=3)
     fronts = {prompt.rpartition("Q:")[0] for prompt, _ in subject.asked("logprobs")}
     drawn = [prompt.rpartition("Q:")[0] for prompt, _ in per_document.asked("logprobs")]
     assert fronts == {drawn[0]}
     assert len(set(drawn)) > 6
 
 
-def test_a_document_is_never_its_own_example(folder: Path) -> None:
+@pytest.mark.parametrize("fixed", [False, True])
+def test_a_document_is_never_its_own_example(fixed: bool, folder: Path) -> None:
     """Examples from the documents themselves: each document is shown others only, as many as were asked for."""
     write(folder, {"own.yaml": CHOICE.replace("training_split: train\n", "fewshot_split: test\n")})
     subject = Hashed()
-    score_in_chunks(subject, folder, task="own.yaml", shots=4)
+    score_in_chunks(subject, folder, task="own.yaml", shots=4, fixed_shots=fixed)
     for prompt, _ in subject.asked("logprobs"):
         questions = prompt.split("Q: ")[1:]
         assert len(questions) == 5
@@ -633,11 +636,11 @@ def test_a_document_is_never_its_own_example(folder: Path) -> None:
 
 @pytest.mark.parametrize("split", ["fewshot_split: test\n", "training_split: train\n"])
 def test_drawn_shots_are_lm_evals_in_any_order(folder: Path, split: str) -> None:
-    """Without `fixed_shots` every document sees the examples lm_eval draws for it, whichever rows are asked for."""
+    """Every document sees the examples lm_eval draws for it, whichever rows are asked for."""
     write(folder, {"own.yaml": CHOICE.replace("training_split: train\n", split)})
     reference = Hashed()
     theirs(wrap_as_lm(reference), folder, "own.yaml", 3)
-    options = {"task": "own.yaml", "shots": 3, "fixed_shots": False}
+    options = {"task": "own.yaml", "shots": 3}
     rows = load_samples(folder, **options)
     subject = Hashed()
     for number in (7, 2, 11):
@@ -656,7 +659,7 @@ def test_chat_is_lm_evals(folder: Path, multiturn: bool) -> None:
     reference, subject = Hashed(render=render), Hashed(render=render)
     told = {"apply_chat_template": True, "system_instruction": "Be brief.", "fewshot_as_multiturn": multiturn}
     found = theirs(wrap_as_lm(reference), folder, "prefix.yaml", 2, **told)
-    options = {"task": "prefix.yaml", "shots": 2, "fixed_shots": False, "chat": True}
+    options = {"task": "prefix.yaml", "shots": 2, "chat": True}
     options |= {"system": "Be brief.", "multiturn": multiturn}
     assert compute_metrics(subject, folder, **options) == expect_metrics(found, "things")
     assert subject.asked("logprobs") == reference.asked("logprobs")
@@ -875,7 +878,7 @@ def test_metrics_equal_the_hf_backends(folder: Path, backends: Any, task: str, s
     pages = [*make_documents(8), {**make_documents(1)[0], "page": LONG}]
     write(folder, {"bare.yaml": bare, "train.jsonl": make_documents(40, 100), "test.jsonl": pages})
     found = theirs(backends.theirs, folder, f"{task}.yaml", shots)
-    options = {"task": f"{task}.yaml", "shots": shots, "fixed_shots": False}
+    options = {"task": f"{task}.yaml", "shots": shots}
     ours = compute_metrics(backends.ours, folder, **options)
     assert ours == {
         name: pytest.approx(value.expected, rel=1e-4) for name, value in expect_metrics(found, task).items()
@@ -891,7 +894,7 @@ def test_chat_equals_the_hf_backends(folder: Path, backends: Any, multiturn: boo
     write(folder, {"prefix.yaml": CHOICE + "gen_prefix: 'It is'\n"})
     told = {"apply_chat_template": True, "system_instruction": "Be brief.", "fewshot_as_multiturn": multiturn}
     found = theirs(backends.theirs, folder, "prefix.yaml", 2, **told)
-    options = {"task": "prefix.yaml", "shots": 2, "fixed_shots": False, "chat": True}
+    options = {"task": "prefix.yaml", "shots": 2, "chat": True}
     options |= {"system": "Be brief.", "multiturn": multiturn}
     assert compute_metrics(backends.ours, folder, **options) == expect_metrics(found, "things")
     ours = theirs(wrap_as_lm(backends.ours), folder, "prefix.yaml", 2, **told)

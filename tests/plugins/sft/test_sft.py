@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
-import re
 import shutil
 import weakref
 from collections import Counter
@@ -488,11 +487,13 @@ def test_supervised_tokens(packing: bool, trained: Train) -> None:
 
 
 def test_chat_rows(trained: Train, tiny_model: Path) -> None:
-    """Of chat rows with a prompt the answer's turn is learnt up to its end, as the chat template writes it."""
+    """Of chat rows the answer's turn is learnt up to its end, as the chat template writes it; all turns by a key."""
     user, answer = {"role": "user", "content": "what?"}, {"role": "assistant", "content": "this"}
     facts = read_facts(trained([{"prompt": [user], "completion": [answer]}] * 8, num_train_epochs=1))
     assert 8 * len("this" + "E" + "\n") == facts["supervised_tokens"]
     facts = read_facts(trained([{"messages": [user, answer]}] * 8, num_train_epochs=1))
+    assert 8 * len("this" + "E" + "\n") == facts["supervised_tokens"]
+    facts = read_facts(trained([{"messages": [user, answer]}] * 8, num_train_epochs=1, assistant_only_loss=False))
     whole = load_tokenizer(tiny_model).apply_chat_template([user, answer])["input_ids"]
     assert 8 * (len(whole) - 1) == facts["supervised_tokens"]
 
@@ -629,8 +630,8 @@ def test_unmatched_target(trained: Train) -> None:
 
 def test_trl_refuses(trained: Train) -> None:
     """What TRL finds out only with the model or the rows is a mistake of the user, not a crash."""
-    with pytest.raises(UsageError, match=r"TRL rejects it: .*assistant_only_loss"):
-        trained(assistant_only_loss=True)
+    with pytest.raises(UsageError, match=r"TRL rejects it: .*eos_token"):
+        trained(eos_token="<none>")
 
 
 @pytest.mark.parametrize("packing", [False, True])
@@ -831,44 +832,6 @@ def build_rows(tiny_model: Path) -> Any:
     """Return the rows as they are trained on."""
     trainer: Any = sft
     return trainer.build(ModelRef("base", str(tiny_model)), lora(), ROWS, seed=3, max_length=64)
-
-
-OTHERWISE = ("qwen3", "glm4moe")  # TRL's marked templates write something else than the models' own; D7-rows tells
-
-
-@pytest.mark.parametrize("name", ["qwen2_5", "llama3", "phi3", "gemma", *OTHERWISE])
-def test_assistant_only_loss_with_templates_that_trl_can_mark(name: str, tiny_model: Path, tmp_path: Path) -> None:
-    """A template without generation markers that TRL has marked learns every answer and the end of its turn, only."""
-    import trl
-
-    folder = shutil.copytree(tiny_model, tmp_path / "base")
-    template = Path(trl.__file__).with_name("chat_templates") / f"{name}.jinja"
-    shutil.copyfile(template, folder / "chat_template.jinja")
-    roles = ("user", "assistant") * 2
-    said = [f"{word} {i}" for i, word in enumerate(("What is one?", "It is two.", "And three?", "It is four."))]
-    messages = [{"role": role, "content": text} for role, text in zip(roles, said, strict=True)]
-    trainer: Any = sft
-    ref = ModelRef("base", str(folder))
-    built = trainer.build(ref, lora(), [{"messages": messages}], seed=3, assistant_only_loss=True, max_length=4096)
-    [example] = built.examples
-    parts = re.findall("⟦(.*?)⟧", built.show(example), re.DOTALL)
-    assert len(parts) == 2
-    for text, part in zip((said[1], said[3]), parts, strict=True):
-        assert text in part
-        assert not any(other in part for other in (said[0], said[2]))
-    tokenizer = load_tokenizer(folder)
-    plain = tokenizer.apply_chat_template(messages, tokenize=False)
-    assert (tokenizer.decode(example.ids) == plain) is (name not in OTHERWISE)
-
-
-def test_assistant_only_loss_is_refused_without_markers(tiny_model: Path) -> None:
-    """A template that has no generation markers, and that TRL has not marked, is refused in one line."""
-    trainer: Any = sft
-    rows = [{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}]
-    with pytest.raises(UsageError) as caught:
-        trainer.build(ModelRef("base", str(tiny_model)), lora(), rows, seed=3, assistant_only_loss=True)
-    [line] = caught.value.messages
-    assert line.startswith("[train] assistant_only_loss: ") and "generation" in line and "\n" not in line
 
 
 def read_facts(out: Path) -> dict[str, Any]:
