@@ -20,7 +20,7 @@ ATTRIBUTES = ("cluster", "second_cluster")  # of a row
 MAX_CLUSTERS = len(ATTRIBUTES)
 MIN_AGREEMENT = 0.95  # share of rows with the same value on both sides, or with a value that always means the same
 MAX_NAMED = 6  # columns in a line
-UNSEEN = "no column tells questions apart, so it cannot be seen whether they repeat"
+UNSEEN = "no column tells questions apart, so whether they repeat is unknown"
 Runs = dict[str, RawRows]
 Labels = dict[str, list[str]]  # by side, of each row
 
