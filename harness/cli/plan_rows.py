@@ -27,8 +27,9 @@ def plan_rows(args: Namespace) -> int:
     from harness.rows.gating import measure_rows
 
     paths = {"base": str(args.suite), "candidate": str(args.other or args.suite)}
-    about = {"cluster": parse_clusters(args.cluster), "slices": []}
-    suite = suites.make_rows_suite(Gate("plan", versus="base"), paths, parse_rows_options(args), ALPHA, **about)
+    clusters = parse_clusters(args.cluster)
+    options = parse_rows_options(args)
+    suite = suites.make_rows_suite(Gate("plan", versus="base"), paths, options, ALPHA, cluster=clusters, slices=[])
     (spec,) = suite.evals
     found = measure_rows(spec.name, suites.read_runs(suite)[spec.name], suites.wanted_rows(spec))
     theirs, ours = ({s.id: s for s in found.results[side].scores} for side in ("base", "candidate"))
@@ -41,7 +42,9 @@ def plan_rows(args: Namespace) -> int:
         return ExitCode.OK
     terminal = Terminal()
     terminal.print_rule(f"harness plan: {paths['base']} and {paths['candidate']}")
-    for line in _iterate_forecast_lines(forecast, f"{found.metric.better} is better, {found.metric_reason}"):
+    about = found.runs["candidate"]
+    lines = _iterate_forecast_lines(forecast, f"{found.metric.better} is better, {found.metric_reason}")
+    for line in (*lines, *(f"columns: {line}" for line in (*about.columns_told, *about.cluster_notes))):
         for part in textwrap.wrap(line, WIDTH, subsequent_indent=INDENT):
             terminal.print_line(part)
     words, _ = write_option_words(args)

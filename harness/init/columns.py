@@ -13,6 +13,7 @@ from statistics import fmean
 from typing import Any
 
 from harness.data import chat
+from harness.data.column_names import GROUPS, INPUTS, LABELS, LONG_LABELS, PAIRS, plain_name
 from harness.data.identity import canonical_text
 from harness.errors import UsageError, did_you_mean
 from harness.init.answers import list_accepted_answers
@@ -23,25 +24,13 @@ from harness.texts.missing import MISSING_VALUES
 Row = dict[str, Any]
 Columns = Mapping[str, Sequence[str]]
 Ask = Callable[[str, Sequence[str]], str]
-NAMES = {  # of columns, in small letters, by what they are taken for
-    "input": "input inputs text message question prompt review tweet sentence comment body content query utterance",
-    "label": "label labels target targets answer answers category class intent topic mood sentiment output completion "
-    "response",
-    "text": "summary highlights solution translation",  # labels if no column has few values
-    "group": "group user author customer article document doc conversation thread session speaker patient case",
-}
+NAMES = {"input": INPUTS, "label": LABELS, "text": LONG_LABELS, "group": GROUPS}  # by what columns are taken for
 SHOWN_COLUMNS = 10  # names of columns in a line
 MAX_LABELS = 40  # different answers that are taken for labels
 MIN_ROWS_PER_LABEL = 5  # on average
 LONGEST_LABEL = 60  # characters of a label
 MIN_ROWS = 60  # that can be split into three parts
 MIN_PART_ROWS, MIN_CONFIRM_GROUPS = 20, 10
-PAIRS = (  # columns that are inputs together
-    ("premise", "hypothesis"), ("sentence1", "sentence2"), ("sentence_a", "sentence_b"), ("text1", "text2"),
-    ("text_a", "text_b"), ("question1", "question2"), ("question", "sentence"), ("context", "question"),
-    ("passage", "question"), ("paragraph", "question"), ("document", "question"), ("article", "question"),
-    ("query", "passage"), ("query", "document"),
-)  # fmt: skip
 RESERVED = ("choices", "gold", chat.TOOLS, chat.ARGUMENTS, *chat.MEDIA)  # columns that mean something else in a suite
 MAX_TRAINING_ROWS = 200_000  # rows to train on; more make every look at them take minutes
 PARTS = {"confirm": (0.2, 200, 5000), "select": (0.1, 0, 1000)}  # share, at least (a third at most), at most
@@ -103,8 +92,8 @@ def find_roles(columns: Columns, given: Mapping[str, str | None], ask: Ask) -> R
     for option, names in {"input": inputs, "label": (given["label"],), "group": (given["group"],)}.items():
         if missing := [name for name in names if name is not None and name not in columns]:
             raise UsageError(f'--{option} "{missing[0]}": column does not exist{did_you_mean(missing[0], columns)}')
-    plain = {c: re.sub(r"[\W_]+(id|key|name)?$|(?<=[a-z])Id$", "", c.strip()).lower() for c in columns}
-    named = {role: [c for c in columns if plain[c] in words.split()] for role, words in NAMES.items()}
+    plain = {column: plain_name(column) for column in columns}
+    named = {role: [column for column in columns if plain[column] in names] for role, names in NAMES.items()}
     lower = {c.strip().lower(): c for c in columns}
     pair = next((tuple(lower[name] for name in names) for names in PAIRS if {*names} <= lower.keys()), ())
     pair = () if inputs or {given["label"], given["group"]} & {*pair} else pair

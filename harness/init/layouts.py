@@ -11,6 +11,7 @@ from itertools import pairwise
 from typing import Any, Literal
 
 from harness.data import chat
+from harness.data.column_names import ANSWERS, CHATS, CONTEXTS, PROMPTS
 from harness.data.judged_rows import split_preference_pair
 from harness.errors import UsageError
 from harness.init.choices import ChoiceColumns, ChoiceRow, find_choices
@@ -29,11 +30,7 @@ from harness.init.turns import (
 
 Row = dict[str, Any]
 Kind = Literal["columns", "chat", "completion", "choice", "preference"]
-CHATS = ("messages", "conversations", "conversation")
 LAST_SPEAKER = "\n\nAssistant:"  # in a transcript of HH-RLHF
-PROMPTS = ("prompt", "question", "instruction", "query", "input")  # of preference pairs
-ANSWERS = ("output", "response", "completion", "answer")  # of Alpaca and its relatives
-CONTEXTS = ("input", "context")
 AMBIGUOUS = {*PROMPTS, *ANSWERS, "target", "text", "messages"}  # columns that would give a row a second meaning
 TURNS = re.compile(r"\s*\[?\s*\{|\s*\[\s*\]")  # how a list of messages begins in a cell, in JSON or as Python writes it
 KTO = "as KTO does; keep the rows whose label is true, or write a suite"

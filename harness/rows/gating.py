@@ -78,8 +78,8 @@ class MeasuredRows:
             told = " and ".join(f"{n:,} of {side}" for side, n in lost.items() if n)
             how = "count as the worst value to prove the claim and as the best to refute it (--missing wrong)"
             found.append(f"rows without a score, {told}, {how}")
-        found += self.notes
         run = self.runs["candidate"]
+        found += [*self.notes, *run.cluster_notes]
         bound = {"none": TRUST, "named": f"rows are taken on trust, from a run of a model named {printable(run.bound)}"}
         return [*found, bound.get(run.binding, f"rows are taken on trust, claimed to be of {printable(run.bound)}")]
 

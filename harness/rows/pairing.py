@@ -82,6 +82,7 @@ def pair_rows(base: RawRows, candidate: RawRows, *, only_common: bool) -> Paired
     sides = {"base": base.rows, "candidate": candidate.rows}
     how = _choose_pairing(sides)
     named = _has_only_named_rows(base.rows) and _has_only_named_rows(candidate.rows)
+    named = named or _has_agreeing_numbers(base.rows, candidate.rows)
     several = _find_contents_of_several_names(sides.values()) if how == "content" and named else frozenset[str]()
     left, right = (_group_rows_by_identity(rows, how, named, several, side) for side, rows in sides.items())
     renamed, together = 0, zip(base.rows, candidate.rows, strict=False)
@@ -135,6 +136,12 @@ def _choose_pairing(sides: dict[str, Sequence[RawRow]]) -> How:
 
 def _has_only_named_rows(rows: Sequence[RawRow]) -> bool:
     return not any(row.numbered or not row.key for row in rows)
+
+
+def _has_agreeing_numbers(base: Sequence[RawRow], candidate: Sequence[RawRow]) -> bool:
+    """Return whether running numbers name the same question on both sides, each once."""
+    numbers = [{row.key: row.content for row in rows} for rows in (base, candidate)]
+    return numbers[0] == numbers[1] and len(numbers[0]) == len(base) == len(candidate) and "" not in numbers[0]
 
 
 def _find_contents_of_several_names(sides: Iterable[Sequence[RawRow]]) -> frozenset[str]:

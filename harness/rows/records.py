@@ -9,6 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
+from harness.records.column_values import ColumnValues
+
 UNSET_COLUMN = "none"  # in the place of a column that is there and is not to be read
 COLUMNS = ("id", "score", "input", "target", "answer", "weight", "repeat")  # of a table, which a user names
 SIDES = ("base_score", "candidate_score")  # columns of the scores of each side, in one table
@@ -71,6 +73,8 @@ class RawRows:
     `contents` the sha256 of each, decompressed;
     `columns` what a table has of input and target, `part` which rows or
     column of a table with several models these are, `tasks` those of a group.
+    Of a table, `input_column` holds its questions, `cells` are the columns that nobody declared (None for other
+    files), and `columns_told` says how columns were read. `cluster_notes` say which columns make clusters.
     """
 
     tool: str
@@ -87,6 +91,10 @@ class RawRows:
     columns: tuple[str, ...] = ()
     part: str = ""
     tasks: tuple[str, ...] = ()
+    input_column: str = ""
+    cells: Mapping[str, ColumnValues] | None = None
+    columns_told: tuple[str, ...] = ()
+    cluster_notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -40,6 +40,7 @@ from harness.rows.readers.fields import TASK
 from harness.rows.readers.layouts import Lines
 from harness.rows.readers.tables import read_table
 from harness.rows.records import UNSET_COLUMN, RawRows, Wanted
+from harness.rows.shared_columns import add_shared_clusters, clear_false_inputs
 from harness.rows.sides import read_sides
 from harness.rows.wording import write_option
 from harness.suite.tables import GATE_COMMAND, Eval, Model, ScoredRows, Suite, SuiteTable
@@ -221,6 +222,7 @@ def read_runs(
             if one.weights and not re.fullmatch("sha256:[0-9a-f]{64}", one.weights):
                 raise UsageError(f'{one.where}: weights is "{one.weights[:80]}"; write "sha256:" and 64 hex digits')
             found[spec.name][side] = replace(run, binding="claimed", bound=one.weights) if one.weights else run
+        found[spec.name] = add_shared_clusters(clear_false_inputs(found[spec.name], want), spec.clusters)
     return found
 
 

@@ -194,6 +194,7 @@ def format_provenance(one: MeasuredRows, found: JudgedRows) -> list[str]:
     told = [f"rows       {len(pairs.names):,} {how} · {scored}{attempt}"]
     name = f"{one.runs['candidate'].task} {metric.name}"
     told.append(f"metric     {name} · {metric.better} is better ({one.metric_reason}) · {metric.scale}")
+    told += [f"columns    {line}" for line in one.runs["candidate"].columns_told]
     if pairs.repeats != (1, 1):
         told.append(f"repeats    base {pairs.repeats[0]}, candidate {pairs.repeats[1]}; a row is their mean")
     if pairs.renamed:

@@ -121,9 +121,10 @@ def test_two_columns_of_clusters_are_crossed(gate: Gate, table: Table) -> None:
     )
     assert both["crossed"] == [20, 20] and both["lower"] == pytest.approx(other["lower"])
     nested, alone = (
-        read_verdict(gate(*files, "--cluster", "part", "--cluster", "doc")),
-        read_verdict(gate(*files, "--cluster", "doc")),
+        read_verdict(gate(*files, "--cluster", "part", "--cluster", "doc", "--slice", "form")),
+        read_verdict(gate(*files, "--cluster", "doc", "--slice", "form")),
     )
+    assert read_verdict(gate(*files, "--cluster", "part", "--cluster", "doc"))["crossed"] == [20, 20]
     assert (nested["crossed"], nested["lower"]) == ([], alone["lower"])
     assert "columns; name one, or two different ones" in gate(*files, "--cluster", "doc", "--cluster", "doc").out
 

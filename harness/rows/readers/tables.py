@@ -11,12 +11,14 @@ from pathlib import Path
 from sys import intern
 from typing import Any
 
+from harness.data.cells import ColumnReader
+from harness.data.column_names import ASKED, IDS, SCORES, find_named
 from harness.data.identity import question_key
 from harness.errors import UsageError, did_you_mean
 from harness.rows.readers import fields as ask
 from harness.rows.readers import layouts
 from harness.rows.readers.layouts import Lines
-from harness.rows.records import COLUMNS, UNSET_COLUMN, RawMetric, RawRow, RawRows, State, Wanted
+from harness.rows.records import COLUMNS, SIDES, UNSET_COLUMN, RawMetric, RawRow, RawRows, State, Wanted
 from harness.rows.safe_read import SafeFiles, describe_tool_error, parse_score
 from harness.rows.wording import write_option
 from harness.texts.escaping import printable
@@ -24,7 +26,9 @@ from harness.texts.missing import MISSING_SCORES
 
 PIECE_ROWS = 10_000  # rows whose contents are read at a time
 HEAD_ROWS = 100  # rows by which the columns of a table are known
-DEFAULTS = ("id", "score", "input", "target", "answer")  # columns that are read where a table has them
+DEFAULTS = {  # names of columns that are read where a table has one
+    "id": IDS, "score": SCORES, "input": ASKED, "target": ("target",), "answer": ("answer",),
+}  # fmt: skip
 ERROR, MODEL = "error", "model"  # columns that say that a row has no score, and whose row it is in a long table
 WORDS = {  # of right and wrong
     **dict.fromkeys(("c", "correct", "pass", "passed", "right", "true", "y", "yes", "✓", "✔"), 1.0),
@@ -60,12 +64,14 @@ def read_table(path: Path, lines: Lines, want: Wanted) -> RawRows:
     rows of several models.
     """
     rows, shared, columns, models = list[RawRow](), dict[Any, Any](), dict[str, str](), set[str]()
-    budget = ask.TextBudget(want.texts)
+    budget, cells = ask.TextBudget(want.texts), dict[str, ColumnReader]()
     long = MODEL not in (*want.slices, *want.cluster) and "=" not in want.label
     while piece := list(islice(lines, PIECE_ROWS)):
         columns = columns or _map_roles_to_columns([line for _, line in piece[:HEAD_ROWS]], want, path)
         if long:
             models |= {_format_cell_as_text(line[MODEL]) for _, line in piece if MODEL in line}
+        if want.texts is None:
+            _read_other_cells(cells, [line for _, line in piece], {*_list_declared(columns, want)}, len(rows))
         rows += (made := _make_rows(path, piece, columns, want, shared))
         budget.spend(rows, len(made))
     if len(models) > 1:
@@ -74,7 +80,7 @@ def read_table(path: Path, lines: Lines, want: Wanted) -> RawRows:
     if all(FLOAT_ID.fullmatch(row.key) for row in rows if row.key):  # what pandas makes of whole numbers and gaps
         for row in rows:
             row.key = row.key.partition(".")[0]
-    if not want.id:  # names that all are numbers name nothing, unless their column was named
+    if "input" in columns and not want.id:  # numbers may be places, where more is known of a row
         rows = ask.flag_positional_keys(rows, [row.key for row in rows])
     part = want.score if want.base_score else ""
     kept = tuple(name for name in ("input", "target") if name in columns)
@@ -82,19 +88,50 @@ def read_table(path: Path, lines: Lines, want: Wanted) -> RawRows:
         "table",
         path.stem,
         want.task or path.stem,
-        {_choose_metric_name(want): RawMetric()},
+        {_choose_metric_name(want, columns): RawMetric()},
         rows,
         columns=kept,
         part=part,
+        input_column=columns.get("input", ""),
+        cells={name: reader.finish() for name, reader in cells.items()},
+        columns_told=_describe_roles(columns, want),
     )
 
 
-def _choose_metric_name(want: Wanted) -> str:
+def _list_declared(columns: Mapping[str, str], want: Wanted) -> list[str]:
+    """Return the columns whose rows cannot be a cluster: those that a user named, and ids and scores."""
+    given = [getattr(want, name) for name in (*COLUMNS, *SIDES)]
+    known = [columns.get(role, "") for role in ("id", "score")]
+    return [*filter(None, [*given, *known]), *want.cluster, *want.slices, ERROR, MODEL]
+
+
+def _read_other_cells(
+    cells: dict[str, ColumnReader], lines: Sequence[ask.Told], declared: set[str], before: int
+) -> None:
+    """Read the cells of the columns that nobody declared. `before` rows were read already."""
+    for name in dict.fromkeys(chain.from_iterable(lines)):
+        if name not in declared:
+            cells.setdefault(str(name), ColumnReader())
+    for name, reader in cells.items():
+        reader.pad(before)
+        values = (line.get(name) for line in lines)
+        reader.extend(value if type(value) is str else _format_cell_as_text(value) for value in values)
+
+
+def _describe_roles(columns: Mapping[str, str], want: Wanted) -> tuple[str, ...]:
+    """Return the columns that were read, by their roles, in a line."""
+    named = {role: column for role, column in columns.items() if role != column and not getattr(want, role, "")}
+    roles = ", ".join(f'{role} "{printable(column)}"' for role, column in named.items() if role in DEFAULTS)
+    return (f"{roles}, by name",) if roles else ()
+
+
+def _choose_metric_name(want: Wanted, columns: Mapping[str, str]) -> str:
     """Return the name of the score.
 
     In a table with a column for each side it is "score", unless a metric is named.
     """
-    return want.metric or ("score" if want.base_score else want.score) or "score"
+    score = columns.get("score", "score")
+    return want.metric or ("score" if want.base_score or score.strip().lower() in SCORES else score)
 
 
 def _iterate_matching_lines(lines: Lines, column: str, value: str, path: Path) -> Lines:
@@ -127,9 +164,16 @@ def _map_roles_to_columns(lines: Sequence[ask.Told], want: Wanted, path: Path) -
     """
     named = {name: column for name in COLUMNS if (column := getattr(want, name)) not in ("", UNSET_COLUMN)}
     there = dict.fromkeys(chain.from_iterable(lines))
-    found = {name: name for name in DEFAULTS if name in there and getattr(want, name) != UNSET_COLUMN} | named
+    taken = {*named.values(), *want.cluster, *want.slices, *(getattr(want, side) for side in SIDES)}
+    free = [column for column in map(str, there) if column not in taken]
+    unset = [role for role in DEFAULTS if getattr(want, role) == UNSET_COLUMN]
+    ways = {role: find_named(free, names) for role, names in DEFAULTS.items() if role not in unset}
+    found = {role: column for role, column in ways.items() if column is not None} | named
     if want.metric and not want.score:
         found["score"] = want.metric
+    metrics = [column for column in free if column.strip().lower() in ask.METRICS]
+    if "score" not in found and len(metrics) == 1:
+        found["score"] = metrics[0]
     found |= dict(zip(("cluster", "second_cluster"), want.cluster, strict=False))
     for column in (*found.values(), *want.slices):
         _make_getter(column, lines, path)
@@ -185,7 +229,7 @@ def _make_rows(
 
     Rows share equal values, to save memory. Raises UsageError with the line of an invalid score or weight.
     """
-    found, metric, slices = list[RawRow](), _choose_metric_name(want), want.slices
+    found, metric, slices = list[RawRow](), _choose_metric_name(want, columns), want.slices
     names = ("id", "cluster", "second_cluster", "repeat", "input", "target", "answer")
     lines = [line for _, line in piece]
     cells = [_iterate_cells(lines, columns.get(name), path) for name in names]
