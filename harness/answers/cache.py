@@ -75,7 +75,7 @@ class StageModels:
 class CachedSubject:
     """A thread-safe subject that looks answers up before running its model.
 
-    The cache key is `identity` and the request. `asked` counts the requests so far, `found` the cache hits.
+    The cache key is `identity` and the request. `asked` counts the requests so far, `found` those that an earlier run answered.
     """
 
     def __init__(
@@ -231,7 +231,7 @@ class CachedSubject:
     ) -> list[T]:
         known = {k: answer for k, answer in self.responses.find(keys, from_json).items() if enough(answer)}
         self.asked += len(keys)
-        self.found += sum(key in known for key in keys)
+        self.found += sum(key in known and self.responses.is_from_before(key) for key in keys)
         first = {key: i for i, key in reversed(list(enumerate(keys))) if key not in known}
         if missing := sorted(first.values()):
             try:

@@ -38,6 +38,7 @@ class Responses:
         self.path, self._warn = path, warn
         self._lock = threading.RLock()
         self._waiting: dict[bytes, str] = {}
+        self._own: set[bytes] = set()  # keys of what was stored through this object
         self._written = time.monotonic()
         self._damaged = False
         self.asked = self.found = 0
@@ -89,9 +90,14 @@ class Responses:
         It is written to disk by the first call more than WRITE_EVERY seconds after the last write, or by `flush`.
         """
         with self._lock:
+            self._own.add(key)
             self._waiting[key] = json.dumps(value)  # in ASCII: half a surrogate pair has no other bytes
             if time.monotonic() - self._written > WRITE_EVERY:
                 self.flush()
+
+    def is_from_before(self, key: bytes) -> bool:
+        """Return whether a remembered answer is of an earlier run, and was not stored through this object."""
+        return key not in self._own
 
     def flush(self) -> None:
         """Write all pending answers."""

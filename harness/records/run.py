@@ -36,7 +36,7 @@ class ItemResult:
     n: int = 0
     of: int = 0  # rows there are; fewer were asked where the gates were decided early
     seconds: float = 0.0
-    requests: int = 0  # requests to the model, of which `remembered` were answered in an earlier run or evaluation
+    requests: int = 0  # requests to the model, of which `remembered` were answered in an earlier run
     cache_hits: int = 0
     error: str | None = None
     traceback: str | None = None

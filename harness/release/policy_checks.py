@@ -35,7 +35,7 @@ def find_refusals(policy: Policy, manifest: Mapping[str, Any], lock: Mapping[str
     if policy.max_age_days is not None and age > timedelta(days=policy.max_age_days):
         yield (f"was created {age.days} days ago, but the policy allows {policy.max_age_days:g} days (max_age_days)")
     if not policy.cached_answers and (hits := manifest["answers"]["cache_hits"]) != 0:
-        what = f"{hits} answers came from the cache of an earlier run or evaluation"
+        what = f"{hits} answers came from the cache of an earlier run"
         yield f"{what}, but the policy allows none (cached_answers)"
     if policy.versions is not None and lock["harness"] not in policy.versions:
         versions = " or ".join(policy.versions)

@@ -98,6 +98,18 @@ def test_an_unchanged_request_is_asked_once(world: World) -> None:
     assert (subject.asked, subject.found) == (6, 6)
 
 
+def test_answers_of_the_same_run_are_no_cache_hits(world: World) -> None:
+    """What one evaluation asks and another asks again is remembered, and not counted as of an earlier run."""
+    subject = world.subject()
+    for _ in range(2):
+        assert subject.generate(["aa", "b"]) == ["2", "1"]
+    assert (len(world.model.asked), subject.asked, subject.found) == (2, 4, 0)
+    subject.responses.close()
+    again = world.subject()
+    assert again.generate(["aa", "b", "c"]) == ["2", "1", "1"]
+    assert (again.asked, again.found) == (3, 2)
+
+
 def test_any_thread_may_ask(world: World) -> None:
     """Requests from eight threads are answered as from one, each once, and the model is loaded and asked by one."""
     subject, inside, most = world.subject(), list[int](), list[int]()

@@ -177,7 +177,7 @@ POLICIES: dict[str, tuple[str, str, str]] = {
     "no memory": (
         "cached_answers = true",
         "cached_answers = false",
-        "answers came from the cache of an earlier run or evaluation, but the policy allows none (cached_answers)",
+        "answers came from the cache of an earlier run, but the policy allows none (cached_answers)",
     ),
     "rows": ('data = {qa = "<qa>"}', 'data = {qa = "<none>"}', ", but the policy requires 0000000000000000 (data)"),
     "private rows": ('data = {hidden = "<hidden>"}', 'data = {hidden = "<none>"}', 'the rows of "hidden" have digest'),
