@@ -75,7 +75,8 @@ class StageModels:
 class CachedSubject:
     """A thread-safe subject that looks answers up before running its model.
 
-    The cache key is `identity` and the request. `asked` counts the requests so far, `found` those that an earlier run answered.
+    The cache key is `identity` and the request. `asked` counts the requests so far, `found` those that an
+    earlier run answered.
     """
 
     def __init__(

@@ -17,6 +17,7 @@ from harness.texts.printing import print_line
 
 if TYPE_CHECKING:
     from harness.plugins import Plugins
+    from harness.release.publish import Repository
 
 ORDER = ("evaluator", "adapter", "trainer", "loader", "exporter", "workers", "saboteur", "check")  # of the list
 
@@ -71,10 +72,16 @@ def promote(parser: ArgumentParser) -> None:
 
 def publish(parser: ArgumentParser) -> None:
     """verify an export and upload it to the Hugging Face Hub, without the texts of its rows"""
-    examples = ("harness publish exports/qa team/qa-model", "harness publish exports/qa team/qa-model --to upload")
+    examples = (
+        "harness publish exports/qa team/qa-model",
+        "harness publish exports/qa team/qa-model --public --yes",
+        "harness publish exports/qa team/qa-model --to upload",
+    )
     set_command(parser, _run_publish, *examples)
     parser.add_argument("export", type=Path, metavar="EXPORT", help="an export directory")
     parser.add_argument("repo", metavar="OWNER/NAME", help="a model repository; made if it does not exist")
+    parser.add_argument("--public", action="store_true", help="publish to a public repository (default: private)")
+    parser.add_argument("--yes", action="store_true", help="upload without asking")
     parser.add_argument("--to", type=Path, metavar="FOLDER", help="write what would be uploaded, and upload nothing")
 
 
@@ -170,7 +177,7 @@ def _run_promote(args: Namespace) -> int:
 
 
 def _run_publish(args: Namespace) -> int:
-    from harness.release.publish import publish_export
+    from harness.release.publish import HubUnavailableError, stage_repository, upload_repository, write_upload
     from harness.release.verify import verify_export
 
     found = verify_export(args.export)
@@ -178,11 +185,41 @@ def _run_publish(args: Namespace) -> int:
         args.document = asdict(found)
         print_line(f"refused: {args.export}: {found.refused}", sys.stderr)
         return ExitCode.REFUSED
-    where = publish_export(found, args.repo, args.to)
+    if args.to:
+        write_upload(found, args.repo, args.to)
+        where = str(args.to)
+    else:
+        try:
+            with stage_repository(found, args.repo, public=args.public) as staged:
+                if not _confirm_upload(args, staged):
+                    print_line("nothing was uploaded", sys.stderr)
+                    return ExitCode.OK
+                where = upload_repository(staged, found.root, public=args.public)
+        except HubUnavailableError as error:
+            print_line(f"error: {error}", sys.stderr)
+            return ExitCode.UNAVAILABLE
     args.document = {**asdict(found), "published": where}
     print_line(f"{'written' if args.to else 'published'}: {where}, root {found.root}")
     print_line("short answers can be guessed from their digests in evidence/items.jsonl", sys.stderr)
     return ExitCode.OK
+
+
+def _confirm_upload(args: Namespace, staged: Repository) -> bool:
+    """List the files of an upload and return whether the user agrees. Raises UsageError if nobody can be asked."""
+    from harness.texts.counts import count_noun
+
+    for name, size in staged.files.items():
+        print_line(f"{size:>14,}  {name}", sys.stderr)
+    for name in staged.removed:
+        print_line(f"{'removed':>14}  {name}", sys.stderr)
+    kind = "a public" if args.public else "a private"
+    what = f"{count_noun(len(staged.files), 'file')}, {staged.size / 1e6:,.1f} MB, to {kind} repository {staged.name}"
+    if args.yes:
+        return True
+    if not sys.stdin.isatty():
+        raise UsageError(f"publishing {what} needs a confirmation, and there is no terminal; add --yes")
+    print_line(f"upload {what}? [y/N]", sys.stderr)
+    return sys.stdin.readline().strip().lower() in ("y", "yes")
 
 
 def _run_schema(args: Namespace) -> int:

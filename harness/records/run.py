@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from harness.errors import ExitCode
+from harness.records.claim_spec import Note
 from harness.records.findings import Finding
 from harness.records.scales import Scaled
 from harness.records.verdicts import Outcome, Verdict
@@ -238,12 +240,29 @@ class Run:
         return sum(v.outcome is outcome for v in self.verdicts)
 
     def nameless(self, verdict: Verdict) -> Verdict:
-        """Return a verdict, without row ids if its evaluation is private."""
-        return replace(verdict, won=(), lost=()) if verdict.metric.partition(".")[0] in self.private else verdict
+        """Return a verdict, without row ids and names of slices, which are values, if its evaluation is private."""
+        if verdict.metric.partition(".")[0] not in self.private:
+            return verdict
+        from harness.records.verdict_text import add_reason  # which needs the records of this module
+
+        names = {part.name: f"slice {number}" for number, part in enumerate(verdict.slices, 1)}
+        slices = [
+            replace(part, name=names[part.name], notes=_rename_in_notes(part.notes, names)) for part in verdict.slices
+        ]
+        driver, notes = names.get(verdict.driver, verdict.driver), _rename_in_notes(verdict.notes, names)
+        hidden = replace(verdict, won=(), lost=(), slices=tuple(slices), driver=driver, notes=notes)
+        return add_reason(hidden) if names else hidden
 
     def sendable(self) -> Run:
-        """Return the run without ids and quotes of private rows."""
-        results = [replace(r, verdicts=tuple(map(self.nameless, r.verdicts))) for r in self.results]
+        """Return the run without ids, quotes and slice values of private rows."""
+        results = [
+            replace(
+                result,
+                verdicts=tuple(map(self.nameless, result.verdicts)),
+                slices={} if result.eval in self.private else result.slices,
+            )
+            for result in self.results
+        ]
         changes = tuple(replace(c, won_ids=(), lost_ids=()) if c.eval in self.private else c for c in self.changes)
         findings = [replace(f, rows={}, evidence=()) for f in self.findings] if self.private else self.findings
         return replace(self, results=results, changes=changes, findings=findings)
@@ -267,3 +286,16 @@ class Run:
         from harness.reports import notebook
 
         return notebook.run_html(self)
+
+
+def _rename_in_notes(notes: Sequence[Note], names: Mapping[str, str]) -> tuple[Note, ...]:
+    """Replace texts by others in the parameters of notes."""
+
+    def rename(value: Any) -> Any:
+        if isinstance(value, str):
+            return names.get(value, value)
+        if isinstance(value, Mapping):
+            return {key: rename(inner) for key, inner in value.items()}
+        return [rename(inner) for inner in value] if isinstance(value, (list, tuple)) else value
+
+    return tuple(replace(note, params=rename(note.params)) for note in notes)

@@ -228,7 +228,7 @@ def _write_evidence(
     write_text(evidence / REPORT, to_json(public))
     _write_fingerprint(evidence / FINGERPRINT, ref, judged, run.facts.setdefault(f"export to {declared.to}", {}))
     strange = attestation.third_party_plugins(json.loads(judged.lock))
-    write_text(work / CARD, model_card.write_card(collection.suite, declared, ref, run, strange))
+    write_text(work / CARD, model_card.write_card(collection.suite, declared, ref, run.sendable(), strange))
     beside = hash_files(work, [name for name in list_files(work) if not name.startswith(f"{MODEL}/")])
     whole = {**beside, **{f"{MODEL}/{name}": hashed for name, hashed in written.items()}}
     files = {name: {"size": whole[name].size, "sha256": whole[name].sha256} for name in sorted(whole)}

@@ -10,43 +10,107 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from harness.artifacts.attestation import CARD, EVIDENCE, LOCK, MANIFEST, MODEL, REPORT
-from harness.artifacts.folders import HUB_FILES, RESULTS, ForeignFolder
+from harness.artifacts.folders import HUB_FILES, RESULTS, ForeignFolder, list_files
 from harness.errors import UsageError
 from harness.release.model_card import load_from_hub
 from harness.release.verified import VerifiedExport
 
 Place = Callable[[Path, Path], None]  # of a file, from and to
 HUB_DATA = re.compile(r"hub:(?P<id>[\w.-]+/[\w.-]+)(?:/(?P<config>[\w.-]+))?:(?P<split>.+)")
+SERVER_ERROR = 500  # and above: the status of a server that failed
 NO_HUB = "publishing needs huggingface_hub; install it, or write a folder with --to FOLDER"
 
 
-def publish_export(found: VerifiedExport, repo: str, to: Path | None) -> str:
-    """Upload a verified export to OWNER/NAME on the Hub.
+class HubUnavailableError(Exception):
+    """The Hub did not answer."""
 
-    With `to`, write the repository into that folder instead. Returns the URL or the folder. Raises UsageError on an
-    invalid name, a missing huggingface_hub, a non-empty folder, or a failed upload.
+
+@dataclass(frozen=True)
+class Repository:
+    """A repository on the Hub, or the folder that is written in its place, and its files with their sizes in bytes."""
+
+    name: str
+    folder: Path
+    files: Mapping[str, int]
+    removed: Sequence[str] = ()  # files that are there, and are no part of it any more
+
+    @property
+    def size(self) -> int:
+        """The bytes of all files."""
+        return sum(self.files.values())
+
+
+@contextmanager
+def stage_repository(found: VerifiedExport, repo: str, *, public: bool) -> Iterator[Repository]:
+    """Yield what would be uploaded to OWNER/NAME on the Hub.
+
+    Raises UsageError on an invalid name, a missing huggingface_hub, or a repository that is public unless `public` is
+    set, and HubUnavailableError if the Hub does not answer.
     """
     hub = _import_hub_and_check_repo(repo)
-    if to is not None:
-        if to.exists() and (not to.is_dir() or any(to.iterdir())):
-            raise UsageError(f"--to {to}: is not an empty folder; name another one")
-        write_repository(found, repo, to, hub, _copy_file)
-        return str(to)
-    with tempfile.TemporaryDirectory() as folder:
-        write_repository(found, repo, Path(folder), hub, _link_or_copy_file)
-        try:
-            api = hub.HfApi()
-            url = api.create_repo(repo, exist_ok=True)
-            api.upload_folder(repo_id=repo, folder_path=folder, commit_message=f"Publish {found.root[:16]}")
-        except (OSError, ValueError) as error:  # what the library and its HTTP client raise
-            why = " ".join(str(error).split())
-            raise UsageError(f"{repo}: was not uploaded: {type(error).__name__}: {why}") from None
+    with tempfile.TemporaryDirectory() as folder, _reporting_hub_errors(repo):
+        api = hub.HfApi()
+        there: list[str] = []
+        with suppress(hub.errors.RepositoryNotFoundError):
+            about = api.repo_info(repo)
+            there = [file.rfilename for file in about.siblings or ()]
+            if not about.private and not public:
+                raise UsageError(f"{repo}: is public already; add --public to publish there")
+        staged = Path(folder)
+        write_repository(found, repo, staged, hub, _link_or_copy_file)
+        files = list_files(staged)
+        yield Repository(repo, staged, files, sorted({*there} - {*files} - {".gitattributes"}))
+
+
+def upload_repository(staged: Repository, root: str, *, public: bool) -> str:
+    """Upload a staged repository, remove what is no longer part of it, and return its URL.
+
+    A new repository is private unless `public` is set. Raises UsageError if the Hub refuses, and HubUnavailableError
+    if it does not answer.
+    """
+    hub = _import_hub_and_check_repo(staged.name)
+    with _reporting_hub_errors(staged.name):
+        api = hub.HfApi()
+        url = api.create_repo(staged.name, private=not public, exist_ok=True)
+        api.upload_folder(
+            repo_id=staged.name,
+            folder_path=staged.folder,
+            commit_message=f"Publish {root[:16]}",
+            delete_patterns=[*staged.removed] or None,
+        )
     return str(url)
+
+
+def write_upload(found: VerifiedExport, repo: str, to: Path) -> None:
+    """Write what would be uploaded into a folder. Raises UsageError if it is not empty, or lies in the export."""
+    hub = _import_hub_and_check_repo(repo)
+    if to.resolve().is_relative_to(Path(found.folder).resolve()):
+        raise UsageError(f"--to {to}: is in the export, which is sealed; name a folder elsewhere")
+    if to.exists() and (not to.is_dir() or any(to.iterdir())):
+        raise UsageError(f"--to {to}: is not an empty folder; name another one")
+    write_repository(found, repo, to, hub, _copy_file)
+
+
+@contextmanager
+def _reporting_hub_errors(repo: str) -> Iterator[None]:
+    """Turn what the library and its HTTP client raise into one line."""
+    try:
+        yield
+    except (UsageError, HubUnavailableError):
+        raise
+    except Exception as error:  # whichever HTTP client the library uses
+        reason = " ".join(str(error).split()) or type(error).__name__
+        status = getattr(getattr(error, "response", None), "status_code", None)
+        if status is None or status >= SERVER_ERROR:
+            raise HubUnavailableError(f"{repo}: the Hub does not answer: {reason}; try again") from None
+        raise UsageError(f"{repo}: was not uploaded: {type(error).__name__}: {reason}") from None
 
 
 def write_repository(found: VerifiedExport, repo: str, to: Path, hub: Any, place: Place) -> None:

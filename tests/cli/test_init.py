@@ -74,6 +74,12 @@ def test_a_plugin_is_a_package_of_its_name(tmp_path: Path, capsys: pytest.Captur
     ("words", "why"),
     [
         (["--plugin", "My Plugin"], "is not a package name"),
+        (["--plugin", "a" * 300], "has 300 characters; choose at most 100"),
+        (["--plugin", "A" * 300], "is not a package name"),
+        (["--plugin", "class"], "is a keyword of Python"),
+        (["--plugin", "match"], "is a keyword of Python"),
+        (["--plugin", "nul"], "is reserved on Windows"),
+        (["--plugin", "com1"], "is reserved on Windows"),
         (["--plugin", "json"], "is the name of another module"),
         (["--plugin", "harness-x"], "is the name of another module"),
         (["--plugin", "hf"], "is the name of an installed plugin"),

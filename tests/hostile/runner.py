@@ -29,7 +29,8 @@ LIBRARIES = (
     "harness.cli.parser", "harness.release.verify", "harness.release.recomputation", "harness.rows.suites",
     "harness.pipeline.run", "harness.cli.terminal", "scipy.stats", "harness_report.page", "harness_report.comparison",
     "harness_report.history", "harness_view.app", "harness_judge.calibrate", "harness_judge.disputes",
-    "huggingface_hub", "openai", "transformers.models.auto", "harness_hf.sources", "harness_served.parity", "jsonschema", "securesystemslib.signer", "harness_api",
+    "huggingface_hub", "openai", "harness_served.parity", "jsonschema", "securesystemslib.signer", "harness_api",
+    "transformers.models.auto", "harness_hf.sources",
 )  # fmt: skip
 PAGES = ("/", "/run/run", "/run/run/events", "/compare?runs=run&runs=run", "/label/run")
 ESCAPES = re.compile(rb"\x1b\]|\x07")

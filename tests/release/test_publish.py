@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import huggingface_hub
 import pytest
@@ -12,7 +15,8 @@ from huggingface_hub import ModelCard, parse_eval_result_entries
 
 from harness.release.model_card import load_from_hub
 from harness.release.publish import eval_results
-from harness.testing import Project
+from harness.testing import ROWS, SUITE, TRAIN, Project
+from tests.helpers.fake_hub import FakeHub, start_fake_hub
 
 QUOTES = """
 from harness import hookimpl
@@ -145,26 +149,91 @@ def test_a_folder_that_is_not_empty_is_left_alone(passed: Project) -> None:
     assert (outcome.code, "is not an empty folder" in outcome.err) == (4, True)
 
 
-def test_an_upload_is_one_commit_of_the_folder(passed: Project, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The repository is made where it is not there, and one commit carries every file; an error is one line."""
-    calls: list[Any] = []
+@pytest.fixture
+def hub() -> Iterator[FakeHub]:
+    """An empty Hub."""
+    with start_fake_hub() as hub:
+        yield hub
 
-    def upload(api: Any, **given: Any) -> None:
-        files = {path.relative_to(given["folder_path"]).as_posix() for path in Path(given["folder_path"]).rglob("*")}
-        calls.append((given["repo_id"], {"README.md", "evidence/manifest.json", "model.safetensors"} <= files))
 
-    monkeypatch.setattr(huggingface_hub.HfApi, "create_repo", lambda api, repo, exist_ok: f"https://hub/{repo}")
-    monkeypatch.setattr(huggingface_hub.HfApi, "upload_folder", upload)
-    outcome = passed.harness("publish", EXPORT, REPO)
-    assert (outcome.code, calls) == (0, [(REPO, True)]), outcome.err
-    assert f"published: https://hub/{REPO}, root " in outcome.out
+def upload(project: Project, hub: FakeHub, *words: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
+    """Publish with huggingface_hub's own client, in a process of its own."""
+    command = [sys.executable, "-m", "harness", "publish", EXPORT, REPO, *words]
+    env = {**os.environ, "HF_ENDPOINT": hub.url, "HF_HUB_OFFLINE": "0"}
+    return subprocess.run(
+        command, cwd=project.folder, env=env, input=stdin, capture_output=True, text=True, timeout=120
+    )
 
-    def fail(api: Any, *_: Any, **__: Any) -> None:
-        raise OSError("401 Unauthorized\nlog in")
 
-    monkeypatch.setattr(huggingface_hub.HfApi, "create_repo", fail)
-    outcome = passed.harness("publish", EXPORT, REPO)
-    assert (outcome.code, outcome.err) == (4, f"error: {REPO}: was not uploaded: OSError: 401 Unauthorized log in\n")
+@pytest.mark.slow
+def test_an_upload_is_private_and_complete(passed: Project, hub: FakeHub) -> None:
+    """A new repository is private, has what --to writes, and loses what is no longer part of it."""
+    written = publish(passed)
+    done = upload(passed, hub, "--yes")
+    assert (done.returncode, hub.private) == (0, {REPO: True}), done.stderr
+    assert f"published: {hub.url}/{REPO}, root " in done.stdout
+    expected = {path.relative_to(written).as_posix() for path in written.rglob("*") if path.is_file()}
+    assert hub.files[REPO].keys() == expected
+    assert "model.safetensors" in done.stderr
+    hub.files[REPO] |= {".gitattributes": b"", "old/model.safetensors": b"x", "evidence/more.json": b"x"}
+    done = upload(passed, hub, "--yes")
+    assert done.returncode == 0, done.stderr
+    assert hub.files[REPO].keys() == expected | {".gitattributes"}
+    assert "removed  old/model.safetensors" in done.stderr
+
+
+@pytest.mark.slow
+def test_nothing_is_uploaded_without_a_yes(passed: Project, hub: FakeHub) -> None:
+    """Without a terminal nobody can agree; a repository that is public already needs --public."""
+    done = upload(passed, hub, stdin="y\n")
+    assert (done.returncode, hub.files) == (4, {}), done.stderr
+    assert "needs a confirmation, and there is no terminal; add --yes" in done.stderr
+    hub.create(REPO, private=False)
+    done = upload(passed, hub, "--yes")
+    assert (done.returncode, hub.files[REPO]) == (4, {}), done.stderr
+    assert f"{REPO}: is public already; add --public" in done.stderr
+    assert upload(passed, hub, "--yes", "--public").returncode == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("status", "code"), [(401, 4), (503, 8)])
+def test_a_refused_upload_is_one_line(passed: Project, hub: FakeHub, status: int, code: int) -> None:
+    """A Hub that refuses is a mistake, and one that fails can be tried again."""
+    hub.status = status
+    done = upload(passed, hub, "--yes")
+    (error,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert (done.returncode, error.startswith(f"error: {REPO}: ")) == (code, True), done.stderr
+
+
+@pytest.mark.slow
+def test_without_a_network_publish_can_be_tried_again(passed: Project) -> None:
+    """One line, and the exit code of a server that does not answer."""
+    done = upload(passed, FakeHub("http://127.0.0.1:9"), "--yes")
+    assert done.returncode == 8, done.stderr
+    assert done.stderr.startswith(f"error: {REPO}: the Hub does not answer: ") and done.stderr.count("\n") == 1
+
+
+def test_an_upload_is_not_written_into_the_export(passed: Project) -> None:
+    """Which would break its seal."""
+    outcome = passed.harness("publish", EXPORT, REPO, "--to", f"{EXPORT}/upload")
+    assert (outcome.code, "is in the export, which is sealed" in outcome.err) == (4, True), outcome.err
+    assert passed.harness("verify", EXPORT).code == 0
+
+
+@pytest.mark.slow
+def test_slice_values_of_private_evaluations_are_not_published(project: Project) -> None:
+    """Neither in the report nor in a verdict, whose slices are numbered."""
+    suite = SUITE.replace('name = "qa"', 'name = "qa"\nprivate = true')
+    suite = suite.replace("min = 0.5", 'min = 0.5\nslice = "kind=*"\nmin_n = 2', 1)
+    rows = [{**row, "kind": f"clinic-{row['kind']}"} for row in ROWS]
+    project.write({"suite.toml": suite, "test.jsonl": rows, "train.jsonl": TRAIN})
+    assert project.run().code == 0
+    assert project.harness("verify", EXPORT).code == 0
+    folder = publish(project)
+    gates = json.loads((folder / "evidence/gates.json").read_text("utf-8"))
+    assert any(gate["slices"] for gate in gates)
+    for path in folder.rglob("*"):
+        assert path.is_dir() or b"clinic-" not in path.read_bytes(), path
 
 
 def test_results_on_data_sets_of_the_hub_are_entries(passed: Project) -> None:
