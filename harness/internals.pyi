@@ -55,7 +55,6 @@ from harness.evaluation.baselines import find_weakness as find_weakness
 from harness.files import append_line as append_line
 from harness.files import copy_range as copy_range
 from harness.files import hold_exclusively as hold_exclusively
-from harness.files import open_file as open_file
 from harness.files import replace_folder as replace_folder
 from harness.files import reporting_write_errors as reporting_write_errors
 from harness.files import split_json_lines as split_json_lines
@@ -232,7 +231,6 @@ __all__ = [
     "number_clusters",
     "numbers",
     "numbers_of_verdict",
-    "open_file",
     "open_named_base",
     "parse_record",
     "parse_sample_scores",
