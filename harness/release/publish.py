@@ -18,6 +18,7 @@ from typing import Any
 
 from harness.artifacts.attestation import CARD, EVIDENCE, LOCK, MANIFEST, MODEL, REPORT
 from harness.artifacts.folders import HUB_FILES, RESULTS, ForeignFolder, list_files
+from harness.artifacts.strict_json import MALFORMED, read_json
 from harness.errors import UsageError
 from harness.release.model_card import load_from_hub
 from harness.release.verified import VerifiedExport
@@ -132,16 +133,22 @@ def write_repository(found: VerifiedExport, repo: str, to: Path, hub: Any, place
     card = load_from_hub((export / CARD).read_text("utf-8"), repo)
     hub.ModelCard(card).data.to_dict()  # raises ValueError on metadata that the Hub would not take
     (to / CARD).write_text(card, "utf-8")
-    if entries := [hub.EvalResultEntry(**entry) for entry in eval_results(export)]:
-        (to / RESULTS).mkdir()
+    try:
+        entries = [hub.EvalResultEntry(**entry) for entry in eval_results(export)]
         text = json.dumps(hub.eval_result_entries_to_yaml(entries), indent=2)  # which YAML contains
+    except MALFORMED as error:
+        reason = f"holds no results that the Hub takes ({type(error).__name__}: {error})"
+        raise UsageError(f"{export / EVIDENCE / REPORT}: {reason}; export the run again") from None
+    if entries:
+        (to / RESULTS).mkdir()
         (to / RESULTS / "harness.yaml").write_text(text + "\n", "utf-8")
 
 
 def eval_results(export: Path) -> Iterator[dict[str, Any]]:
     """Yield the candidate's results on Hub data sets, as `EvalResultEntry` fields."""
-    lock, report = (json.loads((export / EVIDENCE / name).read_text("utf-8")) for name in (LOCK, REPORT))
-    candidate = json.loads((export / EVIDENCE / MANIFEST).read_text("utf-8"))["candidate"]
+    names = (LOCK, REPORT, MANIFEST)
+    lock, report, manifest = (read_json((export / EVIDENCE / name).read_bytes()) for name in names)
+    candidate = manifest["candidate"]
     data = {spec["name"]: HUB_DATA.fullmatch(str(spec.get("data"))) for spec in lock["suite"]["evals"]}
     for result in report["results"]:
         if result["subject"] == candidate and (source := data.get(result["eval"])):

@@ -16,6 +16,7 @@ from huggingface_hub import ModelCard, parse_eval_result_entries
 from harness.release.model_card import load_from_hub
 from harness.release.publish import eval_results
 from harness.testing import ROWS, SUITE, TRAIN, Project
+from tests.helpers.exports import reseal
 from tests.helpers.fake_hub import FakeHub, start_fake_hub
 
 QUOTES = """
@@ -234,6 +235,18 @@ def test_slice_values_of_private_evaluations_are_not_published(project: Project)
     assert any(gate["slices"] for gate in gates)
     for path in folder.rglob("*"):
         assert path.is_dir() or b"clinic-" not in path.read_bytes(), path
+
+
+@pytest.mark.parametrize("results", ["7", "[" * 50_000 + "]" * 50_000, '[{"subject": "merged"}]', "1e400"])
+def test_a_report_without_results_is_one_line(results: str, passed: Project) -> None:
+    """A report that an attacker resealed ends with the name of the file, and not with a traceback."""
+    path = passed.folder / EXPORT / "evidence/report.json"
+    report = json.loads(path.read_text("utf-8")) | {"results": "PLACE"}
+    path.write_text(json.dumps(report).replace('"PLACE"', results), "utf-8")
+    reseal(passed.folder / EXPORT)
+    outcome = passed.harness("publish", EXPORT, REPO, "--to", "upload", "--yes")
+    assert (outcome.code, outcome.err.count("\n")) == (4, 1), outcome
+    assert "evidence/report.json: holds no results that the Hub takes" in outcome.err
 
 
 def test_results_on_data_sets_of_the_hub_are_entries(passed: Project) -> None:
