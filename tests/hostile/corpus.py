@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from harness.artifacts.attestation import EVIDENCE, MODEL
+from harness.artifacts.attestation import CARD, EVIDENCE, MODEL
 from harness.artifacts.strict_json import MALFORMED
 from tests.helpers.exports import reseal
 from tests.hostile.world import CANARY, MODULE, VARIABLE
@@ -53,6 +53,7 @@ class Case:
 
     name: str
     change: Callable[[Path], object]  # of the folder; beside its parents lies the folder `outside`
+    is_foreign: bool = False  # a file or a link is not what the evidence lists, so that no command may accept it
 
 
 def list_cases(kind: str, valid: Path, outside: Path, server: str) -> list[Case]:
@@ -62,32 +63,38 @@ def list_cases(kind: str, valid: Path, outside: Path, server: str) -> list[Case]
     for path in sorted(valid.rglob("*")):
         name = path.relative_to(valid).as_posix()
         if path.is_dir():
-            cases.append(Case(f"{name}: a folder that is a link", _link_moved(name, outside)))
+            cases.append(Case(f"{name}: a folder that is a link", _link_moved(name, outside), is_foreign=True))
         else:
-            cases += _list_file_cases(name, outside)
+            cases += _list_file_cases(kind, name, outside)
             cases += _list_leaf_cases(kind, path, name, values, known)
     places = ["", *(p.relative_to(valid).as_posix() for p in sorted(valid.rglob("*")) if p.is_dir())]
     for place in places:
-        cases += [Case(f"{place or '.'}: {name!a} is added", _add_file(place, name, kind)) for name in ADDED]
-        cases.append(
-            Case(f"{place or '.'}: a folder of templates that is a link", _add_linked_templates(place, outside))
-        )
-        cases.append(Case(f"{place or '.'}: a link to /", _add_link(place, Path("/"))))
-        cases.append(Case(f"{place or '.'}: a pipe is added", _add_pipe(place)))
+        where, sealed = place or ".", kind == "export" and place in (MODEL, EVIDENCE)
+        for name in (name for name in ADDED if not (valid / place / name).exists()):
+            add = _add_file(place, name, kind if sealed else "")
+            cases.append(Case(f"{where}: {name!a} is added", add, is_foreign=not sealed))
+        for name, add in {
+            "a folder of templates that is a link": _add_linked_templates(place, outside),
+            "a link to /": _add_link(place, Path("/")),
+            "a pipe is added": _add_pipe(place),
+        }.items():
+            cases.append(Case(f"{where}: {name}", add, is_foreign=True))
     return cases
 
 
-def _list_file_cases(name: str, outside: Path) -> list[Case]:
-    return [
-        Case(f"{name}: a link to itself elsewhere", _link_moved(name, outside)),
-        Case(f"{name}: a link to a secret", _replace_by(name, lambda path: path.symlink_to(outside / "secret.txt"))),
-        Case(f"{name}: a link to /dev/zero", _replace_by(name, lambda path: path.symlink_to("/dev/zero"))),
-        Case(f"{name}: a pipe", _replace_by(name, os.mkfifo)),
-        Case(f"{name}: huge", _replace_by(name, _write_sparse)),
-        Case(f"{name}: empty", _replace_by(name, lambda path: path.write_bytes(b""))),
-        Case(f"{name}: missing", _replace_by(name, lambda path: None)),
-        Case(f"{name}: a folder", _replace_by(name, lambda path: path.mkdir())),
-    ]
+def _list_file_cases(kind: str, name: str, outside: Path) -> list[Case]:
+    changes = {
+        "a link to itself elsewhere": _link_moved(name, outside),
+        "a link to a secret": _replace_by(name, lambda path: path.symlink_to(outside / "secret.txt")),
+        "a link to /dev/zero": _replace_by(name, lambda path: path.symlink_to("/dev/zero")),
+        "a pipe": _replace_by(name, os.mkfifo),
+        "huge": _replace_by(name, _write_sparse),
+        "empty": _replace_by(name, lambda path: path.write_bytes(b"")),
+        "missing": _replace_by(name, lambda path: None),
+        "a folder": _replace_by(name, lambda path: path.mkdir()),
+    }
+    is_listed = (kind, name) != ("published", CARD)  # its owner edits it on the Hub; the signed one is in the evidence
+    return [Case(f"{name}: {label}", change, is_foreign=is_listed) for label, change in changes.items()]
 
 
 def list_values(outside: Path, server: str) -> dict[str, str]:
@@ -202,11 +209,9 @@ def _write_sparse(path: Path) -> None:
 def _add_file(place: str, name: str, kind: str) -> Callable[[Path], None]:
     def change(folder: Path) -> None:
         path = Path(os.fsdecode(os.fsencode(folder / place) + b"/" + name.encode("utf-8", "surrogateescape")))
-        if not path.exists():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(ADDED[name])
-            if place in (MODEL, EVIDENCE):
-                _seal(kind, folder, name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(ADDED[name])
+        _seal(kind, folder, name)
 
     return change
 

@@ -33,6 +33,7 @@ LIBRARIES = (
     "transformers.models.auto", "harness_hf.sources",
 )  # fmt: skip
 PAGES = ("/", "/run/run", "/run/run/events", "/compare?runs=run&runs=run", "/label/run")
+TRUSTING = ("verify", "sign", "promote", "publish", "ask")  # commands that refuse what was changed
 ESCAPES = re.compile(rb"\x1b\]|\x07")
 
 
@@ -79,7 +80,7 @@ class Runner:
         """Run a line on a case and return what it did that it may not do, or nothing."""
         self._make_folder(line, case)
         _Recorder.received.clear()
-        return self._run_in_fork(line)
+        return self._run_in_fork(line, case)
 
     def _make_folder(self, line: Line, case: Case) -> None:
         for name in ("theirs", "outside", "out", "tmp", "cache", "home"):
@@ -98,7 +99,7 @@ class Runner:
         places |= {"runs": theirs / "reports", "yours": self.world / "yours", "out": self.place / "out"}
         return text.format(**places, server=self.url)
 
-    def _run_in_fork(self, line: Line) -> str:
+    def _run_in_fork(self, line: Line, case: Case) -> str:
         receiving, sending = os.pipe()
         output = self.place / "output"
         started, shared = time.monotonic(), _read_memory()
@@ -120,7 +121,10 @@ class Runner:
             violation = report.read().decode()
         seconds = time.monotonic() - started
         code = os.waitstatus_to_exitcode(status)
-        return self._judge(line, ended, code, violation, usage.ru_maxrss * 1024 - shared, seconds, output.read_bytes())
+        peak = usage.ru_maxrss * 1024 - shared
+        problem = self._judge(line, ended, code, violation, peak, seconds, output.read_bytes())
+        accepted = code == 0 and case.is_foreign and line.words.split()[0] in TRUSTING
+        return problem or ("is accepted" if accepted else "")
 
     def _judge(self, line: Line, ended: bool, code: int, violation: str, peak: int, seconds: float, text: bytes) -> str:
         if not ended:
