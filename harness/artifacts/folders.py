@@ -42,7 +42,7 @@ MALFORMED_RECORD = (ValueError, RecursionError, MemoryError)
 
 
 class FolderError(UsageError, ValueError):
-    """A folder of others holds something that is not read.
+    """An entry of a folder that somebody else made cannot be read.
 
     `problem` is the message without the folder; `missing` is true of a file that is not there.
     """
@@ -154,14 +154,18 @@ class ForeignFolder:
     def place_file(self, name: str, to: Path) -> None:
         """Hard-link a file to a path, or copy it where the file systems cannot. Raises FolderError as `open` does."""
         to.parent.mkdir(parents=True, exist_ok=True)
-        with self.open(name) as file:
-            with suppress(OSError):
-                os.link(self._find_blob(name) or self.path / name, to)
-                if os.path.samestat(to.lstat(), os.fstat(file.fileno())):
-                    return
-                to.unlink()  # the name leads to another file by now
-            with to.open("wb") as copy:
-                shutil.copyfileobj(file, copy)
+        with self.open(name) as file, suppress(OSError):
+            os.link(self._find_blob(name) or self.path / name, to)
+            if os.path.samestat(to.lstat(), os.fstat(file.fileno())):
+                return
+            to.unlink()  # the name leads to another file by now
+        self.copy_file(name, to)
+
+    def copy_file(self, name: str, to: Path) -> None:
+        """Copy a file to a path. Raises FolderError as `open` does."""
+        to.parent.mkdir(parents=True, exist_ok=True)
+        with self.open(name) as file, to.open("wb") as copy:
+            shutil.copyfileobj(file, copy)
 
     def _scan(self, parts: tuple[str, ...]) -> list[_Entry]:
         """Return the entries of a folder below this one."""

@@ -42,7 +42,7 @@ def open_named_base(export: VerifiedExport, named: str, open_source: Callable[[s
     """
     evidence = read_evidence(export)
     adapter = evidence.manifest.get("adapter")
-    if adapter is None and f"{MODEL}/adapter_config.json" in evidence.files:
+    if adapter is None and f"{MODEL}/adapter_config.json" in evidence.manifest["files"]:
         raise UsageError(f"{export.folder}: is an adapter, but its evidence does not name its base; export again")
     if adapter and adapter["quantization"]:
         reason = "its adapter was gated on a quantised base, which is not loaded here; merge it"

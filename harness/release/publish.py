@@ -6,11 +6,9 @@ A published folder is read back by `folders.restore_export`, so `harness verify`
 from __future__ import annotations
 
 import json
-import os
 import re
-import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,12 +16,11 @@ from typing import Any
 
 from harness.artifacts.attestation import CARD, EVIDENCE, LOCK, MANIFEST, MODEL, REPORT
 from harness.artifacts.folders import HUB_FILES, RESULTS, ForeignFolder, list_files
-from harness.artifacts.strict_json import MALFORMED, read_json
+from harness.artifacts.strict_json import MALFORMED
 from harness.errors import UsageError
 from harness.release.model_card import load_from_hub
 from harness.release.verified import VerifiedExport
 
-Place = Callable[[Path, Path], None]  # of a file, from and to
 HUB_DATA = re.compile(r"hub:(?P<id>[\w.-]+/[\w.-]+)(?:/(?P<config>[\w.-]+))?:(?P<split>.+)")
 SERVER_ERROR = 500  # and above: the status of a server that failed
 NO_HUB = "publishing needs huggingface_hub; install it, or write a folder with --to FOLDER"
@@ -65,7 +62,7 @@ def stage_repository(found: VerifiedExport, repo: str, *, public: bool) -> Itera
             if not about.private and not public:
                 raise UsageError(f"{repo}: is public already; add --public to publish there")
         staged = Path(folder)
-        write_repository(found, repo, staged, hub, _link_or_copy_file)
+        write_repository(found, repo, staged, hub)
         files = list_files(staged)
         yield Repository(repo, staged, files, sorted({*there} - {*files} - {".gitattributes"}))
 
@@ -96,7 +93,7 @@ def write_upload(found: VerifiedExport, repo: str, to: Path) -> None:
         raise UsageError(f"--to {to}: is in the export, which is sealed; name a folder elsewhere")
     if to.exists() and (not to.is_dir() or any(to.iterdir())):
         raise UsageError(f"--to {to}: is not an empty folder; name another one")
-    write_repository(found, repo, to, hub, _copy_file)
+    write_repository(found, repo, to, hub, link=False)
 
 
 @contextmanager
@@ -114,23 +111,24 @@ def _reporting_hub_errors(repo: str) -> Iterator[None]:
         raise UsageError(f"{repo}: was not uploaded: {type(error).__name__}: {reason}") from None
 
 
-def write_repository(found: VerifiedExport, repo: str, to: Path, hub: Any, place: Place) -> None:
+def write_repository(found: VerifiedExport, repo: str, to: Path, hub: Any, *, link: bool = True) -> None:
     """Write a Hub repository: model, card, `.eval_results` and evidence.
 
-    Files are put there by `place`. Raises UsageError if a file of the model would replace one of the repository,
-    ValueError on metadata that the Hub rejects.
+    With `link` files are hard links where the disk allows it, else copies. Raises UsageError if a file of the model
+    would replace one of the repository, ValueError on metadata that the Hub rejects.
     """
     export = Path(found.folder)
     to.mkdir(parents=True, exist_ok=True)
     source = ForeignFolder(export)
+    place = source.place_file if link else source.copy_file
     for name in source.list_files(MODEL):
         if name.partition("/")[0] in HUB_FILES:
             raise UsageError(f'{export}: "{MODEL}/{name}" would replace a file of the repository; rename it')
-        place(export / MODEL / name, to / name)
+        place(f"{MODEL}/{name}", to / name)
     for name in source.list_files(EVIDENCE):
-        place(export / EVIDENCE / name, to / EVIDENCE / name)
-    place(export / CARD, to / EVIDENCE / CARD)  # as it was signed
-    card = load_from_hub((export / CARD).read_text("utf-8"), repo)
+        place(f"{EVIDENCE}/{name}", to / EVIDENCE / name)
+    place(CARD, to / EVIDENCE / CARD)  # as it was signed
+    card = load_from_hub(source.read(CARD).decode("utf-8"), repo)
     hub.ModelCard(card).data.to_dict()  # raises ValueError on metadata that the Hub would not take
     (to / CARD).write_text(card, "utf-8")
     try:
@@ -146,8 +144,8 @@ def write_repository(found: VerifiedExport, repo: str, to: Path, hub: Any, place
 
 def eval_results(export: Path) -> Iterator[dict[str, Any]]:
     """Yield the candidate's results on Hub data sets, as `EvalResultEntry` fields."""
-    names = (LOCK, REPORT, MANIFEST)
-    lock, report, manifest = (read_json((export / EVIDENCE / name).read_bytes()) for name in names)
+    names, evidence = (LOCK, REPORT, MANIFEST), ForeignFolder(export)
+    lock, report, manifest = (evidence.read_record(f"{EVIDENCE}/{name}") for name in names)
     candidate = manifest["candidate"]
     data = {spec["name"]: HUB_DATA.fullmatch(str(spec.get("data"))) for spec in lock["suite"]["evals"]}
     for result in report["results"]:
@@ -160,20 +158,6 @@ def eval_results(export: Path) -> Iterator[dict[str, Any]]:
                     "date": report["started"],
                     "notes": f"{result['eval']}.{name}, {result['n']} rows of {source['split']}, finetune-harness",
                 }
-
-
-def _link_or_copy_file(source: Path, to: Path) -> None:
-    """Hard-link a file if the disk allows it, else copy it."""
-    to.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        os.link(source, to)
-    except OSError:
-        _copy_file(source, to)
-
-
-def _copy_file(source: Path, to: Path) -> None:
-    to.parent.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(source, to)
 
 
 def _import_hub_and_check_repo(repo: str) -> Any:

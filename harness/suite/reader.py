@@ -76,11 +76,6 @@ def read_suite(
     return _Reader(path, text, raw, given=candidate is not None).suite()
 
 
-def parse_suite(path: Path, source: Mapping[str, Any]) -> tables.Suite:
-    """Parse a suite from tables, such as those in a lock. Raises UsageError with every mistake."""
-    return _Reader(path, "", dict(source), given="candidate" in source).suite()
-
-
 class _Reader:
     """Parser of one file's tables that reports mistakes by line."""
 

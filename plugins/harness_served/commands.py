@@ -112,12 +112,13 @@ def parse_layers(text: str) -> tuple[str, ...]:
 
 
 def _run_parity(args: Namespace) -> int:
-    from harness.internals import open_named_base
     from harness_api import ServerUnavailableError
-    from harness_hf import open_source
 
     if args.fingerprint:
         return _compare_fingerprint(args)
+    from harness.internals import open_named_base
+    from harness_hf import open_source
+
     if args.sign and not args.write:
         raise UsageError("--sign signs the file of --write; add --write FILE")
     names = parse_layers(args.layers)

@@ -16,14 +16,16 @@ import pytest
 
 from harness.answers import requests
 from harness.answers.requests import RequestError
-from harness.artifacts.attestation import LOCK, MANIFEST
+from harness.artifacts.attestation import GATES, LOCK, MANIFEST
 from harness.artifacts.stamps import read_stamps
 from harness.cli.parser import parse_arguments
 from harness.errors import ExitCode, UsageError
+from harness.records.models import Source
+from harness.release.evidence import open_named_base
 from harness.release.verify import VerifiedExport
 from harness_hf import ModelTokenizer
 from harness_hf.tiny import build_tiny_model
-from harness_served.commands import _find_base, measure_parity, parse_layers
+from harness_served.commands import measure_parity, parse_layers
 from harness_served.dialects import read_completion
 from harness_served.layers import answers, stops
 from harness_served.parity import (
@@ -407,15 +409,14 @@ def test_a_servers_words_are_cleaned_before_they_are_signed(
     assert not [secret for secret in (KEY, KEY[4:14], "\\u001b", "hf_aaaa") if secret in text]
 
 
-def test_a_base_that_only_the_export_names_is_not_fetched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_base_that_only_the_export_names_is_not_fetched(tmp_path: Path) -> None:
     """An adapter of a stranger says what it stands on; nothing is opened for that before the user names it."""
-    import harness_hf
 
-    def opened(path: str) -> None:
+    def opened(path: str) -> Source:
         raise AssertionError(f"{path} was opened")
 
-    monkeypatch.setattr(harness_hf, "open_source", opened)
     found = VerifiedExport(str(tmp_path))
+    found.raw[GATES] = b"[]"
     found.raw[LOCK] = json.dumps({"suite": {"model": {"path": "evil/base"}}}).encode()
     found.raw[MANIFEST] = json.dumps({"adapter": {"base": "ab" * 32, "quantization": None}, "files": {}}).encode()
     with pytest.raises(
@@ -425,12 +426,12 @@ def test_a_base_that_only_the_export_names_is_not_fetched(tmp_path: Path, monkey
             "of that base with --base MODEL"
         ),
     ):
-        _find_base(found, "")
+        open_named_base(found, "", opened)
     with pytest.raises(AssertionError, match="mine was opened"):
-        _find_base(found, "mine")
+        open_named_base(found, "mine", opened)
     found.raw[MANIFEST] = json.dumps({"files": {"model/adapter_config.json": {}}}).encode()
     with pytest.raises(UsageError, match=": is an adapter, but its evidence does not name its base; export again"):
-        _find_base(found, "")
+        open_named_base(found, "", opened)
 
 
 @pytest.mark.slow
