@@ -51,7 +51,14 @@ FORMAT_GROUPS = {  # heading -> the page that explains the keys, and the schemas
 }
 TESTING_NAMES = ("Project", "CommandOutcome", "write_fake", "FakeSubject", "FakeSource", "FakeAdapter", "StubJudge")
 API_GROUPS = {  # heading of the Python API -> the packages whose names stand there; the longest match wins
-    "Run and read": ("harness", "harness.suite", "harness.reports", "harness.records.run", "harness.rows"),
+    "Run and read": (
+        "harness",
+        "harness.suite",
+        "harness.reports",
+        "harness.records.changes",
+        "harness.records.run",
+        "harness.rows",
+    ),
     "Declare a plugin": ("harness.hookspec", "harness.capabilities", "harness.records.metrics", "harness.lazy"),
     "Kinds of plugins": ("harness.protocols", "harness.workers"),
     "Models and rows": ("harness.records.models", "harness.records.samples", "harness.collection"),

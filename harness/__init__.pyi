@@ -58,6 +58,7 @@ from harness.protocols import Watch as Watch
 from harness.protocols import Worker as Worker
 from harness.protocols import WorkerBackend as WorkerBackend
 from harness.protocols import Workers as Workers
+from harness.records.changes import Change as Change
 from harness.records.claim_spec import ClaimSpec as ClaimSpec
 from harness.records.claim_spec import Note as Note
 from harness.records.completion import Completion as Completion
@@ -84,7 +85,6 @@ from harness.records.models import Seal as Seal
 from harness.records.models import Source as Source
 from harness.records.models import Subject as Subject
 from harness.records.models import ThoughtBudget as ThoughtBudget
-from harness.records.run import Change as Change
 from harness.records.run import Exported as Exported
 from harness.records.run import ItemResult as ItemResult
 from harness.records.run import Run as Run

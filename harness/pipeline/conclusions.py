@@ -24,9 +24,9 @@ from harness.gates.outcome import list_changed_rows
 from harness.pipeline.ledger import describe_attempts
 from harness.pipeline.run_context import RunContext
 from harness.records import verdict_text
+from harness.records.changes import Change
 from harness.records.figures import change_figures
 from harness.records.metrics import Metric
-from harness.records.run import Change
 from harness.records.samples import Result
 from harness.records.verdicts import Outcome, Verdict
 from harness.reports.summary import ignored_errors

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from decimal import ROUND_HALF_EVEN, Decimal
 from typing import Any, cast
 
+from harness.records.changes import Change
 from harness.records.claim_spec import ClaimSpec
-from harness.records.run import Change
 from harness.records.scales import Scale
 from harness.records.verdicts import Slice, Verdict
 from harness.texts.numbers import SIZES, format_short, typographic_minus

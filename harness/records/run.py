@@ -8,9 +8,11 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from harness.errors import ExitCode
+from harness.records.changes import Change
 from harness.records.claim_spec import Note
 from harness.records.findings import Finding
 from harness.records.scales import Scaled
+from harness.records.verdict_text import add_reason
 from harness.records.verdicts import Outcome, Verdict
 from harness.records.waivers import Waiver
 
@@ -136,33 +138,6 @@ class ShownRow:
     segments: tuple[Segment, ...] = ()
 
 
-@dataclass(frozen=True)
-class Change(Scaled):
-    """The change of a metric from one model to the next.
-
-    It is measured on the rows that both models answered, and gates nothing. `theirs` and `ours` are the values before
-    and after. `estimate` and its bounds (one-sided at the suite's alpha each, as a gate's) are after minus before, for
-    a perplexity the change of its logarithm; they are None if no inference is possible. `won_ids` and `lost_ids` are
-    the rows with the largest changes, `won` and `lost` count all.
-    """
-
-    eval: str = ""
-    metric: str = ""
-    theirs: float | None = None
-    ours: float | None = None
-    n: int = 0
-    won: int = 0
-    lost: int = 0
-    won_ids: tuple[str, ...] = ()
-    lost_ids: tuple[str, ...] = ()
-    estimate: float | None = None
-    lower: float | None = None
-    upper: float | None = None
-    scale: str = ""
-    before: str = ""  # the subjects
-    after: str = ""
-
-
 @dataclass
 class Run:
     """One call of `harness run`. `facts` holds what a person would ask of the model and the training.
@@ -243,8 +218,6 @@ class Run:
         """Return a verdict, without row ids and names of slices, which are values, if its evaluation is private."""
         if verdict.metric.partition(".")[0] not in self.private:
             return verdict
-        from harness.records.verdict_text import add_reason  # which needs the records of this module
-
         names = {part.name: f"slice {number}" for number, part in enumerate(verdict.slices, 1)}
         slices = [
             replace(part, name=names[part.name], notes=_rename_in_notes(part.notes, names)) for part in verdict.slices

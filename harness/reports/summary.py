@@ -7,7 +7,8 @@ from collections.abc import Sequence
 
 from harness.errors import ExitCode
 from harness.records import verdict_text
-from harness.records.run import Change, Run
+from harness.records.changes import Change
+from harness.records.run import Run
 from harness.records.verdicts import Outcome, Verdict
 
 GLYPHS = {Outcome.PASS: "✓", Outcome.FAIL: "✗", Outcome.INCONCLUSIVE: "?", Outcome.ERROR: "!"}  # beside its word

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from harness.records.run import Change
+from harness.records.changes import Change
 from harness.testing import ROWS, SUITE, CommandOutcome, Project
 from tests.helpers.suites import EXPORTER
 

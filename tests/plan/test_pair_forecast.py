@@ -125,12 +125,17 @@ def test_clusters_that_cross_cost_rows(tmp_path: Path, capsys: pytest.CaptureFix
         return (shared + draw.normal(0, 0.6, (30, 30)) + 1 > 0).astype(float)
 
     places = [(d, p) for d in range(30) for p in range(30)]
-    for name in ("base", "candidate"):
-        rights = draw_rights()
-        lines = [f"{d}-{p},d{d},p{p},{rights[d, p]}" for d, p in places]
-        (tmp_path / f"{name}.csv").write_text("\n".join(["id,doc,prompt,score", *lines]), "utf-8")
+    drawn = {name: draw_rights() for name in ("base", "candidate")}
     margins = []
     for clusters in (["doc"], ["prompt"], ["doc", "prompt"]):
+        for (
+            name,
+            rights,
+        ) in drawn.items():  # a column that repeats would be a cluster
+            rows = [{"id": f"{d}-{p}", "doc": f"d{d}", "prompt": f"p{p}", "score": rights[d, p]} for d, p in places]
+            columns = ["id", *clusters, "score"]
+            lines = [",".join(str(row[column]) for column in columns) for row in rows]
+            (tmp_path / f"{name}.csv").write_text("\n".join([",".join(columns), *lines]), "utf-8")
         words = [word for name in clusters for word in ("--cluster", name)]
         assert main(["plan", *(str(tmp_path / f"{n}.csv") for n in ("base", "candidate")), *CLAIM, *words]) == 0
         margins.append(float(re.findall(r"worse by at most (0\.\d+)", capsys.readouterr().out)[0]))

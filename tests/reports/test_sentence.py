@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
+from harness.records.changes import Change
 from harness.records.claim_spec import ClaimSpec
 from harness.records.findings import Finding
-from harness.records.run import Change, Exported, ItemResult, Run
+from harness.records.run import Exported, ItemResult, Run
 from harness.records.verdicts import Outcome, Verdict
 from harness.records.waivers import Waiver
 from harness.reports.summary import (

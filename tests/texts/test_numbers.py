@@ -7,7 +7,7 @@ import math
 import pytest
 
 from harness.pipeline.conclusions import _describe_change
-from harness.records.run import Change
+from harness.records.changes import Change
 from harness.records.scales import OnScale
 from harness.texts.numbers import format_bytes, format_metric, format_p, format_short
 

@@ -37,13 +37,13 @@ harness/suite: waiving
 harness/workers: gpus child protocol
 plugins/harness_checks: batches frames
 plugins/harness_export: __init__ fp8 quantised writing
-plugins/harness_hf: classes encoding fp8 probe sabotage sources
+plugins/harness_hf: classes fp8 probe sabotage sources
 plugins/harness_judge: calibration commands
 plugins/harness_lm_eval: names
 plugins/harness_lora: merge
 plugins/harness_served: statement
 plugins/harness_sft: processes train trainer worker
-plugins/harness_view: commands labels
+plugins/harness_view: commands
 """  # numbers, digests, models, names of a suite, own training rows, what a process says to its own, or what a
 # run's folder or the card of an export holds
 KEY, HEADER, PASSWORD, TOKEN = "corp-12345678", "team-87654321", "letmein99", "sk-" + "a" * 30

@@ -25,9 +25,9 @@ from harness import Outcome, TrainingStep, UsageError
 from harness.cli.github import list_annotations
 from harness.internals import OnScale
 from harness.records import verdict_text as verdict_words
+from harness.records.changes import Change
 from harness.records.claim_spec import Note
 from harness.records.findings import Finding
-from harness.records.run import Change
 from harness.records.waivers import Waiver
 from harness.release.releases import Promotion
 from harness.reports.junit import format_junit
