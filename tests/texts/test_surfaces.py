@@ -43,7 +43,7 @@ plugins/harness_lm_eval: names
 plugins/harness_lora: merge
 plugins/harness_served: statement
 plugins/harness_sft: processes train trainer worker
-plugins/harness_view: commands
+plugins/harness_view: commands labels
 """  # numbers, digests, models, names of a suite, own training rows, what a process says to its own, or what a
 # run's folder or the card of an export holds
 KEY, HEADER, PASSWORD, TOKEN = "corp-12345678", "team-87654321", "letmein99", "sk-" + "a" * 30
