@@ -44,11 +44,10 @@ def test_module_is_the_command(tmp_path: Path) -> None:
 
 
 def test_help_is_light() -> None:
-    """`harness --help` imports fewer than 210 modules, most of them Python's own, and no library but pluggy."""
+    """`harness --help` imports Python's own modules, those that declare commands, and no library but pluggy."""
     bare, helped = "print(*sys.modules)", "main(['--help'])\nfinally:\n    print(*sys.modules)"
     before = read_last_line_words(f"import sys; {bare}")
     found = read_last_line_words(f"import sys; from harness.cli.main import main\ntry:\n    {helped}") - before
-    assert len(found) < 210
     libraries = {name.partition(".")[0] for name in found} - sys.stdlib_module_names
     assert libraries == {"harness", "pluggy", "harness_judge", "harness_report", "harness_served", "harness_view"}
 
