@@ -92,7 +92,8 @@ class BinomialRows:
             if claim.against is None:
                 return np.asarray(wins >= power.min_right(n, bound, claim.alpha))
             changed, back = np.unique(wins + losses, return_inverse=True)
-            return np.asarray(wins >= power.min_wins(changed, n, -bound, claim.alpha)[back])
+            fewest = np.array(power.min_wins(changed.tolist(), n, -bound, claim.alpha))
+            return np.asarray(wins >= fewest[back])
         starts = np.flatnonzero(np.diff(cluster, prepend=-1))
         won, lost, weight = (np.add.reduceat(x, starts, axis=-1) for x in (won, lost, size))
         sums, weights = (won - lost).astype(float), np.broadcast_to(weight.astype(float), won.shape)

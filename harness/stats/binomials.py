@@ -6,6 +6,7 @@ Probabilities have a relative error of about 1e-13, up to ten million trials.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from functools import lru_cache
 
 from harness.stats.values import Bounds
@@ -13,6 +14,7 @@ from harness.stats.values import Bounds
 FRACTION_TERMS = 100_000  # of a continued fraction, which converges in about √n terms
 NEWTON_STEPS = 100
 TINY = 1e-300
+MAX_SHRINKAGE = 1e-3  # of a tail, by steps that each subtract a part of it, before it is computed anew
 
 
 def probability(successes: int, trials: int, share: float) -> float:
@@ -32,6 +34,24 @@ def probability(successes: int, trials: int, share: float) -> float:
     correction = _stirling_error(trials) - _stirling_error(successes) - _stirling_error(failures)
     deviance = _deviance(successes, trials * share) + _deviance(failures, trials * (1 - share))
     return math.exp(correction - deviance) * math.sqrt(trials / (2 * math.pi * successes * failures))
+
+
+def probabilities(counts: range, trials: int, share: float) -> list[float]:
+    """Return the probability of each of these numbers of successes, which follow one another."""
+    mode = min(max(math.floor((trials + 1) * share), counts[0]), counts[-1])
+    here = probability(mode, trials, share)
+    if not 0 < share < 1:
+        return [probability(count, trials, share) for count in counts]
+    odds = share / (1 - share)
+    below, chance = list[float](), here
+    for count in range(mode, counts[0], -1):
+        chance *= count / ((trials - count + 1) * odds)
+        below.append(chance)
+    above, chance = list[float](), here
+    for count in range(mode, counts[-1]):
+        chance *= (trials - count) * odds / (count + 1)
+        above.append(chance)
+    return [*reversed(below), here, *above]
 
 
 @lru_cache(maxsize=10_000)
@@ -77,6 +97,32 @@ def tail(successes: int, trials: int, share: float) -> float:
     return 1 - front * _continued_fraction(failures, successes, 1 - share)
 
 
+def tails(trials: range, successes: Sequence[int], share: float) -> list[float]:
+    """Return the tail of each number of trials, which follow one another, from its own number of successes on.
+
+    Each follows from the one before: another trial adds to a tail, and another success takes from it. A tail is
+    computed by itself at the edges of the distribution, and where it shrank so much that rounding shows.
+    """
+    found = list[float]()
+    wins, value, largest = -1, 0.0, 0.0
+    edge = 0.0  # the probability of just so many successes
+    for n, fewest in zip(trials, successes, strict=True):
+        follows = 0 < share < 1 and 1 <= wins < n and edge > TINY and fewest in (wins, wins + 1)
+        if follows:
+            value += edge * wins * (1 - share) / (n - wins)
+            edge *= n * (1 - share) / (n - wins)
+            if fewest > wins:
+                value -= edge
+                edge *= (n - wins) * share / ((wins + 1) * (1 - share))
+            largest = max(largest, value)
+        if not follows or value < MAX_SHRINKAGE * largest:
+            value = largest = tail(fewest, n, share)
+            edge = probability(fewest, n, share)
+        found.append(value)
+        wins = fewest
+    return found
+
+
 def _continued_fraction(a: float, b: float, x: float) -> float:
     """Return the continued fraction of the incomplete beta function, by Lentz's method."""
     c, d = 1.0, 1 / _away_from_zero(1 - (a + b) * x / (a + 1))
@@ -98,6 +144,12 @@ def _continued_fraction(a: float, b: float, x: float) -> float:
 
 def _away_from_zero(value: float) -> float:
     return value if abs(value) > TINY else TINY
+
+
+def likely_counts(trials: int, share: float) -> range:
+    """Return the numbers of successes outside of which the probability is below 1e-9 in all."""
+    reach = 7 * math.sqrt(trials * share * (1 - share)) + 10
+    return range(max(math.floor(trials * share - reach), 0), min(math.ceil(trials * share + reach), trials) + 1)
 
 
 def min_successes(trials: int, share: float, alpha: float) -> int:

@@ -9,17 +9,15 @@ their bets a mixture of constant ones, not aGRAPA: measured, it decides more oft
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
-from typing import Any
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 
-from harness.stats.arrays import Floats, np
 from harness.stats.result import Test
 from harness.stats.rule_of_three import Support
 from harness.stats.significance import is_significant
 
 BETS = (0.06, 0.1, 0.16, 0.27, 0.45, 0.75)  # shares of the wealth at risk, for differences from small to clear
 GRID_POINTS = 500  # means that the confidence sequence tries
-BLOCK_ROWS = 256  # rows at a time, for memory
 FIRST_LOOK = 64  # rows
 
 
@@ -59,8 +57,7 @@ class EProcess:
             raise ValueError(f"alpha is {alpha}; it must be more than 0 and at most 0.5")
         self.threshold, self.alpha, self.support = threshold, alpha, support
         self._rows: list[float] = []
-        self._logs: Floats = np.zeros(())  # log wealth against each mean of the grid, now
-        self._best: Floats = np.full((), -math.inf)  # and the highest it has been
+        self._refuted = [0, 0]  # means of the grid, from below and from above
 
     def update(self, values: Iterable[float]) -> Test:
         """Add rows in their order and test all rows so far.
@@ -78,54 +75,57 @@ class EProcess:
         self._rows += values
         if not self._rows:
             raise ValueError("there are no rows; a test needs at least one")
-        x = (np.asarray(self._rows, dtype=np.float64) - low) / (high - low)
-        m = (self.threshold - low) / (high - low)
-        up, down, limit = log_wealth(x, m), log_wealth(1 - x, 1 - m), math.log(1 / self.alpha)
-        first = [int((w >= limit).argmax()) if (w >= limit).any() else len(w) for w in (up, down)]
+        x = [(value - low) / (high - low) for value in self._rows]
+        mirrored = [1 - value for value in x]
+        m, limit = (self.threshold - low) / (high - low), math.log(1 / self.alpha)
+        up, down = log_wealth(x, m), log_wealth(mirrored, 1 - m)
+        first = [next((i for i, log in enumerate(side) if log >= limit), len(side)) for side in (up, down)]
         if first[0] != first[1]:  # once one side has crossed, the other is what it was then
             up, down = up[: first[1] + 1], down[: first[0] + 1]
-        p_pass, p_fail = (min(1.0, math.exp(-float(w.max()))) for w in (up, down))
-        lower, upper = (low + (high - low) * b for b in self._update_confidence_sequence(x, len(values)))
+        p_pass, p_fail = (min(1.0, math.exp(-max(side))) for side in (up, down))
+        self._refuted = [
+            max(before, _count_refuted_means(Counter(side), limit))
+            for before, side in zip(self._refuted, (x, mirrored), strict=True)
+        ]
+        from_below, from_above = (count / GRID_POINTS for count in self._refuted)
+        lower, upper = low + (high - low) * from_below, low + (high - low) * (1 - from_above)
         lower = max(lower, self.threshold) if is_significant(p_pass, self.alpha) else min(lower, self.threshold)
         upper = min(upper, self.threshold) if is_significant(p_fail, self.alpha) else max(upper, self.threshold)
         n = len(self._rows)
         return Test(math.fsum(self._rows) / n, lower, upper, p_pass, p_fail, "e-process", n)
 
-    def _update_confidence_sequence(self, x: Floats, new: int) -> tuple[float, float]:
-        """Update the confidence sequence; return its interval in [0, 1].
 
-        It holds the means that no bet has refuted after any of the updates.
-        """
-        grid = np.arange(1, GRID_POINTS) / GRID_POINTS
-        sides = np.stack([grid, 1 - grid])[..., None]
-        for at in range(len(x) - new, len(x), BLOCK_ROWS):
-            rows = x[at : at + BLOCK_ROWS]
-            self._logs = self._logs + _compute_log_bet_returns(np.stack([rows, 1 - rows])[:, None], sides).sum(-1)
-        self._best = np.maximum(self._best, _compute_log_mean_wealth(self._logs))
-        below, above = self._best >= math.log(1 / self.alpha)
-        # a refuted mean refutes those beyond it, so only an unbroken run from the edge counts
-        run, back = (len(grid) if r.all() else int(np.argmin(r)) for r in (below, above[::-1]))
-        return (float(grid[run - 1]) if run else 0.0), (float(grid[len(grid) - back]) if back else 1.0)
+def log_wealth(x: Sequence[float], m: float) -> list[float]:
+    """Return the log wealth of bets that the mean exceeds m, after each row of x in [0, 1].
 
-
-def log_wealth(x: Floats, m: float) -> Floats:
-    """Return the log wealth of bets that the mean exceeds m.
-
-    There is one value (..., rows) after each row of x (..., rows) in [0, 1]. K = mean over λ of Π(1 + λ(x - m)), λ =
-    BETS/m: for any true mean, one of these bets is nearly the best one. Each product is a martingale if the mean is m,
-    so their mean is, and exceeds 1/alpha with a chance of at most alpha.
+    K = mean over λ of Π(1 + λ(x - m)), λ = BETS/m: for any true mean, one of these bets is nearly the best one. Each
+    product is a martingale if the mean is m, so their mean is, and exceeds 1/alpha with a chance of at most alpha.
     """
-    return _compute_log_mean_wealth(np.cumsum(_compute_log_bet_returns(x, m), -1))
+    returns = {value: _compute_log_returns(value, m) for value in set(x)}
+    logs, found = [0.0] * len(BETS), list[float]()
+    for value in x:
+        logs = [log + gain for log, gain in zip(logs, returns[value], strict=True)]
+        found.append(_compute_log_mean_wealth(logs))
+    return found
 
 
-def _compute_log_bet_returns(x: Floats, m: Any) -> Floats:
-    """Return log(1 + λ(x - m)) for each λ = BETS/m.
+def _count_refuted_means(rows: Mapping[float, int], limit: float) -> int:
+    """Return how many means of the grid, from the lowest on, the rows refute: wealth falls as the mean rises."""
+    low, high = 0, GRID_POINTS - 1
+    while low < high:
+        middle = (low + high + 1) // 2
+        returns = [_compute_log_returns(value, middle / GRID_POINTS) for value in rows]
+        logs = [math.fsum(map(float.__mul__, gains, map(float, rows.values()))) for gains in zip(*returns, strict=True)]
+        low, high = (middle, high) if _compute_log_mean_wealth(logs) >= limit else (low, middle - 1)
+    return low
 
-    x is (..., rows), the result (bets, ..., rows).
-    """
-    return np.stack([np.log1p(bet / m * (x - m)) for bet in BETS])
+
+def _compute_log_returns(value: float, m: float) -> list[float]:
+    """Return log(1 + λ(value - m)) for each λ = BETS/m."""
+    return [math.log1p(bet / m * (value - m)) for bet in BETS]
 
 
-def _compute_log_mean_wealth(logs: Floats) -> Floats:
-    """Return the log of the mean wealth over the bets: (bets, ...) to (...)."""
-    return np.asarray(np.logaddexp.reduce(logs, 0) - math.log(len(BETS)))
+def _compute_log_mean_wealth(logs: Sequence[float]) -> float:
+    """Return the log of the mean wealth over the bets."""
+    best = max(logs)
+    return best + math.log(math.fsum(math.exp(log - best) for log in logs) / len(BETS))

@@ -13,7 +13,7 @@ from functools import lru_cache
 from statistics import NormalDist
 
 from harness.stats import binomials, shares, tango
-from harness.stats.arrays import Ints, distributions, np
+from harness.stats.arrays import distributions
 from harness.stats.significance import is_significant
 
 DISCORDANCE = 0.2  # share of rows on which two models differ, where nothing better is known
@@ -44,12 +44,11 @@ def pairs_power(difference: float, margin: float, discordance: float, n: int, al
     """
     if not abs(difference) <= discordance <= 1:
         raise ValueError(f"a difference of {difference:g} is impossible with a discordance of {discordance:g}")
-    # tables outside of these have a probability below 1e-9 in all
-    middle, reach = n * discordance, 7 * math.sqrt(n * discordance * (1 - discordance)) + 10
-    changed = np.arange(max(math.floor(middle - reach), 0), min(math.ceil(middle + reach), n) + 1)
+    changed = binomials.likely_counts(n, discordance)
     share = (discordance + difference) / 2 / discordance if discordance else 0.5
-    proves = distributions.binom.sf(min_wins(changed, n, margin, alpha) - 1, changed, share)
-    return float((distributions.binom.pmf(changed, n, discordance) * proves).sum())
+    chances = binomials.probabilities(changed, n, discordance)
+    proves = binomials.tails(changed, min_wins(changed, n, margin, alpha), share)
+    return math.fsum(map(float.__mul__, chances, proves))
 
 
 def min_right(n: int, threshold: float, alpha: float) -> int:
@@ -57,21 +56,19 @@ def min_right(n: int, threshold: float, alpha: float) -> int:
     return binomials.min_successes(n, threshold, alpha)
 
 
-def min_wins(changed: Ints, n: int, margin: float, alpha: float) -> Ints:
+def min_wins(changed: Sequence[int], n: int, margin: float, alpha: float) -> list[int]:
     """Return the fewest wins that prove a difference above `-margin`.
 
-    There is one number (k,) for each number of `changed` rows (k,) of n; changed + 1 if none do. Of more than
-    EXACT_ROWS rows, and EXACT_COUNTS numbers, Tango's score is taken as normal, which changes power by less than a
-    point.
+    There is one number for each number of `changed` rows of n, which must ascend; one more than those if none do. Of
+    more than EXACT_ROWS rows, and EXACT_COUNTS numbers, Tango's score is taken as normal, which changes power by less
+    than a point.
     """
     if margin == 0:
         return shares.min_mcnemar_wins(changed, n, alpha)
-    wins: Ints = tango.min_tango_wins(changed, n, -margin, NormalDist().inv_cdf(1 - alpha))
+    wins = tango.min_tango_wins(changed, n, -margin, NormalDist().inv_cdf(1 - alpha))
     if n > EXACT_ROWS and len(changed) > EXACT_COUNTS:
         return wins
-    return np.array(
-        [_find_min_exact_wins(int(k), int(w), n, margin, alpha) for k, w in zip(changed, wins, strict=True)]
-    )
+    return [_find_min_exact_wins(k, w, n, margin, alpha) for k, w in zip(changed, wins, strict=True)]
 
 
 @lru_cache(maxsize=20_000)
@@ -82,7 +79,7 @@ def _find_min_exact_wins(changed: int, wins: int, n: int, margin: float, alpha: 
     """
 
     def proves(w: int) -> bool:
-        return bool(is_significant(tango.exact_p(w, changed - w, n, -margin)[0], alpha))
+        return bool(is_significant(tango.exact_tail(w, changed - w, n, -margin), alpha))
 
     while wins <= changed and not proves(wins):
         wins += 1

@@ -304,8 +304,20 @@ def pairs_t(of: Ratio, threshold: float, discordance: Any) -> tuple[Floats, Floa
     difference²)/error². Student's t with `pan_wall`'s degrees of freedom replaces the normal distribution, since few
     clusters hold all rows that differ; `share_t`'s idea, for which we know no publication.
     """
-    z, df = tango.score_statistic(*_compute_effective_pair_counts(of, discordance), threshold), pan_wall(of)
+    z, df = score_statistics(*_compute_effective_pair_counts(of, discordance), threshold), pan_wall(of)
     return special.stdtr(df, -z), special.stdtr(df, z)
+
+
+def score_statistics(wins: Floats, losses: Floats, n: Any, d0: float) -> Floats:
+    """Return `tango.score_statistic` of many tables at once."""
+    linear = -wins - losses + (2 * n - wins + losses) * d0
+    constant = -losses * d0 * (1 - d0)
+    q = (np.sqrt(np.maximum(linear * linear - 8 * n * constant, 0.0)) - linear) / (4 * n)
+    variance = n * (2 * np.maximum(q, max(-d0, 0.0)) + d0 * (1 - d0))
+    distance = wins - losses - n * d0
+    known = variance > 1e-12
+    z = distance / np.sqrt(np.where(known, variance, 1.0))
+    return np.asarray(np.where(known, z, np.where(np.abs(distance) > 1e-9, np.copysign(np.inf, distance), 0.0)))
 
 
 def pairs_bounds(of: Ratio, alpha: float, discordance: float) -> Bounds:

@@ -9,10 +9,9 @@ from statistics import NormalDist
 
 from harness.stats import binomials, rule_of_three, unconditional
 from harness.stats import tango as score
-from harness.stats.arrays import Ints, distributions, np
 from harness.stats.inputs import check_counts, check_level
 from harness.stats.result import Test
-from harness.stats.significance import RELATIVE_TOLERANCE, is_significant
+from harness.stats.significance import is_significant
 from harness.stats.values import Bounds, PValues
 
 MAX_LEVEL_RATIO = 1.2  # times alpha that McNemar's mid-p may be wrong over all rows, so that it is taken
@@ -61,8 +60,8 @@ def mcnemar(wins: int, losses: int, n: int, alpha: float, levels: Sequence[float
     check_level(0.0, alpha)
     wins, losses, n = int(wins), int(losses), int(n)
     if n <= unconditional.MOST_ROWS:
-        kind, table = "unconditional", unconditional.tabulate_p(n)
-        p_pass, p_fail = float(table[wins, losses]), float(table[losses, wins])
+        kind = "unconditional"
+        p_pass, p_fail = unconditional.exact_p(wins, losses, n), unconditional.exact_p(losses, wins, n)
     else:
         mid = all(is_midp_valid(n, level) for level in {alpha, *levels})
         kind, (p_pass, p_fail) = "mid-p" if mid else "exact", _compute_mcnemar_p_values(wins, losses, mid=mid)
@@ -92,28 +91,50 @@ def is_midp_valid(n: int, alpha: float) -> bool:
     of rows that differ; from MIN_SMOOTH_ROWS on that number varies so much that losses at one are gains at the next.
     """
     smooth = max(MIN_SMOOTH_ROWS, 2 * (_compute_upper_normal_quantile(alpha) / (MAX_LEVEL_RATIO - 1)) ** 2)
-    shares = np.unique(np.concatenate([np.geomspace(0.1, 1, 200), np.linspace(0, 1, 200)[1:]])) * min(smooth / n, 1.0)
-    changed = np.arange(min(n, math.ceil(smooth + 8 * math.sqrt(smooth))) + 1)
-    wrong = distributions.binom.sf(_find_min_conditional_wins(changed, alpha, mid=True) - 1, changed, 0.5)
-    return float((distributions.binom.pmf(changed, n, shares[:, None]) @ wrong).max()) <= MAX_LEVEL_RATIO * alpha
+    most = min(n, math.ceil(smooth + 8 * math.sqrt(smooth)))
+    fewest = [_find_min_conditional_wins(k, alpha, mid=True) for k in range(most + 1)]
+    wrong = binomials.tails(range(most + 1), fewest, 0.5)
+    # both among small shares and among all
+    shares = {10 ** (i / 199 - 1) for i in range(200)} | {i / 199 for i in range(200)}
+    return all(
+        _compute_conditional_size(share * min(smooth / n, 1.0), n, wrong) <= MAX_LEVEL_RATIO * alpha for share in shares
+    )
 
 
-def min_mcnemar_wins(changed: Ints, n: int, alpha: float) -> Ints:
+def _compute_conditional_size(share: float, n: int, wrong: Sequence[float]) -> float:
+    """Return how often a test is wrong, from how often it is with each number of rows that differ, from 0 on."""
+    likely = binomials.likely_counts(n, share)
+    changed = range(likely.start, min(likely.stop, len(wrong)))
+    if not changed:
+        return 0.0
+    return math.fsum(map(float.__mul__, binomials.probabilities(changed, n, share), wrong[changed.start :]))
+
+
+def min_mcnemar_wins(changed: Sequence[int], n: int, alpha: float) -> list[int]:
     """Return the fewest wins that prove a difference by McNemar's test.
 
-    There is one number (k,) for each number of changed rows (k,) of n; changed + 1 if none do.
+    There is one number for each number of changed rows, and one more than the changed rows if none do.
     """
     if n <= unconditional.MOST_ROWS:
-        return unconditional.min_wins(changed, n, alpha)
-    return _find_min_conditional_wins(changed, alpha, mid=is_midp_valid(n, alpha))
+        fewest = unconditional.min_wins(n, alpha)
+        return [fewest[k] for k in changed]
+    mid = is_midp_valid(n, alpha)
+    return [_find_min_conditional_wins(k, alpha, mid=mid) for k in changed]
 
 
-def _find_min_conditional_wins(changed: Ints, alpha: float, *, mid: bool) -> Ints:
-    wins = np.asarray(distributions.binom.isf(alpha * (1 + RELATIVE_TOLERANCE), changed, 0.5), dtype=np.intp) + 1
-    if mid:
-        tail = distributions.binom.sf(wins - 1, changed, 0.5) + distributions.binom.pmf(wins - 1, changed, 0.5) / 2
-        wins -= is_significant(tail, alpha)
+@lru_cache(maxsize=50_000)  # the search for a number of rows comes back to the same numbers of changes
+def _find_min_conditional_wins(changed: int, alpha: float, *, mid: bool) -> int:
+    """Return the fewest wins that are significant, from where the normal distribution has them."""
+    wins = max(round((changed + _compute_upper_normal_quantile(alpha) * math.sqrt(changed)) / 2), 0)
+    while wins <= changed and not is_significant(_compute_conditional_p(wins, changed, mid=mid), alpha):
+        wins += 1
+    while wins > 0 and is_significant(_compute_conditional_p(wins - 1, changed, mid=mid), alpha):
+        wins -= 1
     return wins
+
+
+def _compute_conditional_p(wins: int, changed: int, *, mid: bool) -> float:
+    return binomials.tail(wins, changed, 0.5) - (binomials.probability(wins, changed, 0.5) / 2 if mid else 0.0)
 
 
 def tango(wins: int, losses: int, n: int, margin: float, alpha: float) -> Test:

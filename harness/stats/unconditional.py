@@ -1,68 +1,119 @@
 """McNemar's exact unconditional test, for few rows.
 
-The statistic is referred to all tables of outcomes, not only to those with as many changes.
+The statistic (b - c)/√(b + c) is referred to all tables of outcomes, not only to those with as many changes. Tables are
+ordered by how probable a statistic as high is with the estimated share of rows that differ, and the p-value is the
+largest probability of a table as extreme over all shares: E+M, Lloyd 2008, Australian & New Zealand Journal of
+Statistics 50:329. Conditional tests lose power when few rows change.
 """
 
 from __future__ import annotations
 
 import math
-from functools import lru_cache
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
 
-from harness.stats.arrays import Floats, Ints, distributions, np, special
-from harness.stats.significance import RELATIVE_TOLERANCE
+from harness.stats import binomials
+from harness.stats.significance import RELATIVE_TOLERANCE, is_significant
 
 MOST_ROWS = 100  # above it the mid-p is as powerful, and its size hardly more than alpha
 SHARE_POINTS = 400  # of rows that differ, at which the p-value is taken to be largest
+SMALLEST = 1e-300  # estimate that is searched
+TIE = 1e-9  # by which a statistic may lie below another and still counts as high
 
 
-@lru_cache(maxsize=128)
-def tabulate_p(n: int) -> Floats:
-    """Tabulate the exact p-values of n rows.
+@lru_cache(maxsize=10_000)
+def exact_p(wins: int, losses: int, n: int) -> float:
+    """Return the exact p-value of more wins than losses in n rows."""
+    tables = _list_tables(n)
+    return tables.largest_probability(tables.fewest_wins(tables.estimate_p(wins + losses, wins)))
 
-    The array is (n + 1, n + 1), by wins and losses; impossible tables are NaN. Tables are ordered by how probable a
-    statistic (b - c)/√(b + c) as high is with the estimated share of rows that differ, and the p-value is the largest
-    probability of a table as extreme over all shares: E+M, Lloyd 2008, Australian & New Zealand Journal of Statistics
-    50:329. Conditional tests lose power when few rows change.
+
+@lru_cache(maxsize=100)
+def min_wins(n: int, alpha: float) -> tuple[int, ...]:
+    """Return the fewest wins with a p-value of at most alpha for each number of changed rows, from 0 to n.
+
+    One more than the changed rows if none do. The p-value rises with the estimate that orders the tables, so that the
+    largest significant estimate is searched.
     """
-    changed = np.repeat(np.arange(n + 1), np.arange(1, n + 2))  # (tables,), by changes and then by wins
-    wins = np.concatenate([np.arange(k + 1) for k in range(n + 1)])
-    estimated = _compute_unconditional_p(n, changed, wins)
-    order = np.argsort(estimated, kind="stable")
-    changed, wins, estimated = changed[order], wins[order], estimated[order]
-    last = np.searchsorted(estimated, estimated * (1 + RELATIVE_TOLERANCE), side="right") - 1  # of those that tie
-    ways = special.gammaln(n + 1) - special.gammaln(n - changed + 1)
-    ways = ways - special.gammaln(wins + 1) - special.gammaln(changed - wins + 1) - changed * math.log(2)
-    p = np.zeros(len(order))
-    for share in np.sin(np.linspace(0, math.pi / 2, SHARE_POINTS)) ** 2:
-        chance = np.exp(ways + special.xlogy(changed, share) + special.xlogy(n - changed, 1 - share))
-        np.maximum(p, np.cumsum(chance)[last], out=p)
-    found: Floats = np.full((n + 1, n + 1), np.nan)
-    found[wins, changed - wins] = np.minimum(p, 1.0)
-    found.setflags(write=False)
-    return found
+    tables = _list_tables(n)
+    low, high = 0.0, 1.0
+    significant, other = tuple(k + 1 for k in range(n + 1)), (0,) * (n + 1)
+    while sum(significant) - sum(other) > 1 and high - low > RELATIVE_TOLERANCE * high > SMALLEST:
+        middle = math.sqrt(low * high) if low else high / 8
+        fewest = tables.fewest_wins(middle)
+        if is_significant(tables.largest_probability(fewest), alpha):
+            low, significant = middle, fewest
+        else:
+            high, other = middle, fewest
+    return significant
 
 
-def _compute_unconditional_p(n: int, changed: Ints, wins: Ints) -> Floats:
-    """Return the probability of a statistic as high, (tables,).
-
-    Rows are taken to differ as often as they did in each table.
-    """
-    score = (2 * wins - changed) / np.sqrt(np.maximum(changed, 1))
-    p = np.zeros(len(changed))
-    for k in range(n + 1):
-        of_k = (2 * np.arange(k + 1) - k) / math.sqrt(max(k, 1))
-        fewest = np.searchsorted(of_k, score - 1e-9)  # wins of k changes that score as high
-        p += (
-            distributions.binom.pmf(k, n, np.arange(n + 1) / n)[changed]
-            * distributions.binom.sf(np.arange(k + 2) - 1, k, 0.5)[fewest]
-        )
-    return p
+@lru_cache(maxsize=8)
+def _list_tables(n: int) -> _Tables:
+    return _Tables(n)
 
 
-def min_wins(changed: Ints, n: int, alpha: float) -> Ints:
-    """Return the fewest wins with a p-value of at most alpha.
+@dataclass(frozen=True)
+class _Tables:
+    """All tables of n rows."""
 
-    There is one number (k,) for each number of changed rows (k,) of n; changed + 1 if none do.
-    """
-    significant = tabulate_p(n) <= alpha * (1 + RELATIVE_TOLERANCE)  # the more wins of k, the smaller the p-value
-    return np.array([k + 1 - significant[np.arange(k + 1), k - np.arange(k + 1)].sum() for k in changed], dtype=np.intp)
+    n: int
+
+    @cached_property
+    def _tails(self) -> list[list[float]]:
+        """The probability of at least so many wins, by changed rows and wins from 0 to one more than them."""
+        found = list[list[float]]()
+        for changed in range(self.n + 1):
+            ways, total = [0], 0
+            for wins in range(changed, -1, -1):
+                total += math.comb(changed, wins)
+                ways.append(total)
+            found.append([count / 2**changed for count in reversed(ways)])
+        return found
+
+    @cached_property
+    def _chances(self) -> list[list[float]]:
+        """The probability of each number of changed rows, at each of the shares."""
+        steps = (math.pi / 2 * i / (SHARE_POINTS - 1) for i in range(SHARE_POINTS))
+        return [binomials.probabilities(range(self.n + 1), self.n, math.sin(step) ** 2) for step in steps]
+
+    @cached_property
+    def _roots(self) -> list[float]:
+        return [math.sqrt(k) for k in range(self.n + 1)]
+
+    @cached_property
+    def _estimates(self) -> dict[tuple[int, int], float]:
+        return {}
+
+    @cached_property
+    def _estimated_chances(self) -> list[list[float]]:
+        """The probability of each number of changed rows, where as many are expected as there were."""
+        return [binomials.probabilities(range(self.n + 1), self.n, k / self.n) for k in range(self.n + 1)]
+
+    def estimate_p(self, changed: int, wins: int) -> float:
+        """Return the probability of a statistic as high, where rows differ as often as they did in this table."""
+        if (changed, wins) not in self._estimates:
+            score = (2 * wins - changed) / (self._roots[changed] or 1.0) - TIE
+            chances, total = self._estimated_chances[changed], 0.0
+            for k, root in enumerate(self._roots):
+                fewest = math.ceil((score * root + k) / 2) if k else score > 0  # without changes the statistic is 0
+                total += chances[k] * self._tails[k][min(max(fewest, 0), k + 1)]
+            self._estimates[changed, wins] = total
+        return self._estimates[changed, wins]
+
+    def fewest_wins(self, estimate: float) -> tuple[int, ...]:
+        """Return the fewest wins with an estimate as low, for each number of changed rows: it falls as wins rise."""
+        limit, found, wins = estimate * (1 + RELATIVE_TOLERANCE), list[int](), 0
+        for changed in range(self.n + 1):
+            while wins <= changed and self.estimate_p(changed, wins) > limit:
+                wins += 1
+            while wins > 0 and self.estimate_p(changed, wins - 1) <= limit:
+                wins -= 1
+            found.append(wins)
+        return tuple(found)
+
+    def largest_probability(self, fewest: Sequence[int]) -> float:
+        """Return the probability of so many wins or more, at the share of changed rows where it is largest."""
+        high = [tail[wins] for tail, wins in zip(self._tails, fewest, strict=True)]
+        return min(max(math.fsum(map(float.__mul__, chances, high)) for chances in self._chances), 1.0)
