@@ -13,7 +13,6 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from datetime import datetime
-from functools import partial
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -32,6 +31,7 @@ STEPS = "training.jsonl"  # beside an adapter's folder, a step a line
 LOGS = "logs"
 """The folder beside an adapter's in which its trainer logs for people, in whatever form."""
 MAX_STEPS = 1000  # steps in a report; of a longer training every so many
+_encode_json = json.JSONEncoder(ensure_ascii=False, default=str).encode  # an encoder of its own for each row is slow
 
 
 class RunFolder:
@@ -67,7 +67,7 @@ class RunFolder:
             nats = {name: row[name] for name in logs if name in rows[sample.id].values}
             row |= {**{name: _exp_or_none(value) for name, value in nats.items()}, "nats": nats} if nats else {}
             row |= {} if text == sample.input else {"rendered": text}
-            return json.dumps(row, ensure_ascii=False, default=str) + "\n"
+            return _encode_json(row) + "\n"
 
         path = self.path / result.subject / f"samples_{result.eval}_{self.stamp}.jsonl"
         write_text(path, (line(i, s) for i, s in enumerate(samples) if s.id in rows))
@@ -193,10 +193,9 @@ def _format_row_as_indented_json(row: Mapping[str, Any]) -> str:
 
     lm-evaluation-harness hashes this text. Python's indenting encoder is slow, so only nested rows go through it.
     """
-    write = partial(json.dumps, default=str, ensure_ascii=False)
     if any(isinstance(value, (dict, list, tuple)) for value in row.values()) or not row:
-        return write(row, indent=2)
-    return "{\n" + ",\n".join(f"  {write(str(k))}: {write(v)}" for k, v in row.items()) + "\n}"
+        return json.dumps(row, default=str, ensure_ascii=False, indent=2)
+    return "{\n" + ",\n".join(f"  {_encode_json(str(k))}: {_encode_json(v)}" for k, v in row.items()) + "\n}"
 
 
 def _hash_text(text: str) -> str:
