@@ -1,7 +1,8 @@
 """`harness verify --recompute`: decide the gates again from the rows in the evidence, as the run did.
 
-Needs numpy and scipy, and no model: the rows remain their producer's word, which `harness verify --replay` tests. What
-rows alone cannot tell is counted, with its reason, and is never taken for recomputed.
+Needs no model, and numpy and scipy only for what is not about 0/1 rows. The rows remain their producer's word, which
+`harness verify --replay` tests. What rows alone cannot tell is counted, with its reason, and is never taken for
+recomputed.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from typing import Any
 from harness.artifacts.attestation import EVIDENCE, ITEMS
 from harness.artifacts.digests import digest_value, row_digest
 from harness.artifacts.folders import ForeignFolder, parse_record
-from harness.errors import UsageError
+from harness.errors import missing_modules_message
 from harness.gates import contamination
 from harness.gates.decide import decide
 from harness.gates.gate import Gate
@@ -30,7 +31,6 @@ from harness.release.verdict_consistency import RELATIVE_TOLERANCE, Verdicts, is
 from harness.reports.report_json import dumps
 from harness.stats import hypothesis_tests
 
-NEEDS = ("numpy", "scipy.special")
 COMBINES = ("harness_domain.cost:median_seconds", "harness_domain.cost:ratio_of_medians")  # ours, of values alone
 FLOATS = (
     "value", "baseline", "estimate", "uncapped", "effective", "threshold", "p_pass", "p_fail", "whole",
@@ -91,26 +91,24 @@ def recompute_verdicts(
     """Recompute the gates of a verified export from its rows.
 
     The export's digests and outcomes must have been checked before. The rows are compared with the lock's as well.
-    Wanted gates are those that block and those in `named`. Raises UsageError if numpy or scipy is missing, and
-    ValueError, KeyError or TypeError on malformed rows.
+    Wanted gates are those that block and those in `named`. Raises ValueError, KeyError or TypeError on malformed rows.
     """
-    for module in NEEDS:
-        try:
-            importlib.import_module(module)
-        except ModuleNotFoundError:
-            extra = f"the module {module.partition('.')[0]}; pip install numpy scipy"
-            raise UsageError(f'--recompute, or "recomputed" in a policy, needs {extra}') from None
     recomputed = RecomputationResult(wanted={*named, *(name for name, v in verdicts.items() if v["blocking"])})
     lines = list(read_items(export, manifest))
     case = _CandidateEvidence(locked, manifest, verdicts, *_parse_evidence_rows(lines, manifest))
     for gate in (g for g in locked.gates.values() if g.id in verdicts and not g.any_of):
         if why := case.unable_error(gate):
             recomputed.unable[gate.id] = why
-        elif why := case.difference_error(gate):
+            continue
+        try:
+            why = case.difference_error(gate)
+        except ModuleNotFoundError as error:
+            recomputed.unable[gate.id] = f"it {missing_modules_message(error.name)}"
+            continue
+        if why:
             recomputed.differs = f'gate "{gate.id}" {why}'
             return recomputed
-        else:
-            recomputed.gates.append(gate.id)
+        recomputed.gates.append(gate.id)
     for gate in (g for g in locked.gates.values() if g.id in verdicts and g.any_of):
         # Holm over members is made again from their p-values, whoever verifies.
         if left := next((m for m in gate.any_of if m in recomputed.unable or m not in verdicts), None):

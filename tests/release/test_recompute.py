@@ -510,9 +510,10 @@ def test_nothing_recomputed_is_no_pass(export: Path, project: Project) -> None:
 
 @pytest.mark.slow
 def test_recompute_is_light(export: Path) -> None:
-    """It imports neither torch nor transformers, and says which extra brings what it lacks."""
+    """Gates on 0/1 rows are decided again without numpy, and without what models need."""
     code = f"""
 import sys
+sys.modules |= dict.fromkeys(["numpy", "scipy"])
 from harness.cli.main import main
 code = main(["verify", {str(export)!r}, "--recompute"])
 assert not {{"torch", "transformers", "evaluate", "datasets", "lm_eval"}} & set(sys.modules)
@@ -520,12 +521,6 @@ sys.exit(code)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    for missing in ("numpy", "scipy"):
-        bare = code.replace("import sys\n", f"import sys\nsys.modules[{missing!r}] = None\n", 1)
-        done = subprocess.run([sys.executable, "-c", bare], capture_output=True, text=True)
-        assert (done.returncode, done.stdout) == (4, ""), done.stderr
-        told = f'--recompute, or "recomputed" in a policy, needs the module {missing}; pip install '
-        assert f"{told}numpy scipy" in done.stderr
 
 
 @pytest.mark.slow
