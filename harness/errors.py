@@ -153,6 +153,49 @@ def resource_error(error: BaseException) -> str:
     return f"{full}; free space and run again; finished work is kept" if full else memory_error(error)
 
 
+def missing_extra_error(error: BaseException) -> str:
+    """Describe an error that came of a module of an extra that is not installed. Empty if it has another cause."""
+    for cause in _iterate_causes(error):
+        if isinstance(cause, ModuleNotFoundError) and (cause.name or "").partition(".")[0] in EXTRAS:
+            return missing_modules_message(cause.name)
+    return ""
+
+
+# the extra that brings a module; what comes together is named together
+EXTRAS = {
+    "numpy": "gate", "scipy": "gate", "openpyxl": "gate", "zstandard": "gate",
+    "accelerate": "hf", "datasets": "hf", "gguf": "hf", "peft": "hf", "pyarrow": "hf", "safetensors": "hf",
+    "tokenizers": "hf", "torch": "hf", "transformers": "hf", "trl": "hf",
+    "bitsandbytes": "qlora", "evaluate": "evaluate", "jinja2": "report", "vl_convert": "report",
+    "openai": "api", "anthropic": "judge", "lm_eval": "lm-eval", "inspect_ai": "inspect", "jsonschema": "json",
+    "cryptography": "sign", "securesystemslib": "sign", "starlette": "view", "uvicorn": "view", "shtab": "completion",
+    "tensorboard": "tensorboard", "wandb": "wandb", "mlflow": "mlflow", "opentelemetry": "otel", "ray": "ray",
+    "llama_cpp": "llama-cpp",
+}  # fmt: skip
+TOGETHER = {"numpy": "numpy scipy", "scipy": "numpy scipy", "jinja2": "jinja2 vl-convert-python"}
+PACKAGES = {
+    "cryptography": "'securesystemslib[crypto]'", "securesystemslib": "'securesystemslib[crypto]'",
+    "flash_attn": "flash-attn", "inspect_ai": "inspect-ai", "liger_kernel": "liger-kernel",
+    "llama_cpp": "llama-cpp-python", "lm_eval": "lm-eval", "opentelemetry": "opentelemetry-sdk",
+    "vl_convert": "vl-convert-python",
+}  # fmt: skip
+
+
+def missing_modules_message(*modules: str | None) -> str:
+    """Return which modules are not installed, the packages that have them, and the extra that brings all of it.
+
+    Packages are named one by one: this package is not on an index, where another could have its name.
+    """
+    names = [name or "unknown" for name in modules]
+    tops = dict.fromkeys(name.partition(".")[0] for name in names)
+    packages = " ".join(TOGETHER.get(top, PACKAGES.get(top, top)) for top in tops)
+    packages = " ".join(dict.fromkeys(packages.split(" ")))
+    extras = sorted({EXTRAS[top] for top in tops if top in EXTRAS})
+    needs = ", ".join(f'"{name}"' for name in dict.fromkeys(names))
+    brings = f", or install with the extra{'s' if len(extras) > 1 else ''} [{','.join(extras)}]" if extras else ""
+    return f"needs the module{'s' if len(names) > 1 else ''} {needs}; pip install {packages}{brings}"
+
+
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """Return `; did you mean "x"?`, else the known names.
 

@@ -50,6 +50,7 @@ from harness.data.rows import read_rows as read_rows
 from harness.data.templates import template_columns as template_columns
 from harness.errors import disk_full_error as disk_full_error
 from harness.errors import memory_error as memory_error
+from harness.errors import missing_modules_message as missing_modules_message
 from harness.errors import suggest_option as suggest_option
 from harness.evaluation.baselines import find_weakness as find_weakness
 from harness.files import append_line as append_line
@@ -227,6 +228,7 @@ __all__ = [
     "make_envelope",
     "marked_text",
     "memory_error",
+    "missing_modules_message",
     "normalize_text",
     "number_clusters",
     "numbers",

@@ -6,7 +6,7 @@ from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from harness.errors import UsageError
+from harness.errors import UsageError, missing_modules_message
 
 if TYPE_CHECKING:
     from argparse import _ArgumentGroup
@@ -127,6 +127,4 @@ def _run_gate(args: Namespace) -> int:
             writing.write_suite(found, args.write_suite, places)
         return writing.conclude_gate(found, args)
     except ModuleNotFoundError as error:
-        if (error.name or "").partition(".")[0] not in ("numpy", "scipy"):
-            raise
-        raise UsageError("gate: needs numpy and scipy; pip install numpy scipy") from None
+        raise UsageError(f"gate: {missing_modules_message(error.name)}") from None

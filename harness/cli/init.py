@@ -5,13 +5,15 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 from harness.cli.options import set_command
-from harness.errors import ExitCode, UsageError
+from harness.errors import ExitCode, UsageError, missing_modules_message
 
 EXAMPLES = Path(__file__).parents[1] / "init/examples"  # a folder a task, of files that are written as they lie there
 ROWS, SCHEMA = ("data/train.jsonl", "data/test.jsonl"), "suite.schema.json"
+MODEL_LIBRARIES = ("torch", "transformers", "peft", "trl", "datasets", "accelerate")  # that all of these suites load
 TASKS = {  # each runs and passes as it is, on a model that it builds; what a folder lacks is that of qa
     "classify": ("suite.toml", "data/train.csv", "data/test.csv"),
     "qa": ("suite.toml", "harnessfile.py", *ROWS),
@@ -62,6 +64,8 @@ def _run_init(args: argparse.Namespace) -> int:
     write_text(args.folder / SCHEMA, files[SCHEMA])
     print(*(args.folder / name for name in files), sep="\n")
     args.document = {"written": [str(args.folder / name) for name in files], **told}
+    if lacking := [name for name in MODEL_LIBRARIES if find_spec(name) is None]:
+        print(f"before: a run {missing_modules_message(*lacking)}", file=sys.stderr)
     print(f"next: {' && '.join(commands)}", file=sys.stderr)
     return ExitCode.OK
 

@@ -14,7 +14,7 @@ from harness import plugin_errors
 from harness.cli import streams
 from harness.cli.parser import parse_arguments as parsed
 from harness.cli.signals import run_guarded, signals_as_interrupts
-from harness.errors import ExitCode, UsageError, resource_error
+from harness.errors import ExitCode, UsageError, missing_extra_error, resource_error
 from harness.texts.escaping import printable
 from harness.texts.printing import print_line
 
@@ -65,7 +65,7 @@ def _run_command(args: argparse.Namespace) -> int:
             print("interrupted", file=sys.stderr)
             code, errors = ExitCode.INTERRUPTED, ["interrupted"]
         except BaseException as error:  # a bug of ours, or a plugin's sys.exit(), has an exit code of its own
-            if line := resource_error(error) or plugin_errors.error_location(error):
+            if line := resource_error(error) or plugin_errors.error_location(error) or missing_extra_error(error):
                 code, errors = _print_mistakes([line]), [line]
             else:
                 print(printable(traceback.format_exc(), lines=True), end="", file=sys.stderr)

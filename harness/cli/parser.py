@@ -12,7 +12,7 @@ from typing import Any
 
 from harness.cli import ask, blame, cache, doctor, gate, init, plan, release, run, selftest, verify
 from harness.cli.options import Parser, add_json_option
-from harness.errors import PLUGIN_ERRORS, ExitCode, UsageError, did_you_mean
+from harness.errors import PLUGIN_ERRORS, ExitCode, UsageError, did_you_mean, missing_modules_message
 from harness.version import __version__
 
 EXIT_CODES = (
@@ -162,7 +162,7 @@ class _CompletionAction(argparse.Action):
         try:
             import shtab
         except ModuleNotFoundError:
-            raise UsageError("--print-completion needs shtab; pip install shtab") from None
+            raise UsageError(f"--print-completion: {missing_modules_message('shtab')}") from None
         _add_file_completion(parser, shtab.FILE)
         print(shtab.complete(parser, str(given[1])))
         parser.exit()

@@ -20,7 +20,7 @@ from harness.cli.options import (
     parse_run_options,
     set_command,
 )
-from harness.errors import ExitCode, UsageError
+from harness.errors import ExitCode, UsageError, missing_modules_message
 from harness.files import write_text
 from harness.texts.printing import print_line
 
@@ -32,7 +32,6 @@ if TYPE_CHECKING:
     from harness.plugins import Plugins
     from harness.reports.events import RunProgress
 
-STATISTICS = ("numpy", "scipy")  # modules that come together
 SHOWN_ROWS = 10  # rows of a gate or an eval
 SHARED_MODEL_SETS = 2  # sets of loaded models that several suites share: a base and a candidate
 EXIT_CODE_ORDER = (  # first what kept a suite from being judged, for the others say nothing of it; then what was judged
@@ -86,7 +85,6 @@ def print_third_party_code(terminal: Terminal, plugins: Plugins) -> None:
 
 
 def _run_suites(args: argparse.Namespace) -> int:
-    from harness.collection import requirements
     from harness.pipeline.run import prepare_collection
     from harness.suite.reader import read_suite
 
@@ -105,9 +103,7 @@ def _run_suites(args: argparse.Namespace) -> int:
 
             return run_rows(rows[0], args)
         except ModuleNotFoundError as error:
-            name = error.name or "unknown"
-            lacking = [*STATISTICS] if name.partition(".")[0] in STATISTICS else [name]
-            raise UsageError(f"{rows[0].path}: {requirements.missing_modules_message(lacking)}") from None
+            raise UsageError(f"{rows[0].path}: {missing_modules_message(error.name)}") from None
     if args.collect_only or len(args.suite) > 1:  # a mistake in the last shows before the first runs
         collections = [prepare_collection(path, options) for path in args.suite]
         if args.collect_only:

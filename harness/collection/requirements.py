@@ -6,18 +6,16 @@ Missing modules are reported with the packages to install.
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from harness import plugin_errors
-from harness.errors import UsageError
+from harness.errors import UsageError, missing_modules_message
 
 if TYPE_CHECKING:
     from harness.collection.collection import Collection
 
 STATISTICS = ("numpy", "scipy")
-PACKAGES = {"lm_eval": "lm-eval", "securesystemslib": "'securesystemslib[crypto]'", "llama_cpp": "llama-cpp-python"}
 
 
 def check_requirements(collection: Collection) -> None:
@@ -37,14 +35,4 @@ def check_requirements(collection: Collection) -> None:
     )
     needed = list(dict.fromkeys([*STATISTICS, *own]))
     if lacking := [name for name in needed if sys.modules.get(name) is None and find_spec(name) is None]:
-        raise UsageError(f"{collection.suite.path}: {missing_modules_message(lacking)}")
-
-
-def missing_modules_message(lacking: Sequence[str]) -> str:
-    """Return which modules are not there, and the packages to install.
-
-    They are named one by one: this package is not on an index, where another could have its name.
-    """
-    names = ", ".join(f'"{name}"' for name in lacking)
-    packages = dict.fromkeys(PACKAGES.get(top, top) for top in (name.partition(".")[0] for name in lacking))
-    return f"needs the module{'s' if len(lacking) > 1 else ''} {names}; pip install {' '.join(packages)}"
+        raise UsageError(f"{collection.suite.path}: {missing_modules_message(*lacking)}")

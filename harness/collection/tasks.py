@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from harness import capabilities, plugin_errors, schema
-from harness.collection import draws, requirements
+from harness.collection import draws
 from harness.collection.collection import Task
 from harness.collection.context import Context
 from harness.collection.datasets import DatasetLoader, describe_overlap
@@ -16,7 +16,7 @@ from harness.data import chat
 from harness.data.fewshot import find_form_error
 from harness.data.identity import add_question_keys
 from harness.data.rows import to_samples
-from harness.errors import Mistakes, UsageError, did_you_mean
+from harness.errors import Mistakes, UsageError, did_you_mean, missing_modules_message
 from harness.gates.gate import PARENT
 from harness.records.copies import copy_record, detach_copy
 from harness.records.metrics import ENDINGS, Metric
@@ -70,7 +70,7 @@ def make_task(context: Context, sources: DatasetLoader, spec: Eval) -> Task | No
         context.mistakes.messages.extend(f"{spec.where}: {m}" for m in error.messages)
         return None
     except ModuleNotFoundError as error:
-        complain(requirements.missing_modules_message([error.name or "unknown"]))
+        complain(missing_modules_message(error.name))
         return None
     except Exception as error:  # the plugin's own code; the line says whose
         complain(f'"{spec.use}" failed to name its metrics: {plugin_errors.error_location(error) or error}')
@@ -273,7 +273,7 @@ def _make_checked_samples(
                 plugin_errors.refuse_returned_error(able.check_rows, able.check_rows(*seen))
                 return samples
         except ModuleNotFoundError as error:
-            context.mistakes.add(spec.where, requirements.missing_modules_message([error.name or "unknown"]))
+            context.mistakes.add(spec.where, missing_modules_message(error.name))
         except Exception as error:  # the plugin's own code; the line says whose
             context.mistakes.add(
                 spec.where, f'"{spec.use}" failed to check its rows: {plugin_errors.error_location(error) or error}'

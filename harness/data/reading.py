@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.data import tables
-from harness.errors import Mistakes, UsageError
+from harness.errors import Mistakes, UsageError, missing_modules_message
 from harness.schema import MAX_DEPTH, format_toml, is_deep
 from harness.texts.escaping import shorten_repr
 
@@ -204,7 +204,7 @@ def read_hub(source: str, where: str) -> list[Row]:
     try:
         from datasets import load_dataset
     except ImportError:
-        raise UsageError(f"{where}: hub: data needs the module datasets; install it") from None
+        raise UsageError(f"{where}: hub: data {missing_modules_message('datasets')}") from None
     name, _, split = source.removeprefix("hub:").partition(":")
     parts = name.split("/")
     config = parts.pop() if len(parts) > 2 else None

@@ -17,7 +17,7 @@ from decimal import Decimal
 from pathlib import PurePath
 from typing import IO, Any, cast
 
-from harness.errors import UsageError
+from harness.errors import UsageError, missing_modules_message
 
 Row = dict[str, Any]
 MAX_BYTES = 1 << 32  # of a file, decompressed
@@ -101,7 +101,7 @@ class _ZstdReader(io.RawIOBase):
         try:
             import zstandard
         except ModuleNotFoundError:
-            raise UsageError(f"{where}: is compressed by zstd, which needs the module zstandard; install it") from None
+            raise UsageError(f"{where}: is compressed by zstd, which {missing_modules_message('zstandard')}") from None
         self._library, self._input = zstandard, io.BytesIO(data)
         self._frame = zstandard.ZstdDecompressor().decompressobj()
 
@@ -147,7 +147,7 @@ def iterate_binary_table(data: bytes, where: str, limit: int = MAX_BYTES) -> Ite
         import pyarrow.ipc
         import pyarrow.parquet
     except ModuleNotFoundError:
-        raise UsageError(f"{where}: is {kind}, which needs the module pyarrow; install it") from None
+        raise UsageError(f"{where}: is {kind}, which {missing_modules_message('pyarrow')}") from None
     size, source = 0, pyarrow.BufferReader(data)
     try:
         if kind == "Parquet":
@@ -179,7 +179,7 @@ def read_workbook(data: bytes, where: str, limit: int = MAX_BYTES) -> list[Row]:
         import openpyxl
         from openpyxl.utils.exceptions import InvalidFileException
     except ModuleNotFoundError:
-        what = "is a workbook, which needs the module openpyxl; install it, or save the sheet as CSV UTF-8"
+        what = f"is a workbook, which {missing_modules_message('openpyxl')}, or save the sheet as CSV UTF-8"
         raise UsageError(f"{where}: {what}") from None
     try:
         members = zipfile.ZipFile(io.BytesIO(data)).infolist()

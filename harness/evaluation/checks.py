@@ -17,8 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from harness import plugin_errors
 from harness.artifacts import artifact_cache
-from harness.collection import requirements
-from harness.errors import PLUGIN_ERRORS, CheckFailedError, Mistakes, UsageError, did_you_mean
+from harness.errors import PLUGIN_ERRORS, CheckFailedError, Mistakes, UsageError, did_you_mean, missing_modules_message
 from harness.records.copies import copy_record, detach_copy
 from harness.records.findings import Built, Finding, TrainingRow
 from harness.records.models import ModelRef, Progress
@@ -189,7 +188,7 @@ def _run_check_catching_crashes(
             return [
                 Finding(
                     "note",
-                    f"not run: {requirements.missing_modules_message([error.name or 'unknown'])}",
+                    f"not run: {missing_modules_message(error.name)}",
                     kind=CRASH_KIND,
                 )
             ]

@@ -22,7 +22,7 @@ from harness.artifacts.digests import digest_value
 from harness.artifacts.strict_json import read_json
 from harness.collection.collect import collect
 from harness.collection.collection import Collection, Task
-from harness.errors import UsageError
+from harness.errors import UsageError, missing_modules_message
 from harness.evaluation.evaluate import evaluate
 from harness.gates.gate import Gate
 from harness.pipeline.preflight import make_adapter, open_folder, open_model
@@ -102,7 +102,7 @@ def replay_rows(
         if not found.rows:
             raise UsageError("; ".join(["--replay: no row could be compared", *found.notes]))
     except ModuleNotFoundError as error:
-        raise UsageError(f"--replay needs the module {error.name}; pip install datasets transformers") from None
+        raise UsageError(f"--replay: {missing_modules_message(error.name)}") from None
     return found
 
 

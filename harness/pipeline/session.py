@@ -13,12 +13,12 @@ from typing import Any
 
 from harness.answers.cache import CachedSubject, StageModels
 from harness.answers.store import Responses
-from harness.collection import requirements, select
+from harness.collection import select
 from harness.collection.collect import collect
 from harness.collection.collection import Collection, Item
 from harness.collection.output_paths import check_candidate, check_output_paths
 from harness.data import fewshot
-from harness.errors import UsageError
+from harness.errors import UsageError, missing_modules_message
 from harness.evaluation.checks import TRAINING_SOURCES, Checks, make_data_objects
 from harness.files import cache_dir
 from harness.pipeline import preflight
@@ -182,9 +182,7 @@ def open_collection(collection: Collection, options: Options, checks: Checks) ->
     try:
         collection, opened = preflight.run_preflight(collection, options.limit, remembers=options.cache)
     except ModuleNotFoundError as error:
-        raise UsageError(
-            f"{collection.suite.path}: {requirements.missing_modules_message([error.name or 'unknown'])}"
-        ) from None
+        raise UsageError(f"{collection.suite.path}: {missing_modules_message(error.name)}") from None
     session, train = Session(collection, opened, options, checks), collection.suite.train
     if not (train and train.drop_leaks and collection.training):
         return session

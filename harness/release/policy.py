@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from harness import schema
 from harness.artifacts.attestation import CLAIMS, PAYLOAD, Envelope
-from harness.errors import Mistakes, UsageError, did_you_mean
+from harness.errors import Mistakes, UsageError, did_you_mean, missing_modules_message
 from harness.gates.gate import DERIVED_FIELDS, Gate
 from harness.release import LAYERS
 
@@ -313,7 +313,7 @@ def verified_signers(envelope: Envelope, policy: Policy) -> set[str]:
         from securesystemslib.exceptions import UnverifiedSignatureError, VerificationError
         from securesystemslib.signer import Signature, SSlibKey
     except ModuleNotFoundError as error:
-        raise UsageError(f"--policy needs the module {error.name}; pip install 'securesystemslib[crypto]'") from None
+        raise UsageError(f"--policy: {missing_modules_message(error.name)}") from None
     keys = {k.keyid: SSlibKey(k.keyid, "ed25519", k.scheme, {"public": k.public.lower()}) for k in policy.keys}
     whole = Signed(envelope.payload, PAYLOAD, {})
     by = set()

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from harness.artifacts import attestation
 from harness.artifacts.attestation import CARD, CLAIMS, EVIDENCE
 from harness.artifacts.folders import ForeignFolder
-from harness.errors import UsageError
+from harness.errors import UsageError, missing_modules_message
 from harness.files import open_file, reporting_write_errors, write_text
 from harness.release.verify import verify_export
 from harness.texts.secrets import TOKENS
@@ -134,5 +134,5 @@ def _import_signer() -> Any:
         import cryptography  # noqa: F401
         from securesystemslib.signer import CryptoSigner
     except ModuleNotFoundError as error:
-        raise UsageError(f"signing needs the module {error.name}; pip install 'securesystemslib[crypto]'") from None
+        raise UsageError(f"signing: {missing_modules_message(error.name)}") from None
     return CryptoSigner

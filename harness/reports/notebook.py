@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from harness.errors import UsageError, did_you_mean
+from harness.errors import UsageError, did_you_mean, missing_modules_message
 from harness.records import verdict_text
 from harness.records.figures import NO_VALUE, verdict_figures
 from harness.records.run import Run
@@ -135,7 +135,7 @@ def run_frame(run: Run, evaluation: str) -> Any:
     try:
         import pandas
     except ModuleNotFoundError:
-        raise UsageError("a data frame needs pandas; pip install pandas, or use rows(), a list of dicts") from None
+        raise UsageError(f"a data frame {missing_modules_message('pandas')}, or use rows(), a list of dicts") from None
     return pandas.DataFrame(run_rows(run, evaluation))
 
 

@@ -21,7 +21,7 @@ from typing import IO, Any
 
 from harness.artifacts.strict_json import read_json
 from harness.data import tables
-from harness.errors import UsageError
+from harness.errors import UsageError, missing_modules_message
 from harness.files import open_file
 from harness.rows.wording import write_option
 from harness.texts.escaping import printable, shorten_text
@@ -254,7 +254,7 @@ def _decompress_zstd(packed: bytes, where: str) -> bytes:
     try:
         import zstandard
     except ModuleNotFoundError:
-        what = "is compressed with zstd, which needs the module zstandard; pip install zstandard"
+        what = f"is compressed with zstd, which {missing_modules_message('zstandard')}"
         raise UsageError(f"{where}: {what}; or inspect log convert --to json") from None
     try:
         with zstandard.ZstdDecompressor().stream_reader(packed) as stream:

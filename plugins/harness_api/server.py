@@ -12,12 +12,12 @@ from functools import partial
 from typing import Any, ClassVar, TypeVar
 
 from harness import UsageError, did_you_mean
-from harness.internals import http_client
+from harness.internals import http_client, missing_modules_message
 from harness_api import replies
 from harness_api.options import ApiOptions
 
 T = TypeVar("T")
-MISSING_PACKAGE_ERROR = 'loader "api": needs the package openai; pip install openai'
+MISSING_PACKAGE_ERROR = f'loader "api": {missing_modules_message("openai")}'
 CHAT, COMPLETIONS, MODELS = "/chat/completions", "/completions", "/models"
 MAX_TRIES = 2  # an error at the start is reported soon
 PROBE_TIMEOUT_S = 10.0  # seconds for a list of models

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from harness import Exporter, ModelRef, UsageError, copy_files, exporter, hookimpl
-from harness.internals import find_gguf
+from harness.internals import find_gguf, missing_modules_message
 
 NO_BASE = {"base_model_name_or_path": None, "revision": None, "auto_mapping": None}
 LOADING_OPTIONS = ("dtype", "device", "device_map", "threads", "cpu_kernels")  # what of [model] says how to load it
@@ -70,8 +70,7 @@ def _require_gguf_exportable(model: Path, options: Mapping[str, Any]) -> None:
     if (model / "config.json").is_file():
         read_llama_config(model)
     if (quantization := options.get("quantization")) in K_QUANTS and find_spec("llama_cpp") is None:
-        how = "pip install llama-cpp-python"
-        raise UsageError(f"{quantization} needs llama-cpp-python, which is not installed; {how}")
+        raise UsageError(f"{quantization} {missing_modules_message('llama_cpp')}")
     if made := options.get("path"):
         from harness_export.writing import check_gguf_types
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness import CONVERSION_NOTES, CheckFailedError, ModelRef, Progress, UsageError, exporter
-from harness.internals import formats, subprocess_call
+from harness.internals import formats, missing_modules_message, subprocess_call
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -38,7 +38,7 @@ PROGRESS_STEPS = 2  # quantise and write; read back
 def check_bitsandbytes_options(model: Path, options: Mapping[str, Any]) -> None:
     """Raise UsageError if bitsandbytes is missing, or the model already quantised."""
     if find_spec("bitsandbytes") is None:
-        raise UsageError("bitsandbytes is not installed; pip install bitsandbytes")
+        raise UsageError(missing_modules_message("bitsandbytes"))
     check_is_merged(model)
 
 

@@ -17,7 +17,7 @@ import transformers
 from huggingface_hub.errors import StrictDataclassError
 
 from harness import CheckFailedError, UsageError
-from harness.internals import ambiguity_error, probe_gpus, read_gpu, read_safetensors
+from harness.internals import ambiguity_error, missing_modules_message, probe_gpus, read_gpu, read_safetensors
 from harness_hf.classes import config_of_class, find_class, load_config
 from harness_hf.cpu import use_cpu_kernels
 
@@ -69,7 +69,7 @@ def load_model(
     options |= {"attn_implementation": attention} if attention else {}
     if quantization:
         if importlib.util.find_spec("bitsandbytes") is None:
-            raise UsageError("quantization: bitsandbytes is not installed; pip install bitsandbytes")
+            raise UsageError(f"quantization: {missing_modules_message('bitsandbytes')}")
         try:
             bits = transformers.BitsAndBytesConfig(**{"bnb_4bit_compute_dtype": wanted, **quantization})
         except (TypeError, ValueError, AttributeError) as error:

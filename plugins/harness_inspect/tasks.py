@@ -53,7 +53,7 @@ def require_version() -> None:
     numbers = tuple(int(part) for part in installed.split(".")[:3] if part.isdecimal())
     if not (MIN_VERSION <= numbers < (0, 4)):
         wanted = ".".join(map(str, MIN_VERSION))
-        raise UsageError(f"inspect_ai {installed} is installed; pip install 'inspect_ai>={wanted},<0.4'")
+        raise UsageError(f"inspect_ai {installed} is installed; pip install 'inspect_ai>={wanted}'")
 
 
 @functools.lru_cache(maxsize=MAX_CACHED_TASKS)

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, NamedTuple
 from urllib.parse import urlsplit
 
 from harness import UsageError
-from harness.internals import http_client
+from harness.internals import http_client, missing_modules_message
 from harness_judge.options import HOMES, KEYS, JudgeOptions
 from harness_judge.prompts import Question
 from harness_judge.verdict import Reply
@@ -50,7 +50,7 @@ class Service:
 
     def connect(self) -> http_client.Client:
         """Return a client; raises UsageError without the SDK."""
-        missing = f"needs the package {self.provider}; pip install {self.provider}"
+        missing = missing_modules_message(self.provider)
         return http_client.Client(self.provider, self.peer, self.variable, missing)
 
     def redact(self, text: str) -> str:

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from harness import UsageError, cache_dir, write_text
-from harness.internals import subprocess_call
+from harness.internals import missing_modules_message, subprocess_call
 
 Config = dict[str, Any]
 
@@ -42,7 +42,7 @@ def tasks_folder() -> Path:
     """
     spec = importlib.util.find_spec("lm_eval")
     if spec is None or not spec.submodule_search_locations:
-        raise UsageError("lm_eval is not installed; pip install lm-eval")
+        raise UsageError(missing_modules_message("lm_eval"))
     return Path(next(iter(spec.submodule_search_locations))) / "tasks"
 
 

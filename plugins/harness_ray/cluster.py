@@ -18,9 +18,8 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 from harness import UsageError, Worker, WorkerLostError, WorkerServer, is_heartbeat
-from harness.internals import is_secret, shorten_text
+from harness.internals import is_secret, missing_modules_message, shorten_text
 
-INSTALL = "pip install ray"
 OBJECT_STORE_BYTES = 100 << 20  # bytes of shared memory: messages are small
 QUIET_ENVIRONMENT = {  # before Ray is imported
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -140,7 +139,7 @@ def connect_ray(cluster: RayWorkers) -> Any:
     try:
         import ray
     except ModuleNotFoundError:
-        raise UsageError(f'--on "{cluster.said}": Ray is not installed; {INSTALL}') from None
+        raise UsageError(f'--on "{cluster.said}": ' + missing_modules_message("ray")) from None
     if ray.is_initialized():
         return ray
     if cluster.place:

@@ -7,7 +7,7 @@ from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
 from harness import ExitCode, UsageError, write_text
-from harness.internals import reporting_write_errors
+from harness.internals import missing_modules_message, reporting_write_errors
 
 
 def report(parser: ArgumentParser) -> None:
@@ -89,10 +89,7 @@ def _run_report(args: Namespace) -> int:
             past = past_runs(kept.run.suite, args.history) if args.history else []
             html, name = render_comparison(kept, other, past), "compare.html" if other else "history.html"
     except ModuleNotFoundError as error:
-        if error.name != "jinja2":
-            raise
-        hint = "pip install jinja2 vl-convert-python, or use --markdown"
-        raise UsageError(f"harness report: a page needs jinja2, which is not installed; {hint}") from None
+        raise UsageError(f"harness report: a page {missing_modules_message(error.name)}, or use --markdown") from None
     path = args.o or kept.folder / name
     with reporting_write_errors(path, "; free space, or use -o"):
         write_text(path, html)

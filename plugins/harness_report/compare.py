@@ -19,6 +19,7 @@ from harness.internals import (
     count_noun,
     decide,
     escape_markdown,
+    missing_modules_message,
     numbers_of_verdict,
     printable,
     rules,
@@ -157,8 +158,7 @@ def _test_metric_on_common_rows(now: LoadedRun, before: LoadedRun, evaluation: s
     try:
         verdict = decide(gate, gate_metric(now, name), one, other, gate_samples(ours), now.run.alpha, name=now.ours)
     except ModuleNotFoundError as error:
-        hint = f"needs {error.name}, which is not installed; pip install numpy scipy"
-        raise UsageError(f"two runs: the test of {name} {hint}") from None
+        raise UsageError(f"two runs: the test of {name} {missing_modules_message(error.name)}") from None
     if pair.rows and not pair.count(LOST) + pair.count(WON):
         reading = SAME_TEXT
     elif now.run.digests.get(now.ours) == before.run.digests.get(before.ours):

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Literal, get_type_hints
 
 from harness import Mistakes, UsageError, did_you_mean
-from harness.internals import schema, suggest_option
+from harness.internals import missing_modules_message, schema, suggest_option
 from harness_trackers import disable_telemetry
 
 REPORTS = ("tensorboard", "wandb", "mlflow")  # which are also names of modules and of our extras
@@ -209,12 +209,12 @@ def _require_usable_recipe_values(recipe: Mapping[str, Any]) -> None:
     if recipe.get("use_liger_kernel"):
         _require_gpu_for_kernels("use_liger_kernel: its kernels are")
         if find_spec("liger_kernel") is None:
-            raise UsageError("use_liger_kernel: is not installed; pip install liger-kernel")
+            raise UsageError(f"use_liger_kernel: {missing_modules_message('liger_kernel')}")
     if (kernel := recipe["attn_implementation"]) not in (None, "eager", "sdpa"):
         _require_gpu_for_kernels(f"attn_implementation: {kernel} is")
         package = {"flash_attention_2": "flash_attn", "flash_attention_3": "flash_attn_interface"}.get(kernel, "torch")
         if find_spec(package) is None:
-            raise UsageError(f"attn_implementation: {package} is not installed, which {kernel} needs")
+            raise UsageError(f"attn_implementation: {kernel} {missing_modules_message(package)}")
     if (epochs := recipe["num_train_epochs"]) <= 0 and recipe["max_steps"] <= 0:
         raise UsageError(f"num_train_epochs: is {epochs:g}, so nothing is trained; set it above 0, or set max_steps")
     if recipe["patience"] < 0:
@@ -228,7 +228,7 @@ def _require_usable_recipe_values(recipe: Mapping[str, Any]) -> None:
         if name not in REPORTS:
             mistakes.add(f'report_to "{name}"', f"is unknown{did_you_mean(name, REPORTS)}")
         elif find_spec(name) is None:
-            mistakes.add(f'report_to "{name}"', f"is not installed; pip install {name}")
+            mistakes.add(f'report_to "{name}"', missing_modules_message(name))
     mistakes.raise_errors()
 
 

@@ -12,6 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from harness import ExitCode, UsageError
+from harness.internals import missing_modules_message
 
 DEFAULT_PORT = 8765
 
@@ -40,7 +41,7 @@ def _run_view_server(args: Namespace) -> int:
         from harness_view.app import make_app, make_server
         from harness_view.runs import Runs
     except ModuleNotFoundError as error:
-        raise UsageError(f"harness view: needs {error.name}; pip install starlette uvicorn jinja2") from None
+        raise UsageError(f"harness view: {missing_modules_message(error.name)}") from None
     if not (runs := Runs(args.reports)).list_runs():
         raise UsageError(f"{args.reports}: contains no run; name the folder of the run folders")
     listening = _open_listening_socket(args)

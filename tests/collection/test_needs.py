@@ -34,9 +34,9 @@ min = 0.5
 CHRF = 'use = "hf_metric"\nmetric = "local:chrf"'
 JUDGE = 'use = "judge"\nbackend = "anthropic"\nmodel = "small"'
 CASES = {
-    "the statistics of a served model": (SERVED, ("scipy",), '"scipy"; pip install scipy'),
+    "the statistics of a served model": (SERVED, ("scipy",), '"scipy"; pip install numpy scipy'),
     "its client": (SERVED, ("openai",), '"openai"; pip install openai'),
-    "both": (SERVED, ("numpy", "openai"), 's "numpy", "openai"; pip install numpy openai'),
+    "both": (SERVED, ("numpy", "openai"), 's "numpy", "openai"; pip install numpy scipy openai'),
     "the library of a metric": (
         SERVED.replace('use = "exact_match"', CHRF).replace("exact_match", "chrf"),
         ("evaluate",),
@@ -45,9 +45,9 @@ CASES = {
     "the judge's client": (
         SERVED.replace('use = "exact_match"', JUDGE).replace("qa.exact_match", "qa.win_rate"),
         ("scipy", "anthropic"),
-        's "scipy", "anthropic"; pip install scipy anthropic',
+        's "scipy", "anthropic"; pip install numpy scipy anthropic',
     ),
-    "the statistics alone": (SUITE, ("scipy",), '"scipy"; pip install scipy'),
+    "the statistics alone": (SUITE, ("scipy",), '"scipy"; pip install numpy scipy'),
 }
 
 
