@@ -2,7 +2,7 @@
 
 python -m bench.peers {invarlock,nemo}
 
-Each wants an environment of its own, with Python 3.12 or 3.13: pip install '.[recompute]' and 'invarlock==0.17.1' or
+Each wants an environment of its own, with Python 3.12 or 3.13: pip install '.[gate]' and 'invarlock==0.17.1' or
 'nemo-evaluator[stats]==0.3.0'. Their side is their own code, called with the outcome of every row; a margin of two
 points is allowed by all, and the base is right on 70 % of the rows. All rates are exact: every table of outcomes is
 summed, and nothing is drawn.
