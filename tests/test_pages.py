@@ -33,9 +33,9 @@ def list_prose_words(text: str) -> list[str]:
 
 
 def test_readme_is_short_and_counts_right(project: Project) -> None:
-    """README has at most 600 words of prose, and its counts, times and speeds are those of the tree and the records."""
+    """README has at most 600 words, and its counts, times and speeds are those of the tree and the records."""
     text = (ROOT / "README.md").read_text("utf-8")
-    assert len(list_prose_words(text)) <= 600 and text.count("\n") < 150
+    assert len(text.split()) <= 600 and text.count("\n") < 150
     listed = project.harness("explain").out.splitlines()
     checks = len([line for line in listed if re.match(r"(build|[A-Z]\d+) ", line)])
     assert re.findall(r"make (?:demo|test) .*?: (.*? minutes)", text) == [
@@ -43,11 +43,6 @@ def test_readme_is_short_and_counts_right(project: Project) -> None:
         times.format_minutes("test"),
     ]
     assert f"{checks} checks caught {len(MUTATIONS)} of {len(MUTATIONS)} deliberately broken runs" in text
-    measured = (ROOT / "docs/explanation/performance.md").read_text("utf-8")
-    [(plain, ours, times_as_fast)] = re.findall(
-        r"^\| 10 \| [\d,]+ \| ([\d,]+) \| ([\d,]+) \|.*? (\d+)\.\d× \|", measured, re.M
-    )
-    assert f"need {ours} forward tokens instead of {plain}: {times_as_fast} times faster than lm_eval" in text
     [(size, seconds)] = re.findall(
         r"`harness verify` of (\d+\.\d)\d GB .*? takes (\d+\.\d)\d s",
         (ROOT / "docs/reference/evidence.md").read_text("utf-8"),
