@@ -20,7 +20,7 @@ from typing import Any
 from harness.artifacts.attestation import EVIDENCE, ITEMS
 from harness.artifacts.digests import digest_value, row_digest
 from harness.artifacts.folders import ForeignFolder, parse_record
-from harness.errors import missing_modules_message
+from harness.errors import UsageError, missing_modules_message
 from harness.gates import contamination
 from harness.gates.decide import decide
 from harness.gates.gate import Gate
@@ -91,7 +91,8 @@ def recompute_verdicts(
     """Recompute the gates of a verified export from its rows.
 
     The export's digests and outcomes must have been checked before. The rows are compared with the lock's as well.
-    Wanted gates are those that block and those in `named`. Raises ValueError, KeyError or TypeError on malformed rows.
+    Wanted gates are those that block and those in `named`. Raises UsageError if a gate needs a module that is missing,
+    and ValueError, KeyError or TypeError on malformed rows.
     """
     recomputed = RecomputationResult(wanted={*named, *(name for name, v in verdicts.items() if v["blocking"])})
     lines = list(read_items(export, manifest))
@@ -103,8 +104,7 @@ def recompute_verdicts(
         try:
             why = case.difference_error(gate)
         except ModuleNotFoundError as error:
-            recomputed.unable[gate.id] = f"it {missing_modules_message(error.name)}"
-            continue
+            raise UsageError(f'gate "{gate.id}" {missing_modules_message(error.name)}') from None
         if why:
             recomputed.differs = f'gate "{gate.id}" {why}'
             return recomputed

@@ -415,7 +415,7 @@ def test_lm_eval_not_installed_names_the_extra(monkeypatch: pytest.MonkeyPatch) 
     """Without lm_eval, one line says what to install."""
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     line = read_usage_error(lambda: metrics_for({"task": "arc_easy"}, Path()))
-    assert line == "lm_eval is not installed; pip install lm-eval"
+    assert line == 'needs the module "lm_eval"; pip install lm-eval, or install with the extra [lm-eval]'
 
 
 @pytest.mark.parametrize("forbidden", [True, False])

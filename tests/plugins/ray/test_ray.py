@@ -147,7 +147,7 @@ def test_a_cluster_that_is_not_there_is_one_line(
 def test_without_ray_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     """A library that is not installed is a line that says how to get it."""
     monkeypatch.setitem(sys.modules, "ray", None)
-    with pytest.raises(UsageError, match="Ray is not installed; pip install ray"):
+    with pytest.raises(UsageError, match='needs the module "ray"; pip install ray'):
         harness_ray.workers("").start()
     with pytest.raises(UsageError, match="use --on local:N"):
         harness_ray.workers("", python="/usr/bin/python3")
