@@ -22,7 +22,7 @@ class Line:
     """One command line, and the kind of folder that is made hostile for it."""
 
     kind: str
-    words: str  # a kind in braces, {runs}, {yours}, {mine} (a copy of it), {out} and {server} are replaced
+    words: str  # places in braces are those of `Runner`
     server: bool = False  # it may connect to the test server
     folder: str = ""  # the working directory
     reading: str = ""  # of lines that read alike, of which each leaf of a record is taken by one
@@ -144,7 +144,7 @@ COMMANDS: dict[str, Command] = {
         {"labels": YOURS, "suite": YOURS, "run": FOLDER, "out": OUTPUT},
         _make_lines(
             "run",
-            "judge calibrate {yours}/labels.jsonl --suite {yours}/judged.toml --run {run} --out {out}/x.json",
+            "judge calibrate {yours}/labels.jsonl --suite {judged} --run {run} --out {out}/x.json",
             server=True,
         ),
     ),

@@ -84,7 +84,7 @@ class Runner:
         self.url = f"http://127.0.0.1:{self.server.server_port}"
         suite = (world / "yours/suite.toml").read_text("utf-8")
         judged = re.sub("base_url = .*", f'base_url = "{self.url}/v1"', suite)
-        (world / "yours/judged.toml").write_text(judged, "utf-8")
+        (self.place / "judged.toml").write_text(judged, "utf-8")
 
     def close(self) -> None:
         """Remove all that was made."""
@@ -138,7 +138,8 @@ class Runner:
         places |= {
             "runs": theirs / "reports",
             "yours": self.world / "yours",
-            "mine": self.place / "mine",
+            "mine": self.place / "mine",  # a copy of what is yours
+            "judged": self.place / "judged.toml",  # a suite with a judge at the test server
             "out": self.place / "out",
         }
         return text.format(**places, server=self.url)
@@ -232,7 +233,7 @@ class Runner:
         server = "listens" if listens else self.url if line.server else ""
         writes = [self.place / name for name in ("out", "tmp", "cache", "theirs", "mine")]
         opened = os.open(self.place / "opened", os.O_CREAT | os.O_TRUNC | os.O_WRONLY, 0o600)
-        reads = [self.world / "yours", self.world / "site"]
+        reads = [self.world / "yours", self.world / "site", self.place / "judged.toml"]
         watch = guard.Guard(reads, writes, self.place / "theirs", server, report)
         watch.install()
         if listens:
