@@ -10,6 +10,7 @@ from harness.answers.reasoning import generate_final_answers as final_answers
 from harness.answers.store import request_key as request_key
 from harness.artifacts import fingerprint as fingerprint
 from harness.artifacts import formats as formats
+from harness.artifacts import shapes as shapes
 from harness.artifacts.artifact_cache import is_sealed as is_sealed
 from harness.artifacts.artifact_cache import seal_folder as seal_folder
 from harness.artifacts.attestation import EVIDENCE as EVIDENCE
@@ -258,6 +259,7 @@ __all__ = [
     "score_from_row",
     "seal_folder",
     "set_command",
+    "shapes",
     "shorten_text",
     "slice_figures",
     "split_answer",
