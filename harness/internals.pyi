@@ -10,12 +10,12 @@ from harness.answers.reasoning import generate_final_answers as final_answers
 from harness.answers.store import request_key as request_key
 from harness.artifacts import fingerprint as fingerprint
 from harness.artifacts import formats as formats
+from harness.artifacts import shapes as shapes
 from harness.artifacts.artifact_cache import is_sealed as is_sealed
 from harness.artifacts.artifact_cache import seal_folder as seal_folder
 from harness.artifacts.attestation import EVIDENCE as EVIDENCE
 from harness.artifacts.attestation import FINGERPRINT as FINGERPRINT
 from harness.artifacts.attestation import LOCK as LOCK
-from harness.artifacts.attestation import MANIFEST as MANIFEST
 from harness.artifacts.attestation import MODEL as MODEL
 from harness.artifacts.attestation import SERVED as SERVED
 from harness.artifacts.attestation import format_decimal as format_decimal
@@ -25,7 +25,6 @@ from harness.artifacts.fingerprint import Fingerprint as Fingerprint
 from harness.artifacts.folders import FolderError as FolderError
 from harness.artifacts.folders import ForeignFolder as ForeignFolder
 from harness.artifacts.folders import is_plain_path as is_plain_path
-from harness.artifacts.folders import parse_record as parse_record
 from harness.artifacts.gguf import FACTORS as ROPE_FACTORS
 from harness.artifacts.gguf import Gguf as Gguf
 from harness.artifacts.gguf import find_gguf as find_gguf
@@ -78,6 +77,7 @@ from harness.records.findings import prompt_text as prompt_text
 from harness.records.scales import OnScale as OnScale
 from harness.release import LAYERS as LAYERS
 from harness.release.evidence import open_named_base as open_named_base
+from harness.release.evidence import read_listed_file as read_listed_file
 from harness.release.recomputation import score_from_row as score_from_row
 from harness.release.releases import promotion_history as promotions
 from harness.release.signing import load_signer as load_signer
@@ -152,7 +152,6 @@ __all__ = [
     "LAYERS",
     "LOCK",
     "MALFORMED",
-    "MANIFEST",
     "MODEL",
     "REPLACEMENT_CHARACTER",
     "ROPE_FACTORS",
@@ -234,7 +233,6 @@ __all__ = [
     "numbers",
     "numbers_of_verdict",
     "open_named_base",
-    "parse_record",
     "parse_sample_scores",
     "print_line",
     "printable",
@@ -248,6 +246,7 @@ __all__ = [
     "read_gguf_type",
     "read_gpu",
     "read_json",
+    "read_listed_file",
     "read_rows",
     "read_safetensors",
     "read_steps",
@@ -262,6 +261,7 @@ __all__ = [
     "score_from_row",
     "seal_folder",
     "set_command",
+    "shapes",
     "shorten_text",
     "slice_figures",
     "split_answer",

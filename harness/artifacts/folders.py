@@ -22,6 +22,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO, Any, NamedTuple
 
 from harness.artifacts.attestation import CARD, EVIDENCE, MODEL
+from harness.artifacts.shapes import require_shape
 from harness.artifacts.strict_json import read_json
 from harness.errors import UsageError
 from harness.files import close_folder, open_file, open_folder
@@ -90,11 +91,16 @@ class ForeignFolder:
             except OSError as error:
                 raise FolderError(self.path, f'"{name}" {_describe_open_error(error)}') from None
 
-    def read_record(self, name: str, max_bytes: int = MAX_RECORD_BYTES) -> Any:
-        """Return the JSON of a file. Raises FolderError as `read` does, and at malformed or deeply nested JSON."""
+    def read_record(self, name: str, shape: Any = object, max_bytes: int = MAX_RECORD_BYTES) -> Any:
+        """Return the JSON of a file.
+
+        Raises FolderError as `read` does, at malformed or deeply nested JSON, and at another shape (`shapes`).
+        """
         content = self.read(name, max_bytes)
         try:
-            return parse_record(content)
+            record = parse_record(content)
+            require_shape(record, shape)
+            return record
         except MALFORMED_RECORD as error:
             raise FolderError(self.path, f'"{name}" is malformed: {_describe_malformed(error)}') from None
 

@@ -79,7 +79,10 @@ def extra_files(folder: Path, names: Iterable[str] | None = None) -> list[str]:
     The model itself is not read from them. `names` defaults to the whole folder.
     """
     names = sorted(p.name for p in folder.iterdir()) if names is None else sorted(names)
-    weights, known = weight_files(folder), _is_transformers_config(_read_json_object_or_none(folder / CONFIG) or {})
+    weights, config = weight_files(folder), _read_json_object_or_none(folder / CONFIG) or {}
+    known = (
+        _is_transformers_config(config) or ADAPTER_WEIGHTS in names
+    )  # so that a training's own notes are known for such
     return [name for name in names if "/" not in name and not _is_read_by_loader(name, weights, names, known=known)]
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from harness.artifacts.attestation import GATES, LOCK, MANIFEST, MODEL
-from harness.artifacts.folders import parse_record
+from harness.artifacts.folders import ForeignFolder, parse_record
 from harness.errors import UsageError
 from harness.records.models import Source
 from harness.release.verified import VerifiedExport
@@ -31,6 +33,18 @@ class ReadEvidence:
 def read_evidence(found: VerifiedExport) -> ReadEvidence:
     """Parse an export's evidence from the bytes that were verified."""
     return ReadEvidence(*(parse_record(found.raw[name]) for name in (MANIFEST, LOCK, GATES)))
+
+
+def read_listed_file(export: VerifiedExport, name: str) -> bytes:
+    """Return the content of a file that the verified manifest lists.
+
+    Raises FolderError where it is missing, UsageError where it is not the content that was verified.
+    """
+    content = ForeignFolder(Path(export.folder)).read(name)
+    listed = read_evidence(export).files.get(name)
+    if hashlib.sha256(content).hexdigest() != listed:
+        raise UsageError(f"{export.folder}: {name} changed while it was verified; verify it again")
+    return content
 
 
 def open_named_base(export: VerifiedExport, named: str, open_source: Callable[[str], Source]) -> Source | None:

@@ -39,8 +39,7 @@ class LockedSuite:
 
 def read_lock(lock: Mapping[str, Any], candidate: str) -> LockedSuite:
     """Read the claims of a lock. Raises ValueError, KeyError or TypeError where it is malformed."""
-    if type(lock["format"]) is not int or lock["format"] != FORMAT_VERSION:
-        raise ValueError(f"the lock has format {lock['format']!r}, this harness reads {FORMAT_VERSION}")
+    require_lock_format(lock)
     suite = lock["suite"]
     parent = next((e["from_"] for e in suite["exports"] if e.get("name") == candidate), None)
     gates: dict[str, Gate] = {}
@@ -78,6 +77,12 @@ def read_lock(lock: Mapping[str, Any], candidate: str) -> LockedSuite:
     runs = tuple(name_of_run(candidate, int(seed)) for seed in suite.get("train", {}).get("seeds", ())[1:])
     known_rows = rows, lock.get("left_out", {}), looks
     return LockedSuite(about, gates, metrics, combines, evals, *known_rows, parent, told, runs)
+
+
+def require_lock_format(lock: Mapping[str, Any]) -> None:
+    """Raise ValueError where a lock has the format of another version."""
+    if type(lock["format"]) is not int or lock["format"] != FORMAT_VERSION:
+        raise ValueError(f"the lock has format {lock['format']!r}, this harness reads {FORMAT_VERSION}")
 
 
 def _make_record_from_table(cls: Any, table: Mapping[str, Any], **given: Any) -> Any:

@@ -14,10 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from harness.artifacts.attestation import CARD, EVIDENCE, LOCK, MANIFEST, MODEL, REPORT
-from harness.artifacts.folders import HUB_FILES, RESULTS, ForeignFolder, list_files
+from harness.artifacts.attestation import CARD, EVIDENCE, MODEL, REPORT
+from harness.artifacts.folders import HUB_FILES, RESULTS, ForeignFolder, list_files, parse_record
 from harness.artifacts.strict_json import MALFORMED
 from harness.errors import UsageError
+from harness.release.evidence import read_evidence, read_listed_file
 from harness.release.model_card import load_from_hub
 from harness.release.verified import VerifiedExport
 
@@ -127,12 +128,11 @@ def write_repository(found: VerifiedExport, repo: str, to: Path, hub: Any, *, li
         place(f"{MODEL}/{name}", to / name)
     for name in source.list_files(EVIDENCE):
         place(f"{EVIDENCE}/{name}", to / EVIDENCE / name)
-    place(CARD, to / EVIDENCE / CARD)  # as it was signed
-    card = load_from_hub(source.read(CARD).decode("utf-8"), repo)
-    hub.ModelCard(card).data.to_dict()  # raises ValueError on metadata that the Hub would not take
-    (to / CARD).write_text(card, "utf-8")
+    signed = read_listed_file(found, CARD)
+    (to / EVIDENCE / CARD).write_bytes(signed)
+    _write_card(export, signed.decode("utf-8"), repo, to / CARD, hub)
     try:
-        entries = [hub.EvalResultEntry(**entry) for entry in eval_results(export)]
+        entries = [hub.EvalResultEntry(**entry) for entry in eval_results(found)]
         text = json.dumps(hub.eval_result_entries_to_yaml(entries), indent=2)  # which YAML contains
     except MALFORMED as error:
         reason = f"holds no results that the Hub takes ({type(error).__name__}: {error})"
@@ -142,12 +142,27 @@ def write_repository(found: VerifiedExport, repo: str, to: Path, hub: Any, *, li
         (to / RESULTS / "harness.yaml").write_text(text + "\n", "utf-8")
 
 
-def eval_results(export: Path) -> Iterator[dict[str, Any]]:
+def _write_card(export: Path, text: str, repo: str, to: Path, hub: Any) -> None:
+    """Write the card of a repository. Raises UsageError where its metadata are not as an export writes them."""
+    from huggingface_hub.repocard import REGEX_YAML_BLOCK
+
+    card = load_from_hub(text, repo)
+    metadata = REGEX_YAML_BLOCK.search(card)
+    for line in metadata.group(2).splitlines() if metadata else ():
+        _, _, value = line.partition(": ")
+        try:
+            parse_record(value.encode())  # no alias, tag or block of YAML, which may expand to any size
+        except MALFORMED:
+            raise UsageError(f"{export / CARD}: its metadata hold {line!r:.80}; export the run again") from None
+    hub.ModelCard(card).data.to_dict()  # raises ValueError on metadata that the Hub would not take
+    to.write_text(card, "utf-8")
+
+
+def eval_results(export: VerifiedExport) -> Iterator[dict[str, Any]]:
     """Yield the candidate's results on Hub data sets, as `EvalResultEntry` fields."""
-    names, evidence = (LOCK, REPORT, MANIFEST), ForeignFolder(export)
-    lock, report, manifest = (evidence.read_record(f"{EVIDENCE}/{name}") for name in names)
-    candidate = manifest["candidate"]
-    data = {spec["name"]: HUB_DATA.fullmatch(str(spec.get("data"))) for spec in lock["suite"]["evals"]}
+    evidence, report = read_evidence(export), parse_record(read_listed_file(export, f"{EVIDENCE}/{REPORT}"))
+    candidate = evidence.manifest["candidate"]
+    data = {spec["name"]: HUB_DATA.fullmatch(str(spec.get("data"))) for spec in evidence.lock["suite"]["evals"]}
     for result in report["results"]:
         if result["subject"] == candidate and (source := data.get(result["eval"])):
             for name, value in result["metrics"].items():

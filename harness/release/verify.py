@@ -17,7 +17,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from harness.artifacts import attestation, formats
+from harness.artifacts import attestation, formats, shapes
 from harness.artifacts.attestation import CLAIMS, COMPANIONS, EVIDENCE, GATES, LOCK, MANIFEST, MODEL, UNLISTED, Envelope
 from harness.artifacts.digests import (
     Hashed,
@@ -28,11 +28,12 @@ from harness.artifacts.digests import (
     weights_digest_of_files,
 )
 from harness.artifacts.folders import FolderError, ForeignFolder, parse_record
+from harness.artifacts.shapes import require_shape
 from harness.artifacts.stamps import read_stamps
 from harness.artifacts.strict_json import MALFORMED
 from harness.errors import UsageError
 from harness.release import policy_checks
-from harness.release.lock_reader import LockedSuite, read_lock
+from harness.release.lock_reader import LockedSuite, read_lock, require_lock_format
 from harness.release.policy import ExportRefusedError, Policy, list_unchecked, require_signers, verified_signers
 from harness.release.served import require_served_statement
 from harness.release.source import find_source_error
@@ -42,6 +43,14 @@ from harness.suite.waivers import describe_claim
 from harness.texts.counts import count_noun
 
 UNSIGNED_TEXT = "no policy: bytes match the evidence, but the evidence is not authenticated"
+
+
+def _require_shape_of(name: str, record: Any, shape: Any) -> None:
+    """Raise ExportRefusedError at a record of another shape."""
+    try:
+        require_shape(record, shape)
+    except ValueError as error:
+        raise ExportRefusedError(f'"{EVIDENCE}/{name}" is malformed: {error}') from None
 
 
 @dataclass(frozen=True)
@@ -193,6 +202,10 @@ class _Verification:
         if type(manifest["format"]) is not int or manifest["format"] != attestation.FORMAT_VERSION:
             reads = f"this harness reads {attestation.FORMAT_VERSION}; export again"
             raise ExportRefusedError(f"{MANIFEST} has format {manifest['format']!r}, {reads}")
+        _require_shape_of(MANIFEST, manifest, shapes.MANIFEST)
+        _require_shape_of(GATES, self.evidence.gates, shapes.VERDICTS)
+        require_lock_format(self.evidence.lock)
+        _require_shape_of(LOCK, self.evidence.lock, shapes.LOCK_OF_EXPORT)
         listed: Mapping[str, Mapping[str, Any]] = manifest["files"]
         seen: dict[str, str] = {}
         for name in listed:  # none may be one that another system could read as another file's

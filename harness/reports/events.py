@@ -27,6 +27,7 @@ from harness.reports.report_json import from_json, json_safe, relative_paths, re
 from harness.texts.counts import count_noun
 from harness.texts.numbers import format_duration
 
+MAX_LOG_BYTES = 1 << 27  # of a log, which is read as a whole
 FORMAT_VERSION = 1  # of a line; raised when a reader of an older one would misread it
 FILE = "events.jsonl"  # in a run's folder
 PROGRESS_INTERVAL_S = 1.0  # seconds between two signs of life of one kind that are written
@@ -234,7 +235,10 @@ def read_events(folder: Path) -> RunProgress:
     try:
         with ForeignFolder(folder).open(FILE) as file:
             free = try_lock(file.fileno(), shared=True)  # None where its file system knows no locks
-            lines = [parse_record(line) for line in split_json_lines(file.read()) if line]
+            content = file.read(MAX_LOG_BYTES + 1)
+        if len(content) > MAX_LOG_BYTES:
+            raise UsageError(f"{path}: is larger than {MAX_LOG_BYTES >> 20} MB")
+        lines = [parse_record(line) for line in split_json_lines(content) if line]
         if not lines or any(line["format"] != FORMAT_VERSION for line in lines):
             raise UsageError(f"{path}: was not written by this version of the harness")
         return _make_progress_from_events(lines, None if free is None else not free, folder)

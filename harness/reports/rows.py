@@ -8,8 +8,9 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from harness.artifacts import shapes
 from harness.artifacts.attestation import LOCK
-from harness.artifacts.folders import ForeignFolder
+from harness.artifacts.folders import FolderError, ForeignFolder
 from harness.artifacts.strict_json import MALFORMED
 from harness.errors import UsageError, did_you_mean
 from harness.records.run import ItemResult, Run
@@ -127,10 +128,10 @@ def read_private_evals(folder: Path) -> frozenset[str]:
     Raises UsageError if the lock cannot be read, since it is unknown then which evals are private.
     """
     try:
-        evals = ForeignFolder(folder).read_record(LOCK)["suite"]["evals"]
-        return frozenset(e["name"] for e in evals if e.get("private"))
-    except (ValueError, LookupError, TypeError, AttributeError):
+        evals = ForeignFolder(folder).read_record(LOCK, shapes.LOCK)["suite"]["evals"]
+    except FolderError:
         raise UsageError(f"{folder / LOCK}: cannot be read; run the suite again") from None
+    return frozenset(e["name"] for e in evals if e.get("private"))
 
 
 def count_lost_and_won(verdict: Verdict) -> LostAndWon:

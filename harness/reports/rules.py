@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from harness.artifacts import shapes
 from harness.artifacts.folders import ForeignFolder
 from harness.errors import UsageError
 from harness.records.run import Run
@@ -71,9 +72,7 @@ class Rules:
 def read_rules(folder: Path) -> Rules | None:
     """Read the lock and report of a run's folder. None if one of them is unreadable."""
     with suppress(UsageError, OSError, ValueError, RecursionError):
-        lock = ForeignFolder(folder).read_record(LOCK)
-        if isinstance(lock, dict) and isinstance(lock.get("suite"), dict):
-            return Rules(lock, read_run(folder), folder)
+        return Rules(ForeignFolder(folder).read_record(LOCK, shapes.LOCK), read_run(folder), folder)
     return None
 
 

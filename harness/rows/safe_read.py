@@ -170,14 +170,14 @@ class _HashedReader(io.RawIOBase):
         return len(data)
 
 
-def read_head(path: Path) -> bytes:
-    """Return the decompressed first bytes of a file.
+def read_head(path: Path, below: Path | None = None) -> bytes:
+    """Return the decompressed first bytes of a file, which with `below` is opened through no link in that folder.
 
     Empty for a folder. Raises UsageError if there is neither.
     """
     if path.is_dir():
         return b""
-    with _open_bounded(path, MAX_STREAM_BYTES) as f:
+    with _open_bounded(path, MAX_STREAM_BYTES, below) as f:
         return tables.decompress_start(f.read(HEAD_BYTES), f"{path}")
 
 

@@ -11,10 +11,10 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from harness.artifacts import shapes
 from harness.artifacts.attestation import LOCK
 from harness.artifacts.digests import digest_value
-from harness.artifacts.folders import ForeignFolder
-from harness.artifacts.strict_json import MALFORMED
+from harness.artifacts.folders import FolderError, ForeignFolder
 from harness.errors import UsageError
 from harness.files import reporting_write_errors, write_text
 from harness.records.run import ItemResult, Run
@@ -35,10 +35,10 @@ def write_every_eval_ever(folder: Path, out: Path | None = None) -> list[Path]:
     """
     run, below, out = read_run(folder), out or folder, out or folder / "every_eval_ever"
     try:
-        lock = ForeignFolder(folder).read_record(LOCK)
-        scales, private = lock["metrics"], {e["name"] for e in lock["suite"]["evals"] if e["private"]}
-    except MALFORMED:
+        lock = ForeignFolder(folder).read_record(LOCK, shapes.LOCK)
+    except FolderError:
         raise UsageError(f"{folder}: has no readable {LOCK}, which defines the metrics") from None
+    scales, private = lock["metrics"], {e["name"] for e in lock["suite"]["evals"] if e.get("private")}
     reports = [r for r in run.results if r.outcome == "done" and r.n and r.eval not in {*run.private, *private}]
     if not reports:
         raise UsageError(f"{folder}: has no rows to publish: it has no evaluation, or only private ones")

@@ -22,6 +22,7 @@ from harness.internals import (
     prompt_of,
     read_answers,
     rules,
+    shapes,
 )
 
 Row = dict[str, Any]
@@ -175,28 +176,10 @@ def read_folder(path: Path) -> LoadedRun:
     run = read_run(path)
     folder = path if path.is_dir() else path.parent
     try:
-        lock = ForeignFolder(folder).read_record(LOCK)
-        if _has_lock_shape(lock):
-            return LoadedRun(folder, run, lock)
+        return LoadedRun(folder, run, ForeignFolder(folder).read_record(LOCK, shapes.LOCK))
     except FolderError:
-        pass  # told below
-    missing = "suite.lock.json cannot be read, so the configuration is unknown and no row's text is shown"
-    return LoadedRun(folder, run, {}, [missing])
-
-
-def _has_lock_shape(lock: object) -> bool:
-    """Return whether a lock has the shape that pages read."""
-    suite, metrics, gates = subtable(lock, "suite"), subtable(lock, "metrics"), _get_list_or_empty(lock, "gates")
-    evals = _get_list_or_empty(suite, "evals")
-    if not suite or not evals or not all(isinstance(e, Mapping) for e in [*evals, *gates]):
-        return False
-    tables = [suite.get(t) for t in ("header", "adapter", "train", "model") if suite.get(t) is not None]
-    tables += [t["options"] for t in [*evals, *tables] if isinstance(t, Mapping) and t.get("options") is not None]
-    scales = [isinstance(subtable(metrics[e], m).get("scale"), str) for e in metrics for m in subtable(metrics, e)]
-    private = [isinstance(e.get("private", False), bool) and isinstance(e.get("name"), str) for e in evals]
-    slices = [isinstance(c, str) for e in evals for c in _get_list_or_empty(e, "slices")]
-    least = [isinstance(g.get("min_n", 0), int) for g in gates]
-    return all([*private, *slices, *scales, *least, *(isinstance(t, Mapping) for t in tables)])
+        missing = "suite.lock.json cannot be read, so the configuration is unknown and no row's text is shown"
+        return LoadedRun(folder, run, {}, [missing])
 
 
 def row_value(row: Row, metric: str) -> float | None:

@@ -11,7 +11,6 @@ import math
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from harness import UsageError
@@ -19,13 +18,11 @@ from harness.internals import (
     EVIDENCE,
     FINGERPRINT,
     MALFORMED,
-    MANIFEST,
     Fingerprint,
     FolderError,
-    ForeignFolder,
     VerifiedExport,
     fingerprint,
-    parse_record,
+    read_listed_file,
 )
 from harness_served.parity import DIFFERS, NOISE_FACTOR, SAME, UNKNOWN, UNPROVEN, LayerVerdict, ask_each
 from harness_served.precision import find_arithmetic
@@ -42,11 +39,7 @@ def read_export_fingerprint(export: VerifiedExport) -> Fingerprint:
     """Return the fingerprint of a verified export. Raises UsageError if it is missing or malformed."""
     name = f"{EVIDENCE}/{FINGERPRINT}"
     try:
-        content = ForeignFolder(Path(export.folder)).read(name)
-        listed = parse_record(export.raw[MANIFEST])["files"][name]["sha256"]
-        if hashlib.sha256(content).hexdigest() != listed:
-            raise UsageError(f"{export.folder}: {name} changed while it was verified; verify it again")
-        return fingerprint.read_fingerprint(content)
+        return fingerprint.read_fingerprint(read_listed_file(export, name))
     except FolderError as error:
         raise UsageError(f"{error}; export it again, or compare without --fingerprint") from None
     except MALFORMED as error:

@@ -178,3 +178,11 @@ def test_what_another_loader_reads_ships(tmp_path: Path) -> None:
         (tmp_path / name).write_text("{}", "utf-8")
     assert shipping_files(tmp_path) == ["config.json", SINGLE, "skill.json"]
     assert extra_files(tmp_path) == ["params.json"]
+
+
+def test_notes_of_a_training_do_not_ship_with_an_adapter(tmp_path: Path) -> None:
+    """Trainer state and results lie in the folder of an adapter, which has no config.json, as in a model's."""
+    write_safetensors(tmp_path / "adapter_model.safetensors", {"w": 1.0})
+    for name in ("adapter_config.json", "tokenizer_config.json", "trainer_state.json", "all_results.json"):
+        (tmp_path / name).write_text("{}", "utf-8")
+    assert shipping_files(tmp_path) == ["adapter_config.json", "adapter_model.safetensors", "tokenizer_config.json"]

@@ -52,7 +52,7 @@ def _choose_cases(runner: Runner, lines: Sequence[Line], args: argparse.Namespac
     """Return the cases of every line, or drawn ones of all lines in turn."""
     drawn = []
     for line in lines:
-        cases = [case for case in runner.list_cases(line.kind) if args.case in case.name]
+        cases = [case for case in runner.list_cases(line) if args.case in case.name]
         if args.sample or args.seconds:
             random.Random(f"{args.seed} {line.words}").shuffle(cases)
         drawn.append([(line, case) for case in (cases[: args.sample] if args.sample else cases)])

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from harness.cli.parser import make_parser
 
+SERVER = "--runtime {server}/v1 --retries 0 --timeout 2"
 FOLDER, YOURS, OUTPUT = "folder of others", "yours", "output"
 NOT_PATHS = {  # metavars of arguments that name no file
     None, "ADDRESS", "BYTES", "CHARACTER", "CODE", "COLUMN", "COLUMN,…", "DTYPE", "EVAL", "EXPRESSION", "FORMAT",
@@ -21,9 +22,10 @@ class Line:
     """One command line, and the kind of folder that is made hostile for it."""
 
     kind: str
-    words: str  # {run}, {runs}, {export}, {published}, {bundle}, {yours}, {out} and {server} are replaced
+    words: str  # places in braces are those of `Runner`
     server: bool = False  # it may connect to the test server
     folder: str = ""  # the working directory
+    reading: str = ""  # of lines that read alike, of which each leaf of a record is taken by one
 
 
 @dataclass(frozen=True)
@@ -34,8 +36,9 @@ class Command:
     lines: tuple[Line, ...] = ()
 
 
-def _make_lines(kind: str, *words: str, server: bool = False, folder: str = "") -> tuple[Line, ...]:
-    return tuple(Line(kind, text, server, folder) for text in words)
+def _make_lines(kind: str, *words: str, server: bool = False, folder: str = "", reading: str = "") -> tuple[Line, ...]:
+    """Make lines that read alike, and like other lines of the same `reading`."""
+    return tuple(Line(kind, text, server, folder, reading or words[0]) for text in words)
 
 
 COMMANDS: dict[str, Command] = {
@@ -50,7 +53,7 @@ COMMANDS: dict[str, Command] = {
     ),
     "plan": Command(
         {"suite": YOURS, "other": FOLDER, "out": FOLDER, "candidate": YOURS},
-        _make_lines("run", "plan {run}#base {run}#merged --metric qa:exact_match"),
+        _make_lines("run", "plan {run}#base {run}#merged --metric qa:exact_match", reading="rows"),
     ),
     "selftest": Command({"suite": YOURS, "candidate": YOURS}, _make_lines("run", "selftest {run}")),
     "aa": Command({"suite": YOURS}, _make_lines("run", "aa {run}")),
@@ -59,17 +62,24 @@ COMMANDS: dict[str, Command] = {
         _make_lines(
             "run",
             "gate {run}#base {run}#merged --metric qa:exact_match --better-by 0 --allow dtype --out {out}/reports",
+            reading="rows",
         )
         + _make_lines("export", "gate {export}#base {export}#merged --better-by 0 --out {out}/reports"),
     ),
     "show": Command(
         {"run": FOLDER},
-        _make_lines("run", "show {run}", "show {run} --rows", "show {run} --flips", "show {runs}")
-        + _make_lines("run", "show .", folder="{run}"),
+        _make_lines("run", "show {run}", "show {run} --rows", "show {run} --flips", "show {runs}", reading="show")
+        + _make_lines("run", "show .", folder="{run}", reading="show"),
     ),
-    "ask": Command({"suite": FOLDER, "candidate": YOURS, "base": YOURS}, _make_lines("export", "ask {export} hello")),
+    "ask": Command(
+        {"suite": FOLDER, "candidate": YOURS, "base": YOURS},
+        _make_lines("export", "ask {export} hello")
+        + _make_lines("model", "ask {model} hello")
+        + _make_lines("adapter", "ask {adapter} hello --base {yours}/real/tiny"),
+    ),
     "blame": Command(
-        {"suite": YOURS, "run": FOLDER}, _make_lines("run", "blame {yours}/suite.toml {run} --gate perfect")
+        {"suite": YOURS, "run": FOLDER},
+        _make_lines("run", "blame suite.toml {run} --gate perfect -p harness.testing", folder="{mine}"),
     ),
     "explain": Command({"suite": YOURS}),
     "waive": Command(
@@ -90,24 +100,37 @@ COMMANDS: dict[str, Command] = {
         _make_lines(
             "export",
             "verify {export}",
-            "verify {export} --recompute",
-            "verify {export} --policy strict --key {yours}/release.pub",
             "verify {export} --suite {yours}/suite.toml",
             "verify {export} --as cyclonedx",
             "verify {yours}/exports/fake --with {export}",
+            reading="verify",
         )
-        + _make_lines("export", "verify .", folder="{export}")
+        + _make_lines("export", "verify .", folder="{export}", reading="verify")
+        + _make_lines(
+            "export",
+            "verify {export} --recompute",
+            "verify {export} --recompute --policy strict --key {yours}/release.pub",
+        )
+        + _make_lines("model", "verify {model}")
+        + _make_lines("adapter", "verify {adapter}")
         + _make_lines("published", "verify {published}")
-        + _make_lines("bundle", "verify {bundle}", "verify {bundle} --recompute"),
+        + _make_lines("bundle", "verify {bundle}")
+        + _make_lines("bundle", "verify {bundle} --recompute"),
     ),
     "keygen": Command({"name": OUTPUT}),
-    "sign": Command({"export": FOLDER, "key": YOURS}, _make_lines("export", "sign {export} --key {yours}/release.key")),
+    "sign": Command(
+        {"export": FOLDER, "key": YOURS},
+        _make_lines("export", "sign {export} --key {yours}/release.key")
+        + _make_lines("model", "sign {model} --key {yours}/release.key"),
+    ),
     "promote": Command(
         {"export": FOLDER, "beside": FOLDER, "policy": YOURS},
-        _make_lines("export", "promote {export}", "promote {export} --list"),
+        _make_lines("export", "promote {export}") + _make_lines("export", "promote {export} --list"),
     ),
     "publish": Command(
-        {"export": FOLDER, "to": OUTPUT}, _make_lines("export", "publish {export} team/fake --to {out}/upload")
+        {"export": FOLDER, "to": OUTPUT},
+        _make_lines("export", "publish {export} team/fake --to {out}/upload")
+        + _make_lines("model", "publish {model} team/real --to {out}/upload"),
     ),
     "plugins": Command({"suite": YOURS}),
     "schema": Command({"suite": YOURS, "of": YOURS}),
@@ -120,18 +143,18 @@ COMMANDS: dict[str, Command] = {
     "judge calibrate": Command(
         {"labels": YOURS, "suite": YOURS, "run": FOLDER, "out": OUTPUT},
         _make_lines(
-            "run", "judge calibrate {yours}/labels.jsonl --suite {yours}/suite.toml --run {run} --out {out}/x.json"
+            "run",
+            "judge calibrate {yours}/labels.jsonl --suite {judged} --run {run} --out {out}/x.json",
+            server=True,
         ),
     ),
     "judge disputes": Command({"run": FOLDER}, _make_lines("run", "judge disputes {run} --all")),
     "parity": Command(
         {"export": FOLDER, "base": YOURS, "suite": YOURS, "write": OUTPUT, "sign": YOURS},
-        _make_lines(
-            "export",
-            "parity {export} --runtime {server}/v1 --retries 0 --timeout 2 --fingerprint",
-            "parity {export} --runtime {server}/v1 --retries 0 --timeout 2 --layers ids",
-            server=True,
-        ),
+        _make_lines("model", f"parity {{model}} {SERVER} --fingerprint", server=True)
+        + _make_lines("model", f"parity {{model}} {SERVER} --layers ids", server=True)
+        + _make_lines("adapter", f"parity {{adapter}} {SERVER} --base {{yours}}/real/tiny --layers ids", server=True)
+        + _make_lines("export", f"parity {{export}} {SERVER} --fingerprint", server=True),
     ),
     "report": Command(
         {"run": FOLDER, "against": FOLDER, "history": FOLDER, "o": OUTPUT},
@@ -140,6 +163,9 @@ COMMANDS: dict[str, Command] = {
             "report {run} -o {out}/page.html",
             "report {run} --markdown",
             "report {run} --as every-eval-ever -o {out}/every",
+        )
+        + _make_lines(
+            "run",
             "report {yours}/run --against {run} -o {out}/compare.html",
             "report {yours}/run --history {runs} -o {out}/history.html",
         ),

@@ -16,8 +16,23 @@ from harness.artifacts.strict_json import MALFORMED
 from tests.helpers.exports import reseal
 from tests.hostile.world import CANARY, MODULE, VARIABLE
 
-FOLDERS = {"run": "reports/run", "export": "exports/fake", "published": "published", "bundle": "bundle"}
 PLACE = "@@PLACE@@"
+SEALED = ("export", "model", "adapter")  # kinds of folders whose evidence lists every file
+OF_FAKES = ("report.json", "suite.lock.json", "gates.json", "items.jsonl", "claims.intoto.jsonl")  # as others have
+TABLES = {
+    "vocab",
+    "added_tokens_decoder",
+    "weight_map",
+    "noise",
+    "packages",
+    "versions",
+    "stages",
+    "memory",
+    "digests",
+    "files",
+    "evaluations",
+}  # of entries that are alike
+REFUSED_BY_PARSER = {"a huge number", "a number that overflows", "deep", "NaN"}  # wherever in a record they stand
 HUGE_BYTES = 8 << 30  # of a sparse file, which no command may read whole
 TEMPLATE = "{{ cycler.__init__.__globals__.os.system('true') }}"
 CODE = f"import {MODULE}\n"
@@ -54,6 +69,7 @@ class Case:
     name: str
     change: Callable[[Path], object]  # of the folder; beside its parents lies the folder `outside`
     is_foreign: bool = False  # a file or a link is not what the evidence lists, so that no command may accept it
+    record: str = ""  # the file of the one value that differs; only lines that open it take the case
 
 
 def list_cases(kind: str, valid: Path, outside: Path, server: str) -> list[Case]:
@@ -64,12 +80,13 @@ def list_cases(kind: str, valid: Path, outside: Path, server: str) -> list[Case]
         name = path.relative_to(valid).as_posix()
         if path.is_dir():
             cases.append(Case(f"{name}: a folder that is a link", _link_moved(name, outside), is_foreign=True))
-        else:
-            cases += _list_file_cases(kind, name, outside)
+            continue
+        cases += _list_file_cases(kind, name, outside)
+        if kind in ("run", "export", "bundle") or path.name not in OF_FAKES:
             cases += _list_leaf_cases(kind, path, name, values, known)
     places = ["", *(p.relative_to(valid).as_posix() for p in sorted(valid.rglob("*")) if p.is_dir())]
     for place in places:
-        where, sealed = place or ".", kind == "export" and place in (MODEL, EVIDENCE)
+        where, sealed = place or ".", kind in SEALED and place in (MODEL, EVIDENCE)
         for name in (name for name in ADDED if not (valid / place / name).exists()):
             add = _add_file(place, name, kind if sealed else "")
             cases.append(Case(f"{where}: {name!a} is added", add, is_foreign=not sealed))
@@ -98,11 +115,10 @@ def _list_file_cases(kind: str, name: str, outside: Path) -> list[Case]:
 
 
 def list_values(outside: Path, server: str) -> dict[str, str]:
-    """Return what stands in the place of a leaf, as JSON text."""
+    """Return what stands in the place of a leaf, as JSON text: other types, and texts that a reader could act on."""
     escape = "\x1b]0;pwned\x07\n::error::pwned\r<script>alert(1)</script>"
     return {
         "a number": "7",
-        "a text": '"text"',
         "a list": '["a", 1]',
         "an object": '{"a": {"b": 1}}',
         "null": "null",
@@ -123,18 +139,22 @@ def list_values(outside: Path, server: str) -> dict[str, str]:
 def _list_leaf_cases(
     kind: str, path: Path, name: str, values: dict[str, str], known: set[tuple[str, ...]]
 ) -> Iterator[Case]:
-    """Yield the cases of a record's leaves. A leaf that a record of the same kind has is not taken twice."""
-    if path.suffix not in (".json", ".jsonl"):
+    """Yield the cases of a record's leaves. A leaf that a record of the same kind has is not taken twice.
+
+    What a parser refuses stands in the first and in the last leaf of each file.
+    """
+    if path.suffix not in (".json", ".jsonl") or not path.stat().st_size:
         return
     record_kind = path.name.partition("_")[0]  # such as samples, of which each subject has a file
-    for keys in _iterate_leaves(_read_record(path)):
+    leaves = [*_iterate_leaves(_read_record(path))]
+    for keys in leaves:
         where = ".".join(map(str, keys))
-        way = (record_kind, *("*" if isinstance(key, int) else str(key) for key in keys))
-        if way in known:
-            continue
-        known.add(way)
+        path_pattern = (record_kind, *_fold(keys))
+        is_new = path_pattern not in known
+        known.add(path_pattern)
         for label, text in values.items():
-            yield Case(f"{name}: {where} = {label}", _replace_leaf(kind, name, keys, text))
+            if keys in (leaves[0], leaves[-1]) if label in REFUSED_BY_PARSER else is_new:
+                yield Case(f"{name}: {where} = {label}", _replace_leaf(kind, name, keys, text), record=name)
 
 
 def _read_record(path: Path) -> Any:
@@ -143,13 +163,19 @@ def _read_record(path: Path) -> Any:
 
 
 def _iterate_leaves(record: Any) -> Iterator[tuple[Any, ...]]:
-    """Yield the keys of one leaf for each way to it; elements of a list are alike."""
-    known: set[tuple[Any, ...]] = set()
+    """Yield the keys of the first leaf of each path pattern."""
+    known: set[tuple[str, ...]] = set()
     for keys in _iterate_all_leaves(record):
-        way = tuple("*" if isinstance(key, int) else key for key in keys)
-        if way not in known:
-            known.add(way)
+        path_pattern = _fold(keys)
+        if path_pattern not in known:
+            known.add(path_pattern)
             yield keys
+
+
+def _fold(keys: tuple[Any, ...]) -> tuple[str, ...]:
+    """Return the path pattern of a leaf: elements of a list and entries of a table are alike."""
+    inner = zip(("", *keys), keys, strict=False)
+    return tuple("*" if isinstance(key, int) or outer in TABLES else str(key) for outer, key in inner)
 
 
 def _iterate_all_leaves(value: Any, keys: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
@@ -176,7 +202,7 @@ def _replace_leaf(kind: str, name: str, keys: tuple[Any, ...], text: str) -> Cal
 def _seal(kind: str, folder: Path, name: str) -> None:
     """Make the digests right again after an edit, as an attacker would; what is odd beyond that stays as it is."""
     with suppress(*MALFORMED, OSError):
-        if kind == "export" and "claims" not in name:
+        if kind in SEALED and "claims" not in name:
             reseal(folder)
         elif kind == "bundle" and name != "manifest.json":
             manifest = json.loads((folder / "manifest.json").read_text("utf-8"))

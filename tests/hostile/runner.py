@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import http.client
 import importlib
 import os
@@ -15,22 +16,27 @@ import sys
 import tempfile
 import threading
 import time
+import zlib
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+from harness.plugins import load_plugins
 from tests.hostile import guard
-from tests.hostile.commands import Line
-from tests.hostile.corpus import FOLDERS, Case, list_cases
-from tests.hostile.world import CANARY, VARIABLE
+from tests.hostile.commands import Line, list_lines
+from tests.hostile.corpus import Case, list_cases
+from tests.hostile.world import CANARY, FOLDERS, VARIABLE
 
 MAX_SECONDS, MAX_BYTES = 10.0, 1_500_000_000
 CODES = (0, 1, 4, 5, 6, 7, 8)
 LIBRARIES = (
-    "harness.cli.parser", "harness.release.verify", "harness.release.recomputation", "harness.rows.suites",
+    "harness.cli.parser", "harness.release.verify", "harness.release.recomputation",
+    "harness.planning.pair_forecast", "harness.cause.blame","harness.rows.suites",
     "harness.pipeline.run", "harness.cli.terminal", "scipy.stats", "harness_report.page", "harness_report.comparison",
     "harness_report.history", "harness_view.app", "harness_judge.calibrate", "harness_judge.disputes",
     "huggingface_hub", "openai", "harness_served.parity", "jsonschema", "securesystemslib.signer", "harness_api",
-    "transformers.models.auto", "harness_hf.sources",
+    "transformers.models.llama.modeling_llama", "harness_hf.sources", "harness_hf.subject", "harness_served.reference",
+    "harness_served.fingerprint", "peft", "uvicorn.loops.auto", "uvicorn.protocols.http.auto", "uvicorn.lifespan.on",
+    "anyio._backends._asyncio",
 )  # fmt: skip
 PAGES = ("/", "/run/run", "/run/run/events", "/compare?runs=run&runs=run", "/label/run")
 TRUSTING = ("verify", "sign", "promote", "publish", "ask")  # commands that refuse what was changed
@@ -38,14 +44,21 @@ ESCAPES = re.compile(rb"\x1b\]|\x07")
 
 
 class _Recorder(BaseHTTPRequestHandler):
-    """A server that answers nothing, and keeps what it got."""
+    """A server that tells the name of a model and nothing else, and keeps what it got."""
 
     received: list[bytes] = []  # noqa: RUF012 - one server a process
 
     def _keep(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         self.received.append(f"{self.requestline}\n{self.headers}".encode() + body)
-        self.send_error(404)
+        if self.path != "/v1/models":
+            self.send_error(404)
+            return
+        reply = b'{"data": [{"id": "model"}]}'
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(reply)))
+        self.end_headers()
+        self.wfile.write(reply)
 
     do_GET = do_POST = do_HEAD = _keep  # noqa: N815 - the names that http.server calls
 
@@ -59,12 +72,19 @@ class Runner:
     def __init__(self, world: Path) -> None:
         for name in LIBRARIES:
             importlib.import_module(name)
+        load_plugins(None, ())
+        gc.collect()
+        gc.freeze()  # a fork that collects garbage would copy it
         self.world = world
+        self.opened: dict[Line, frozenset[str]] = {}
         self.place = Path(tempfile.mkdtemp(prefix="hostile-"))
         self.outside = self.place / "outside"
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), _Recorder)
         threading.Thread(target=self.server.serve_forever, daemon=True).start()
         self.url = f"http://127.0.0.1:{self.server.server_port}"
+        suite = (world / "yours/suite.toml").read_text("utf-8")
+        judged = re.sub("base_url = .*", f'base_url = "{self.url}/v1"', suite)
+        (self.place / "judged.toml").write_text(judged, "utf-8")
 
     def close(self) -> None:
         """Remove all that was made."""
@@ -72,9 +92,24 @@ class Runner:
         self.server.server_close()
         shutil.rmtree(self.place, ignore_errors=True)
 
-    def list_cases(self, kind: str) -> list[Case]:
-        """Return the cases of a kind."""
-        return list_cases(kind, self.world / "theirs" / FOLDERS[kind], self.outside, self.url)
+    def list_cases(self, line: Line) -> list[Case]:
+        """Return the cases of a line: a record's leaves only where it opens the record, in turn with lines alike."""
+        cases = list_cases(line.kind, self.world / "theirs" / FOLDERS[line.kind], self.outside, self.url)
+        return [case for case in cases if not case.record or self._takes_leaf(line, case)]
+
+    def _takes_leaf(self, line: Line, case: Case) -> bool:
+        alike = [other for other in list_lines() if (other.kind, other.reading) == (line.kind, line.reading)]
+        readers = [other for other in alike if case.record in self._find_opened(other)]
+        return bool(readers) and line == readers[zlib.crc32(case.name.encode()) % len(readers)]
+
+    def _find_opened(self, line: Line) -> frozenset[str]:
+        """Return the files that a line opens in a valid folder."""
+        if line not in self.opened:
+            self.run(line, Case("unchanged", lambda folder: None))
+            names = (self.place / "opened").read_text("utf-8").splitlines()
+            folder = FOLDERS[line.kind] + "/"
+            self.opened[line] = frozenset(name.removeprefix(folder) for name in names if name.startswith(folder))
+        return self.opened[line]
 
     def run(self, line: Line, case: Case) -> str:
         """Run a line on a case and return what it did that it may not do, or nothing."""
@@ -92,11 +127,21 @@ class Runner:
         name = FOLDERS[line.kind]
         shutil.copytree(self.world / "theirs" / name, self.place / "theirs" / name)
         case.change(self.place / "theirs" / name)
+        if "{mine}" in line.folder:
+            shutil.rmtree(self.place / "mine", ignore_errors=True)
+            large = shutil.ignore_patterns("real", "reports", "run", "exports", "published", "cache")
+            shutil.copytree(self.world / "yours", self.place / "mine", ignore=large)
 
     def _make_words(self, text: str) -> str:
         theirs = self.place / "theirs"
         places = {kind: theirs / name for kind, name in FOLDERS.items()}
-        places |= {"runs": theirs / "reports", "yours": self.world / "yours", "out": self.place / "out"}
+        places |= {
+            "runs": theirs / "reports",
+            "yours": self.world / "yours",
+            "mine": self.place / "mine",  # a copy of what is yours
+            "judged": self.place / "judged.toml",  # a suite with a judge at the test server
+            "out": self.place / "out",
+        }
         return text.format(**places, server=self.url)
 
     def _run_in_fork(self, line: Line, case: Case) -> str:
@@ -123,7 +168,8 @@ class Runner:
         code = os.waitstatus_to_exitcode(status)
         peak = usage.ru_maxrss * 1024 - shared
         problem = self._judge(line, ended, code, violation, peak, seconds, output.read_bytes())
-        accepted = code == 0 and case.is_foreign and line.words.split()[0] in TRUSTING
+        command, *_, last = line.words.split()
+        accepted = code == 0 and case.is_foreign and command in TRUSTING and last != "--list"
         return problem or ("is accepted" if accepted else "")
 
     def _judge(self, line: Line, ended: bool, code: int, violation: str, peak: int, seconds: float, text: bytes) -> str:
@@ -174,7 +220,7 @@ class Runner:
         os.environ.update(kept)
         os.environ.update(
             HOME=str(self.place / "home"), TMPDIR=str(self.place / "tmp"), HARNESS_CACHE=str(self.place / "cache"),
-            HF_HUB_OFFLINE="1", LOGNAME="user", AWS_SECRET_ACCESS_KEY=CANARY, OPENAI_API_KEY=CANARY,
+            LOGNAME="user", AWS_SECRET_ACCESS_KEY=CANARY, OPENAI_API_KEY=CANARY,
             **{VARIABLE: CANARY, "HF_TOKEN": CANARY},
         )  # fmt: skip
         tempfile.tempdir = None
@@ -185,10 +231,11 @@ class Runner:
         resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
         listens = words[0] == "view"
         server = "listens" if listens else self.url if line.server else ""
-        writes = [self.place / name for name in ("out", "tmp", "cache", "theirs")]
-        guard.Guard(
-            [self.world / "yours", self.world / "site"], writes, self.place / "theirs", server, report
-        ).install()
+        writes = [self.place / name for name in ("out", "tmp", "cache", "theirs", "mine")]
+        opened = os.open(self.place / "opened", os.O_CREAT | os.O_TRUNC | os.O_WRONLY, 0o600)
+        reads = [self.world / "yours", self.world / "site", self.place / "judged.toml"]
+        watch = guard.Guard(reads, writes, self.place / "theirs", server, report)
+        watch.install()
         if listens:
             threading.Thread(target=_ask_pages, args=(output,), daemon=True).start()
         try:
@@ -197,6 +244,7 @@ class Runner:
             code = int(stop.code or 0)
         sys.stdout.flush()
         sys.stderr.flush()
+        os.write(opened, "\n".join(watch.opened).encode("utf-8", "replace"))
         os._exit(code)
 
 

@@ -13,8 +13,10 @@ import huggingface_hub
 import pytest
 from huggingface_hub import ModelCard, parse_eval_result_entries
 
+from harness.errors import UsageError
 from harness.release.model_card import load_from_hub
-from harness.release.publish import eval_results
+from harness.release.publish import eval_results, write_upload
+from harness.release.verify import verify_export
 from harness.testing import ROWS, SUITE, TRAIN, Project
 from tests.helpers.exports import reseal
 from tests.helpers.fake_hub import FakeHub, start_fake_hub
@@ -252,10 +254,37 @@ def test_a_report_without_results_is_one_line(results: str, passed: Project) -> 
 def test_results_on_data_sets_of_the_hub_are_entries(passed: Project) -> None:
     """An eval on a data set of the Hub has one entry for each metric, which the library reads; a file's has none."""
     export = passed.folder / EXPORT
-    assert [*eval_results(export)] == []
+    assert [*eval_results(verify_export(export))] == []
     lock = json.loads((export / "evidence/suite.lock.json").read_text("utf-8"))
     lock["suite"]["evals"][0]["data"] = "hub:team/questions/hard:test[:100]"
     (export / "evidence/suite.lock.json").write_text(json.dumps(lock), "utf-8")
-    entries = [huggingface_hub.EvalResultEntry(**entry) for entry in eval_results(export)]
+    reseal(export)
+    entries = [huggingface_hub.EvalResultEntry(**entry) for entry in eval_results(verify_export(export))]
     read = parse_eval_result_entries(huggingface_hub.eval_result_entries_to_yaml(entries))
     assert [(e.dataset_id, e.task_id, e.value) for e in read] == [("team/questions", "hard", 0.9)]
+
+
+LAUGHS = "".join(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]\n" for i in range(1, 30))
+
+
+@pytest.mark.parametrize(
+    "metadata", [f"a0: &a0 [x]\n{LAUGHS}", "license: !!python/none x\n", "license: &a [*a]\n", "x\n"]
+)
+def test_metadata_that_the_harness_does_not_write_are_refused(metadata: str, passed: Project) -> None:
+    """Aliases of YAML multiply without end, and the Hub's library follows each."""
+    path = passed.folder / EXPORT / "README.md"
+    path.write_text(path.read_text("utf-8").replace("---\n", f"---\n{metadata}", 1), "utf-8")
+    reseal(passed.folder / EXPORT)
+    outcome = passed.harness("publish", EXPORT, REPO, "--to", "upload")
+    assert (outcome.code, outcome.err.count("\n")) == (4, 1), outcome
+    assert "README.md: its metadata hold" in outcome.err
+
+
+@pytest.mark.parametrize("name", ["README.md", "evidence/report.json"])
+def test_what_changed_after_it_was_verified_is_not_published(name: str, passed: Project) -> None:
+    """The bytes of card and report are those of the verified manifest."""
+    export = passed.folder / EXPORT
+    verified = verify_export(export)
+    (export / name).write_text("{}", "utf-8")
+    with pytest.raises(UsageError, match=f"{name} changed while it was verified"):
+        write_upload(verified, REPO, passed.folder / "upload")

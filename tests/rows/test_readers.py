@@ -17,6 +17,7 @@ from harness.rows.pairing import pair_rows
 from harness.rows.readers import READERS, find_reader, inspect, read_run_rows
 from harness.rows.records import RawRow, RawRows, Wanted
 from harness.rows.safe_read import SafeFiles
+from harness.testing import Project
 from tests.helpers.others import Said
 
 FILES = Path(__file__).parents[1] / "fixtures" / "rows"
@@ -417,3 +418,22 @@ def test_broken_documents_are_read_or_refused(tool: str, tmp_path: Path) -> None
         except UsageError:
             ended["refused"] += 1
     assert ended["read"] and ended["refused"]
+
+
+def test_a_run_folder_is_recognised_through_no_link(passed: Project) -> None:
+    """The file by whose beginning a run is recognised is opened as its rows are, even if another one is read."""
+    run = next((passed.folder / "reports").iterdir())
+    secret = passed.folder / "secret.jsonl"
+    secret.write_text('{"cluster": 1, "weights": 1, "doc_hash": 1}\n', "utf-8")
+    (run / "adapter/samples_a_2026-11-27T12-35-20.177890.jsonl").symlink_to(secret)
+    outcome = passed.harness("gate", f"{run}#base", f"{run}#merged", "--metric", "qa:exact_match", "--better-by", "0")
+    assert (outcome.code, "samples_a" in outcome.err) == (4, True), outcome
+
+
+def test_evidence_is_read_through_no_link(passed: Project) -> None:
+    """A folder of an export that is a link leads to rows of another one."""
+    export = passed.folder / "exports/fake"
+    (export / "evidence").rename(passed.folder / "elsewhere")
+    (export / "evidence").symlink_to(passed.folder / "elsewhere")
+    outcome = passed.harness("gate", f"{export}#base", f"{export}#merged", "--better-by", "0")
+    assert (outcome.code, "evidence" in outcome.err) == (4, True), outcome

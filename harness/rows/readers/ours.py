@@ -36,15 +36,20 @@ class Ours(ask.RowReader):
     def sniff(self, path: Path, head: bytes) -> bool:
         """Return whether the harness wrote this: a line of rows has a key that no other tool writes."""
         if path.is_dir():
-            rows = _find_items(path) or next((p for to in ("", "*/") for p in path.glob(f"{to}samples_*.jsonl")), None)
-            return rows is not None and _find_report(path) is not None and self.sniff(rows, read_head(rows))
+            samples = (p for to in ("", "*/") for p in sorted(path.glob(f"{to}samples_*.jsonl")))
+            rows, report = _find_items(path) or next(samples, None), _find_report(path)
+            return (
+                rows is not None
+                and report is not None
+                and self.sniff(rows, read_head(rows, _choose_root(path, report)))
+            )
         line = head.partition(b"\n")[0]
         return all(key in line for key in (b'"cluster"', b'"weights"', b'"doc_hash"')) or line.startswith(b'{"item": ')
 
     def rows(self, files: SafeFiles, path: Path, want: Wanted) -> RawRows:
         if (place := _find_report(path)) is None:
             raise UsageError(f"{path}: has no {REPORT}; its run did not end, or the file was removed")
-        files.below = place.parent if path.is_dir() else None  # a file that is named may be a link
+        files.below = _choose_root(path, place) if path.is_dir() else None  # a file that is named may be a link
         run, items = files.read_json(place), _find_items(path)
         whole = made_of(Run, {k: v for k, v in run.items() if k not in ("format", "sha256")}, "it")
         if odd := whole.find_odd_name():
@@ -94,6 +99,11 @@ class Ours(ask.RowReader):
 def _find_report(path: Path) -> Path | None:
     folder = path if path.is_dir() else path.parent
     return next((p for p in (folder / REPORT, folder / EVIDENCE / REPORT, folder.parent / REPORT) if p.is_file()), None)
+
+
+def _choose_root(path: Path, report: Path) -> Path:
+    """Return the folder below which nothing is a link: the named one, or the run of a subject's folder."""
+    return path if report.is_relative_to(path) else report.parent
 
 
 def _find_items(path: Path) -> Path | None:
