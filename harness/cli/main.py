@@ -87,5 +87,6 @@ def wants_json(args: argparse.Namespace) -> bool:
 
 def _print_mistakes(messages: Sequence[str]) -> int:
     for message in messages:
-        print_line(f"error: {message}", sys.stderr)
+        below = message.startswith("  ")  # it belongs to the line above, and may be a command to copy
+        print_line(message if below else f"error: {message}", sys.stderr)
     return ExitCode.USAGE

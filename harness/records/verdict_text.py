@@ -183,9 +183,22 @@ def _describe_needed_rows(_: ClaimSpec | None, told: Told) -> str:
 
 
 def _describe_approximate_risk(_: ClaimSpec | None, told: Told) -> str:
-    ways = 'declare "range" or "cap"' if told["mean"] else "claim a share of rows instead"
-    ways = "it has few clusters of very uneven sizes; add clusters" if told["clusters"] else ways
-    return f"its risk is approximate, and the gate blocks: {ways}, or write allow_approximate = true"
+    what = "its risk is approximate, and the gate blocks"
+    if told["mean"] and not told["clusters"]:
+        return f"{what}: {format_exact_risk_ways(bool(told.get('command')))}"
+    way = (
+        "it has few clusters of very uneven sizes; add clusters"
+        if told["clusters"]
+        else "claim a share of rows instead"
+    )
+    return f"{what}: {way}, or write allow_approximate = true"
+
+
+def format_exact_risk_ways(command: bool) -> str:
+    """Return how a claim on a mean gets an exact risk, as a command or a suite says it."""
+    if command:
+        return "give --range LOW HIGH of a row's score, or --cap X"
+    return 'declare "range" or "cap", or write allow_approximate = true'
 
 
 def _round_up_rows(rows: int) -> str:

@@ -19,7 +19,7 @@ from typing import Any
 from harness.artifacts.attestation import LOCK
 from harness.errors import ExitCode, UsageError
 from harness.files import reporting_write_errors, write_text
-from harness.gates.gate import DERIVED_FIELDS
+from harness.gates.gate import DERIVED_FIELDS, GATE_COMMAND
 from harness.pipeline.ledger import describe_attempts
 from harness.plugins import load_plugins
 from harness.records import verdict_text
@@ -40,7 +40,7 @@ from harness.rows.readers.fields import TASK
 from harness.rows.row_texts import MAX_UNCHANGED_ROWS, select_written_rows
 from harness.rows.suites import JudgedRows, judge_rows
 from harness.rows.wording import write_option
-from harness.suite.tables import GATE_COMMAND, Suite
+from harness.suite.tables import Suite
 from harness.suite.waivers import read_waivers
 from harness.texts import numbers
 from harness.texts.counts import count_noun
