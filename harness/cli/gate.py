@@ -28,7 +28,7 @@ def gate(parser: ArgumentParser) -> None:
         "--worse-by-at-most",
         type=_parse_margin,
         metavar="X",
-        help="largest loss, in the metric's units or a share: 2%%",
+        help="largest loss: 0.02 is 2 points of a proportion, 2%% is 2%% of the base's value",
     )
     claim.add_argument("--better-by", type=_parse_margin, metavar="X", help="smallest gain; 0: any gain")
     claim.add_argument("--min", type=float, metavar="X", help="lowest value, without a baseline (a weaker claim)")

@@ -144,9 +144,20 @@ def _describe_figures(about: ClaimSpec | None, told: Told) -> str:
     interval += "" if told["method"] == "point" else f" {figures.bounds}"
     named = f"{figures.estimand} " if figures.estimand else ""
     text = f"{figures.value} against {figures.baseline}, {named}{interval}"
+    if about.relative and about.is_share and told["baseline"]:
+        text += f", limit {format_relative_limit(about, told['baseline'])}"
     won, lost = told["changed"]
     text += _describe_uncapped(about, told)
     return text + (f", {won} won and {lost} lost" if about.is_share and (won or lost) else "")
+
+
+def format_relative_limit(about: ClaimSpec, baseline: float) -> str:
+    """Return a relative limit, of a proportion in points as well: "−3% of 0.708 = −2.1 points"."""
+    share = about.sign * about.threshold
+    text = f"{100 * share:+.3g}%"
+    if about.is_share and share:
+        text += f" of {format_metric(baseline)} = {100 * share * baseline:+.1f} points"
+    return typographic_minus(text)
 
 
 def _describe_uncapped(about: ClaimSpec | None, told: Told) -> str:

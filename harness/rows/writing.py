@@ -295,8 +295,9 @@ def _describe_estimate_and_bound(v: Verdict, about: ClaimSpec, figures: Figures)
     if about.relative and not about.is_log and (base := told["baseline"]):
         one, two = told["estimate"], told["lower" if least else "upper"]
         shares = ["–" if x is None else numbers.typographic_minus(f"{x / base:+.1%}") for x in (one, two)]
-        estimate, bound = f"{estimate} ({shares[0]})", shares[1]
-        limit = numbers.typographic_minus(f"{100 * about.sign * about.threshold:+.3g}%")
+        estimate = f"{estimate} ({shares[0]})"
+        bound = f"{bound} points ({shares[1]})" if about.is_share else shares[1]
+        limit = verdict_text.format_relative_limit(about, base)
     where = f"{printable(figures.where)}: " if figures.where else ""
     values = f"{figures.baseline} → {figures.value}   " if told["baseline"] is not None else ""
     named = f"{figures.estimand} " if figures.estimand else ""
