@@ -53,6 +53,9 @@ class Table(ask.RowReader):
         if chosen:
             lines = _iterate_matching_lines(lines, column, value, path)
         found = read_table(path, lines, want)
+        if encoding := layouts.find_guessed_encoding(path):
+            guess = f'{path.name} is read as "{encoding}", a guess by its letters'
+            found = replace(found, notes=(*found.notes, guess))
         return replace(found, model=value, part=want.label) if chosen else found
 
 
