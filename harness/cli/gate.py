@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 def gate(parser: ArgumentParser) -> None:
     """gate rows that another tool scored: lm_eval's files, a table"""
     parser.set_defaults(command=_run_gate, group="run")
+    parser.usage = "harness gate [OPTIONS] BASE CANDIDATE"
     parser.epilog = """examples:
+  harness gate base.csv candidate.csv    # names what is missing, with a command
   harness gate runs/base runs/candidate --worse-by-at-most 0.02
   harness gate runs/base runs/candidate --better-by 0 --metric gsm8k:exact_match
   harness gate base.csv candidate.csv --worse-by-at-most 0.02 --score correct"""

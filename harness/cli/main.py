@@ -18,6 +18,7 @@ from harness.errors import ExitCode, UsageError, resource_error
 from harness.texts.escaping import printable
 from harness.texts.printing import print_line
 
+COMMAND = "  harness "  # how a message begins that is a command
 FORMAT_VERSION = 1  # of the documents of --json; raised when what reads an older one would misread it
 
 
@@ -87,6 +88,8 @@ def wants_json(args: argparse.Namespace) -> bool:
 
 def _print_mistakes(messages: Sequence[str]) -> int:
     for message in messages:
-        below = message.startswith("  ")  # it belongs to the line above, and may be a command to copy
-        print_line(message if below else f"error: {message}", sys.stderr)
+        if message.startswith(COMMAND):  # to be copied, so that no line is cut
+            print(printable(message), file=sys.stderr)
+        else:  # what is indented belongs to the line above
+            print_line(message if message.startswith("  ") else f"error: {message}", sys.stderr)
     return ExitCode.USAGE
