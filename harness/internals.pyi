@@ -65,6 +65,7 @@ from harness.gates.decide import decide as decide
 from harness.lazy import attach_lazily as attach_lazily
 from harness.pipeline.replay import ReplayRows as ReplayRows
 from harness.pipeline.replay import draw_replay_rows as draw_replay_rows
+from harness.planning.gate_power import describe_few_rows_power as describe_few_rows_power
 from harness.records import verdict_text as verdict_text
 from harness.records.completion import format_finish_reasons as format_finish_reasons
 from harness.records.figures import Figures as Figures
@@ -192,6 +193,7 @@ __all__ = [
     "count_noun",
     "count_words",
     "decide",
+    "describe_few_rows_power",
     "disk_full_error",
     "draw_replay_rows",
     "dumps",

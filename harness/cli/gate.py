@@ -11,11 +11,15 @@ from harness.errors import UsageError, missing_modules_message
 if TYPE_CHECKING:
     from argparse import _ArgumentGroup
 
+    from harness.rows.suites import PreparedRows
+
 
 def gate(parser: ArgumentParser) -> None:
     """gate rows that another tool scored: lm_eval's files, a table"""
     parser.set_defaults(command=_run_gate, group="run")
+    parser.usage = "harness gate [OPTIONS] BASE CANDIDATE"
     parser.epilog = """examples:
+  harness gate base.csv candidate.csv    # names what is missing, with a command
   harness gate runs/base runs/candidate --worse-by-at-most 0.02
   harness gate runs/base runs/candidate --better-by 0 --metric gsm8k:exact_match
   harness gate base.csv candidate.csv --worse-by-at-most 0.02 --score correct"""
@@ -26,7 +30,7 @@ def gate(parser: ArgumentParser) -> None:
         "--worse-by-at-most",
         type=_parse_margin,
         metavar="X",
-        help="largest loss, in the metric's units or a share: 2%%",
+        help="largest loss: 0.02 is 2 points of a proportion, 2%% is 2%% of the base's value",
     )
     claim.add_argument("--better-by", type=_parse_margin, metavar="X", help="smallest gain; 0: any gain")
     claim.add_argument("--min", type=float, metavar="X", help="lowest value, without a baseline (a weaker claim)")
@@ -113,18 +117,29 @@ def _parse_margin(text: str) -> float | str:
 
 def _run_gate(args: Namespace) -> int:
     """Read, decide, write and print. Raises UsageError where the libraries that decide are not there."""
-    from harness.rows.arguments import parse_clusters, parse_gate, parse_rows_options
-
-    claim = parse_gate(args)
     try:
         from harness.rows import suites, writing
+        from harness.rows.missing_options import require_options
 
-        paths = dict(zip(("base", "candidate")[-len(args.rows) :], args.rows, strict=True))
-        about = {"cluster": parse_clusters(args.cluster), "slices": args.slice}
-        found = suites.judge_rows(suites.make_rows_suite(claim, paths, parse_rows_options(args), args.alpha, **about))
+        found = suites.decide_rows(require_options(args, _prepare_gate))
         if args.write_suite:
-            places = {side: str(Path(path).expanduser().absolute()) for side, path in paths.items()}
+            places = {side: str(Path(path).expanduser().absolute()) for side, path in _name_sides(args).items()}
             writing.write_suite(found, args.write_suite, places)
         return writing.conclude_gate(found, args)
     except ModuleNotFoundError as error:
         raise UsageError(f"gate: {missing_modules_message(error.name)}") from None
+
+
+def _prepare_gate(args: Namespace) -> PreparedRows:
+    """Read and compare the rows that a command names. Raises UsageError."""
+    from harness.rows.arguments import parse_clusters, parse_gate, parse_rows_options
+    from harness.rows.suites import make_rows_suite, prepare_rows
+
+    claim = parse_gate(args)
+    about = {"cluster": parse_clusters(args.cluster), "slices": args.slice}
+    return prepare_rows(make_rows_suite(claim, _name_sides(args), parse_rows_options(args), args.alpha, **about))
+
+
+def _name_sides(args: Namespace) -> dict[str, str]:
+    """Return the paths that a command names, by side."""
+    return dict(zip(("base", "candidate")[-len(args.rows) :], args.rows, strict=True))

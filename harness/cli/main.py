@@ -18,6 +18,7 @@ from harness.errors import ExitCode, UsageError, missing_extra_error, resource_e
 from harness.texts.escaping import printable
 from harness.texts.printing import print_line
 
+COMMAND = "  harness "  # how a message begins that is a command
 FORMAT_VERSION = 1  # of the documents of --json; raised when what reads an older one would misread it
 
 
@@ -87,5 +88,8 @@ def wants_json(args: argparse.Namespace) -> bool:
 
 def _print_mistakes(messages: Sequence[str]) -> int:
     for message in messages:
-        print_line(f"error: {message}", sys.stderr)
+        if message.startswith(COMMAND):  # to be copied, so that no line is cut
+            print(printable(message), file=sys.stderr)
+        else:  # what is indented belongs to the line above
+            print_line(message if message.startswith("  ") else f"error: {message}", sys.stderr)
     return ExitCode.USAGE

@@ -22,6 +22,7 @@ from harness.gates.group import COUNT_REASON, assign_recipe_gates, find_order_mi
 from harness.gates.min_rows import Sizes, count_units, find_few_clusters_error, find_unprovable_error
 from harness.plugins import Plugins
 from harness.records.metrics import Metric
+from harness.records.verdict_text import format_exact_risk_ways
 from harness.suite.tables import RELEASES, Export, Suite, find_name_error, gate_alpha, is_reserved, name_of_run
 
 LARGE_ALPHA = 0.2  # an alpha above which a gate says little
@@ -263,10 +264,8 @@ class GateChecks:
             what = f"alpha is {alpha:g}, so {alpha:.0%} of models that just break the claim would pass"
             self.context.warnings.append(f"{gate.where}: {what}; set {LARGE_ALPHA:g} or less")
         if gate.forbids_risk(gate.risk(metric)):
-            what = (
-                f'the risk of a mean of {metric.name} is approximate, so the gate cannot pass; declare "range" or "cap"'
-            )
-            self.context.warnings.append(f"{gate.where}: {what}, or write allow_approximate = true")
+            what = f"the risk of a mean of {metric.name} is approximate, so the gate cannot pass"
+            self.context.warnings.append(f"{gate.where}: {what}; {format_exact_risk_ways(gate.is_of_command)}")
         sizes = self._count_slice_sizes(gate, task)
         why = find_unprovable_error(gate, metric, task.rows_of(metric.name), gate_alpha(gate, self.suite), sizes)
         if why := why or find_few_clusters_error(gate, metric, sizes):

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.data import tables
+from harness.data.encodings import MAX_RIVALS, detect_encoding, detect_unicode, guess_encodings
 from harness.errors import Mistakes, UsageError, missing_modules_message
 from harness.schema import MAX_DEPTH, format_toml, is_deep
 from harness.texts.escaping import shorten_repr
@@ -29,7 +30,6 @@ BINARY = {".parquet": "Parquet", ".arrow": "Arrow", ".feather": "Arrow", ".xlsx"
 TABLES = {".csv": ",", ".tsv": "\t"}  # and what parts their columns unless a suite says so
 SEPARATORS = (",", ";", "\t", "|")
 WORKBOOKS = (".xls", ".ods", ".numbers")
-ENCODINGS = {b"\xff\xfe\0\0": "utf-32", b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}  # by how a file begins
 MAX_MESSAGE_CHARS = 300  # characters of what a library says
 SEPARATOR_LINE = re.compile(r'"?sep=(.)"?\n')  # Excel's first line
 SNIFFED_CHARS = 100_000  # characters of a table, and bytes of its encoding, by which both are detected
@@ -125,28 +125,13 @@ def decode_text(data: bytes, path: Path, encoding: str | None, where: str) -> st
             return text.read().removeprefix("\ufeff")
     except UnicodeError as error:
         why = f"{error.reason} at byte {error.start}" if isinstance(error, UnicodeDecodeError) else str(error)
-        instead = f'write encoding = "{detect_encoding(data)}" beside data, or save the file as "CSV UTF-8"'
+        names = [detect_unicode(data)] if detect_unicode(data) else guess_encodings(data)[:MAX_RIVALS]
+        likely = " or ".join(f'"{name}"' for name in names)
+        instead = f'write encoding = {likely} beside data, or save the file as "CSV UTF-8"'
         raise UsageError(f"{where}: {path}: is not {(encoding or 'utf-8').upper()}: {why}; {instead}") from None
     except (LookupError, ValueError):
         use = 'use "utf-8", "utf-16", "cp1252", or another that Python knows'
         raise UsageError(f"{where}: encoding {format_toml(encoding)} is unknown; {use}") from None
-
-
-def detect_encoding(data: bytes) -> str:
-    """Guess the encoding of a file from its bytes.
-
-    Content that is not Unicode is taken for Windows' cp1252, else for Latin-1.
-    """
-    zeros = [data[i:2000:2].count(0) for i in (0, 1)]  # every other byte of UTF-16 in which letters are Latin
-    if marked := next((name for mark, name in ENCODINGS.items() if data.startswith(mark)), ""):
-        return marked
-    if max(zeros) > len(data[:2000]) / 5 and min(zeros) * 10 < max(zeros):
-        return "utf-16-be" if zeros[0] > zeros[1] else "utf-16-le"
-    for name in ("utf-8", "cp1252"):
-        with suppress(UnicodeError):
-            data.decode(name)
-            return name
-    return "latin-1"
 
 
 def detect_format(path: Path, where: str, separator: str | None, encoding: str | None) -> dict[str, str]:
@@ -158,7 +143,7 @@ def detect_format(path: Path, where: str, separator: str | None, encoding: str |
     suffix = tables.file_suffix(path.name)
     if tables.is_binary_table(data) or suffix in BINARY:
         return {}
-    encoding = encoding or detect_encoding(data)
+    encoding = encoding or detect_encoding(data, f"{path}", "name it with --encoding")
     text = decode_text(data, path, encoding, where)[:SNIFFED_CHARS]
     if "\0" in text:
         raise UsageError(f'{where}: {path}: is not text; save it as "CSV UTF-8" and name that file')

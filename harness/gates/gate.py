@@ -17,6 +17,7 @@ from harness.records.verdicts import Risk, Verdict
 from harness.stats.result import Test
 from harness.stats.values import Range, find_alpha_error
 
+GATE_COMMAND = "harness gate"  # the place of a claim that no suite holds
 PARENT = "parent"  # what a copy that an export makes is compared with: the candidate it was made of
 FEWEST_SEEDS = 3  # runs of a recipe, of which it can be inferred how far others would lie apart
 MIN_N = 60  # rows of a slice from which on it must prove the claim; a smaller one only raises an alarm
@@ -103,6 +104,11 @@ class Gate:
     @property
     def slices(self) -> list[str]:
         return [self.slice] if isinstance(self.slice, str) else self.slice or []
+
+    @property
+    def is_of_command(self) -> bool:
+        """Whether it was claimed by `harness gate`, and by no suite."""
+        return self.where == GATE_COMMAND
 
     @property
     def margin(self) -> float:

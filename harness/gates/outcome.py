@@ -36,8 +36,9 @@ def bar_approximate_pass(gate: Gate, verdict: Verdict) -> Verdict:
         return verdict
     made = verdict.claim_spec.is_of_rows if verdict.claim_spec else False
     few = has_few_drawn_sizes(verdict.effective)
-    note = Note("approximate", {"versus": bool(gate.versus), "mean": made, "clusters": few})
-    return add_reason(replace(verdict, outcome=Outcome.INCONCLUSIVE), note)
+    about = {"versus": bool(gate.versus), "mean": made, "clusters": few}
+    about |= {"command": True} if gate.is_of_command else {}
+    return add_reason(replace(verdict, outcome=Outcome.INCONCLUSIVE), Note("approximate", about))
 
 
 def make_verdict(blank: Verdict, test: Test, hypothesis: Hypothesis) -> Verdict:

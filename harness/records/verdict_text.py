@@ -144,9 +144,20 @@ def _describe_figures(about: ClaimSpec | None, told: Told) -> str:
     interval += "" if told["method"] == "point" else f" {figures.bounds}"
     named = f"{figures.estimand} " if figures.estimand else ""
     text = f"{figures.value} against {figures.baseline}, {named}{interval}"
+    if about.relative and about.is_share and told["baseline"]:
+        text += f", limit {format_relative_limit(about, told['baseline'])}"
     won, lost = told["changed"]
     text += _describe_uncapped(about, told)
     return text + (f", {won} won and {lost} lost" if about.is_share and (won or lost) else "")
+
+
+def format_relative_limit(about: ClaimSpec, baseline: float) -> str:
+    """Return a relative limit, of a proportion in points as well: "−3% of 0.708 = −2.1 points"."""
+    share = about.sign * about.threshold
+    text = f"{100 * share:+.3g}%"
+    if about.is_share and share:
+        text += f" of {format_metric(baseline)} = {100 * share * baseline:+.1f} points"
+    return typographic_minus(text)
 
 
 def _describe_uncapped(about: ClaimSpec | None, told: Told) -> str:
@@ -183,9 +194,22 @@ def _describe_needed_rows(_: ClaimSpec | None, told: Told) -> str:
 
 
 def _describe_approximate_risk(_: ClaimSpec | None, told: Told) -> str:
-    ways = 'declare "range" or "cap"' if told["mean"] else "claim a share of rows instead"
-    ways = "it has few clusters of very uneven sizes; add clusters" if told["clusters"] else ways
-    return f"its risk is approximate, and the gate blocks: {ways}, or write allow_approximate = true"
+    what = "its risk is approximate, and the gate blocks"
+    if told["mean"] and not told["clusters"]:
+        return f"{what}: {format_exact_risk_ways(bool(told.get('command')))}"
+    way = (
+        "it has few clusters of very uneven sizes; add clusters"
+        if told["clusters"]
+        else "claim a share of rows instead"
+    )
+    return f"{what}: {way}, or write allow_approximate = true"
+
+
+def format_exact_risk_ways(command: bool) -> str:
+    """Return how a claim on a mean gets an exact risk, as a command or a suite says it."""
+    if command:
+        return "give --range LOW HIGH of a row's score, or --cap X"
+    return 'declare "range" or "cap", or write allow_approximate = true'
 
 
 def _round_up_rows(rows: int) -> str:

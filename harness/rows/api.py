@@ -16,6 +16,7 @@ from harness.errors import UsageError
 from harness.records.run import Run
 from harness.records.verdicts import Outcome, Verdict
 from harness.rows import arguments, suites, writing
+from harness.rows.missing_options import require_options
 from harness.rows.records import COLUMNS as NAMES
 from harness.rows.records import SIDES
 from harness.rows.suites import JudgedRows
@@ -99,14 +100,18 @@ def _gate_rows(given: Mapping[str, Any], args: Namespace) -> GateResult:
     args.allow = ",".join(allowed)
     args.cluster = args.cluster if args.cluster is None or isinstance(args.cluster, str) else [*args.cluster]
     held = {side: rows for side, rows in given.items() if not isinstance(rows, (str, Path))}
-    options = arguments.parse_rows_options(args)
-    if any(isinstance(rows, Mapping) for rows in held.values()):
-        options = {"id": "id", "score": "score"} | options
     paths = {side: f"{side} in Python" if side in held else str(Path(rows).absolute()) for side, rows in given.items()}
-    about = {"cluster": arguments.parse_clusters(args.cluster), "slices": args.slice}
-    suite = suites.make_rows_suite(arguments.parse_gate(args), paths, options, args.alpha, **about)
-    lines = {side: enumerate(_iterate_lines(rows, side), 1) for side, rows in held.items()}
-    return GateResult(suites.judge_rows(suite, runs=suites.read_runs(suite, lines)))
+    named = any(isinstance(rows, Mapping) for rows in held.values())
+
+    def prepare(trial: Namespace) -> suites.PreparedRows:
+        claim = arguments.parse_gate(trial)
+        options = ({"id": "id", "score": "score"} if named else {}) | arguments.parse_rows_options(trial)
+        about = {"cluster": arguments.parse_clusters(trial.cluster), "slices": trial.slice}
+        suite = suites.make_rows_suite(claim, paths, options, trial.alpha, **about)
+        lines = {side: enumerate(_iterate_lines(rows, side), 1) for side, rows in held.items()}
+        return suites.prepare_rows(suite, runs=suites.read_runs(suite, lines))
+
+    return GateResult(suites.decide_rows(require_options(args, prepare)))
 
 
 def _require_valid_arguments(args: Namespace) -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from harness.errors import UsageError
 from harness.rows.records import COLUMNS, SIDES
-from harness.rows.wording import FLAGS, write_option
+from harness.rows.wording import FLAGS, MissingOptionError, write_option
 from harness.stats.values import find_alpha_error
 
 if TYPE_CHECKING:
@@ -40,9 +40,10 @@ def parse_gate(given: Namespace) -> Gate:
         if len(given.rows) == 1:
             given.rows = [*given.rows, *given.rows]
     said = [name for name in CLAIMS if getattr(given, name) is not None]
-    if len(said) != 1:
-        claims = (f"  {write_option(*claim):<25} {meaning}" for claim, meaning in EXAMPLES.items())
-        raise UsageError("gate: give only one claim") if said else UsageError("gate: give one claim:", *claims)
+    if len(said) > 1:
+        raise UsageError("gate: give only one claim")
+    if not said:
+        raise _make_missing_claim_error(given)
     alone = said[0] in ("min", "max")
     if len(given.rows) > 2 or (len(given.rows) == 1 and not alone):
         bounds = f"{write_option('min')} or {write_option('max')}"
@@ -52,6 +53,15 @@ def parse_gate(given: Namespace) -> Gate:
         raise UsageError(f"{write_option('alpha')} is {given.alpha:g}; {error}")
     claim |= {"cap": given.cap, "range": None if given.range is None else [float(x) for x in given.range]}
     return Gate(CLAIMS[said[0]], where="gate", versus=None if alone else "base", **claim)
+
+
+def _make_missing_claim_error(given: Namespace) -> MissingOptionError:
+    """Return the error for a gate without a claim, with one that fits the number of its runs."""
+    claims = (f"  {write_option(*claim):<25} {meaning}" for claim, meaning in EXAMPLES.items())
+    name, value = [*EXAMPLES][-1 if len(given.rows) == 1 else 0]
+    others = " or ".join(write_option(*claim) for claim in EXAMPLES if claim != (name, value))
+    reason = f"{EXAMPLES[name, value]}; or {others}"
+    return MissingOptionError("gate: give one claim:", *claims, name=name, value=value, reason=reason)
 
 
 def parse_rows_options(given: Namespace) -> dict[str, Any]:

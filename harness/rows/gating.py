@@ -23,7 +23,7 @@ from harness.rows.comparability import FactDifferences
 from harness.rows.pairing import PairedRows, Rows
 from harness.rows.readers.fields import HARM_WORDS, HIGHER_METRICS, LOWER_METRICS, SHARES, are_close
 from harness.rows.records import Better, RawRow, RawRows, Wanted
-from harness.rows.wording import write_option
+from harness.rows.wording import MissingOptionError, write_option
 from harness.texts.counts import agree_verb, count_noun
 from harness.texts.escaping import printable
 
@@ -155,14 +155,13 @@ def choose_metric(runs: Sequence[RawRows], want: Wanted) -> tuple[Metric, str]:
         raise UsageError(f'{where}: "{want.metric}" {unread[want.metric]}; it cannot be read from these rows')
     if want.metric and want.metric not in readable:
         raise UsageError(f'{where}: there is no metric "{want.metric}"{did_you_mean(want.metric, readable)}')
-    if not want.metric and len(readable) != 1:
+    if not want.metric and not readable:
+        raise UsageError(f"{where}: has no readable metric")
+    if not want.metric and len(readable) > 1:
         known = ", ".join(f"{printable(n)} ({_average_rows(first.rows, n):.3g})" for n in readable)
-        what = (
-            f"has several metrics, {known}; name one with {write_option('metric', printable(readable[0]))}"
-            if readable
-            else "has no readable metric"
-        )
-        raise UsageError(f"{where}: {what}")
+        way = write_option("metric", printable(readable[0]))
+        message = f"{where}: has several metrics, {known}; name one with {way}"
+        raise MissingOptionError(message, name="metric", value=readable[0], reason=f"one of the metrics {known}")
     name = want.metric or readable[0]
     values = [v for run in runs for row in run.rows if (v := row.values.get(name)) is not None]
     for run in runs:
@@ -206,7 +205,7 @@ def _choose_direction(runs: Sequence[RawRows], name: str, want: Wanted, is_binar
         return "higher", "by its name"
     if is_binary and not word:
         return "higher", "every value is 0 or 1"
-    raise UsageError(_describe_unknown_direction(name, word if is_binary else ""))
+    raise _make_unknown_direction_error(name, word, is_binary)
 
 
 def _strip_metric_name(name: str) -> str:
@@ -222,11 +221,15 @@ def _find_harm_word(name: str, want: Wanted) -> str:
     )
 
 
-def _describe_unknown_direction(name: str, word: str) -> str:
-    ways = " or ".join(write_option("better", way) for way in ("higher", "lower"))
-    because = f' (every value is 0 or 1, but with "{word}" in its name 1 may be bad)' if word else ""
+def _make_unknown_direction_error(name: str, word: str, is_binary: bool) -> MissingOptionError:
+    """Return the error for a metric of which nothing tells whether higher is better, with the likelier way."""
+    higher, lower = (write_option("better", way) for way in ("higher", "lower"))
+    because = f' (every value is 0 or 1, but with "{word}" in its name 1 may be bad)' if word and is_binary else ""
     what = f"whether higher or lower is better is unknown{because}"
-    return f'{printable(name)}: {what}; use {ways} (better = "higher" in a suite)'
+    message = f'{printable(name)}: {what}; use {higher} or {lower} (better = "higher" in a suite)'
+    value = "lower" if word else "higher"
+    reason = f'whether higher or lower "{printable(name)}" is better; or {higher if word else lower}'
+    return MissingOptionError(message, name="better", value=value, reason=reason)
 
 
 def row_weight(row: RawRow, name: str) -> float:

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from harness.errors import UsageError
 from harness.rows.records import RawRow, RawRows
-from harness.rows.wording import write_option
+from harness.rows.wording import MissingOptionError, write_option
 from harness.texts.counts import agree_verb, count_noun
 from harness.texts.escaping import printable
 
@@ -100,7 +100,11 @@ def pair_rows(base: RawRows, candidate: RawRows, *, only_common: bool) -> Paired
     if (only_left or only_right) and how == "content" and base.columns != candidate.columns:
         raise UsageError(_find_one_sided_column_error(base, candidate))
     if (only_left or only_right) and not only_common:
-        raise UsageError(_describe_unpaired_rows((base, candidate), (left, right), (only_left, only_right), renamed))
+        message = _describe_unpaired_rows((base, candidate), (left, right), (only_left, only_right), renamed)
+        if left.keys().isdisjoint(right.keys()):
+            raise UsageError(message)
+        counts = f"{len(only_left):,} are only in base and {len(only_right):,} only in candidate"
+        raise MissingOptionError(message, name="only_common", value=True, reason=f"leave out the other rows: {counts}")
     # What one side has and could not score is missing, and never left out.
     lost = (
         [k for k in only_left if _has_unscored_row(_list_repeats(left[k]))],

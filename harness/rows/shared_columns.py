@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from harness.gates.clusterings import coarsest_clusterings, is_nested
 from harness.records.column_values import ColumnValues
 from harness.rows.records import UNSET_COLUMN, RawRow, RawRows, Wanted
-from harness.rows.wording import write_option
+from harness.rows.wording import MissingOptionError, write_option
 from harness.texts.escaping import printable
 
 ATTRIBUTES = ("cluster", "second_cluster")  # of a row
@@ -108,6 +108,27 @@ def clear_false_inputs(runs: Runs, want: Wanted) -> Runs:
             row.content = ""
     note = f'"{printable(name)}" {why}, so rows are paired by id'
     return {side: replace(run, columns=(), cluster_notes=(*run.cluster_notes, note)) for side, run in runs.items()}
+
+
+def require_ids(runs: Runs, want: Wanted) -> None:
+    """Raise MissingOptionError where nothing tells the rows of tables apart, but a column has another value in each.
+
+    Columns with the same values on both sides are named first.
+    """
+    cells = [run.cells for run in runs.values() if run.cells is not None]
+    rows = [row for run in runs.values() for row in run.rows[:1]]
+    if want.id or len(cells) < len(runs) or any(row.content or row.key for row in rows):
+        return
+    digests = {name: {own[name].digest for own in cells if name in own} for name in cells[0]}
+    unique = [name for name in digests if all(name in own and own[name].kind == "unique" for own in cells)]
+    if not unique:
+        return
+    unique.sort(key=lambda name: len(digests[name]))
+    ways = " or ".join(write_option(name, "COLUMN") for name in ("id", "input"))
+    message = f"rows have neither input nor id, and positions do not identify rows; give {ways}"
+    others = ", ".join(f'"{printable(name)}"' for name in unique[1:MAX_NAMED])
+    reason = "the column that tells rows apart" + (f"; or {others}" if others else "")
+    raise MissingOptionError(message, name="id", value=unique[0], reason=reason)
 
 
 def _is_category_beside_texts(name: str, tables: Sequence[RawRows]) -> bool:

@@ -23,7 +23,7 @@ from harness.collection.context import Context
 from harness.collection.tasks import find_rows_at_most_error
 from harness.errors import UsageError
 from harness.evaluation.evaluate import metrics_by_slice
-from harness.gates.gate import Gate
+from harness.gates.gate import GATE_COMMAND, Gate
 from harness.pipeline.adjudication import Adjudicator
 from harness.pipeline.ledger import AttemptNumber, Ledger, LedgerEntry
 from harness.plugins import Plugins, load_plugins
@@ -40,10 +40,10 @@ from harness.rows.readers.fields import TASK
 from harness.rows.readers.layouts import Lines
 from harness.rows.readers.tables import read_table
 from harness.rows.records import UNSET_COLUMN, RawRows, Wanted
-from harness.rows.shared_columns import add_shared_clusters, clear_false_inputs
+from harness.rows.shared_columns import add_shared_clusters, clear_false_inputs, require_ids
 from harness.rows.sides import read_sides
 from harness.rows.wording import write_option
-from harness.suite.tables import GATE_COMMAND, Eval, Model, ScoredRows, Suite, SuiteTable
+from harness.suite.tables import Eval, Model, ScoredRows, Suite, SuiteTable
 from harness.texts.counts import count_noun
 
 Runs = Mapping[str, dict[str, RawRows]]  # by evaluation and side
@@ -123,16 +123,30 @@ def _pause_garbage_collection() -> Iterator[None]:
             gc.enable()
 
 
-@_pause_garbage_collection()
+@dataclass(frozen=True)
+class PreparedRows:
+    """Rows of a suite that were read and compared. Nothing is decided, and no attempt is counted."""
+
+    judged: JudgedRows
+    collection: Collection
+
+
 def judge_rows(
     suite: Suite, plugins: Plugins | None = None, waivers: Sequence[Waiver] = (), runs: Runs | None = None,
     attempts: Mapping[str, AttemptNumber] | None = None,
 ) -> JudgedRows:  # fmt: skip
-    """Judge the gates of a suite on its rows.
+    """Judge the gates of a suite on its rows. See `prepare_rows` and `decide_rows`."""
+    return decide_rows(prepare_rows(suite, plugins, waivers, runs), attempts)
 
-    `runs` are rows already read, `attempts` attempt numbers already known; without them the ledger counts. Without
-    `plugins` the installed ones listen, and no harnessfile is executed. Raises UsageError with everything that cannot
-    be read or compared.
+
+@_pause_garbage_collection()
+def prepare_rows(
+    suite: Suite, plugins: Plugins | None = None, waivers: Sequence[Waiver] = (), runs: Runs | None = None
+) -> PreparedRows:
+    """Read and compare the rows of a suite, and check its gates on them.
+
+    `runs` are rows already read. Without `plugins` the installed ones listen, and no harnessfile is executed. Raises
+    UsageError with everything that cannot be read or compared.
     """
     found = JudgedRows(suite, datetime.now(UTC), plugins or load_plugins(None), [*waivers])
     sides, ours = (("base",) if "base" in suite.rows else ()), ("candidate",)
@@ -156,7 +170,17 @@ def judge_rows(
             context.mistakes.add(spec.where, what)
     context.mistakes.raise_errors()
     items = tuple(Item(suite.path.name, side, name) for side in (*sides, *ours) for name in tasks)
-    collection = Collection(suite, found.plugins, tasks, sides, ours, items)
+    return PreparedRows(found, Collection(suite, found.plugins, tasks, sides, ours, items))
+
+
+@_pause_garbage_collection()
+def decide_rows(prepared: PreparedRows, attempts: Mapping[str, AttemptNumber] | None = None) -> JudgedRows:
+    """Decide the gates on prepared rows.
+
+    `attempts` are attempt numbers already known; without them the ledger counts.
+    """
+    found, collection = prepared.judged, prepared.collection
+    suite, tasks = found.suite, collection.tasks
     ledger = Ledger.from_environment(found.warnings.append) if attempts is None else None
     lacking = {} if "base" in suite.rows else {"base": "there is no base; add [rows.base]"}
     adjudicator = RowsAdjudicator(collection, found.waivers, found.started.date(), lacking, ledger)
@@ -164,7 +188,7 @@ def judge_rows(
         adjudicator.results |= {(side, name): result for side, result in one.results.items()}
     for name, standing in (attempts or {}).items():
         adjudicator.standings |= {(side, name): standing for side in suite.rows}
-    for item in items:
+    for item in collection.items:
         verdicts = tuple(_add_conditions(v, found.measured) for v in adjudicator.on_evaluation_end(item))
         found.verdicts += verdicts
         one = found.measured[item.eval]
@@ -222,6 +246,7 @@ def read_runs(
             if one.weights and not re.fullmatch("sha256:[0-9a-f]{64}", one.weights):
                 raise UsageError(f'{one.where}: weights is "{one.weights[:80]}"; write "sha256:" and 64 hex digits')
             found[spec.name][side] = replace(run, binding="claimed", bound=one.weights) if one.weights else run
+        require_ids(found[spec.name], want)
         found[spec.name] = add_shared_clusters(clear_false_inputs(found[spec.name], want), spec.clusters)
     return found
 

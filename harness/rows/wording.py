@@ -8,10 +8,20 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Literal
 
+from harness.errors import UsageError
+
 Caller = Literal["command", "python"]
 CALLER: ContextVar[Caller] = ContextVar("CALLER", default="command")
 FLAGS = {"tool": "as"}  # of arguments that are called otherwise
 NUMBER = re.compile(r"[\d.]+")
+
+
+class MissingOptionError(UsageError):
+    """An option without which rows cannot be judged, a value that is likely meant, and what the option is for."""
+
+    def __init__(self, *messages: str, name: str, value: object, reason: str) -> None:
+        super().__init__(*messages)
+        self.name, self.value, self.reason = name, value, reason
 
 
 def write_option(name: str, value: object = "") -> str:

@@ -19,7 +19,7 @@ from typing import Any
 from harness.artifacts.attestation import LOCK
 from harness.errors import ExitCode, UsageError
 from harness.files import reporting_write_errors, write_text
-from harness.gates.gate import DERIVED_FIELDS
+from harness.gates.gate import DERIVED_FIELDS, GATE_COMMAND
 from harness.pipeline.ledger import describe_attempts
 from harness.plugins import load_plugins
 from harness.records import verdict_text
@@ -40,7 +40,7 @@ from harness.rows.readers.fields import TASK
 from harness.rows.row_texts import MAX_UNCHANGED_ROWS, select_written_rows
 from harness.rows.suites import JudgedRows, judge_rows
 from harness.rows.wording import write_option
-from harness.suite.tables import GATE_COMMAND, Suite
+from harness.suite.tables import Suite
 from harness.suite.waivers import read_waivers
 from harness.texts import numbers
 from harness.texts.counts import count_noun
@@ -295,8 +295,9 @@ def _describe_estimate_and_bound(v: Verdict, about: ClaimSpec, figures: Figures)
     if about.relative and not about.is_log and (base := told["baseline"]):
         one, two = told["estimate"], told["lower" if least else "upper"]
         shares = ["–" if x is None else numbers.typographic_minus(f"{x / base:+.1%}") for x in (one, two)]
-        estimate, bound = f"{estimate} ({shares[0]})", shares[1]
-        limit = numbers.typographic_minus(f"{100 * about.sign * about.threshold:+.3g}%")
+        estimate = f"{estimate} ({shares[0]})"
+        bound = f"{bound} points ({shares[1]})" if about.is_share else shares[1]
+        limit = verdict_text.format_relative_limit(about, base)
     where = f"{printable(figures.where)}: " if figures.where else ""
     values = f"{figures.baseline} → {figures.value}   " if told["baseline"] is not None else ""
     named = f"{figures.estimand} " if figures.estimand else ""

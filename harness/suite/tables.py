@@ -12,12 +12,11 @@ from typing import Any, Literal
 from harness import schema
 from harness.artifacts.attestation import LOCK
 from harness.errors import UsageError
-from harness.gates.gate import PARENT, Gate
+from harness.gates.gate import GATE_COMMAND, PARENT, Gate
 from harness.records.run import NAME
 from harness.stats.hypothesis_tests import attempt_alpha
 
 MERGES = ("original", "dequantized")
-GATE_COMMAND = "harness gate"  # the place of a claim that no suite holds
 
 
 @dataclass(frozen=True)
@@ -359,7 +358,7 @@ class Suite:
     @property
     def place(self) -> str:
         """Return its file with its folder, which tells copies of a project apart, or its command."""
-        if any(gate.where == GATE_COMMAND for gate in self.gates):
+        if any(gate.is_of_command for gate in self.gates):
             return GATE_COMMAND
         return f"{self.path.absolute().parent.name}/{self.path.name}"
 

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from harness import Finding, Gate, ModelRef, Sample, checker, quote_text
-from harness.internals import Suite, Task, encoding, fold_case, prompt_text, schema
+from harness.internals import Suite, Task, describe_few_rows_power, encoding, fold_case, prompt_text, schema
 from harness_checks.label_leaks import find_label_leak
-from harness_checks.lint import count_of_total
+from harness_checks.lint import count_of_total, is_blank_sample
 from harness_checks.settings import find_weak_settings
 
 # where one prompt has one right answer
@@ -37,11 +37,12 @@ def uninformative(tasks: Mapping[str, Task], suite: Suite, gates: Sequence[Gate]
     -echo, targets of `contains` that occur in their prompt, so that an answer that repeats it is right; -answer,
     prompts that end with their answer; -frame, scored answers that are nearly all alike, so that a wrong word in them
     hardly counts; -label, labels that their own prompt gives away, by a column of the template or because no other
-    label occurs in it; -gate, a limit that a guessing model keeps; -limit, a few rows that a `limit` leaves; -alpha, a
+    label occurs in it; -gate, a limit that a guessing model keeps; -limit, a few rows that a `limit` leaves;
+    -rows, so few rows that the gate is more likely not to pass than to; -alpha, a
     risk above 0.2; -pattern, a `regex` that an empty answer matches; -blocking, gates that all only warn.
     """
     for name, task in tasks.items():
-        samples = [s for s in task.samples or () if s.input]
+        samples = [s for s in task.samples or () if not is_blank_sample(task, s)]  # D11-blank tells of the others
         if task.brings_rows or not samples:
             continue
         for kind, rows, what, fix in (
@@ -83,7 +84,15 @@ def uninformative(tasks: Mapping[str, Task], suite: Suite, gates: Sequence[Gate]
             fix = "remove it from the prompt, unless it is known when the model is used"
             yield Finding(severity, line, [f'row "{i}": {x}' for i, x in rows.items()], fix, "label", {name: [*rows]})
     yield from _check_gates_can_fail(tasks, gates, Path(base.path))
+    yield from _check_gates_have_enough_rows(tasks, suite, gates)
     yield from find_weak_settings(tasks, suite, gates)
+
+
+def _check_gates_have_enough_rows(tasks: Mapping[str, Task], suite: Suite, gates: Sequence[Gate]) -> Iterator[Finding]:
+    """Yield findings for gates on few rows that `harness plan` gives little chance."""
+    for gate in gates:
+        if gate.eval in tasks and (why := describe_few_rows_power(gate, tasks[gate.eval], suite)):
+            yield Finding("warning", f'gate "{gate.id}": {why}', (), "add rows, or claim less (harness plan)", "rows")
 
 
 def _find_conflicts(task: Task, samples: Sequence[Sample]) -> dict[str, str]:

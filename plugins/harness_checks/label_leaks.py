@@ -22,7 +22,8 @@ def find_label_leak(
     `targets` are the right answers by row. A column of the template that equals the label, or determines it, is
     certain; a label that alone of all stands in the prompt's text, in nearly all rows, may be what is asked for.
     """
-    rows = [s for s in samples if targets.get(s.id, "").strip()]
+    labelled = [s for s in samples if targets.get(s.id, "").strip()]
+    rows = [*{(prompt_text(s.input), targets[s.id]): s for s in labelled}.values()]  # repeats of a row show nothing
     labels = Counter(targets[s.id].strip().casefold() for s in rows)
     if len(rows) < MIN_ROWS or not 2 <= len(labels) <= min(MAX_LABELS, len(rows) / 2):
         return None

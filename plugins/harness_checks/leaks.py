@@ -29,6 +29,8 @@ MIN_COVERED_SHARE = 0.5  # of a row's 13-grams
 SHINGLE_WORDS, MIN_JACCARD_INDEX = 2, 0.8  # of near-duplicates
 UNSPACED_MIN_JACCARD_INDEX = 0.6  # of languages without spaces, where one other word changes more shingles
 SHORT_ANSWER, FEW_ANSWERS = 10, 50  # words of an answer, or different ones, by which minimal pairs are known
+MAX_SHORT_WORDS, STEM_CHARS = 7, 5  # words of a row that is compared by the beginnings of its words, and characters
+MIN_STEM_SHARE, HALF_SHARE = 0.05, 0.5  # of the evaluated rows; of all, whose words are a frame
 MIN_SHINGLES = 8  # shingles: of fewer the index means little
 MAX_GRAM_SHARE = 0.01  # a gram in more rows than this share, and in more than two, is a template's
 MAX_SHARED_GROUPS = 0.5  # of the clusters on both sides: then the split was never by them
@@ -50,8 +52,8 @@ def leaks(rows: list[TrainingRow], tasks: Mapping[str, Task], suite: Suite) -> I
     row of such data would be a hit (arXiv:2311.04850). Near: at least 0.8 of two prompts' word pairs in common
     (Jaccard, computed exactly); of languages without spaces characters count as words. Groups: training rows with a
     cluster of the evaluation. Looked at are the training data, validation data (what chose a checkpoint cannot confirm
-    it), few-shot examples, and "select" data against "confirm" data. Kinds: -exact, -inside, -coverage, -near, -pair,
-    -group.
+    it), few-shot examples, and "select" data against "confirm" data. Of inputs of up to seven words it is noted if they
+    differ in the endings of words alone. Kinds: -exact, -inside, -coverage, -near, -pair, -stem, -group.
     """
     training, held_out = (
         texts_of_rows([r for r in rows if bool(r.row.get(HELD_OUT)) is held]) for held in (False, True)
@@ -103,6 +105,8 @@ def _check_overlap(
     inside, covered, near, pairs = (
         {rest[i]: hit for i, hit in some.items()} for some in (inside, covered, near, pairs)
     )
+    others_told = {*exact, *inside, *covered, *near, *pairs}
+    stems = {i: hit for i, hit in _match_rows_by_stems(training, evaluated).items() if i not in others_told}
     fix = f"remove them from the {source} or from {split}{names}, or the score measures memorisation"
     told: list[tuple[str, Any, str, Mapping[int, tuple[int, float]]]] = [
         ("exact", "error", "are in the", {i: (j, 1.0) for i, j in exact.items()}),
@@ -110,13 +114,14 @@ def _check_overlap(
         ("coverage", "error", "are mostly in the", covered),
         ("near", "warning", "are near-copies of rows in the", near),
         ("pair", "note", "have another target than a row with nearly the same prompt in the", pairs),
+        ("stem", "note", "have the words of a row, but for their endings, in the", stems),
     ]
     for kind, severity, what, hits in told:
         if hits:
             evidence = []
             for i, (j, share) in hits.items():
                 degree = f" ({share:.0%})" if kind in ("coverage", "near") else ""
-                other = f" ~ {quote_text(training[j].shown, 60)}" if kind in ("near", "pair") else ""
+                other = f" ~ {quote_text(training[j].shown, 60)}" if kind in ("near", "pair", "stem") else ""
                 row = f"{evaluated[i].name} = {training[j].name}{degree}"
                 evidence.append(f"{row}: {quote_text(evaluated[i].shown, 60)}{other}")
             ids, flagged = {evaluated[i].sample for i in hits}, dict[str, list[str]]()
@@ -126,7 +131,25 @@ def _check_overlap(
             named = {training[j].keys for j, _ in hits.values()}  # a row that stands there twice leaks twice
             flagged[source] = [text.sample for text in training if text.keys in named]
             line = f"{len(hits)} of {len(evaluated)} rows of {split}{names} {what} {source}"
-            yield Finding(severity, line, evidence, "" if kind == "pair" else fix, kind, flagged)
+            yield Finding(severity, line, evidence, fix if severity != "note" else "", kind, flagged)
+
+
+def _match_rows_by_stems(training: Sequence[ComparableRow], evaluated: Sequence[ComparableRow]) -> Hits:
+    """Match short rows that differ from a training row in the endings or the order of words alone.
+
+    Empty for few such rows, since a word may have several endings by chance.
+    """
+    texts = [frozenset(word[:STEM_CHARS] for word in row.words[: row.asked]) for row in (*training, *evaluated)]
+    often = Counter(stem for stems in texts for stem in stems)
+    frame = {stem for stem, count in often.items() if count > HALF_SHARE * len(texts)}
+    asked, found = dict[frozenset[str], int](), Hits()
+    for j, stems in enumerate(texts[: len(training)]):
+        asked.setdefault(stems - frame, j)
+    for i, stems in enumerate(texts[len(training) :]):
+        own = stems - frame
+        if own in asked and evaluated[i].asked <= MAX_SHORT_WORDS and max(map(len, own), default=0) == STEM_CHARS:
+            found[i] = asked[own], 1.0
+    return found if len(found) >= max(2, MIN_STEM_SHARE * len(evaluated)) else {}
 
 
 def _make_minimal_pair_test(training: Sequence[ComparableRow], evaluated: Sequence[ComparableRow]) -> IsPair:

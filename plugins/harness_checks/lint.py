@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import pairwise
@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import harness_hf
-from harness import Finding, ModelRef, Severity, TrainingRow, checker, quote_text
-from harness.internals import Task, chat, fold_case, prompt_text, schema
+from harness import Finding, ModelRef, Sample, Severity, TrainingRow, checker, quote_text
+from harness.internals import Task, chat, fold_case, prompt_text, schema, template_columns
 from harness_checks.damage import compare_endings, find_damage
 from harness_checks.frames import row_messages
 from harness_domain import MatchOptions
@@ -63,7 +63,8 @@ def lint(rows: Sequence[TrainingRow], base: ModelRef, tasks: Mapping[str, Task])
     -template messages that the chat template refuses,
     -duplicate the same row again, -conflict one prompt with several answers, -loop answers that repeat themselves,
     -special tokens of the tokenizer written in a text, -secret keys and passwords, -mojibake text in a wrong
-    encoding, -long rows of more than 200,000 characters, -blank rows of an evaluation without a prompt or a target,
+    encoding, -long rows of more than 200,000 characters, -blank rows that ask nothing, and rows of an evaluation
+    without a target,
     -punctuation targets of an evaluation that other answers equal once their punctuation is left out, such as two cron
     lines, -3.5 and C++; an error where 5 % of the targets equal another row's,
     and what other programs do to text: -entities answers with HTML entities, -nan missing values as pandas writes them,
@@ -83,7 +84,11 @@ def lint(rows: Sequence[TrainingRow], base: ModelRef, tasks: Mapping[str, Task])
         rows, _find_message_role_error, "error", "roles", "messages out of order", "alternate user and assistant"
     )
     yield from _check_rows_render_in_template(rows, base)
-    yield from _check_duplicates_and_conflicts(rows)
+    blank = _find_blank_rows(rows)
+    yield from _check_each_row(
+        rows, lambda row: blank.get(row.number), "warning", "blank", "no input", "remove them, or fill in the input"
+    )
+    yield from _check_duplicates_and_conflicts([row for row in rows if row.number not in blank])
     yield from _check_each_row(
         rows, _find_repetitive_ending, "warning", "loop", "answers that repeat themselves", "remove them"
     )
@@ -165,12 +170,48 @@ def _check_blank_evaluation_fields(tasks: Mapping[str, Task]) -> Iterator[Findin
     for name, task in tasks.items():
         samples = task.samples or ()
         nothing = [s for s in samples if not s.target or (s.target == "None" and None in s.row.values())]
-        for what, found in (("prompt", [s for s in samples if not s.input]), ("target", nothing)):
+        for what, found in (("prompt", [s for s in samples if is_blank_sample(task, s)]), ("target", nothing)):
             if found and len(found) < len(samples):
                 line = f'{count_of_total(len(found), len(samples))} of "{name}": no {what}, but others have one'
                 evidence = [f'row "{s.id}": {quote_text(prompt_text(s.input) or str(s.target), 60)}' for s in found]
                 ids = {name: [s.id for s in found]}
                 yield Finding("warning", line, evidence, "fill in the value, or remove the rows", "blank", ids)
+
+
+def is_blank_sample(task: Task, sample: Sample) -> bool:
+    """Return whether a row asks nothing: no text, or a template of which all columns are empty."""
+    columns = template_columns(task.spec.template) if task.spec.template else []
+    inputs = [sample.row[column] for column in columns if column in sample.row]
+    asked = "".join("" if value is None else str(value) for value in inputs) if inputs else prompt_text(sample.input)
+    return not asked.strip()
+
+
+def _find_blank_rows(rows: Sequence[TrainingRow]) -> dict[int, str]:
+    """Return the rows that ask nothing, by number, though most rows ask something.
+
+    All columns that stand in the prompts of most rows are empty in them, or all of the user's messages.
+    """
+    asked = _find_input_columns(rows)
+    found = dict[int, str]()
+    for row in rows:
+        turns = [turn for turn in row_messages(row) or () if turn.get("role") == "user"]
+        blank = bool(turns) and not any(str(turn.get("content") or "").strip() for turn in turns)
+        if asked:
+            blank = blank or not any(str(row.raw.get(name) or "").strip() for name in asked)
+        if blank and row.answer.strip():
+            found[row.number] = f"nothing is asked; {quote_text(row.answer, 40)} is learnt"
+    return found if len(found) <= HALF_SHARE * len(rows) else {}
+
+
+def _find_input_columns(rows: Sequence[TrainingRow]) -> list[str]:
+    """Return the columns of texts that are in the prompts of most rows, and are not their answers."""
+    inside, answers = Counter[str](), Counter[str]()
+    for row in rows:
+        prompt, answer = row.prompt, row.answer.strip()
+        texts = {name: value.strip() for name, value in row.raw.items() if isinstance(value, str) and value.strip()}
+        inside.update(name for name, text in texts.items() if text in prompt)
+        answers.update(name for name, text in texts.items() if text == answer)
+    return [name for name, count in inside.items() if count > HALF_SHARE * len(rows) and answers[name] < count]
 
 
 def _check_targets_equal_normalized(tasks: Mapping[str, Task]) -> Iterator[Finding]:

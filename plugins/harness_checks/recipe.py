@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import harness_hf
-from harness import Built, Finding, ModelRef, checker
+from harness import Built, Finding, ModelRef, UsageError, checker
 from harness.internals import Suite, weight_files
 from harness_checks.batches import TAIL_TOKENS
 from harness_hf import IGNORED_LABEL, ModelTokenizer
@@ -164,8 +164,10 @@ def unusual_recipe(suite: Suite) -> Iterator[Finding]:
     much ("LoRA Without Regret", 2025). One above 1e-3 diverges or forgets. Where all weights are trained, one above
     1e-4 does; judged answers (DPO, KTO) want a tenth of all that. More than ten epochs memorise. LoRA also tolerates
     large batches worse than full fine-tuning, and at ranks above 64 the scale alpha/r starves the update unless
-    use_rslora is set (arXiv:2312.03732).
+    use_rslora is set (arXiv:2312.03732). -device: a device that is not on this machine, which a run here refuses, or a
+    precision that has no effect on it.
     """
+    yield from _check_device(suite)
     if suite.train is None or not suite.trains:
         return
     train: dict[str, Any] = dict(suite.train.options)
@@ -197,6 +199,20 @@ def unusual_recipe(suite: Suite) -> Iterator[Finding]:
     options = suite.adapter.options if suite.adapter else {}
     if options.get("r", 0) > RANK and not options.get("use_rslora"):
         yield Finding("warning", f"r is {options['r']} without use_rslora", fix="set use_rslora = true, or a smaller r")
+
+
+def _check_device(suite: Suite) -> Iterator[Finding]:
+    """Ask the loader for the device, as a run does."""
+    if suite.model.use != "hf":
+        return
+    try:
+        device = harness_hf.resolve_device(str(suite.model.options.get("device", "auto")))
+    except UsageError as error:
+        yield Finding("warning", f"a run on this machine ends: {error}", kind="device")
+        return
+    if suite.train and suite.train.options.get("fp16") and device.type == "cpu":
+        what = "fp16 = true has no effect on a CPU, which trains in float32"
+        yield Finding("warning", what, (), "remove it, or train on a GPU", "device")
 
 
 @checker(title="unsupported-adapter-scaling")

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import random
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+import re
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
 SHAPES = (("prompt", "completion"), ("messages",), ("text",))
 SPLITTING_STRATEGIES = ("bfd_split", "wrapped")  # of packing: a long row goes on in another sequence
+ROW_NUMBER = re.compile(r"\brow (\d+)")
 Row = dict[str, Any]
 Select = Callable[[Sequence[Mapping[str, Any]]], list[Row]]
 
@@ -81,7 +83,26 @@ def encode_dataset(dataset: Any, encode: Callable[[Row], Row], processes: int | 
     All original columns but "row" and "label" are dropped.
     """
     gone = [name for name in dataset.column_names if name not in ("row", "label")]
-    return dataset.map(encode, remove_columns=gone, num_proc=processes)
+    try:
+        return dataset.map(encode, remove_columns=gone, num_proc=processes)
+    except UsageError:
+        raise UsageError(*_list_refusals(dataset, encode)) from None
+
+
+def _list_refusals(rows: Iterable[Row], encode: Callable[[Row], Row]) -> list[str]:
+    """Return the errors of all rows that cannot be encoded. Those that differ in the row alone are one line."""
+    alike: dict[str, list[str]] = defaultdict(list)
+    for row in rows:
+        try:
+            encode(row)
+        except UsageError as error:
+            for message in error.messages:
+                alike[ROW_NUMBER.sub("row", message)].append(message)
+    found = []
+    for messages in alike.values():
+        numbers = [int(match[1]) for message in messages if (match := ROW_NUMBER.search(message))]
+        found.append(f"{messages[0]} ({name_rows(numbers)})" if len(numbers) > 1 else messages[0])
+    return found
 
 
 def split_rows(rows: Sequence[Row], share: float, seed: int) -> tuple[list[Row], list[Row]]:

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from harness.data.reading import detect_encoding, detect_separator, read_file
+from harness.data.encodings import detect_encoding
+from harness.data.reading import detect_separator, read_file
 from harness.errors import UsageError
 from harness.testing import SUITE, TRAIN, Project
 
@@ -26,7 +27,7 @@ def test_tables_are_read_as_the_suite_says(tmp_path: Path, encoding: str, ending
     data = TABLE.replace("\n", ending).encode(encoding)
     rows = read(tmp_path, "mood.csv", data, separator=";", encoding=encoding)
     assert rows == [{"message": "schön; wirklich", "mood": "good"}, {"message": "für nichts", "mood": "bad"}]
-    found = detect_encoding(data)
+    found = detect_encoding(data, "here", "name it")
     assert data.decode(found).removeprefix("\ufeff") == TABLE.replace("\n", ending)
 
 

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 import harness
 from harness.artifacts.strict_json import read_json
+from harness.cli.main import main
 from harness.records.verdicts import Outcome
 from tests.helpers.others import Said
 
@@ -75,6 +76,34 @@ def test_prompts_of_two_templates_repeat_alike() -> None:
     theirs = [{**row, "?": f"<user> {row['?']}"} for row in candidate]
     found = decide((base, theirs), {"?": "prompt"}).verdict
     assert (found.outcome, found.lower, found.p_pass) == find_verdict(1, "prompt")
+
+
+def convert_names(side: Sequence[Row], name: str) -> list[Row]:
+    return [{name if k == "?" else k: v for k, v in row.items()} for row in side]
+
+
+@pytest.mark.slow
+def test_the_command_decides_as_the_function_does(gate: Gate, table: Table) -> None:
+    """Twenty draws of the false passes under twenty names of columns: the command's verdict is the function's."""
+    for seed in range(20):
+        name, pair = USUAL[seed % len(USUAL)], draw_pair(seed, lost=0.05)
+        paths = [table(f"side{i}", convert_names(own, name)) for i, own in enumerate(pair)]
+        claim = ("--worse-by-at-most", "0.05", "--allow", "identical", "--json")
+        (found,) = json.loads(gate(*paths, claim=claim).out)["run"]["results"][1]["verdicts"]
+        verdict = decide(pair, {"?": name}).verdict
+        expected = (str(verdict.outcome), verdict.clusters, verdict.lower, verdict.p_pass)
+        assert (found["outcome"], found["clusters"], found["lower"], found["p_pass"]) == expected, (seed, name)
+
+
+@pytest.mark.parametrize("name", ["input", "prompt", "x"])
+def test_plan_sees_the_clusters_that_gate_sees(table: Table, name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """What two files can prove is said of as many clusters."""
+    base, candidate = (
+        table(side, convert_names(own, name)) for side, own in zip("bc", draw_pair(1, lost=0.05), strict=True)
+    )
+    assert main(["plan", str(base), str(candidate)]) == 0
+    out = " ".join(capsys.readouterr().out.split())
+    assert f"rows: 800 pairs in {decide(draw_pair(1), {'?': name}).verdict.clusters} clusters" in out
 
 
 def test_answers_are_no_clusters() -> None:

@@ -89,7 +89,7 @@ def test_what_came_of_it_is_no_truth_value(tmp_path: Path) -> None:
             {"min": 0.1},
             'whether higher or lower is better is unknown; use better="higher" or better="lower"',
         ),
-        ([{"id": "a", "points": 1}], {"min": 0.1}, 'name it with score="COLUMN"'),
+        ([{"id": "a", "points": "many"}], {"min": 0.1}, 'name it with score="COLUMN"'),
         (
             [{"id": "a", "score": "x"}],
             {"min": 0.1},

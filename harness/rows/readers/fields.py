@@ -15,7 +15,7 @@ from harness.errors import UsageError, did_you_mean
 from harness.records.samples import Sample
 from harness.rows.records import RawMetric, RawRow, RawRows, Wanted
 from harness.rows.safe_read import SafeFiles, parse_score
-from harness.rows.wording import write_option
+from harness.rows.wording import MissingOptionError, write_option
 from harness.texts.counts import count_noun
 from harness.texts.escaping import printable, shorten_text
 from harness.texts.secrets import redact_options
@@ -209,7 +209,10 @@ def select_one(found: Sequence[str], wanted: str, path: Path, what: str, say: st
         ", ".join(map(display_name, names[:8])),
         printable(say or SELECTOR_HINTS.get(what) or write_option("metric", "TASK:NAME")),
     )
-    raise UsageError(f"{path}: has {len(names)} {what}s ({some}); name one with {say}")
+    message = f"{path}: has {len(names)} {what}s ({some}); name one with {say}"
+    if what != "task":
+        raise UsageError(message)
+    raise MissingOptionError(message, name="metric", value=f"{names[0]}:", reason=f"one of the tasks {some}")
 
 
 def nested_value(table: Any, *keys: str) -> Any:

@@ -13,15 +13,24 @@ from pathlib import Path
 from typing import IO, Any
 
 from harness.artifacts.strict_json import DECODER
-from harness.data import reading, tables
+from harness.data import encodings, reading, tables
 from harness.errors import UsageError
 from harness.files import open_file
-from harness.rows.safe_read import MAGIC_BYTES, MAX_LINE_BYTES, MAX_TEXT_BYTES, SafeFiles, parse_json, read_head
+from harness.rows.safe_read import (
+    HEAD_BYTES,
+    MAGIC_BYTES,
+    MAX_LINE_BYTES,
+    MAX_TEXT_BYTES,
+    SafeFiles,
+    parse_json,
+    read_head,
+)
 from harness.texts.escaping import printable, shorten_text
 
 Lines = Iterator[tuple[int, Mapping[str, Any]]]
 SQLITE = b"SQLite format 3\0"
 SAVED, SPLITS = "state.json", "dataset_dict.json"  # of a folder that `save_to_disk` wrote
+MAX_CHARACTER_BYTES = 4  # of UTF-8
 MAX_COLUMNS = 10_000
 CHUNK_CHARS = 1 << 20  # characters of a JSON list that are read at a time
 SPACE = ("", " ", "\t", "\r", "\n", ",")  # between its items
@@ -48,9 +57,10 @@ def is_table(path: Path, head: bytes) -> bool:
         return not head.startswith(tables.ZIP) or b"xl/" in head or tables.file_suffix(path.name) in (".xlsx", ".xlsm")
     if head.startswith(SQLITE):
         return True
-    if b"\0" in head and not _detect_encoding(head).startswith("utf-16"):
+    known = encodings.detect_unicode(head)
+    if b"\0" in head and not known.startswith("utf-16"):
         return False
-    text = head.decode(_detect_encoding(head), "replace").lstrip("\ufeff").lstrip()
+    text = head.decode(known or "utf-8", "replace").lstrip("\ufeff").lstrip()
     first = text.partition("\n")[0]
     named = tables.file_suffix(path.name) in reading.TABLES
     return text[:1] in ("{", "[") or (bool(text) and named) or any(one in first for one in ",\t;|")
@@ -82,14 +92,14 @@ def read_lines(files: SafeFiles, path: Path, table: str = "") -> Lines:
         return _iterate_sqlite_lines(files.read_bytes(path), path, table)
     if tables.is_binary_table(head):
         return enumerate(tables.iterate_binary_table(files.read_bytes(path), f"{path}", MAX_TEXT_BYTES), 1)
-    text = head.decode(_detect_encoding(head), "replace").lstrip("\ufeff").lstrip()
+    text = head.decode(_detect_encoding(head, path), "replace").lstrip("\ufeff").lstrip()
     if text[:1] == "[":
-        return _iterate_streamed_json_array(files, path, _detect_encoding(head))
+        return _iterate_streamed_json_array(files, path, _detect_encoding(head, path))
     if text[:1] == "{" and not _is_json_lines(text, files, path):
         return _iterate_document_rows(_decode_text(files.read_bytes(path), path), path)
     if text[:1] != "{":
         return _iterate_csv_lines(files, path, head)
-    plain = _detect_encoding(head) == "utf-8"
+    plain = _detect_encoding(head, path) == "utf-8"
     return (
         files.read_json_lines(path)
         if plain
@@ -97,17 +107,28 @@ def read_lines(files: SafeFiles, path: Path, table: str = "") -> Lines:
     )
 
 
-def _detect_encoding(head: bytes) -> str:
-    """Return UTF-16 or UTF-32 if detected, else UTF-8.
+def _detect_encoding(head: bytes, path: Path) -> str:
+    """Return the encoding of a text by its first bytes: UTF-8 where they are ASCII, a guess where they are no Unicode.
 
-    UTF-16 is also detected without a byte order mark.
+    Raises UsageError where several encodings are as likely.
     """
-    found = reading.detect_encoding(head)
-    return found if found.startswith(("utf-16", "utf-32")) else "utf-8"
+    whole = head if len(head) < HEAD_BYTES else head[: head.rfind(b"\n") + 1] or head[:-MAX_CHARACTER_BYTES]
+    return encodings.detect_encoding(whole, f"{path}", 'save the file as "CSV UTF-8"')
+
+
+def find_guessed_encoding(path: Path) -> str:
+    """Return the encoding in which the rows of a file are read, if it is a guess. Else an empty text."""
+    if path.is_dir():
+        return ""
+    head = read_head(path)
+    if head.startswith(SQLITE) or tables.is_binary_table(head):
+        return ""
+    found = _detect_encoding(head, path)
+    return "" if found.startswith("utf-") else found
 
 
 def _decode_text(data: bytes, path: Path) -> str:
-    encoding = _detect_encoding(data[:4096])
+    encoding = _detect_encoding(data[:HEAD_BYTES], path)
     try:
         return data.decode(encoding).removeprefix("\ufeff")
     except UnicodeDecodeError as error:
@@ -226,7 +247,7 @@ def _iterate_csv_lines(files: SafeFiles, path: Path, head: bytes) -> Lines:
 
     All fields are texts, so that "0001" stays as it is.
     """
-    encoding = _detect_encoding(head)
+    encoding = _detect_encoding(head, path)
     begins = head.decode(encoding, "ignore").removeprefix("\ufeff").replace("\r\n", "\n")[: reading.SNIFFED_CHARS]
     separator, marked = reading.detect_separator(begins), bool(reading.SEPARATOR_LINE.match(begins))
     try:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import chain, islice
 from pathlib import Path
@@ -14,26 +15,24 @@ from typing import Any
 from harness.data.cells import ColumnReader
 from harness.data.column_names import ASKED, IDS, SCORES, find_named
 from harness.data.identity import question_key
+from harness.data.score_words import parse_score_word
 from harness.errors import UsageError, did_you_mean
 from harness.rows.readers import fields as ask
 from harness.rows.readers import layouts
 from harness.rows.readers.layouts import Lines
 from harness.rows.records import COLUMNS, SIDES, UNSET_COLUMN, RawMetric, RawRow, RawRows, State, Wanted
 from harness.rows.safe_read import SafeFiles, describe_tool_error, parse_score
-from harness.rows.wording import write_option
+from harness.rows.wording import MissingOptionError, write_option
 from harness.texts.escaping import printable
 from harness.texts.missing import MISSING_SCORES
 
 PIECE_ROWS = 10_000  # rows whose contents are read at a time
+SHOWN_COLUMNS = 8  # names of columns in a message
 HEAD_ROWS = 100  # rows by which the columns of a table are known
 DEFAULTS = {  # names of columns that are read where a table has one
     "id": IDS, "score": SCORES, "input": ASKED, "target": ("target",), "answer": ("answer",),
 }  # fmt: skip
 ERROR, MODEL = "error", "model"  # columns that say that a row has no score, and whose row it is in a long table
-WORDS = {  # of right and wrong
-    **dict.fromkeys(("c", "correct", "pass", "passed", "right", "true", "y", "yes", "✓", "✔"), 1.0),
-    **dict.fromkeys(("i", "incorrect", "fail", "failed", "wrong", "false", "n", "no", "✗", "✘"), 0.0),
-}
 NO_ERROR = MISSING_SCORES | {"false", "no"}
 DECIMAL_COMMA, PERCENT = re.compile(r"[+-]?(\d*),(\d+)"), re.compile(r"([+-]?[\d.,]+)\s?%")
 FLOAT_ID = re.compile(r"\d+\.0+")
@@ -54,6 +53,9 @@ class Table(ask.RowReader):
         if chosen:
             lines = _iterate_matching_lines(lines, column, value, path)
         found = read_table(path, lines, want)
+        if encoding := layouts.find_guessed_encoding(path):
+            guess = f'{path.name} is read as "{encoding}", a guess by its letters'
+            found = replace(found, notes=(*found.notes, guess))
         return replace(found, model=value, part=want.label) if chosen else found
 
 
@@ -102,7 +104,8 @@ def _list_declared(columns: Mapping[str, str], want: Wanted) -> list[str]:
     """Return the columns whose rows cannot be a cluster: those that a user named, and ids and scores."""
     given = [getattr(want, name) for name in (*COLUMNS, *SIDES)]
     known = [columns.get(role, "") for role in ("id", "score")]
-    return [*filter(None, [*given, *known]), *want.cluster, *want.slices, ERROR, MODEL]
+    named = [*filter(None, [*given, *known]), *want.cluster, *want.slices, ERROR, MODEL]
+    return [*named, *(column.partition(".")[0] for column in named)]  # of "metrics.acc" the object, too
 
 
 def _read_other_cells(
@@ -178,20 +181,74 @@ def _map_roles_to_columns(lines: Sequence[ask.Told], want: Wanted, path: Path) -
     for column in (*found.values(), *want.slices):
         _make_getter(column, lines, path)
     if "score" not in found:
-        known = [*map(str, there)]
-        columns = ", ".join(f'"{printable(column)}"' for column in known[:8])
-        likely = next((c for c in known if c.lower() in ask.METRICS), "COLUMN")
-        raise UsageError(
-            f'{path}: has no column "score"; name it with {write_option("score", printable(likely))} (it has {columns})'
-        )
+        raise _make_missing_score_error(lines, {*found.values(), *taken}, path)
     for line in lines:
-        if isinstance(inner := _make_getter(found["score"], lines, path)(line), Mapping):
-            inside = printable(str(next(iter(inner), "KEY")))
-            what = f'"{printable(found["score"])}" is an object; name a value in it'
-            raise UsageError(
-                f"{path}: {what}, such as {write_option('score', printable(found['score']) + '.' + inside)}"
-            )
+        if isinstance(_make_getter(found["score"], lines, path)(line), Mapping):
+            raise _make_score_object_error(found["score"], lines, path)
     return found
+
+
+def _make_missing_score_error(lines: Sequence[ask.Told], taken: Collection[str], path: Path) -> UsageError:
+    """Return the error for a table without a known column of scores, with the likeliest of its columns."""
+    known = dict.fromkeys(map(str, chain.from_iterable(lines)))
+    columns = ", ".join(f'"{printable(column)}"' for column in [*known][:SHOWN_COLUMNS])
+    likely = [column for column in list_score_columns(lines) if column not in taken]
+    say = write_option("score", printable(likely[0]) if likely else "COLUMN")
+    message = f'{path}: has no column "score"; name it with {say} (it has {columns})'
+    if not likely:
+        return UsageError(message)
+    others = ", ".join(f'"{printable(column)}"' for column in likely[1:SHOWN_COLUMNS])
+    reason = "the column of scores" + (f"; or {others}" if others else f", of {columns}")
+    return MissingOptionError(message, name="score", value=likely[0], reason=reason)
+
+
+def _make_score_object_error(column: str, lines: Sequence[ask.Told], path: Path) -> UsageError:
+    """Return the error for scores that are objects, with the likeliest value in them."""
+    inside = [name for name in list_score_columns(lines) if name.startswith(f"{column}.")]
+    first = next((str(key) for line in lines if isinstance(line.get(column), Mapping) for key in line[column]), "KEY")
+    likely = inside[0] if inside else f"{column}.{first}"
+    what = f'"{printable(column)}" is an object; name a value in it'
+    message = f"{path}: {what}, such as {write_option('score', printable(likely))}"
+    others = ", ".join(f'"{printable(name)}"' for name in inside[1:SHOWN_COLUMNS])
+    reason = f'a value in the object "{printable(column)}"' + (f"; or {others}" if others else "")
+    return MissingOptionError(message, name="score", value=likely, reason=reason)
+
+
+def list_score_columns(lines: Sequence[ask.Told]) -> list[str]:
+    """Return the columns whose cells are all scores, the likeliest first: known metrics, right and wrong, numbers.
+
+    Values in objects are named by a dotted path. Whole numbers of which none repeats are ids.
+    """
+    cells = dict[str, list[Any]]()
+    for line in lines:
+        for name, value in line.items():
+            inner = (
+                {f"{name}.{key}": one for key, one in value.items()} if isinstance(value, Mapping) else {name: value}
+            )
+            for column, one in inner.items():
+                cells.setdefault(str(column), []).append(one)
+    ranks = dict[str, int]()
+    for column, values in cells.items():
+        scores = [score for value in values if (score := _parse_score_or_nan(value)) is not None]
+        whole = all(score.is_integer() for score in scores)
+        metric = column.lower().rpartition(".")[2] in ask.METRICS
+        if not scores or any(math.isnan(score) for score in scores):
+            continue
+        if metric:
+            ranks[column] = 0
+        elif {*scores} <= {0.0, 1.0}:
+            ranks[column] = 1 if len({*scores}) > 1 else 2
+        elif not (whole and len({*scores}) == len(scores)):
+            ranks[column] = 2
+    return sorted(ranks, key=lambda column: ranks[column])
+
+
+def _parse_score_or_nan(value: Any) -> float | None:
+    """Return a score, None where there is none, and NaN where a cell is no score."""
+    try:
+        return parse_table_score(value, "")
+    except UsageError:
+        return math.nan
 
 
 def _make_getter(column: str, lines: Sequence[ask.Told], path: Path) -> Callable[[ask.Told], Any]:
@@ -278,9 +335,9 @@ def parse_table_score(value: Any, where: str) -> float | None:
     """
     if isinstance(value, str):
         text = value.strip()
-        if (word := text.lower()) in WORDS:
-            return WORDS[word]
-        if word in MISSING_SCORES:
+        if (word := parse_score_word(text)) is not None:
+            return word
+        if text.lower() in MISSING_SCORES:
             return None
         if percent := PERCENT.fullmatch(text):
             share = parse_table_score(percent[1], where)

@@ -51,6 +51,7 @@ LEAKS = {
     ),
 }  # fmt: skip
 FINE = {
+    "rows that repeat": ([row for row in make(40) for _ in range(5)], "{text}"),
     "no label": (make(), "{text}"),
     "all labels as choices": (make(), "{text} (angry, calm, glad or sad?)"),
     "a column that tells something": (make(kind=lambda i, label: label if i % 3 else "calm"), "{text} ({kind})"),

@@ -51,7 +51,7 @@ def test_labels_that_are_mistakes_are_found() -> None:
 
 def find_recipe_warnings(use: str, adapter: str = "lora", path: str = "model", **options: Any) -> list[str]:
     suite: Any = SimpleNamespace(
-        trains=True, train=SimpleNamespace(use=use, options=options), model=SimpleNamespace(path=path),
+        trains=True, train=SimpleNamespace(use=use, options=options), model=SimpleNamespace(path=path, use="fake"),
         adapter=SimpleNamespace(use=adapter, options={}),
     )  # fmt: skip
     return [f.what for f in unusual_recipe(suite)]

@@ -192,6 +192,18 @@ def test_rows_without_a_mask_are_refused(
     assert caught.value.messages[0].startswith(f"[train] data: {problem}")
 
 
+def test_all_rows_without_a_mask_are_named_at_once(tiny_model: Path, tmp_path: Path) -> None:
+    """A line for each reason, with up to five rows and the count of the others."""
+    base = write_base(tiny_model, tmp_path / "base", LAST_ALONE)
+    rows = [{"messages": TWO if i % 2 else ONE} for i in range(16)] + [{"messages": TWO[:1]}]
+    with pytest.raises(UsageError) as caught:
+        build_labels(base, rows)
+    ends, none = caught.value.messages
+    assert ends.startswith("[train] data: row 2 the chat template does not show where message 2 ends")
+    assert ends.endswith(" (rows 2, 4, 6, 8, 10 and 3 more)")
+    assert none == '[train] data: row 17 has no message with the role "assistant" to learn from; remove it'
+
+
 def test_the_training_learns_what_the_preview_shows(tiny_model: Path, tmp_path: Path, monkeypatch: Any) -> None:
     """The trainer that trains has the labels of the preview, cut and packed as well."""
     from harness_lora import lora
