@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from harness.data import reading
 from harness.data.rows import (
@@ -17,6 +16,7 @@ from harness.data.rows import (
     read_answer,
     training_template_arguments,
 )
+from harness.data.turns import split_preference_pair
 from harness.errors import Mistakes, UsageError, did_you_mean
 
 LABELS = {"true": True, "false": False, "1": True, "0": False}  # of KTO, as a table writes them in small letters
@@ -68,29 +68,3 @@ def _read_judged_row(row: Row) -> Row:
     read = {name: read_answer(row[name], row) for name in ANSWERS if name in row}
     label = row.get("label")
     return {**row, **read} | ({"label": LABELS.get(label.lower(), label)} if isinstance(label, str) else {})
-
-
-def split_preference_pair(row: Mapping[str, Any]) -> Row:
-    """Split two conversations into prompt, chosen and rejected answer.
-
-    Both hold the prompt, and the answers begin where the two differ. If they differ within the question, the rejected
-    conversation stays whole. Empty for other rows.
-    """
-    prompt, one, two = row.get("prompt"), row["chosen"], row["rejected"]
-    if not (isinstance(one, list) and isinstance(two, list) and one) or _has_leading_assistant_message(
-        one
-    ):  # nothing is asked
-        return {}
-    last = min(len(one), len(two)) - 1
-    same = next((i for i in range(last) if one[i] != two[i]), max(last, 0))
-    if isinstance(prompt, list) and prompt != one[: len(prompt)]:
-        return {}
-    if not (
-        _has_leading_assistant_message(one[same : same + 1]) and _has_leading_assistant_message(two[same : same + 1])
-    ):
-        return {"prompt": one[:-1], "chosen": one[-1:], "rejected": two}
-    return {"prompt": one[:same], "chosen": one[same:], "rejected": two[same:]}
-
-
-def _has_leading_assistant_message(messages: Sequence[Any]) -> bool:
-    return bool(messages) and isinstance(messages[0], Mapping) and messages[0].get("role") == "assistant"

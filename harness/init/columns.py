@@ -13,12 +13,12 @@ from statistics import fmean
 from typing import Any
 
 from harness.data import chat
+from harness.data.accepted_answers import list_accepted_answers
 from harness.data.column_names import GROUPS, INPUTS, LABELS, LONG_LABELS, PAIRS, plain_name
 from harness.data.identity import canonical_text
+from harness.data.layouts import AMBIGUOUS, Layout
+from harness.data.turns import format_value
 from harness.errors import UsageError, did_you_mean
-from harness.init.answers import list_accepted_answers
-from harness.init.layouts import AMBIGUOUS, Layout
-from harness.init.turns import format_value
 from harness.texts.missing import MISSING_VALUES
 
 Row = dict[str, Any]

@@ -18,10 +18,12 @@ from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 from harness.data import reading
+from harness.data.accepted_answers import find_final_number
+from harness.data.layouts import Layout, find_layout
 from harness.data.rows import read_rows
+from harness.data.turns import list_unread_keys
 from harness.errors import UsageError, did_you_mean
 from harness.files import write_text
-from harness.init.answers import find_final_number
 from harness.init.columns import (
     MAX_TRAINING_ROWS,
     MIN_PART_ROWS,
@@ -38,8 +40,6 @@ from harness.init.columns import (
     split_rows,
     to_layout,
 )
-from harness.init.layouts import Layout, find_layout
-from harness.init.turns import list_unread_keys
 from harness.texts.numbers import format_bytes
 from harness.texts.printing import print_line
 

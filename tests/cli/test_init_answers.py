@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from harness.cli.main import main
-from harness.init.answers import find_final_number, list_accepted_answers
+from harness.data.accepted_answers import find_final_number, list_accepted_answers
 from harness.pipeline.run import Options, prepare_collection
 
 ROWS = 90

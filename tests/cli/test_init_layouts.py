@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from harness.cli.main import main
-from harness.init.layouts import find_layout
+from harness.data.layouts import find_layout
 from harness.pipeline.run import Options, prepare_collection
 
 Row = dict[str, Any]

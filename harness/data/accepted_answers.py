@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from harness.init.turns import format_value, parse_json_cell
+from harness.data.turns import format_value, parse_json_cell
 
 FINAL_NUMBER = re.compile(r"\n#### *\$?([-+]?[0-9]+(?:,[0-9]{3})*(?:\.[0-9]+)?)\s*\Z")
 

@@ -156,3 +156,29 @@ def list_unread_keys(rows: Sequence[Row], columns: Collection[str]) -> list[str]
     turns = (turn for cell in cells for turn in (cell if isinstance(cell, list) else [cell]) if is_turn(turn))
     found = dict.fromkeys(key for turn in turns for key, value in turn.items() if value is not None)
     return [key for key in found if key not in (*READ_KEYS, *KEPT_KEYS)]
+
+
+def split_preference_pair(row: Mapping[str, Any]) -> Row:
+    """Split two conversations into prompt, chosen and rejected answer.
+
+    Both hold the prompt, and the answers begin where the two differ. If they differ within the question, the rejected
+    conversation stays whole. Empty for other rows.
+    """
+    prompt, one, two = row.get("prompt"), row["chosen"], row["rejected"]
+    if not (isinstance(one, list) and isinstance(two, list) and one) or _has_leading_assistant_message(
+        one
+    ):  # nothing is asked
+        return {}
+    last = min(len(one), len(two)) - 1
+    same = next((i for i in range(last) if one[i] != two[i]), max(last, 0))
+    if isinstance(prompt, list) and prompt != one[: len(prompt)]:
+        return {}
+    if not (
+        _has_leading_assistant_message(one[same : same + 1]) and _has_leading_assistant_message(two[same : same + 1])
+    ):
+        return {"prompt": one[:-1], "chosen": one[-1:], "rejected": two}
+    return {"prompt": one[:same], "chosen": one[same:], "rejected": two[same:]}
+
+
+def _has_leading_assistant_message(messages: Sequence[Any]) -> bool:
+    return bool(messages) and isinstance(messages[0], Mapping) and messages[0].get("role") == "assistant"

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from harness.data.choices import find_choice_index
-from harness.init.turns import format_value, parse_json_cell
+from harness.data.turns import format_value, parse_json_cell
 
 Row = dict[str, Any]
 # names of columns, in small letters and without spaces and marks

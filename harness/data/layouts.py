@@ -11,11 +11,9 @@ from itertools import pairwise
 from typing import Any, Literal
 
 from harness.data import chat
+from harness.data.choice_layouts import ChoiceColumns, ChoiceRow, find_choices
 from harness.data.column_names import ANSWERS, CHATS, CONTEXTS, PROMPTS
-from harness.data.judged_rows import split_preference_pair
-from harness.errors import UsageError
-from harness.init.choices import ChoiceColumns, ChoiceRow, find_choices
-from harness.init.turns import (
+from harness.data.turns import (
     add_system_message,
     format_value,
     join_text,
@@ -23,10 +21,12 @@ from harness.init.turns import (
     read_history,
     read_template_arguments,
     read_text_or_turns,
+    split_preference_pair,
     take_system_messages,
     to_answer_turns,
     to_messages,
 )
+from harness.errors import UsageError
 
 Row = dict[str, Any]
 Kind = Literal["columns", "chat", "completion", "choice", "preference"]
