@@ -65,6 +65,9 @@ PAIRS = (
 )  # fmt: skip
 """Columns that are inputs together."""
 
+OWN_NAMES = {"input": ("input", "prompt", "question"), "target": ("target", "completion", "answer")}
+"""What a suite's own columns are called; before other names, the first of each is the name of the role."""
+
 CHATS = ("messages", "conversations", "conversation")
 PROMPTS = ("prompt", "question", "instruction", "query", "input")  # of preference pairs
 ANSWERS = ("output", "response", "completion", "answer")  # of Alpaca and its relatives

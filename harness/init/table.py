@@ -19,26 +19,17 @@ from typing import Any, NamedTuple
 
 from harness.data import reading
 from harness.data.accepted_answers import find_final_number
-from harness.data.layouts import Layout, find_layout
+from harness.data.layouts import Layout
+from harness.data.resolver import Resolution, Roles, Row, quote_text, resolve_table
 from harness.data.rows import read_rows
-from harness.data.turns import list_unread_keys
-from harness.errors import UsageError, did_you_mean
+from harness.errors import UsageError
 from harness.files import write_text
 from harness.init.columns import (
     MAX_TRAINING_ROWS,
     MIN_PART_ROWS,
-    NUMBER,
     CleanRows,
-    Roles,
-    Row,
     clean_rows,
-    find_roles,
-    list_names,
-    quote_text,
-    rename_columns,
-    safe_name,
     split_rows,
-    to_layout,
 )
 from harness.texts.numbers import format_bytes
 from harness.texts.printing import print_line
@@ -51,7 +42,7 @@ EXACT_MATCH_WORDS, GENERATED_WORDS, MAX_ANSWER_TOKENS = 5, 30, 512
 PARTS, ROLES, LEAKS = ("train", "select", "confirm"), ("input", "label", "group"), ("D10",)
 OPTIONS = (*ROLES, "separator", "encoding", "model")
 ALPHA = 0.05  # of the suite
-EMPTY = {"", "[]", "{}"}  # cells without a value
+NUMBER = re.compile(r"[-+]?[0-9]+(?:[.,][0-9]+)?")
 FILES = ("suite.toml", *(f"data/{part}.jsonl" for part in PARTS))
 NEAR_COPIES_TEXT = "near-copies of rows of another part"
 TEMPLATES = Path(__file__).parent / "templates"
@@ -88,7 +79,7 @@ def make_suite_files(args: argparse.Namespace) -> tuple[dict[str, str], dict[str
         print_line(f"reading {path.name}, {format_bytes(taken)}", sys.stderr)
     rows = read_rows(args.data, Path(), lambda _: None, "--data", how)
     try:
-        draft, cleaned, unused = _make_draft(args, rows)
+        draft, cleaned, resolution = _make_draft(args, rows)
         dropped, doubts = cleaned.dropped, [] if args.encoding else _describe_doubtful_encoding(how, rows)
         dropped[f"more than the {MAX_TRAINING_ROWS:,} used for training"] = len(cleaned.rows) - sum(
             map(len, draft.parts.values())
@@ -96,7 +87,8 @@ def make_suite_files(args: argparse.Namespace) -> tuple[dict[str, str], dict[str
         if taken > LARGE_TABLE_BYTES:
             print_line(f"looking for near-duplicates among {sum(map(len, draft.parts.values())):,} rows", sys.stderr)
         draft, near = _drop_near_duplicates(draft)
-        told = _print_draft_report(draft, how, len(rows), dropped + near, [*doubts, *unused, *cleaned.notes])
+        notes = [*doubts, *cleaned.notes]
+        told = _print_draft_report(draft, resolution, how, len(rows), dropped + near, notes)
     except UsageError as error:
         raise UsageError(*(f"{args.data}: {message}" for message in error.messages)) from None
     return draft.files(), told
@@ -112,36 +104,24 @@ def _describe_doubtful_encoding(how: Mapping[str, str], rows: Sequence[Row]) -> 
     return [f'{what} --encoding, such as "gbk", "cp1251" or "cp1256"'] if foreign > MAX_FOREIGN * len(words) else []
 
 
-def _make_draft(args: argparse.Namespace, rows: Sequence[Row]) -> tuple[Draft, CleanRows, list[str]]:
+def _make_draft(args: argparse.Namespace, rows: Sequence[Row]) -> tuple[Draft, CleanRows, Resolution]:
     """Draft a suite from the rows of a table.
 
-    Also returns the cleaned rows, and lines on columns and keys of messages that are not used.
+    Also returns the cleaned rows, and what the columns were taken for.
     """
-    layout = find_layout(rows) if args.input is None and args.label is None else None
-    unread = list_unread_keys(rows, layout.used) if layout else []
-    rows, columns = rename_columns(rows, 1 if layout else 2)
-    safe = {role: name and safe_name(name) for role in ("label", "group") for name in [getattr(args, role)]}
-    if layout:
-        group = safe["group"]
-        if group is not None and group not in columns:
-            raise UsageError(f'--group "{group}": column does not exist{did_you_mean(group, columns)}')
-        asks = layout.columns.get("prompt") or next(iter(layout.columns.values()))
-        roles = Roles((asks,), "", group, {"group": "as given"})
-    else:
-        roles = find_roles(columns, {"input": args.input, **safe}, _ask_column)
-        layout = to_layout(rows, columns, roles)
-        if roles.label in columns[roles.label]:
-            name = quote_text(roles.label)
-            raise UsageError(f"column name {name} is also one of its values; add a header line to the file")
+    given = {role: getattr(args, role) for role in ROLES}
+    resolution = resolve_table(rows, given, _ask_column)
+    layout, roles, rows, columns = resolution.layout, resolution.roles, resolution.rows, resolution.texts
+    if roles.label and roles.label in columns[roles.label]:
+        raise UsageError(
+            f"column name {quote_text(roles.label)} is also one of its values; add a header line to the file"
+        )
     cleaned = clean_rows(rows, columns, layout, roles.group)
     strata = cleaned.answers if cleaned.choices and not roles.group else None
     split = split_rows(cleaned.groups, strata, roles.group or ", ".join(roles.inputs))
     parts = {part: [cleaned.rows[i] for i in places] for part, places in split.items()}
-    used = {*map(safe_name, layout.used), *layout.used, roles.group, "id"}
-    unused = [name for name, texts in columns.items() if name not in used and not EMPTY.issuperset(texts)]
     draft = Draft(Path(args.data).name, args.model or MODEL, layout, roles, cleaned.choices, parts, cleaned.cluster)
-    lines = [f"not used: {list_names(unused)}"] if unused else []
-    return draft, cleaned, lines + ([f"not used in messages: {list_names(unread)}"] if unread else [])
+    return draft, cleaned, resolution
 
 
 def _ask_column(role: str, among: Sequence[str]) -> str:
@@ -345,7 +325,7 @@ def _drop_near_duplicates(draft: Draft) -> tuple[Draft, Counter[str]]:
 
 
 def _print_draft_report(
-    draft: Draft, how: Mapping[str, str], rows: int, dropped: Counter[str], notes: Sequence[str]
+    draft: Draft, resolution: Resolution, how: Mapping[str, str], rows: int, dropped: Counter[str], notes: Sequence[str]
 ) -> dict[str, Any]:
     """Print a draft's findings, and return them as data.
 
@@ -359,15 +339,11 @@ def _print_draft_report(
             f"all {often} rows for the final verdict have the label {quote_text(answer)}; add rows with other labels"
         )
     lines = [f"{draft.source}: {rows:,} rows" + "".join(f", {key} {quote_text(value)}" for key, value in how.items())]
-    if layout.kind == "columns":
-        named = {"input": ", ".join(map(quote_text, roles.inputs)), "label": quote_text(roles.label)}
-        lines += [f"{role}: {name}, {roles.why[role]}" for role, name in named.items()]
-    else:
-        columns = ", ".join(f"{role} {list_names(names.split(', '))}" for role, names in layout.columns.items())
-        lines.append(f"layout: {layout.name}; {columns}")
-    group = f"group: {quote_text(roles.group)}, {roles.why['group']}" if roles.group else ""
-    group += f', written as "{draft.cluster}"' if roles.group != draft.cluster else ""
-    lines.append(group or "group: none; --group COLUMN keeps the rows of one user or document together")
+    lines += resolution.describe()
+    if roles.group and roles.group != draft.cluster:
+        lines.append(f'group: {quote_text(roles.group)}, written as "{draft.cluster}"')
+    if not roles.group:
+        lines.append("group: none; --group COLUMN keeps the rows of one user or document together")
     metric, _, kind = draft.evaluator()
     if draft.choices:
         lines.append(f"choices: {', '.join(map(quote_text, draft.choices))}")
