@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from harness.data import reading
+from harness.data.column_names import PROMPTS
 from harness.data.rows import (
     ANSWERS,
     Arguments,
@@ -40,7 +41,7 @@ def to_judged_rows(rows: Rows, names: Sequence[str], columns: Columns, where: st
     named = []
     for row in rows:
         found = {**row, **{name: row[column] for name, column in columns.items()}}
-        asked = next((found[name] for name in ("prompt", "question", "input") if name in found), None)
+        asked = next((found[name] for name in PROMPTS if name in found), None)
         found |= {"prompt": asked} if asked is not None else {}
         named.append(
             found | (split_preference_pair(found) if {"chosen", "rejected"} <= {*names} & found.keys() else {})

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
@@ -17,15 +17,20 @@ from typing import Any
 from harness.data.accepted_answers import list_accepted_answers
 from harness.data.cells import MAX_CATEGORIES, MAX_CATEGORY_CHARS, MIN_ROWS_PER_CATEGORY
 from harness.data.column_names import (
+    ANSWERS,
+    CHATS,
     GROUPS,
     INPUTS,
     LABELS,
     LONG_LABELS,
     OWN_NAMES,
     PAIRS,
+    PROMPTS,
+    SYSTEMS,
+    describe_role,
     plain_name,
 )
-from harness.data.layouts import Layout, find_layout
+from harness.data.layouts import AMBIGUOUS, Layout, find_layout
 from harness.data.turns import format_value, list_unread_keys
 from harness.errors import UsageError, did_you_mean
 
@@ -38,6 +43,10 @@ SHOWN_COLUMNS = 10  # names of columns in a line
 MIN_GROUPS = 50  # of a column that is taken for one of groups
 BY_FEW_VALUES = "by its few distinct values"
 EMPTY = {"", "[]", "{}"}  # cells without a value
+
+
+class AmbiguousColumnError(UsageError):
+    """Columns of which several could have a role, or none."""
 
 
 @dataclass(frozen=True)
@@ -64,13 +73,13 @@ class Resolution:
         """Describe the roles of the columns that are used."""
         roles = self.roles
         if self.layout.kind == "columns":
-            named = {"input": ", ".join(map(quote_text, roles.inputs)), "label": quote_text(roles.label)}
-            lines = [f"{role}: {name}, {roles.why[role]}" for role, name in named.items()]
+            named = {"input": roles.inputs, "label": [roles.label]}
+            lines = [describe_role(role, columns, roles.why[role]) for role, columns in named.items()]
         else:
             used = self.layout.columns.items()
             columns = ", ".join(f"{role} {list_names(names.split(', '))}" for role, names in used)
             lines = [f"layout: {self.layout.name}; {columns}"]
-        return lines + ([f"group: {quote_text(roles.group)}, {roles.why['group']}"] if roles.group else [])
+        return lines + ([describe_role("group", [roles.group], roles.why["group"])] if roles.group else [])
 
 
 def resolve_table(rows: Sequence[Row], given: Given, ask: Ask) -> Resolution:
@@ -120,7 +129,7 @@ def rename_columns(rows: Sequence[Row], fewest: int = 2) -> tuple[list[Row], dic
             raise UsageError(f"the columns {both} have one name in a template, {quote_text(safe)}; rename one")
     if len(names) < fewest:
         want = "an input column and another column with its label or answer are needed"
-        raise UsageError(f"its columns are {list_names([*names]) or 'none'}; {want}")
+        raise AmbiguousColumnError(f"its columns are {list_names([*names]) or 'none'}; {want}")
     rows = [{names[name]: value for name, value in row.items()} for row in rows]
     return rows, {name: [format_value(row.get(name)) for row in rows] for name in names.values()}
 
@@ -158,7 +167,8 @@ def find_roles(columns: Columns, given: Mapping[str, str | None], ask: Ask) -> R
     pair = () if inputs or {given["label"], given["group"]} & {*pair} else pair
     few = [c for c, texts in columns.items() if _has_few_repeated_labels(Counter(texts))]
     free = [c for c in columns if c not in (*inputs, *pair, *given.values())]
-    other = [c for c in columns if c not in (inputs or named["input"][:1])] if len(columns) == 2 else []
+    first = inputs or named["input"][:1] or [*columns][:1]
+    other = [column for column in columns if column not in first] if len(columns) == 2 else []
     by_name = "by its name"
     own = {role: [column for column in columns if lower_names[column] in names] for role, names in OWN_NAMES.items()}
     ways = (
@@ -171,7 +181,7 @@ def find_roles(columns: Columns, given: Mapping[str, str | None], ask: Ask) -> R
     if not (inputs := inputs or pair):
         length = sorted((fmean(map(len, columns[c])), c) for c in left)
         longest = [c for size, c in length[-1:] if len(length) == 1 or size > 2 * length[-2][0]]
-        by_names = ((by_name, own["input"]), (by_name, named["input"]))
+        by_names = ((by_name, own["input"]), (by_name, named["input"]), ("the other column", left if other else []))
         asked, of_input = _choose_or_ask_column(("input", None), left, (*by_names, ("the longest texts", longest)), ask)
         inputs = (asked,)
     if label in inputs or given["group"] in (*inputs, label) or len({*inputs}) < len(inputs):
@@ -238,3 +248,75 @@ def to_layout(rows: Sequence[Row], columns: Columns, roles: Roles) -> Layout:
         made.append({name: columns[name][i] for name in roles.inputs} | answer)
     used = {"input": ", ".join(roles.inputs), "label": roles.label}
     return Layout("columns", "", used, asked, [" ".join(texts[0].split()) for texts in accepted], made)
+
+
+@dataclass(frozen=True)
+class SuiteRows:
+    """Rows as a suite reads them, and the columns that are still to be mapped.
+
+    `lines` describe what columns were taken for; there are none where the names are a suite's own, or were declared.
+    """
+
+    rows: list[Row]
+    columns: Mapping[str, str]
+    lines: Sequence[str] = ()
+
+
+def resolve_suite_rows(
+    rows: list[Row],
+    columns: Mapping[str, str],
+    template: str | None,
+    *,
+    kept: Collection[str] = (),
+    training: bool = False,
+) -> SuiteRows:
+    """Give rows of any layout the columns of a suite: messages, or input and target.
+
+    `columns` are those that a suite maps, by its own names, and `kept` others that it names, such as slices. Rows with
+    a suite's own columns are returned as they are, and so are those whose roles cannot be told. Raises UsageError at
+    a malformed layout, and at rows of it that cannot be used.
+    """
+    declared = {*columns} - {"id"}
+    if template is not None or declared or any(_has_own_columns(row, training) for row in rows):
+        return SuiteRows(rows, columns)
+    try:
+        resolution = resolve_table([_drop_columns(row, kept) for row in rows], {}, _refuse_to_choose)
+    except AmbiguousColumnError:
+        return SuiteRows(rows, columns)
+    layout = resolution.layout
+    if layout.refused:
+        number, reason = min(layout.refused.items())
+        raise UsageError(f"row {number + 1} is one {reason} ({len(layout.refused)} such rows); correct or remove it")
+    made = layout.rows
+    if layout.kind == "columns":
+        label = resolution.roles.label
+        made = [{"input": asked, "target": row[label]} for asked, row in zip(layout.asked, layout.rows, strict=True)]
+    without = {*layout.used, *(AMBIGUOUS - {*kept}), "input"}
+    others = [{name: value for name, value in row.items() if name not in without} for row in rows]
+    return SuiteRows(
+        [{**other, **row} for other, row in zip(others, made, strict=True)], columns, resolution.describe()
+    )
+
+
+def _refuse_to_choose(role: str, among: Sequence[str]) -> str:
+    raise AmbiguousColumnError(f"the {role} column is ambiguous: {list_names(among)}")
+
+
+def _drop_columns(row: Row, names: Collection[str]) -> Row:
+    return {name: value for name, value in row.items() if name not in names}
+
+
+def _has_own_columns(row: Row, training: bool) -> bool:
+    """Return whether a row has a suite's own columns, so that there is nothing to find out."""
+    names = {name.strip().lower() for name in row}
+    if names & {"instruction", *SYSTEMS} and names & {*PROMPTS} and names & {*ANSWERS}:
+        return False
+    pair = {role: [name for name in own if row.get(name) is not None] for role, own in OWN_NAMES.items()}
+    if {"chosen", "rejected"} <= names:
+        return bool(pair["input"]) and not names & {*CHATS, "instruction", "query", *SYSTEMS}
+    if pair["input"] and (pair["target"] or not names & {*LABELS}):
+        return not training or bool(pair["target"])
+    messages = row.get("messages")
+    if isinstance(messages, list):
+        return all(isinstance(message, dict) and "role" in message for message in messages)
+    return row.get("text") is not None and not names & {*LABELS}
