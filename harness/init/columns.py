@@ -14,11 +14,16 @@ from harness.data.identity import canonical_text
 from harness.data.layouts import AMBIGUOUS, Layout
 from harness.data.resolver import Columns, Row, quote_text
 from harness.errors import UsageError
+from harness.texts.escaping import shorten_text
 from harness.texts.missing import MISSING_VALUES
 
 MIN_ROWS = 60  # that can be split into three parts
 MIN_PART_ROWS, MIN_CONFIRM_GROUPS = 20, 10
 RESERVED = ("choices", "gold", chat.TOOLS, chat.ARGUMENTS, *chat.MEDIA)  # columns that mean something else in a suite
+WITHOUT = "without an input, a label or a group"  # why rows are left out
+CONFLICTING = "whose input also occurs with another label"
+REPEATED = "that repeat the question of an earlier row"
+SHOWN_EXAMPLES = 2  # rows that are left out, by reason
 MAX_TRAINING_ROWS = 200_000  # rows to train on; more make every look at them take minutes
 PARTS = {"confirm": (0.2, 200, 5000), "select": (0.1, 0, 1000)}  # share, at least (a third at most), at most
 
@@ -27,7 +32,8 @@ PARTS = {"confirm": (0.2, 200, 5000), "select": (0.1, 0, 1000)}  # share, at lea
 class CleanRows:
     """Rows to learn from, with their questions, answers and groups.
 
-    `choices` are the labels, if answers are chosen from some; `dropped` counts the rows left out, by reason.
+    `choices` are the labels, if answers are chosen from some; `dropped` counts the rows left out, by reason, and
+    `examples` are the first questions of these.
     """
 
     rows: Sequence[Row]
@@ -38,6 +44,7 @@ class CleanRows:
     dropped: Counter[str]
     notes: Sequence[str]
     cluster: str | None  # the column that holds the groups
+    examples: Mapping[str, Sequence[str]]
 
 
 def clean_rows(rows: Sequence[Row], columns: Columns, layout: Layout, group: str | None) -> CleanRows:
@@ -64,12 +71,16 @@ def clean_rows(rows: Sequence[Row], columns: Columns, layout: Layout, group: str
         and kinds.total() >= MIN_ROWS_PER_CATEGORY * len(kinds)
     )
     chosen = sorted(kinds) if labels and max(map(len, kinds)) <= MAX_CATEGORY_CHARS else []
-    kept, dropped = _drop_rows(layout, columns[group] if group else None, labelled=bool(chosen))
+    kept, left_out = _drop_rows(layout, columns[group] if group else None, labelled=bool(chosen))
+    examples = defaultdict[str, list[str]](list)
+    for i, reason in left_out.items():
+        if len(examples[reason]) < SHOWN_EXAMPLES:
+            examples[reason].append(quote_text(shorten_text(layout.asked[i], 60)))
     if len(kept) < MIN_ROWS:
         what = f"only {len(kept)} of {len(rows)} rows are left, but at least {MIN_ROWS} are needed to decide anything"
         what += "; add rows"
-        left_out = ", ".join(f"{n:,} {why}" for why, n in dropped.items())
-        raise UsageError(f"{what}; left out: {left_out}" if dropped else what)
+        reasons = ", ".join(f"{n:,} {reason}" for reason, n in Counter(left_out.values()).items())
+        raise UsageError(f"{what}; left out: {reasons}" if reasons else what)
     reserved = {*RESERVED, "id", *(AMBIGUOUS if layout.kind != "columns" else ())}
     without, cluster = {*reserved, *layout.rows[0]}, group
     if group in reserved:  # its name means something else in a suite
@@ -88,27 +99,28 @@ def clean_rows(rows: Sequence[Row], columns: Columns, layout: Layout, group: str
     notes += _describe_spellings(spelt, usual) if chosen else []
     if several := layout.rows_with_several_answers:
         notes.append(f"accepted: any of several answers in {several:,} rows, of which the first is trained on")
-    return CleanRows(made, [layout.asked[i] for i in kept], answers, groups, chosen, dropped, notes, cluster)
+    asked = [layout.asked[i] for i in kept]
+    return CleanRows(made, asked, answers, groups, chosen, Counter(left_out.values()), notes, cluster, examples)
 
 
-def _drop_rows(layout: Layout, groups: Sequence[str] | None, *, labelled: bool) -> tuple[list[int], Counter[str]]:
-    """Return the numbers of the rows that can be learnt from, and count the others by reason."""
+def _drop_rows(layout: Layout, groups: Sequence[str] | None, *, labelled: bool) -> tuple[list[int], dict[int, str]]:
+    """Return the numbers of the rows that can be learnt from, and why each other one cannot."""
     keys = [_normalize_spelling(text) for text in layout.asked]
     meant = defaultdict[str, set[str]](set)
     for i, (key, answer) in enumerate(zip(keys, layout.answers, strict=True)):
         meant[key] |= {_fold_label(answer)} if i not in layout.refused else set()
-    kept, seen, dropped = list[int](), set[str](), Counter[str]()
+    kept, seen, dropped = list[int](), set[str](), dict[int, str]()
     for i, (key, answer) in enumerate(zip(keys, layout.answers, strict=True)):
         same = {f"{canonical_text(layout.asked[i])}\n{canonical_text(answer)}"}
         same |= {key} if layout.kind != "preference" else set()
         if i in layout.refused:
-            dropped[layout.refused[i]] += 1
+            dropped[i] = layout.refused[i]
         elif not key or answer.lower() in MISSING_VALUES or (groups and not groups[i]):
-            dropped["without an input, a label or a group"] += 1
+            dropped[i] = WITHOUT
         elif labelled and len(meant[key] - MISSING_VALUES) > 1:
-            dropped["whose input also occurs with another label"] += 1
+            dropped[i] = CONFLICTING
         elif same & seen:
-            dropped["that repeat the question of an earlier row"] += 1
+            dropped[i] = REPEATED
         else:
             kept.append(i)
             seen |= same

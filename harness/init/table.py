@@ -25,8 +25,12 @@ from harness.data.rows import read_rows
 from harness.errors import UsageError
 from harness.files import write_text
 from harness.init.columns import (
+    CONFLICTING,
     MAX_TRAINING_ROWS,
     MIN_PART_ROWS,
+    REPEATED,
+    SHOWN_EXAMPLES,
+    WITHOUT,
     CleanRows,
     clean_rows,
     split_rows,
@@ -45,6 +49,14 @@ ALPHA = 0.05  # of the suite
 NUMBER = re.compile(r"[-+]?[0-9]+(?:[.,][0-9]+)?")
 FILES = ("suite.toml", *(f"data/{part}.jsonl" for part in PARTS))
 NEAR_COPIES_TEXT = "near-copies of rows of another part"
+MAX_LEFT_OUT = 0.05  # share of the rows that are left out without a warning
+CORRECT = "correct these rows to keep them"
+KEEP = {  # how rows are kept, by why they are left out
+    NEAR_COPIES_TEXT: "name a column that such rows share with --group to keep them in one part",
+    REPEATED: "make their questions different to keep them",
+    CONFLICTING: "give each input one label to keep them",
+    WITHOUT: "fill in what is missing to keep them",
+}
 TEMPLATES = Path(__file__).parent / "templates"
 RECIPE = "num_train_epochs = 1\nlearning_rate = 5e-4\nper_device_train_batch_size = 8\ngradient_accumulation_steps = 1"
 RANDOM = RECIPE.replace("num_train_epochs = 1", "max_steps = 150").replace("5e-4", "1e-2")  # for a tiny model's weights
@@ -86,9 +98,12 @@ def make_suite_files(args: argparse.Namespace) -> tuple[dict[str, str], dict[str
         )
         if taken > LARGE_TABLE_BYTES:
             print_line(f"looking for near-duplicates among {sum(map(len, draft.parts.values())):,} rows", sys.stderr)
-        draft, near = _drop_near_duplicates(draft)
+        draft, near, copies = _drop_near_duplicates(draft)
         notes = [*doubts, *cleaned.notes]
-        told = _print_draft_report(draft, resolution, how, len(rows), dropped + near, notes)
+        left_out = dropped + near
+        examples = {**cleaned.examples, NEAR_COPIES_TEXT: copies}
+        notes += _describe_large_losses(left_out, len(rows), examples)
+        told = _print_draft_report(draft, resolution, how, len(rows), left_out, notes)
     except UsageError as error:
         raise UsageError(*(f"{args.data}: {message}" for message in error.messages)) from None
     return draft.files(), told
@@ -278,10 +293,21 @@ def _name_source_row(message: str, draft: Draft, folder: str) -> str:
     return f"{named}{message[found.end() :]}"
 
 
-def _drop_near_duplicates(draft: Draft) -> tuple[Draft, Counter[str]]:
+def _describe_large_losses(left_out: Counter[str], rows: int, examples: Mapping[str, Sequence[str]]) -> list[str]:
+    """Return a warning for each reason why many rows are left out, with examples and the way to keep them."""
+    lines = []
+    for reason, count in left_out.items():
+        if count > MAX_LEFT_OUT * rows and examples.get(reason):
+            shown = " and ".join(examples[reason][:SHOWN_EXAMPLES])
+            share = f"{count:,} of {rows:,} rows ({count / rows:.0%})"
+            lines.append(f"warning: {share} are left out: {reason}, such as {shown}; {KEEP.get(reason, CORRECT)}")
+    return lines
+
+
+def _drop_near_duplicates(draft: Draft) -> tuple[Draft, Counter[str], list[str]]:
     """Drop train and select rows that D10 finds in another part.
 
-    Also returns how many. Raises UsageError if D10 crashes or too few training rows are left.
+    Also returns how many, and examples. Raises UsageError if D10 crashes or too few training rows are left.
     """
     from harness.evaluation.checks import CRASH_KIND, TRAINING_SOURCES, make_data_objects
     from harness.pipeline.session import Options, collect_checks, prepare_collection
@@ -296,6 +322,7 @@ def _drop_near_duplicates(draft: Draft) -> tuple[Draft, Counter[str]]:
             raise UsageError(*(_name_source_row(message, draft, folder) for message in error.messages)) from None
     (task,), training = collection.tasks.values(), collection.training or ()
     samples, checks, left = task.select or (), collect_checks(collection, Options()), Counter[str]()
+    examples = list[str]()
     keep = {"train": [*range(len(training))], "select": [*range(len(samples))]}
     while True:
         now = replace(
@@ -313,6 +340,8 @@ def _drop_near_duplicates(draft: Draft) -> tuple[Draft, Counter[str]]:
         if not odd and not ids:
             break
         left[NEAR_COPIES_TEXT] += len(odd) + len(ids)
+        pairs = [line for flag in flags for line in flag.evidence if " ~ " in line]
+        examples += [line.partition(": ")[2].replace(" ~ ", " beside ") for line in pairs or flags[0].evidence]
         keep["train"] = [i for i in keep["train"] if i not in odd]
         keep["select"] = [i for i in keep["select"] if samples[i].id not in ids]
     parts = {**draft.parts, **{part: [draft.parts[part][i] for i in rows] for part, rows in keep.items()}}
@@ -321,7 +350,7 @@ def _drop_near_duplicates(draft: Draft) -> tuple[Draft, Counter[str]]:
             f"only {len(parts['train'])} training rows are left without {left[NEAR_COPIES_TEXT]:,} {NEAR_COPIES_TEXT}"
         )
         raise UsageError(f"{what}; if a column says what they share, name it with --group")
-    return replace(draft, parts=parts), left
+    return replace(draft, parts=parts), left, examples
 
 
 def _print_draft_report(
