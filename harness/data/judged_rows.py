@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from harness.data import reading
 from harness.data.column_names import PROMPTS
+from harness.data.layouts import WANTED
 from harness.data.rows import (
     ANSWERS,
     Arguments,
@@ -19,8 +20,6 @@ from harness.data.rows import (
 )
 from harness.data.turns import split_preference_pair
 from harness.errors import Mistakes, UsageError, did_you_mean
-
-LABELS = {"true": True, "false": False, "1": True, "0": False}  # of KTO, as a table writes them in small letters
 
 
 def to_judged_rows(rows: Rows, names: Sequence[str], columns: Columns, where: str, common: Arguments) -> list[Row]:
@@ -68,4 +67,4 @@ def _read_judged_row(row: Row) -> Row:
     """Return a row for a preference trainer with its answers as text or messages, and its label as true or false."""
     read = {name: read_answer(row[name], row) for name in ANSWERS if name in row}
     label = row.get("label")
-    return {**row, **read} | ({"label": LABELS.get(label.lower(), label)} if isinstance(label, str) else {})
+    return {**row, **read} | ({"label": WANTED.get(label.lower(), label)} if isinstance(label, str) else {})

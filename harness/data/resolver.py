@@ -14,12 +14,13 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
-from harness.data.accepted_answers import list_accepted_answers
+from harness.data.accepted_answers import NO_LABEL, list_accepted_answers, list_label_sets
 from harness.data.cells import MAX_CATEGORIES, MAX_CATEGORY_CHARS, MIN_ROWS_PER_CATEGORY
 from harness.data.column_names import (
     ANSWERS,
     CHATS,
     GROUPS,
+    IDS,
     INPUTS,
     LABELS,
     LONG_LABELS,
@@ -31,7 +32,7 @@ from harness.data.column_names import (
     plain_name,
 )
 from harness.data.layouts import AMBIGUOUS, Layout, find_layout
-from harness.data.turns import format_value, list_unread_keys
+from harness.data.turns import format_value, list_unread_keys, parse_json_cell
 from harness.errors import UsageError, did_you_mean
 
 Row = dict[str, Any]
@@ -87,6 +88,7 @@ def resolve_table(rows: Sequence[Row], given: Given, ask: Ask) -> Resolution:
 
     Raises UsageError for a column that does not exist, a malformed layout, and what `ask` raises.
     """
+    rows = _split_translations(rows)
     layout = find_layout(rows) if given.get("input") is None and given.get("label") is None else None
     unread = list_unread_keys(rows, layout.used) if layout else []
     rows, texts = rename_columns(rows, 1 if layout else 2)
@@ -113,6 +115,21 @@ class Roles:
     label: str
     group: str | None
     why: Mapping[str, str]
+
+
+def _split_translations(rows: Sequence[Row]) -> Sequence[Row]:
+    """Return rows with a column for each language, where a cell holds the texts of two."""
+    column = next((name for row in rows for name in row if name.strip().lower() == "translation"), None)
+    if column is None:
+        return rows
+    cells = [parse_json_cell(row.get(column)) for row in rows]
+    languages = [*cells[0]] if isinstance(cells[0], dict) else []
+    if len(languages) != 2 or not all(isinstance(cell, dict) and cell.keys() == {*languages} for cell in cells):
+        return rows
+    split = []
+    for row, cell in zip(rows, cells, strict=True):
+        split.append({**{name: value for name, value in row.items() if name != column}, **cell})
+    return split
 
 
 def rename_columns(rows: Sequence[Row], fewest: int = 2) -> tuple[list[Row], dict[str, list[str]]]:
@@ -167,8 +184,9 @@ def find_roles(columns: Columns, given: Mapping[str, str | None], ask: Ask) -> R
     pair = () if inputs or {given["label"], given["group"]} & {*pair} else pair
     few = [c for c, texts in columns.items() if _has_few_repeated_labels(Counter(texts))]
     free = [c for c in columns if c not in (*inputs, *pair, *given.values())]
-    first = inputs or named["input"][:1] or [*columns][:1]
-    other = [column for column in columns if column not in first] if len(columns) == 2 else []
+    content = [column for column in columns if lower_names[column] not in IDS]
+    first = inputs or named["input"][:1] or content[:1]
+    other = [column for column in content if column not in first] if len(content) == 2 else []
     by_name = "by its name"
     own = {role: [column for column in columns if lower_names[column] in names] for role, names in OWN_NAMES.items()}
     ways = (
@@ -181,7 +199,7 @@ def find_roles(columns: Columns, given: Mapping[str, str | None], ask: Ask) -> R
     if not (inputs := inputs or pair):
         length = sorted((fmean(map(len, columns[c])), c) for c in left)
         longest = [c for size, c in length[-1:] if len(length) == 1 or size > 2 * length[-2][0]]
-        by_names = ((by_name, own["input"]), (by_name, named["input"]), ("the other column", left if other else []))
+        by_names = ((by_name, own["input"]), (by_name, named["input"]), ("the other column", content if other else []))
         asked, of_input = _choose_or_ask_column(("input", None), left, (*by_names, ("the longest texts", longest)), ask)
         inputs = (asked,)
     if label in inputs or given["group"] in (*inputs, label) or len({*inputs}) < len(inputs):
@@ -233,6 +251,9 @@ def to_layout(rows: Sequence[Row], columns: Columns, roles: Roles) -> Layout:
     Of accepted answers a row holds all, if there are several. Raises UsageError if an input or label cell is any other
     list or an object.
     """
+    if (sets := list_label_sets([row.get(roles.label) for row in rows], roles.label)) is not None:
+        rows = [{**row, roles.label: ", ".join(labels) or NO_LABEL} for row, labels in zip(rows, sets, strict=True)]
+        columns = {**columns, roles.label: [row[roles.label] for row in rows]}
     listed = [list_accepted_answers(row.get(roles.label), roles.label) for row in rows]
     rows = [row if some is None else {**row, roles.label: None} for row, some in zip(rows, listed, strict=True)]
     for name in (*roles.inputs, roles.label):
@@ -247,7 +268,8 @@ def to_layout(rows: Sequence[Row], columns: Columns, roles: Roles) -> Layout:
         answer = {roles.label: texts if len(texts) > 1 else texts[0]}
         made.append({name: columns[name][i] for name in roles.inputs} | answer)
     used = {"input": ", ".join(roles.inputs), "label": roles.label}
-    return Layout("columns", "", used, asked, [" ".join(texts[0].split()) for texts in accepted], made)
+    answers = [" ".join(texts[0].split()) for texts in accepted]
+    return Layout("columns", "", used, asked, answers, made, label_sets=sets)
 
 
 @dataclass(frozen=True)
@@ -316,7 +338,9 @@ def _has_own_columns(row: Row, training: bool) -> bool:
         return bool(pair["input"]) and not names & {*CHATS, "instruction", "query", *SYSTEMS}
     if pair["input"] and (pair["target"] or not names & {*LABELS}):
         return not training or bool(pair["target"])
-    messages = row.get("messages")
-    if isinstance(messages, list):
+    messages = parse_json_cell(row.get("messages"))
+    if isinstance(messages, str):  # no conversation, which an evaluation says
+        return True
+    if isinstance(row.get("messages"), list):
         return all(isinstance(message, dict) and "role" in message for message in messages)
     return row.get("text") is not None and not names & {*LABELS}

@@ -65,7 +65,9 @@ def clean_rows(rows: Sequence[Row], columns: Columns, layout: Layout, group: str
             f'column "{where}": {all_of_them}, so there is nothing to train on; two or more labels are needed'
         )
     labels = (
-        layout.kind not in ("preference", "choice")
+        layout.kind not in ("preference", "choice", "judged")
+        and not layout.calls_tools
+        and not layout.has_label_lists
         and not layout.rows_with_several_answers
         and len(kinds) <= MAX_CATEGORIES
         and kinds.total() >= MIN_ROWS_PER_CATEGORY * len(kinds)
@@ -112,7 +114,7 @@ def _drop_rows(layout: Layout, groups: Sequence[str] | None, *, labelled: bool) 
     kept, seen, dropped = list[int](), set[str](), dict[int, str]()
     for i, (key, answer) in enumerate(zip(keys, layout.answers, strict=True)):
         same = {f"{canonical_text(layout.asked[i])}\n{canonical_text(answer)}"}
-        same |= {key} if layout.kind != "preference" else set()
+        same |= {key} if layout.kind not in ("preference", "judged") else set()
         if i in layout.refused:
             dropped[i] = layout.refused[i]
         elif not key or answer.lower() in MISSING_VALUES or (groups and not groups[i]):

@@ -19,9 +19,10 @@ from typing import Any, NamedTuple
 
 from harness.data import reading
 from harness.data.accepted_answers import find_final_number
-from harness.data.layouts import Layout
+from harness.data.layouts import CODE, Layout
 from harness.data.resolver import Resolution, Roles, Row, quote_text, resolve_table
 from harness.data.rows import read_rows
+from harness.data.turns import join_text, list_calls
 from harness.errors import UsageError
 from harness.files import write_text
 from harness.init.columns import (
@@ -45,9 +46,13 @@ SNIFFED_ROWS, MAX_FOREIGN = 1000, 0.02  # rows whose words are counted; share of
 EXACT_MATCH_WORDS, GENERATED_WORDS, MAX_ANSWER_TOKENS = 5, 30, 512
 PARTS, ROLES, LEAKS = ("train", "select", "confirm"), ("input", "label", "group"), ("D10",)
 OPTIONS = (*ROLES, "separator", "encoding", "model")
+TRAINERS = {"preference": "dpo", "judged": "kto"}  # of layouts; of others it is sft
+MAX_CALL_TOKENS = 256
+PERPLEXITY = 'use = "perplexity"\nof = "completion"'
 ALPHA = 0.05  # of the suite
 NUMBER = re.compile(r"[-+]?[0-9]+(?:[.,][0-9]+)?")
 FILES = ("suite.toml", *(f"data/{part}.jsonl" for part in PARTS))
+UNWANTED = "unwanted answers to questions that choose or confirm"
 NEAR_COPIES_TEXT = "near-copies of rows of another part"
 MAX_LEFT_OUT = 0.05  # share of the rows that are left out without a warning
 CORRECT = "correct these rows to keep them"
@@ -93,9 +98,8 @@ def make_suite_files(args: argparse.Namespace) -> tuple[dict[str, str], dict[str
     try:
         draft, cleaned, resolution = _make_draft(args, rows)
         dropped, doubts = cleaned.dropped, [] if args.encoding else _describe_doubtful_encoding(how, rows)
-        dropped[f"more than the {MAX_TRAINING_ROWS:,} used for training"] = len(cleaned.rows) - sum(
-            map(len, draft.parts.values())
-        )
+        used = sum(map(len, draft.parts.values())) + dropped[UNWANTED]
+        dropped[f"more than the {MAX_TRAINING_ROWS:,} used for training"] = len(cleaned.rows) - used
         if taken > LARGE_TABLE_BYTES:
             print_line(f"looking for near-duplicates among {sum(map(len, draft.parts.values())):,} rows", sys.stderr)
         draft, near, copies = _drop_near_duplicates(draft)
@@ -135,8 +139,18 @@ def _make_draft(args: argparse.Namespace, rows: Sequence[Row]) -> tuple[Draft, C
     strata = cleaned.answers if cleaned.choices and not roles.group else None
     split = split_rows(cleaned.groups, strata, roles.group or ", ".join(roles.inputs))
     parts = {part: [cleaned.rows[i] for i in places] for part, places in split.items()}
+    if layout.kind == "judged":  # an answer that is not wanted is nothing to score
+        wanted = {part: [row for row in parts[part] if row["label"]] for part in ("select", "confirm")}
+        cleaned.dropped[UNWANTED] = sum(len(parts[part]) - len(rows) for part, rows in wanted.items())
+        parts |= {part: [_to_scored_row(row) for row in rows] for part, rows in wanted.items()}
     draft = Draft(Path(args.data).name, args.model or MODEL, layout, roles, cleaned.choices, parts, cleaned.cluster)
     return draft, cleaned, resolution
+
+
+def _to_scored_row(row: Row) -> Row:
+    """Return a row of KTO as one with a prompt and a text to score."""
+    bare = {name: value for name, value in row.items() if name != "label"}
+    return {**bare, "completion": join_text(row["completion"])}
 
 
 def _ask_column(role: str, among: Sequence[str]) -> str:
@@ -190,9 +204,18 @@ class Draft:
             return EvaluatorDraft("preferred", 'use = "preference"', "pairs of a chosen and a rejected one")
         if self.layout.kind == "choice":
             return EvaluatorDraft("acc", 'use = "multiple_choice"', "one of each row's choices")
+        if self.layout.calls_tools:
+            lines = f'use = "tool_calls"\nmax_new_tokens = {MAX_CALL_TOKENS}'
+            return EvaluatorDraft("call", lines, "calls of tools")
+        if self.layout.has_label_lists:
+            answers = [self.layout.read_answer(row) for rows in self.parts.values() for row in rows]
+            lines = f'use = "multilabel"\nmax_new_tokens = {_count_answer_tokens(answers)}'
+            return EvaluatorDraft("f1", lines, "several labels at once")
         if self.choices:
             lines = f'use = "multiple_choice"\nchoices = [{", ".join(map(quote_text, self.choices))}]'
             return EvaluatorDraft("acc", lines, "choices")
+        if self.layout.name == CODE:  # which is right by what it does, not by its words
+            return EvaluatorDraft("perplexity", PERPLEXITY, "code")
         answers = [self.layout.read_answer(row) for rows in self.parts.values() for row in rows]
         if self.ends_in_numbers:
             lines = f'use = "numeric"\nmax_new_tokens = {_count_answer_tokens(answers)}\nstop = []'
@@ -213,11 +236,11 @@ class Draft:
     def files(self) -> dict[str, str]:
         """Return the suite and the rows of its parts."""
         metric, use, _ = self.evaluator()
-        tiny, pairs = self.model.startswith("tiny:"), self.layout.kind == "preference"
+        tiny, pairs = self.model.startswith("tiny:"), self.layout.kind in TRAINERS
         judged = PAIRS_RANDOM if tiny else PAIRS_RECIPE
         suite = _fill_template(
             "suite.toml", data=quote_text(self.source), name=quote_text(self.name),
-            model=quote_text(self.model), how=self.how(), trainer='use = "dpo"' if pairs else 'use = "sft"',
+            model=quote_text(self.model), how=self.how(), trainer=f'use = "{TRAINERS.get(self.layout.kind, "sft")}"',
             recipe=judged if pairs else RANDOM if tiny else RECIPE, eval=quote_text(self.eval_name),
             select='select = "data/select.jsonl"      # rows to choose by\n' if self.parts["select"] else "",
             use=use, metric=f"{self.eval_name}.{metric}", constant=self._format_constant_answer_gate(metric),
@@ -232,6 +255,9 @@ class Draft:
 
     def _write_answer(self, row: Row, part: str, metric: str) -> Row:
         """Return a row with the one answer to train on, or with what is scored."""
+        if part != "train" and self.layout.calls_tools:
+            *asked, answer = row["messages"]
+            return {**row, "messages": asked, "target": list_calls(answer)}
         if part == "train" or metric == "perplexity":
             return self.layout.keep_one_answer(row)
         if self.ends_in_numbers:
@@ -243,7 +269,7 @@ class Draft:
 
         Empty for metrics on which the score of that answer is not its share of the rows.
         """
-        if metric in ("token_f1", "perplexity", "preferred") or self.layout.kind == "choice":
+        if metric in ("token_f1", "perplexity", "preferred", "f1", "call") or self.layout.kind == "choice":
             return ""
         if self.layout.rows_with_several_answers:
             return ""
@@ -258,7 +284,7 @@ def _choose_free_evaluator(answers: Sequence[str]) -> EvaluatorDraft:
     """Return the evaluator of answers that are no labels: numbers, a few words, sentences or long texts."""
     marks, length = {mark for text in answers for mark in ".," if mark in text}, fmean(len(t.split()) for t in answers)
     if length > GENERATED_WORDS:
-        return EvaluatorDraft("perplexity", 'use = "perplexity"\nof = "completion"', "texts")
+        return EvaluatorDraft("perplexity", PERPLEXITY, "texts")
     use = metric = "exact_match" if length <= EXACT_MATCH_WORDS else "token_f1"
     kind = "in words"
     lines = f"max_new_tokens = {_count_answer_tokens(answers)}"

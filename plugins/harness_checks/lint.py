@@ -132,10 +132,11 @@ def _check_each_row(
 
 
 def _find_empty_answer_error(row: TrainingRow) -> str | None:
-    if not (answer := row.answer.strip()) or (answer == "None" and None in row.raw.values()):
-        return f"no answer after {quote_text(row.prompt)}" if row.prompt else "no text"
     turns = row.row.get("messages")
     turns = [turn for turn in turns if isinstance(turn, dict)] if isinstance(turns, list) else []
+    calls = bool(turns and turns[-1].get("tool_calls"))
+    if not calls and (not (answer := row.answer.strip()) or (answer == "None" and None in row.raw.values())):
+        return f"no answer after {quote_text(row.prompt)}" if row.prompt else "no text"
     return next((f"message {n} is an empty answer" for n, turn in enumerate(turns, 1) if _is_empty_answer(turn)), None)
 
 
