@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -10,26 +9,9 @@ import pytest
 
 from harness.data.resolver import resolve_suite_rows, resolve_table
 from harness.pipeline.run import Options, prepare_collection
+from tests.helpers.suites_of_rows import write_suite
 
 Row = dict[str, Any]
-SUITE = """[suite]
-name = "drawn"
-seed = 1
-alpha = 0.05
-[model]
-path = "tiny:llama"
-[adapter]
-use = "lora"
-[train]
-use = "{trainer}"
-data = "train.jsonl"
-[[eval]]
-name = "answers"
-use = "{use}"
-data = "test.jsonl"
-[merge]
-base = "original"
-"""
 
 
 def make_turns(i: int) -> list[Row]:
@@ -61,14 +43,6 @@ LAYOUTS: dict[str, tuple[Any, str, Any, str]] = {  # a row, its line, its prompt
         [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "ask 3"}], "say 3",
     ),
 }  # fmt: skip
-
-
-def write_suite(folder: Path, rows: list[Row], trainer: str = "sft", use: str = "exact_match") -> Path:
-    text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-    for name in ("train.jsonl", "test.jsonl"):
-        (folder / name).write_text(text, "utf-8")
-    (folder / "suite.toml").write_text(SUITE.format(trainer=trainer, use=use), "utf-8")
-    return folder / "suite.toml"
 
 
 @pytest.mark.parametrize("name", LAYOUTS)
