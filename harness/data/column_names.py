@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+import unicodedata
 from collections.abc import Iterable, Sequence
 
 INPUTS = (
@@ -96,16 +97,22 @@ SCORED = {"id": IDS, "score": SCORES, "input": (*INPUTS, *CHATS), "target": ("ta
 """Names of columns of rows that were scored, where an answer is the model's."""
 
 
+def fold_name(name: str) -> str:
+    """Return the name of a column in small letters, without marks that are not seen, such as those of direction."""
+    return "".join(character for character in name if unicodedata.category(character) != "Cf").strip().lower()
+
+
 def plain_name(name: str) -> str:
     """Return the name of a column in small letters, without the ends that say that it names something."""
-    return re.sub(r"[\W_]+(id|key|name)?$|(?<=[a-z])Id$", "", name.strip()).lower()
+    seen = "".join(character for character in name if unicodedata.category(character) != "Cf")
+    return re.sub(r"[\W_]+(id|key|name)?$|(?<=[a-z])Id$", "", seen.strip()).lower()
 
 
 def find_named(columns: Iterable[str], names: Sequence[str]) -> str | None:
     """Return the first column that has exactly one of these names but for its case; the first name counts most."""
     known: dict[str, str] = {}
     for column in columns:
-        known.setdefault(column.strip().lower(), column)
+        known.setdefault(fold_name(column), column)
     return next((known[name] for name in names if name in known), None)
 
 

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from harness.data import chat
 from harness.data.choice_layouts import ChoiceColumns, ChoiceRow, find_choices
-from harness.data.column_names import ANSWERS, CHATS, CONTEXTS, PROMPTS, SYSTEMS
+from harness.data.column_names import ANSWERS, CHATS, CONTEXTS, PROMPTS, SYSTEMS, fold_name
 from harness.data.turns import (
     add_system_message,
     format_value,
@@ -103,7 +103,7 @@ def find_layout(rows: Sequence[Row]) -> Layout | None:
 
     None for any other table. Raises UsageError if the rows of a layout are malformed, or none can be used.
     """
-    names = {name.strip().lower(): name for row in rows for name in row}
+    names = {fold_name(name): name for row in rows for name in row}
     if system := next((names[name] for name in SYSTEMS if name in names), None):
         names["system"] = system
     answer = next((names[name] for name in ANSWERS if name in names), None)

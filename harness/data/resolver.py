@@ -29,6 +29,7 @@ from harness.data.column_names import (
     PROMPTS,
     SYSTEMS,
     describe_role,
+    fold_name,
     plain_name,
 )
 from harness.data.layouts import AMBIGUOUS, Layout, find_layout
@@ -178,7 +179,7 @@ def find_roles(columns: Columns, given: Mapping[str, str | None], ask: Ask) -> R
             raise UsageError(f'--{option} "{missing[0]}": column does not exist{did_you_mean(missing[0], columns)}')
     plain = {column: plain_name(column) for column in columns}
     named = {role: [column for column in columns if plain[column] in names] for role, names in NAMES.items()}
-    lower_names = {column: column.strip().lower() for column in columns}
+    lower_names = {column: fold_name(column) for column in columns}
     lower = {name: column for column, name in lower_names.items()}
     pair = next((tuple(lower[name] for name in names) for names in PAIRS if {*names} <= lower.keys()), ())
     pair = () if inputs or {given["label"], given["group"]} & {*pair} else pair
@@ -330,7 +331,7 @@ def _drop_columns(row: Row, names: Collection[str]) -> Row:
 
 def _has_own_columns(row: Row, training: bool) -> bool:
     """Return whether a row has a suite's own columns, so that there is nothing to find out."""
-    names = {name.strip().lower() for name in row}
+    names = {fold_name(name) for name in row}
     if names & {"instruction", *SYSTEMS} and names & {*PROMPTS} and names & {*ANSWERS}:
         return False
     pair = {role: [name for name in own if row.get(name) is not None] for role, own in OWN_NAMES.items()}

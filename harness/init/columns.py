@@ -117,7 +117,7 @@ def _drop_rows(layout: Layout, groups: Sequence[str] | None, *, labelled: bool) 
         same |= {key} if layout.kind not in ("preference", "judged") else set()
         if i in layout.refused:
             dropped[i] = layout.refused[i]
-        elif not key or answer.lower() in MISSING_VALUES or (groups and not groups[i]):
+        elif {key.lower(), answer.lower()} & {"", *MISSING_VALUES} or (groups and not groups[i]):
             dropped[i] = WITHOUT
         elif labelled and len(meant[key] - MISSING_VALUES) > 1:
             dropped[i] = CONFLICTING

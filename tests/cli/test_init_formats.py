@@ -195,3 +195,73 @@ def test_each_suite_passes_the_checks(name: str, capsys: pytest.CaptureFixture[s
     code = main(["check", "mine/suite.toml"])
     errors = [line.split()[1] for line in capsys.readouterr().out.splitlines() if line.startswith("  error ")]
     assert (code, errors) == ((4, ["D7-keys"]) if name.endswith("tools") else (0, []))
+
+
+def make_csv(*lines: str) -> bytes:
+    return "\n".join(lines).encode()
+
+
+BAD: dict[str, tuple[bytes, tuple[str, ...], int, str]] = {  # a file, options, exit code, what is said
+    "all text": (
+        "\n".join(["a,b,c", *(f"left {i},right {i * 7},up {i * 3}" for i in range(80))]).encode(), (), 4,
+        'the label column is ambiguous; name it with --label: "a", "b", "c"',
+    ),
+    "all numbers": (
+        "\n".join(["a,b,c", *(f"{i}.5,{i * 7},{i * 3}" for i in range(80))]).encode(), (), 4,
+        'the label column is ambiguous; name it with --label: "a", "b", "c"',
+    ),
+    "one column": ("\n".join(["text", *(f"word {i}" for i in range(80))]).encode(), (), 4, 'its columns are "text"'),
+    "two rows": (b"text,label\none,a\ntwo,b\n", (), 4, "only 2 of 2 rows are left"),
+    "300 columns": (
+        "\n".join([
+            ",".join(["text", "label", *(f"x{k}" for k in range(298))]),
+            *(",".join([f"word {i} of {i * 7 % 31}", "ab"[i % 2], *["1"] * 298]) for i in range(80)),
+        ]).encode(),
+        (), 0, 'not used: "x0", "x1", "x2", "x3", "x4", "x5", "x6", "x7", "x8", "x9" and 288 more',
+    ),
+    "missing values as text": (
+        make_csv("text,label", *(f"word {i} of {i * 7 % 31},{'ab'[i % 2]}" for i in range(80)), *["NaN,a"] * 8),
+        (), 0, 'warning: 8 of 88 rows (9%) are left out: without an input, a label or a group, such as "NaN" and "NaN"',
+    ),
+    "marks of direction": (
+        make_csv(
+            "\u200fالنص\u200f,\u200fالتصنيف", *(f"كلمة {i} من {i * 7 % 31},{'ab'[i % 2]}" for i in range(80)),
+        ),
+        (), 0, 'التصنيف", by its name',
+    ),
+    "a role that does not exist": (
+        "\n".join(["text,label", *(f"word {i},{'ab'[i % 2]}" for i in range(80))]).encode(), ("--label", "lable"), 4,
+        '--label "lable": column does not exist; did you mean "label"?',
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_a_table_that_is_odd_is_not_read_in_silence(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """It is read as it says, or refused in one line."""
+    content, options, code, line = BAD[name]
+    Path("a.csv").write_bytes(content)
+    assert main(["init", "mine", "--data", "a.csv", *options]) == code
+    said = capsys.readouterr().err
+    assert line in said
+    assert code == 0 or said.count("\n") == 1
+
+
+def test_two_tables_of_one_training_may_have_other_columns() -> None:
+    """Each source is read by its own roles."""
+    Path("a.jsonl").write_text(
+        "".join(json.dumps({"frage": f"was {i}", "antwort": f"das {i}"}) + "\n" for i in range(40))
+    )
+    Path("b.jsonl").write_text(
+        "".join(json.dumps({"query": f"who {i}", "reply": f"him {i}"}) + "\n" for i in range(40))
+    )
+    suite = '[suite]\nname = "a"\nseed = 1\nalpha = 0.05\n[model]\npath = "tiny:llama"\n[adapter]\nuse = "lora"\n'
+    suite += '[train]\nuse = "sft"\ndata = ["a.jsonl", "b.jsonl"]\n[merge]\nbase = "original"\n'
+    suite += '[[eval]]\nname = "e"\nuse = "exact_match"\ndata = "b.jsonl"\n'
+    Path("suite.toml").write_text(suite)
+    collection = prepare_collection(Path("suite.toml"), Options())
+    assert [row["prompt"] for row in (collection.training or ())[39:41]] == ["was 39", "who 0"]
+    assert [reading.split('data "')[1] for reading in collection.readings][:4] == [
+        'a.jsonl": input: "frage", by its name', 'a.jsonl": label: "antwort", by its name',
+        'b.jsonl": input: "query", by its name', 'b.jsonl": label: "reply", the other column',
+    ]  # fmt: skip
