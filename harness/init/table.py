@@ -26,15 +26,17 @@ from harness.data.turns import join_text, list_calls
 from harness.errors import UsageError
 from harness.files import write_text
 from harness.init.columns import (
-    CONFLICTING,
     MAX_TRAINING_ROWS,
     MIN_PART_ROWS,
-    REPEATED,
-    SHOWN_EXAMPLES,
-    WITHOUT,
     CleanRows,
     clean_rows,
     split_rows,
+)
+from harness.init.report import (
+    NEAR_COPIES_TEXT,
+    describe_large_losses,
+    describe_majority_baseline,
+    describe_part,
 )
 from harness.texts.numbers import format_bytes
 from harness.texts.printing import print_line
@@ -49,19 +51,9 @@ OPTIONS = (*ROLES, "separator", "encoding", "model")
 TRAINERS = {"preference": "dpo", "judged": "kto"}  # of layouts; of others it is sft
 MAX_CALL_TOKENS = 256
 PERPLEXITY = 'use = "perplexity"\nof = "completion"'
-ALPHA = 0.05  # of the suite
 NUMBER = re.compile(r"[-+]?[0-9]+(?:[.,][0-9]+)?")
 FILES = ("suite.toml", *(f"data/{part}.jsonl" for part in PARTS))
 UNWANTED = "unwanted answers to questions that choose or confirm"
-NEAR_COPIES_TEXT = "near-copies of rows of another part"
-MAX_LEFT_OUT = 0.05  # share of the rows that are left out without a warning
-CORRECT = "correct these rows to keep them"
-KEEP = {  # how rows are kept, by why they are left out
-    NEAR_COPIES_TEXT: "name a column that such rows share with --group to keep them in one part",
-    REPEATED: "make their questions different to keep them",
-    CONFLICTING: "give each input one label to keep them",
-    WITHOUT: "fill in what is missing to keep them",
-}
 TEMPLATES = Path(__file__).parent / "templates"
 RECIPE = "num_train_epochs = 1\nlearning_rate = 5e-4\nper_device_train_batch_size = 8\ngradient_accumulation_steps = 1"
 RANDOM = RECIPE.replace("num_train_epochs = 1", "max_steps = 150").replace("5e-4", "1e-2")  # for a tiny model's weights
@@ -106,7 +98,7 @@ def make_suite_files(args: argparse.Namespace) -> tuple[dict[str, str], dict[str
         notes = [*doubts, *cleaned.notes]
         left_out = dropped + near
         examples = {**cleaned.examples, NEAR_COPIES_TEXT: copies}
-        notes += _describe_large_losses(left_out, len(rows), examples)
+        notes += describe_large_losses(left_out, len(rows), examples)
         told = _print_draft_report(draft, resolution, how, len(rows), left_out, notes)
     except UsageError as error:
         raise UsageError(*(f"{args.data}: {message}" for message in error.messages)) from None
@@ -319,17 +311,6 @@ def _name_source_row(message: str, draft: Draft, folder: str) -> str:
     return f"{named}{message[found.end() :]}"
 
 
-def _describe_large_losses(left_out: Counter[str], rows: int, examples: Mapping[str, Sequence[str]]) -> list[str]:
-    """Return a warning for each reason why many rows are left out, with examples and the way to keep them."""
-    lines = []
-    for reason, count in left_out.items():
-        if count > MAX_LEFT_OUT * rows and examples.get(reason):
-            shown = " and ".join(examples[reason][:SHOWN_EXAMPLES])
-            share = f"{count:,} of {rows:,} rows ({count / rows:.0%})"
-            lines.append(f"warning: {share} are left out: {reason}, such as {shown}; {KEEP.get(reason, CORRECT)}")
-    return lines
-
-
 def _drop_near_duplicates(draft: Draft) -> tuple[Draft, Counter[str], list[str]]:
     """Drop train and select rows that D10 finds in another part.
 
@@ -405,9 +386,9 @@ def _print_draft_report(
     else:
         lines.append(f"answers: {kind}, by {metric}")
     lines += [*notes, *(f"left out: {n:,} {why}" for why, n in dropped.items() if n)]
-    lines += [_describe_part(part, labels, bool(draft.choices)) for part, labels in counts.items()]
+    lines += [describe_part(part, labels, bool(draft.choices)) for part, labels in counts.items()]
     lines += (
-        _describe_majority_baseline(counts, bool(draft.choices)) if draft._format_constant_answer_gate(metric) else []
+        describe_majority_baseline(counts, bool(draft.choices)) if draft._format_constant_answer_gate(metric) else []
     )
     for line in lines:
         print_line(line, sys.stderr)
@@ -415,41 +396,3 @@ def _print_draft_report(
     told["columns"] = {"input": ",".join(roles.inputs), "label": roles.label or None, "group": roles.group}
     found = {**told, "rows": counts, "dropped": dropped, "notes": list(notes)}
     return {**found, "constant": often / counts["confirm"].total()}
-
-
-def _describe_part(part: str, labels: Counter[str], choices: bool) -> str:
-    first = [f"{quote_text(shorten(label))} {n / labels.total():.0%}" for label, n in labels.most_common(4)]
-    shares = f": {', '.join(first)}{' …' * (len(labels) > 4)}" if choices and labels else ""
-    return f"{part}: {labels.total():,} rows{shares}"
-
-
-def _describe_majority_baseline(counts: Mapping[str, Counter[str]], choices: bool) -> list[str]:
-    """Describe the majority baseline and whether any model can beat it.
-
-    Also lists the labels that a part lacks.
-    """
-    confirm = counts["confirm"]
-    (answer, often), *_ = confirm.most_common(1)
-    share, total = often / confirm.total(), confirm.total()
-    what = "majority class" if choices else "constant answer"
-    lines = [f"{what} {quote_text(shorten(answer))}: {share:.1%} of the rows that confirm, which is the score to beat"]
-    known = sum(counts.values(), Counter[str]()) if choices else Counter[str]()
-    for part in ("select", "confirm"):
-        lacking = [
-            f"{quote_text(shorten(label))} ({known[label]} in all)" for label in known if label not in counts[part]
-        ]
-        if lacking and counts[part]:
-            more = f" and {len(lacking) - 3} more" if len(lacking) > 3 else ""
-            lines.append(f"{part} has no row with {', '.join(lacking[:3])}{more}; it proves nothing about such rows")
-    if share**total > ALPHA:  # even if every row is right
-        fewest = math.ceil(math.log(ALPHA) / math.log(share))
-        lines.append(
-            f"nothing can be proved: even {total:,} right of {total:,} rows are not more than {share:.1%} at "
-            f"alpha {ALPHA:g}; {fewest:,} rows that confirm are needed"
-        )
-    return lines
-
-
-def shorten(text: str) -> str:
-    """Truncate a text to 30 characters, marking the cut with "…"."""
-    return text if len(text) <= 30 else f"{text[:29]}…"
