@@ -43,6 +43,7 @@ from harness.collection.context import Context as Context
 from harness.data import chat as chat
 from harness.data import encoding as encoding
 from harness.data.choices import find_choice_index as find_choice_index
+from harness.data.column_names import PROMPT_PARTS as PROMPT_PARTS
 from harness.data.fewshot import choose_examples as choose_shots
 from harness.data.pypi import hash_download as hash_download
 from harness.data.rows import read_rows as read_rows
@@ -154,6 +155,7 @@ __all__ = [
     "LOCK",
     "MALFORMED",
     "MODEL",
+    "PROMPT_PARTS",
     "REPLACEMENT_CHARACTER",
     "ROPE_FACTORS",
     "SERVED",

@@ -19,7 +19,9 @@ TASKS = {  # each runs and passes as it is, on a model that it builds; what a fo
     "qa": ("suite.toml", "harnessfile.py", *ROWS),
     "chat": ("suite.toml", *ROWS),
     "tools": ("suite.toml", *ROWS),
+    "multilabel": ("suite.toml", *ROWS),
     "preference": ("suite.toml", *ROWS),
+    "kto": ("suite.toml", *ROWS),
     "candidate": ("suite.toml", "train.toml", *ROWS),
 }
 

@@ -29,6 +29,8 @@ def print_forecast(forecast: Forecast, terminal: Terminal) -> None:
     runs = forecast.runs
     known = f"{len(runs)} earlier run{'s' if len(runs) > 1 else ''}, the last of {runs[0]}" if runs else ""
     terminal.print_line(f"known  {known or 'no earlier run was found, so defaults are assumed'}")
+    for reading in forecast.readings:
+        terminal.print_line(reading)
     for warning in forecast.warnings:
         terminal.print_line(f"warning: {warning}", "yellow")
     _print_gate_power(forecast, terminal)

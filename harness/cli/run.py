@@ -54,6 +54,8 @@ def _run_check(args: argparse.Namespace) -> int:
         found, built, collection = check_suite(prepare_collection(args.suite, options), options)
     finally:
         terminal.clear_progress()
+    for reading in collection.readings:
+        terminal.print_line(reading)
     for warning in collection.warnings:
         terminal.print_line(f"warning: {warning}", "yellow")
     print_third_party_code(terminal, collection.plugins)
@@ -74,7 +76,12 @@ def _run_check(args: argparse.Namespace) -> int:
         terminal.print_line(f"{args.write_clean}: {len(rows):,} training rows")
     ignored = sum(f.ignored is not None for f in found)
     terminal.print_line(f"{args.suite}: {told}, {ignored} ignored in {time.monotonic() - begun:.1f} s")
-    args.document = {"findings": [asdict(f) for f in found], "warnings": collection.warnings, "counts": counts}
+    args.document = {
+        "findings": [asdict(f) for f in found],
+        "warnings": collection.warnings,
+        "readings": collection.readings,
+        "counts": counts,
+    }
     return ExitCode.USAGE if counts["error"] else ExitCode.OK
 
 

@@ -81,6 +81,8 @@ class Terminal(Screen):
         if run.selecting:
             what = "evaluated to choose a candidate: confirms nothing, counts no attempt, exports nothing"
             self.print_line(f"split  select: {what}", hang=7)
+        for reading in run.readings:
+            self.print_line(reading)
         self.print_warnings(run)
 
     @hookimpl

@@ -85,7 +85,7 @@ def collect(
     told = tuple(origins), tuple(context.warnings)
     return Collection(
         suite, plugins, tasks, context.baselines, candidates, items, rows, *told, selecting=selecting, ahead=ahead,
-        recipe=recipe, runs=runs,
+        recipe=recipe, runs=runs, readings=tuple(context.readings),
     )  # fmt: skip
 
 

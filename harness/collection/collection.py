@@ -156,6 +156,7 @@ class Collection:
     training: tuple[dict[str, Any], ...] | None = None
     origins: tuple[tuple[str, Mapping[str, Any]], ...] = ()  # source and whole row of each training row
     warnings: tuple[str, ...] = ()
+    readings: tuple[str, ...] = ()  # what columns that nobody declared were taken for
     selecting: bool = False  # on the select splits: nothing is confirmed, nothing ships
     ahead: bool = False  # only looked at: a suite for candidates stands with one that is still to come
     deselected: tuple[str, ...] = ()

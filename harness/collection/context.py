@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import partial
 from typing import Any
 
 from harness import capabilities, plugin_errors, schema
 from harness.collection.collection import trains_whole
+from harness.data import resolver
 from harness.data.ambiguity import find_ambiguous_row
 from harness.data.rows import find_target_in_template
 from harness.data.templates import find_template_error
@@ -39,6 +40,7 @@ class Context:
     ahead: bool = False  # another trains it, or it is still to come
     mistakes: Mistakes = field(default_factory=Mistakes)
     warnings: list[str] = field(default_factory=list)
+    readings: list[str] = field(default_factory=list)  # what columns that nobody declared were taken for
 
     def mistakes_at(self, where: str) -> Callable[[str], None]:
         """Return a function that adds mistakes of one place."""
@@ -57,6 +59,19 @@ class Context:
         if what:
             self.mistakes.add(where, what)
         return not what
+
+    def resolve_rows(
+        self, rows: list[dict[str, Any]], table: Eval | Train, where: str, *, kept: Collection[str] = ()
+    ) -> resolver.SuiteRows | None:
+        """Return rows with a suite's columns. None, with a mistake, if their layout is malformed."""
+        training = isinstance(table, Train)
+        with self.mistakes.collecting(f"{where}:"):
+            resolved = resolver.resolve_suite_rows(rows, table.columns, table.template, kept=kept, training=training)
+            for line in resolved.lines:
+                if (reading := f"{where}: {line}") not in self.readings:
+                    self.readings.append(reading)
+            return resolved
+        return None
 
     def find_plugin(self, kind: str, name: str, options: Mapping[str, Any], where: str) -> Callable[..., Any] | None:
         """Find a table's plugin and check its options.

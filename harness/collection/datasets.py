@@ -124,10 +124,13 @@ def read_training_rows(context: Context, sources: DatasetLoader) -> tuple[list[d
             return None, origins
         where = f'{train.where} data "{source}"'
         with context.mistakes.collecting():
+            if (resolved := context.resolve_rows(found, train, where)) is None:
+                continue
+            read, columns = resolved.rows, resolved.columns
             if judged:
-                made = to_judged_rows(found, judged, train.columns, where, train.chat_template_kwargs)
-            elif context.are_readable(found, train.columns, train.template, where, training=True):
-                made = to_training_rows(found, train.columns, where, train.chat_template_kwargs, train.template)
+                made = to_judged_rows(read, judged, columns, where, train.chat_template_kwargs)
+            elif context.are_readable(read, columns, train.template, where, training=True):
+                made = to_training_rows(read, columns, where, train.chat_template_kwargs, train.template)
             else:
                 continue
             group = train.cluster

@@ -15,6 +15,7 @@ from harness.collection.datasets import DatasetLoader, describe_overlap
 from harness.data import chat
 from harness.data.fewshot import find_form_error
 from harness.data.identity import add_question_keys
+from harness.data.resolver import resolve_suite_rows
 from harness.data.rows import to_samples
 from harness.errors import Mistakes, UsageError, did_you_mean, missing_modules_message
 from harness.gates.gate import PARENT
@@ -98,8 +99,9 @@ def add_shots(context: Context, sources: DatasetLoader, task: Task) -> Task:
     if train and not spec.fewshot_data and (train.template or not (columns or template)):  # read as it is trained on
         columns, template = train.columns, train.template
     with context.mistakes.collecting():
+        pairs = resolve_suite_rows(rows, columns, template, kept=list_named_columns(spec)).rows
         how: dict[str, Any] = {"columns": columns, "template": template, "json_targets": task.capabilities.json_targets}
-        pool = to_samples(rows, spec.where, cluster=None, slices=(), **how)
+        pool = to_samples(pairs, spec.where, cluster=None, slices=(), **how)
         own = {_make_prompt_key(s) for s in task.samples}
         usable = (s for s in pool if s.input and s.target and all(s.target))
         shots = tuple(s for s in usable if _make_prompt_key(s) not in own)
@@ -253,10 +255,15 @@ def _make_checked_samples(
     context: Context, spec: Eval, rows: Rows, function: Callable[..., Any] | None
 ) -> Samples | None:
     """Convert rows to samples that their evaluator accepts. None, with mistakes, if they are wrong."""
-    rows = rows[: spec.limit or None][: context.limit or None]
     able = capabilities.EvaluatorCapabilities.of(function) if function else capabilities.EvaluatorCapabilities()
     about: dict[str, Any] = {"columns": spec.columns, "cluster": spec.cluster, "slices": spec.slices}
     about |= {"template": spec.template, "json_targets": able.json_targets}
+    if spec.data is not None:
+        where = f'{spec.where} data "{spec.data}"'
+        if (resolved := context.resolve_rows(rows, spec, where, kept=list_named_columns(spec))) is None:
+            return None
+        rows = resolved.rows
+    rows = rows[: spec.limit or None][: context.limit or None]
     if spec.data is not None and not context.are_readable(rows, spec.columns, spec.template, spec.where):
         return None
     told = Mistakes()
@@ -279,6 +286,11 @@ def _make_checked_samples(
                 spec.where, f'"{spec.use}" failed to check its rows: {plugin_errors.error_location(error) or error}'
             )
     return None
+
+
+def list_named_columns(spec: Eval) -> list[str]:
+    """Return the columns that an eval names for something else than input and target."""
+    return [*spec.clusters, *spec.slices, *(value for value in spec.options.values() if isinstance(value, str))]
 
 
 def _make_prompt_key(sample: Sample) -> str:

@@ -6,7 +6,9 @@ Russian, Urdu, Japanese, German, Korean and Indonesian.
 
 from __future__ import annotations
 
+import json
 import re
+import unicodedata
 from collections.abc import Iterable, Sequence
 
 INPUTS = (
@@ -65,21 +67,56 @@ PAIRS = (
 )  # fmt: skip
 """Columns that are inputs together."""
 
+OWN_NAMES = {"input": ("input", "prompt", "question"), "target": ("target", "completion", "answer")}
+"""What a suite's own columns are called; before other names, the first of each is the name of the role."""
+
 CHATS = ("messages", "conversations", "conversation")
 PROMPTS = ("prompt", "question", "instruction", "query", "input")  # of preference pairs
 ANSWERS = ("output", "response", "completion", "answer")  # of Alpaca and its relatives
+SYSTEMS = ("system", "system_prompt")
 CONTEXTS = ("input", "context")  # that follow an instruction
-ASKED = (*INPUTS, *CHATS)  # what a scored row was asked
+PROMPT_PARTS = (
+    *("instruction", "context", "system", "question", "prompt", "query", "premise", "hypothesis", "passage"),
+)
+"""Columns that belong into a prompt."""
+
+# of rows with choices, in small letters and without spaces and marks
+CHOICE_QUESTIONS = (
+    *("question", "questionstem", "query", "ctx", "prompt", "input", "goal", "sentence", "startphrase"),
+)
+CHOICE_CONTEXTS = ("context", "passage", "article", "support", "premise")
+CHOICE_LISTS = ("choices", "options", "endings")
+CHOICE_ANSWERS = (
+    *("answerkey", "answer", "correctanswer", "label", "gold", "target", "correct", "correctoption", "answeridx"),
+    *("answerindex", "cop"),
+)
+WRONG_CHOICES = ("distractors", "incorrectanswers", "wronganswers")  # the choices without the right one
+CONTINUED_TEXTS = ("ctx", "startphrase")  # texts that the choices continue, instead of questions that they answer
+
+SCORED = {"id": IDS, "score": SCORES, "input": (*INPUTS, *CHATS), "target": ("target",), "answer": ("answer",)}
+"""Names of columns of rows that were scored, where an answer is the model's."""
+
+
+def fold_name(name: str) -> str:
+    """Return the name of a column in small letters, without marks that are not seen, such as those of direction."""
+    return "".join(character for character in name if unicodedata.category(character) != "Cf").strip().lower()
 
 
 def plain_name(name: str) -> str:
     """Return the name of a column in small letters, without the ends that say that it names something."""
-    return re.sub(r"[\W_]+(id|key|name)?$|(?<=[a-z])Id$", "", name.strip()).lower()
+    seen = "".join(character for character in name if unicodedata.category(character) != "Cf")
+    return re.sub(r"[\W_]+(id|key|name)?$|(?<=[a-z])Id$", "", seen.strip()).lower()
 
 
 def find_named(columns: Iterable[str], names: Sequence[str]) -> str | None:
     """Return the first column that has exactly one of these names but for its case; the first name counts most."""
     known: dict[str, str] = {}
     for column in columns:
-        known.setdefault(column.strip().lower(), column)
+        known.setdefault(fold_name(column), column)
     return next((known[name] for name in names if name in known), None)
+
+
+def describe_role(role: str, columns: Iterable[str], reason: str) -> str:
+    """Describe which columns have a role, and why."""
+    names = ", ".join(json.dumps(column, ensure_ascii=False) for column in columns)
+    return f"{role}: {names}, {reason}"

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from harness.data import reading
+from harness.data.column_names import PROMPTS
+from harness.data.layouts import WANTED
 from harness.data.rows import (
     ANSWERS,
     Arguments,
@@ -17,9 +18,8 @@ from harness.data.rows import (
     read_answer,
     training_template_arguments,
 )
+from harness.data.turns import split_preference_pair
 from harness.errors import Mistakes, UsageError, did_you_mean
-
-LABELS = {"true": True, "false": False, "1": True, "0": False}  # of KTO, as a table writes them in small letters
 
 
 def to_judged_rows(rows: Rows, names: Sequence[str], columns: Columns, where: str, common: Arguments) -> list[Row]:
@@ -40,7 +40,7 @@ def to_judged_rows(rows: Rows, names: Sequence[str], columns: Columns, where: st
     named = []
     for row in rows:
         found = {**row, **{name: row[column] for name, column in columns.items()}}
-        asked = next((found[name] for name in ("prompt", "question", "input") if name in found), None)
+        asked = next((found[name] for name in PROMPTS if name in found), None)
         found |= {"prompt": asked} if asked is not None else {}
         named.append(
             found | (split_preference_pair(found) if {"chosen", "rejected"} <= {*names} & found.keys() else {})
@@ -67,30 +67,4 @@ def _read_judged_row(row: Row) -> Row:
     """Return a row for a preference trainer with its answers as text or messages, and its label as true or false."""
     read = {name: read_answer(row[name], row) for name in ANSWERS if name in row}
     label = row.get("label")
-    return {**row, **read} | ({"label": LABELS.get(label.lower(), label)} if isinstance(label, str) else {})
-
-
-def split_preference_pair(row: Mapping[str, Any]) -> Row:
-    """Split two conversations into prompt, chosen and rejected answer.
-
-    Both hold the prompt, and the answers begin where the two differ. If they differ within the question, the rejected
-    conversation stays whole. Empty for other rows.
-    """
-    prompt, one, two = row.get("prompt"), row["chosen"], row["rejected"]
-    if not (isinstance(one, list) and isinstance(two, list) and one) or _has_leading_assistant_message(
-        one
-    ):  # nothing is asked
-        return {}
-    last = min(len(one), len(two)) - 1
-    same = next((i for i in range(last) if one[i] != two[i]), max(last, 0))
-    if isinstance(prompt, list) and prompt != one[: len(prompt)]:
-        return {}
-    if not (
-        _has_leading_assistant_message(one[same : same + 1]) and _has_leading_assistant_message(two[same : same + 1])
-    ):
-        return {"prompt": one[:-1], "chosen": one[-1:], "rejected": two}
-    return {"prompt": one[:same], "chosen": one[same:], "rejected": two[same:]}
-
-
-def _has_leading_assistant_message(messages: Sequence[Any]) -> bool:
-    return bool(messages) and isinstance(messages[0], Mapping) and messages[0].get("role") == "assistant"
+    return {**row, **read} | ({"label": WANTED.get(label.lower(), label)} if isinstance(label, str) else {})

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.data import chat, reading
+from harness.data.column_names import OWN_NAMES
 from harness.data.templates import fill_template, template_columns
 from harness.errors import Mistakes, UsageError
 from harness.records.samples import Prompt, Sample
@@ -23,8 +24,8 @@ Row = dict[str, Any]
 Rows = Sequence[Row]
 Columns = Mapping[str, str]  # our names -> the data's
 Arguments = Mapping[str, Any]  # of a chat template, beside the messages
-ALIASES = {"prompt": "input", "question": "input", "completion": "target", "answer": "target"}
-NAMES = {ours: [a for a, of in ALIASES.items() if of == ours] for ours in ("input", "target")}  # beside our own
+NAMES = {role: others for role, (_, *others) in OWN_NAMES.items()}  # beside the role's own
+ALIASES = {name: role for role, names in NAMES.items() for name in names}
 PAIR = ("input", "target")
 NO_CHAT = "for a chat template, but the input is text; give messages, or drop these columns"
 ANSWERS = ("completion", "chosen", "rejected")  # columns of training rows that follow the prompt

@@ -2,187 +2,38 @@
 
 from __future__ import annotations
 
-import json
-import re
 import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
-from statistics import fmean
-from typing import Any
 
 from harness.data import chat
-from harness.data.column_names import GROUPS, INPUTS, LABELS, LONG_LABELS, PAIRS, plain_name
+from harness.data.cells import MAX_CATEGORIES, MAX_CATEGORY_CHARS, MIN_ROWS_PER_CATEGORY
 from harness.data.identity import canonical_text
-from harness.errors import UsageError, did_you_mean
-from harness.init.answers import list_accepted_answers
-from harness.init.layouts import AMBIGUOUS, Layout
-from harness.init.turns import format_value
+from harness.data.layouts import AMBIGUOUS, Layout
+from harness.data.resolver import Columns, Row, quote_text
+from harness.errors import UsageError
+from harness.texts.escaping import shorten_text
 from harness.texts.missing import MISSING_VALUES
 
-Row = dict[str, Any]
-Columns = Mapping[str, Sequence[str]]
-Ask = Callable[[str, Sequence[str]], str]
-NAMES = {"input": INPUTS, "label": LABELS, "text": LONG_LABELS, "group": GROUPS}  # by what columns are taken for
-SHOWN_COLUMNS = 10  # names of columns in a line
-MAX_LABELS = 40  # different answers that are taken for labels
-MIN_ROWS_PER_LABEL = 5  # on average
-LONGEST_LABEL = 60  # characters of a label
 MIN_ROWS = 60  # that can be split into three parts
 MIN_PART_ROWS, MIN_CONFIRM_GROUPS = 20, 10
 RESERVED = ("choices", "gold", chat.TOOLS, chat.ARGUMENTS, *chat.MEDIA)  # columns that mean something else in a suite
+WITHOUT = "without an input, a label or a group"  # why rows are left out
+CONFLICTING = "whose input also occurs with another label"
+REPEATED = "that repeat the question of an earlier row"
+SHOWN_EXAMPLES = 2  # rows that are left out, by reason
 MAX_TRAINING_ROWS = 200_000  # rows to train on; more make every look at them take minutes
 PARTS = {"confirm": (0.2, 200, 5000), "select": (0.1, 0, 1000)}  # share, at least (a third at most), at most
-BY_FEW_VALUES = "by its few distinct values"
-NUMBER = re.compile(r"[-+]?[0-9]+(?:[.,][0-9]+)?")
-
-
-@dataclass(frozen=True)
-class Roles:
-    """The input, label and group columns of a table. `why` says how each was found."""
-
-    inputs: tuple[str, ...]
-    label: str
-    group: str | None
-    why: Mapping[str, str]
-
-
-def rename_columns(rows: Sequence[Row], fewest: int = 2) -> tuple[list[Row], dict[str, list[str]]]:
-    """Rename columns so that templates can hold them.
-
-    Also returns the text of every cell by column. Raises UsageError if there are fewer columns than `fewest`, or two
-    get the same name.
-    """
-    names = {name: safe_name(name) for name in dict.fromkeys(name for row in rows for name in row)}
-    first = dict[str, str]()
-    for name, safe in names.items():
-        if (other := first.setdefault(safe, name)) != name:
-            both = f"{quote_text(other)} and {quote_text(name)}"
-            raise UsageError(f"the columns {both} have one name in a template, {quote_text(safe)}; rename one")
-    if len(names) < fewest:
-        want = "an input column and another column with its label or answer are needed"
-        raise UsageError(f"its columns are {list_names([*names]) or 'none'}; {want}")
-    rows = [{names[name]: value for name, value in row.items()} for row in rows]
-    return rows, {name: [format_value(row.get(name)) for row in rows] for name in names.values()}
-
-
-def safe_name(name: str) -> str:
-    """Replace the characters of a column name that templates reserve."""
-    return re.sub(r"[.\[\]{}!:]", "_", name).strip() or "_"
-
-
-def quote_text(text: str) -> str:
-    """Return a text in quotes, as TOML and JSON write it."""
-    return json.dumps(text, ensure_ascii=False)
-
-
-def list_names(names: Sequence[str]) -> str:
-    """Join quoted names, with only a count after the first ten."""
-    more = f" and {len(names) - SHOWN_COLUMNS:,} more" if len(names) > SHOWN_COLUMNS else ""
-    return ", ".join(map(quote_text, names[:SHOWN_COLUMNS])) + more
-
-
-def find_roles(columns: Columns, given: Mapping[str, str | None], ask: Ask) -> Roles:
-    """Return the inputs, the label and the group: as given, by names, by contents, or as `ask` is answered.
-
-    Raises UsageError for a column that does not exist, and what `ask` raises where nobody can be asked.
-    """
-    inputs = _parse_inputs(given["input"], columns)
-    for option, names in {"input": inputs, "label": (given["label"],), "group": (given["group"],)}.items():
-        if missing := [name for name in names if name is not None and name not in columns]:
-            raise UsageError(f'--{option} "{missing[0]}": column does not exist{did_you_mean(missing[0], columns)}')
-    plain = {column: plain_name(column) for column in columns}
-    named = {role: [column for column in columns if plain[column] in names] for role, names in NAMES.items()}
-    lower = {c.strip().lower(): c for c in columns}
-    pair = next((tuple(lower[name] for name in names) for names in PAIRS if {*names} <= lower.keys()), ())
-    pair = () if inputs or {given["label"], given["group"]} & {*pair} else pair
-    few = [c for c, texts in columns.items() if _has_few_repeated_labels(Counter(texts))]
-    free = [c for c in columns if c not in (*inputs, *pair, *given.values())]
-    other = [c for c in columns if c not in (inputs or named["input"][:1])] if len(columns) == 2 else []
-    by_name = "by its name"
-    ways = ((by_name, named["label"]), (BY_FEW_VALUES, few), ("the other column", other), (by_name, named["text"]))
-    label, of_label = _choose_or_ask_column(("label", given["label"]), free, ways, ask)
-    left = [c for c in free if c != label]
-    of_input = "as given" if inputs else "by their names"
-    if not (inputs := inputs or pair):
-        length = sorted((fmean(map(len, columns[c])), c) for c in left)
-        longest = [c for size, c in length[-1:] if len(length) == 1 or size > 2 * length[-2][0]]
-        asked, of_input = _choose_or_ask_column(
-            ("input", None), left, ((by_name, named["input"]), ("the longest texts", longest)), ask
-        )
-        inputs = (asked,)
-    if label in inputs or given["group"] in (*inputs, label) or len({*inputs}) < len(inputs):
-        raise UsageError("--input, --label and --group must name three different columns")
-    group, of_group = given["group"], "as given"
-    for name in [*inputs[: len(pair)], *(c for c in named["group"] if c in left and c not in inputs)]:
-        if given["group"] is None and _is_group_column(columns[name]):
-            group, of_group = name, "by its name, and its values repeat"
-    return Roles(inputs, label, group, {"input": of_input, "label": of_label, "group": of_group})
-
-
-def _parse_inputs(given: str | None, columns: Columns) -> tuple[str, ...]:
-    """Split `--input A,B` into column names. A column may have a comma in its name."""
-    if given is None or given in columns:
-        return () if given is None else (given,)
-    return tuple(safe_name(name) for name in given.split(","))
-
-
-def _is_group_column(texts: Sequence[str]) -> bool:
-    """Return whether values repeat as those of a group do: often, but none in a tenth of the rows."""
-    kinds = Counter(text for text in texts if text)
-    spread = 5 * MIN_CONFIRM_GROUPS <= len(kinds) <= 0.9 * kinds.total() and max(kinds.values()) < 0.1 * kinds.total()
-    return spread and kinds.total() > 0.9 * len(texts)
-
-
-def _choose_or_ask_column(
-    role: tuple[str, str | None], among: Sequence[str], found: Sequence[tuple[str, Sequence[str]]], ask: Ask
-) -> tuple[str, str]:
-    """Return the column of a role and why it is: as given, the one of the first way that finds one, or as asked."""
-    if role[1] is not None:
-        return role[1], "as given"
-    for why, names in found:
-        if len(here := [name for name in names if name in among]) == 1:
-            return here[0], why
-    return ask(role[0], [c for c in among if any(c in names for _, names in found)] or among), "as given"
-
-
-def _has_few_repeated_labels(kinds: Counter[str]) -> bool:
-    return (
-        2 <= len(kinds) <= MAX_LABELS
-        and kinds.total() >= MIN_ROWS_PER_LABEL * len(kinds)
-        and max(map(len, kinds)) <= LONGEST_LABEL
-    )
-
-
-def to_layout(rows: Sequence[Row], columns: Columns, roles: Roles) -> Layout:
-    """Lay out a table for a suite with a template.
-
-    Of accepted answers a row holds all, if there are several. Raises UsageError if an input or label cell is any other
-    list or an object.
-    """
-    listed = [list_accepted_answers(row.get(roles.label), roles.label) for row in rows]
-    rows = [row if some is None else {**row, roles.label: None} for row, some in zip(rows, listed, strict=True)]
-    for name in (*roles.inputs, roles.label):
-        if odd := next((row[name] for row in rows if isinstance(row.get(name), (list, dict))), None):
-            shown = quote_text(format_value(odd)[:40])
-            raise UsageError(f'column "{name}" contains {shown}; only text and numbers are allowed')
-    asked, made = ["\n".join(texts) for texts in zip(*(columns[c] for c in roles.inputs), strict=True)], list[Row]()
-    accepted = [
-        some or [""] if some is not None else [text] for some, text in zip(listed, columns[roles.label], strict=True)
-    ]
-    for i, texts in enumerate(accepted):
-        answer = {roles.label: texts if len(texts) > 1 else texts[0]}
-        made.append({name: columns[name][i] for name in roles.inputs} | answer)
-    used = {"input": ", ".join(roles.inputs), "label": roles.label}
-    return Layout("columns", "", used, asked, [" ".join(texts[0].split()) for texts in accepted], made)
 
 
 @dataclass(frozen=True)
 class CleanRows:
     """Rows to learn from, with their questions, answers and groups.
 
-    `choices` are the labels, if answers are chosen from some; `dropped` counts the rows left out, by reason.
+    `choices` are the labels, if answers are chosen from some; `dropped` counts the rows left out, by reason, and
+    `examples` are the first questions of these.
     """
 
     rows: Sequence[Row]
@@ -193,6 +44,7 @@ class CleanRows:
     dropped: Counter[str]
     notes: Sequence[str]
     cluster: str | None  # the column that holds the groups
+    examples: Mapping[str, Sequence[str]]
 
 
 def clean_rows(rows: Sequence[Row], columns: Columns, layout: Layout, group: str | None) -> CleanRows:
@@ -213,18 +65,24 @@ def clean_rows(rows: Sequence[Row], columns: Columns, layout: Layout, group: str
             f'column "{where}": {all_of_them}, so there is nothing to train on; two or more labels are needed'
         )
     labels = (
-        layout.kind not in ("preference", "choice")
+        layout.kind not in ("preference", "choice", "judged")
+        and not layout.calls_tools
+        and not layout.has_label_lists
         and not layout.rows_with_several_answers
-        and len(kinds) <= MAX_LABELS
-        and kinds.total() >= MIN_ROWS_PER_LABEL * len(kinds)
+        and len(kinds) <= MAX_CATEGORIES
+        and kinds.total() >= MIN_ROWS_PER_CATEGORY * len(kinds)
     )
-    chosen = sorted(kinds) if labels and max(map(len, kinds)) <= LONGEST_LABEL else []
-    kept, dropped = _drop_rows(layout, columns[group] if group else None, labelled=bool(chosen))
+    chosen = sorted(kinds) if labels and max(map(len, kinds)) <= MAX_CATEGORY_CHARS else []
+    kept, left_out = _drop_rows(layout, columns[group] if group else None, labelled=bool(chosen))
+    examples = defaultdict[str, list[str]](list)
+    for i, reason in left_out.items():
+        if len(examples[reason]) < SHOWN_EXAMPLES:
+            examples[reason].append(quote_text(shorten_text(layout.asked[i], 60)))
     if len(kept) < MIN_ROWS:
         what = f"only {len(kept)} of {len(rows)} rows are left, but at least {MIN_ROWS} are needed to decide anything"
         what += "; add rows"
-        left_out = ", ".join(f"{n:,} {why}" for why, n in dropped.items())
-        raise UsageError(f"{what}; left out: {left_out}" if dropped else what)
+        reasons = ", ".join(f"{n:,} {reason}" for reason, n in Counter(left_out.values()).items())
+        raise UsageError(f"{what}; left out: {reasons}" if reasons else what)
     reserved = {*RESERVED, "id", *(AMBIGUOUS if layout.kind != "columns" else ())}
     without, cluster = {*reserved, *layout.rows[0]}, group
     if group in reserved:  # its name means something else in a suite
@@ -243,27 +101,28 @@ def clean_rows(rows: Sequence[Row], columns: Columns, layout: Layout, group: str
     notes += _describe_spellings(spelt, usual) if chosen else []
     if several := layout.rows_with_several_answers:
         notes.append(f"accepted: any of several answers in {several:,} rows, of which the first is trained on")
-    return CleanRows(made, [layout.asked[i] for i in kept], answers, groups, chosen, dropped, notes, cluster)
+    asked = [layout.asked[i] for i in kept]
+    return CleanRows(made, asked, answers, groups, chosen, Counter(left_out.values()), notes, cluster, examples)
 
 
-def _drop_rows(layout: Layout, groups: Sequence[str] | None, *, labelled: bool) -> tuple[list[int], Counter[str]]:
-    """Return the numbers of the rows that can be learnt from, and count the others by reason."""
+def _drop_rows(layout: Layout, groups: Sequence[str] | None, *, labelled: bool) -> tuple[list[int], dict[int, str]]:
+    """Return the numbers of the rows that can be learnt from, and why each other one cannot."""
     keys = [_normalize_spelling(text) for text in layout.asked]
     meant = defaultdict[str, set[str]](set)
     for i, (key, answer) in enumerate(zip(keys, layout.answers, strict=True)):
         meant[key] |= {_fold_label(answer)} if i not in layout.refused else set()
-    kept, seen, dropped = list[int](), set[str](), Counter[str]()
+    kept, seen, dropped = list[int](), set[str](), dict[int, str]()
     for i, (key, answer) in enumerate(zip(keys, layout.answers, strict=True)):
         same = {f"{canonical_text(layout.asked[i])}\n{canonical_text(answer)}"}
-        same |= {key} if layout.kind != "preference" else set()
+        same |= {key} if layout.kind not in ("preference", "judged") else set()
         if i in layout.refused:
-            dropped[layout.refused[i]] += 1
-        elif not key or answer.lower() in MISSING_VALUES or (groups and not groups[i]):
-            dropped["without an input, a label or a group"] += 1
+            dropped[i] = layout.refused[i]
+        elif {key.lower(), answer.lower()} & {"", *MISSING_VALUES} or (groups and not groups[i]):
+            dropped[i] = WITHOUT
         elif labelled and len(meant[key] - MISSING_VALUES) > 1:
-            dropped["whose input also occurs with another label"] += 1
+            dropped[i] = CONFLICTING
         elif same & seen:
-            dropped["that repeat the question of an earlier row"] += 1
+            dropped[i] = REPEATED
         else:
             kept.append(i)
             seen |= same

@@ -18,28 +18,26 @@ from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 from harness.data import reading
+from harness.data.accepted_answers import find_final_number
+from harness.data.layouts import CODE, Layout
+from harness.data.resolver import Resolution, Roles, Row, quote_text, resolve_table
 from harness.data.rows import read_rows
-from harness.errors import UsageError, did_you_mean
+from harness.data.turns import join_text, list_calls
+from harness.errors import UsageError
 from harness.files import write_text
-from harness.init.answers import find_final_number
 from harness.init.columns import (
     MAX_TRAINING_ROWS,
     MIN_PART_ROWS,
-    NUMBER,
     CleanRows,
-    Roles,
-    Row,
     clean_rows,
-    find_roles,
-    list_names,
-    quote_text,
-    rename_columns,
-    safe_name,
     split_rows,
-    to_layout,
 )
-from harness.init.layouts import Layout, find_layout
-from harness.init.turns import list_unread_keys
+from harness.init.report import (
+    NEAR_COPIES_TEXT,
+    describe_large_losses,
+    describe_majority_baseline,
+    describe_part,
+)
 from harness.texts.numbers import format_bytes
 from harness.texts.printing import print_line
 
@@ -49,10 +47,12 @@ LARGE_TABLE_BYTES = 10_000_000  # bytes of a table, beyond which its stages take
 EXACT_MATCH_WORDS, GENERATED_WORDS, MAX_ANSWER_TOKENS = 5, 30, 512
 PARTS, ROLES, LEAKS = ("train", "select", "confirm"), ("input", "label", "group"), ("D10",)
 OPTIONS = (*ROLES, "separator", "encoding", "model")
-ALPHA = 0.05  # of the suite
-EMPTY = {"", "[]", "{}"}  # cells without a value
+TRAINERS = {"preference": "dpo", "judged": "kto"}  # of layouts; of others it is sft
+MAX_CALL_TOKENS = 256
+PERPLEXITY = 'use = "perplexity"\nof = "completion"'
+NUMBER = re.compile(r"[-+]?[0-9]+(?:[.,][0-9]+)?")
 FILES = ("suite.toml", *(f"data/{part}.jsonl" for part in PARTS))
-NEAR_COPIES_TEXT = "near-copies of rows of another part"
+UNWANTED = "unwanted answers to questions that choose or confirm"
 TEMPLATES = Path(__file__).parent / "templates"
 RECIPE = "num_train_epochs = 1\nlearning_rate = 5e-4\nper_device_train_batch_size = 8\ngradient_accumulation_steps = 1"
 RANDOM = RECIPE.replace("num_train_epochs = 1", "max_steps = 150").replace("5e-4", "1e-2")  # for a tiny model's weights
@@ -87,50 +87,51 @@ def make_suite_files(args: argparse.Namespace) -> tuple[dict[str, str], dict[str
         print_line(f"reading {path.name}, {format_bytes(taken)}", sys.stderr)
     rows = read_rows(args.data, Path(), lambda _: None, "--data", how)
     try:
-        draft, cleaned, unused = _make_draft(args, rows)
+        draft, cleaned, resolution = _make_draft(args, rows)
         dropped = cleaned.dropped
-        dropped[f"more than the {MAX_TRAINING_ROWS:,} used for training"] = len(cleaned.rows) - sum(
-            map(len, draft.parts.values())
-        )
+        used = sum(map(len, draft.parts.values())) + dropped[UNWANTED]
+        dropped[f"more than the {MAX_TRAINING_ROWS:,} used for training"] = len(cleaned.rows) - used
         if taken > LARGE_TABLE_BYTES:
             print_line(f"looking for near-duplicates among {sum(map(len, draft.parts.values())):,} rows", sys.stderr)
-        draft, near = _drop_near_duplicates(draft)
-        told = _print_draft_report(draft, how, len(rows), dropped + near, [*unused, *cleaned.notes])
+        draft, near, copies = _drop_near_duplicates(draft)
+        notes = [*cleaned.notes]
+        left_out = dropped + near
+        examples = {**cleaned.examples, NEAR_COPIES_TEXT: copies}
+        notes += describe_large_losses(left_out, len(rows), examples)
+        told = _print_draft_report(draft, resolution, how, len(rows), left_out, notes)
     except UsageError as error:
         raise UsageError(*(f"{args.data}: {message}" for message in error.messages)) from None
     return draft.files(), told
 
 
-def _make_draft(args: argparse.Namespace, rows: Sequence[Row]) -> tuple[Draft, CleanRows, list[str]]:
+def _make_draft(args: argparse.Namespace, rows: Sequence[Row]) -> tuple[Draft, CleanRows, Resolution]:
     """Draft a suite from the rows of a table.
 
-    Also returns the cleaned rows, and lines on columns and keys of messages that are not used.
+    Also returns the cleaned rows, and what the columns were taken for.
     """
-    layout = find_layout(rows) if args.input is None and args.label is None else None
-    unread = list_unread_keys(rows, layout.used) if layout else []
-    rows, columns = rename_columns(rows, 1 if layout else 2)
-    safe = {role: name and safe_name(name) for role in ("label", "group") for name in [getattr(args, role)]}
-    if layout:
-        group = safe["group"]
-        if group is not None and group not in columns:
-            raise UsageError(f'--group "{group}": column does not exist{did_you_mean(group, columns)}')
-        asks = layout.columns.get("prompt") or next(iter(layout.columns.values()))
-        roles = Roles((asks,), "", group, {"group": "as given"})
-    else:
-        roles = find_roles(columns, {"input": args.input, **safe}, _ask_column)
-        layout = to_layout(rows, columns, roles)
-        if roles.label in columns[roles.label]:
-            name = quote_text(roles.label)
-            raise UsageError(f"column name {name} is also one of its values; add a header line to the file")
+    given = {role: getattr(args, role) for role in ROLES}
+    resolution = resolve_table(rows, given, _ask_column)
+    layout, roles, rows, columns = resolution.layout, resolution.roles, resolution.rows, resolution.texts
+    if roles.label and roles.label in columns[roles.label]:
+        raise UsageError(
+            f"column name {quote_text(roles.label)} is also one of its values; add a header line to the file"
+        )
     cleaned = clean_rows(rows, columns, layout, roles.group)
     strata = cleaned.answers if cleaned.choices and not roles.group else None
     split = split_rows(cleaned.groups, strata, roles.group or ", ".join(roles.inputs))
     parts = {part: [cleaned.rows[i] for i in places] for part, places in split.items()}
-    used = {*map(safe_name, layout.used), *layout.used, roles.group, "id"}
-    unused = [name for name, texts in columns.items() if name not in used and not EMPTY.issuperset(texts)]
+    if layout.kind == "judged":  # an answer that is not wanted is nothing to score
+        wanted = {part: [row for row in parts[part] if row["label"]] for part in ("select", "confirm")}
+        cleaned.dropped[UNWANTED] = sum(len(parts[part]) - len(rows) for part, rows in wanted.items())
+        parts |= {part: [_to_scored_row(row) for row in rows] for part, rows in wanted.items()}
     draft = Draft(Path(args.data).name, args.model or MODEL, layout, roles, cleaned.choices, parts, cleaned.cluster)
-    lines = [f"not used: {list_names(unused)}"] if unused else []
-    return draft, cleaned, lines + ([f"not used in messages: {list_names(unread)}"] if unread else [])
+    return draft, cleaned, resolution
+
+
+def _to_scored_row(row: Row) -> Row:
+    """Return a row of KTO as one with a prompt and a text to score."""
+    bare = {name: value for name, value in row.items() if name != "label"}
+    return {**bare, "completion": join_text(row["completion"])}
 
 
 def _ask_column(role: str, among: Sequence[str]) -> str:
@@ -184,9 +185,18 @@ class Draft:
             return EvaluatorDraft("preferred", 'use = "preference"', "pairs of a chosen and a rejected one")
         if self.layout.kind == "choice":
             return EvaluatorDraft("acc", 'use = "multiple_choice"', "one of each row's choices")
+        if self.layout.calls_tools:
+            lines = f'use = "tool_calls"\nmax_new_tokens = {MAX_CALL_TOKENS}'
+            return EvaluatorDraft("call", lines, "calls of tools")
+        if self.layout.has_label_lists:
+            answers = [self.layout.read_answer(row) for rows in self.parts.values() for row in rows]
+            lines = f'use = "multilabel"\nmax_new_tokens = {_count_answer_tokens(answers)}'
+            return EvaluatorDraft("f1", lines, "several labels at once")
         if self.choices:
             lines = f'use = "multiple_choice"\nchoices = [{", ".join(map(quote_text, self.choices))}]'
             return EvaluatorDraft("acc", lines, "choices")
+        if self.layout.name == CODE:  # which is right by what it does, not by its words
+            return EvaluatorDraft("perplexity", PERPLEXITY, "code")
         answers = [self.layout.read_answer(row) for rows in self.parts.values() for row in rows]
         if self.ends_in_numbers:
             lines = f'use = "numeric"\nmax_new_tokens = {_count_answer_tokens(answers)}\nstop = []'
@@ -207,11 +217,11 @@ class Draft:
     def files(self) -> dict[str, str]:
         """Return the suite and the rows of its parts."""
         metric, use, _ = self.evaluator()
-        tiny, pairs = self.model.startswith("tiny:"), self.layout.kind == "preference"
+        tiny, pairs = self.model.startswith("tiny:"), self.layout.kind in TRAINERS
         judged = PAIRS_RANDOM if tiny else PAIRS_RECIPE
         suite = _fill_template(
             "suite.toml", data=quote_text(self.source), name=quote_text(self.name),
-            model=quote_text(self.model), how=self.how(), trainer='use = "dpo"' if pairs else 'use = "sft"',
+            model=quote_text(self.model), how=self.how(), trainer=f'use = "{TRAINERS.get(self.layout.kind, "sft")}"',
             recipe=judged if pairs else RANDOM if tiny else RECIPE, eval=quote_text(self.eval_name),
             select='select = "data/select.jsonl"      # rows to choose by\n' if self.parts["select"] else "",
             use=use, metric=f"{self.eval_name}.{metric}", constant=self._format_constant_answer_gate(metric),
@@ -226,6 +236,9 @@ class Draft:
 
     def _write_answer(self, row: Row, part: str, metric: str) -> Row:
         """Return a row with the one answer to train on, or with what is scored."""
+        if part != "train" and self.layout.calls_tools:
+            *asked, answer = row["messages"]
+            return {**row, "messages": asked, "target": list_calls(answer)}
         if part == "train" or metric == "perplexity":
             return self.layout.keep_one_answer(row)
         if self.ends_in_numbers:
@@ -237,7 +250,7 @@ class Draft:
 
         Empty for metrics on which the score of that answer is not its share of the rows.
         """
-        if metric in ("token_f1", "perplexity", "preferred") or self.layout.kind == "choice":
+        if metric in ("token_f1", "perplexity", "preferred", "f1", "call") or self.layout.kind == "choice":
             return ""
         if self.layout.rows_with_several_answers:
             return ""
@@ -252,7 +265,7 @@ def _choose_free_evaluator(answers: Sequence[str]) -> EvaluatorDraft:
     """Return the evaluator of answers that are no labels: numbers, a few words, sentences or long texts."""
     marks, length = {mark for text in answers for mark in ".," if mark in text}, fmean(len(t.split()) for t in answers)
     if length > GENERATED_WORDS:
-        return EvaluatorDraft("perplexity", 'use = "perplexity"\nof = "completion"', "texts")
+        return EvaluatorDraft("perplexity", PERPLEXITY, "texts")
     use = metric = "exact_match" if length <= EXACT_MATCH_WORDS else "token_f1"
     kind = "in words"
     lines = f"max_new_tokens = {_count_answer_tokens(answers)}"
@@ -287,10 +300,10 @@ def _name_source_row(message: str, draft: Draft, folder: str) -> str:
     return f"{named}{message[found.end() :]}"
 
 
-def _drop_near_duplicates(draft: Draft) -> tuple[Draft, Counter[str]]:
+def _drop_near_duplicates(draft: Draft) -> tuple[Draft, Counter[str], list[str]]:
     """Drop train and select rows that D10 finds in another part.
 
-    Also returns how many. Raises UsageError if D10 crashes or too few training rows are left.
+    Also returns how many, and examples. Raises UsageError if D10 crashes or too few training rows are left.
     """
     from harness.evaluation.checks import CRASH_KIND, TRAINING_SOURCES, make_data_objects
     from harness.pipeline.session import Options, collect_checks, prepare_collection
@@ -305,6 +318,7 @@ def _drop_near_duplicates(draft: Draft) -> tuple[Draft, Counter[str]]:
             raise UsageError(*(_name_source_row(message, draft, folder) for message in error.messages)) from None
     (task,), training = collection.tasks.values(), collection.training or ()
     samples, checks, left = task.select or (), collect_checks(collection, Options()), Counter[str]()
+    examples = list[str]()
     keep = {"train": [*range(len(training))], "select": [*range(len(samples))]}
     while True:
         now = replace(
@@ -322,6 +336,8 @@ def _drop_near_duplicates(draft: Draft) -> tuple[Draft, Counter[str]]:
         if not odd and not ids:
             break
         left[NEAR_COPIES_TEXT] += len(odd) + len(ids)
+        pairs = [line for flag in flags for line in flag.evidence if " ~ " in line]
+        examples += [line.partition(": ")[2].replace(" ~ ", " beside ") for line in pairs or flags[0].evidence]
         keep["train"] = [i for i in keep["train"] if i not in odd]
         keep["select"] = [i for i in keep["select"] if samples[i].id not in ids]
     parts = {**draft.parts, **{part: [draft.parts[part][i] for i in rows] for part, rows in keep.items()}}
@@ -330,11 +346,11 @@ def _drop_near_duplicates(draft: Draft) -> tuple[Draft, Counter[str]]:
             f"only {len(parts['train'])} training rows are left without {left[NEAR_COPIES_TEXT]:,} {NEAR_COPIES_TEXT}"
         )
         raise UsageError(f"{what}; if a column says what they share, name it with --group")
-    return replace(draft, parts=parts), left
+    return replace(draft, parts=parts), left, examples
 
 
 def _print_draft_report(
-    draft: Draft, how: Mapping[str, str], rows: int, dropped: Counter[str], notes: Sequence[str]
+    draft: Draft, resolution: Resolution, how: Mapping[str, str], rows: int, dropped: Counter[str], notes: Sequence[str]
 ) -> dict[str, Any]:
     """Print a draft's findings, and return them as data.
 
@@ -348,24 +364,20 @@ def _print_draft_report(
             f"all {often} rows for the final verdict have the label {quote_text(answer)}; add rows with other labels"
         )
     lines = [f"{draft.source}: {rows:,} rows" + "".join(f", {key} {quote_text(value)}" for key, value in how.items())]
-    if layout.kind == "columns":
-        named = {"input": ", ".join(map(quote_text, roles.inputs)), "label": quote_text(roles.label)}
-        lines += [f"{role}: {name}, {roles.why[role]}" for role, name in named.items()]
-    else:
-        columns = ", ".join(f"{role} {list_names(names.split(', '))}" for role, names in layout.columns.items())
-        lines.append(f"layout: {layout.name}; {columns}")
-    group = f"group: {quote_text(roles.group)}, {roles.why['group']}" if roles.group else ""
-    group += f', written as "{draft.cluster}"' if roles.group != draft.cluster else ""
-    lines.append(group or "group: none; --group COLUMN keeps the rows of one user or document together")
+    lines += resolution.describe()
+    if roles.group and roles.group != draft.cluster:
+        lines.append(f'group: {quote_text(roles.group)}, written as "{draft.cluster}"')
+    if not roles.group:
+        lines.append("group: none; --group COLUMN keeps the rows of one user or document together")
     metric, _, kind = draft.evaluator()
     if draft.choices:
         lines.append(f"choices: {', '.join(map(quote_text, draft.choices))}")
     else:
         lines.append(f"answers: {kind}, by {metric}")
     lines += [*notes, *(f"left out: {n:,} {why}" for why, n in dropped.items() if n)]
-    lines += [_describe_part(part, labels, bool(draft.choices)) for part, labels in counts.items()]
+    lines += [describe_part(part, labels, bool(draft.choices)) for part, labels in counts.items()]
     lines += (
-        _describe_majority_baseline(counts, bool(draft.choices)) if draft._format_constant_answer_gate(metric) else []
+        describe_majority_baseline(counts, bool(draft.choices)) if draft._format_constant_answer_gate(metric) else []
     )
     for line in lines:
         print_line(line, sys.stderr)
@@ -373,41 +385,3 @@ def _print_draft_report(
     told["columns"] = {"input": ",".join(roles.inputs), "label": roles.label or None, "group": roles.group}
     found = {**told, "rows": counts, "dropped": dropped, "notes": list(notes)}
     return {**found, "constant": often / counts["confirm"].total()}
-
-
-def _describe_part(part: str, labels: Counter[str], choices: bool) -> str:
-    first = [f"{quote_text(shorten(label))} {n / labels.total():.0%}" for label, n in labels.most_common(4)]
-    shares = f": {', '.join(first)}{' …' * (len(labels) > 4)}" if choices and labels else ""
-    return f"{part}: {labels.total():,} rows{shares}"
-
-
-def _describe_majority_baseline(counts: Mapping[str, Counter[str]], choices: bool) -> list[str]:
-    """Describe the majority baseline and whether any model can beat it.
-
-    Also lists the labels that a part lacks.
-    """
-    confirm = counts["confirm"]
-    (answer, often), *_ = confirm.most_common(1)
-    share, total = often / confirm.total(), confirm.total()
-    what = "majority class" if choices else "constant answer"
-    lines = [f"{what} {quote_text(shorten(answer))}: {share:.1%} of the rows that confirm, which is the score to beat"]
-    known = sum(counts.values(), Counter[str]()) if choices else Counter[str]()
-    for part in ("select", "confirm"):
-        lacking = [
-            f"{quote_text(shorten(label))} ({known[label]} in all)" for label in known if label not in counts[part]
-        ]
-        if lacking and counts[part]:
-            more = f" and {len(lacking) - 3} more" if len(lacking) > 3 else ""
-            lines.append(f"{part} has no row with {', '.join(lacking[:3])}{more}; it proves nothing about such rows")
-    if share**total > ALPHA:  # even if every row is right
-        fewest = math.ceil(math.log(ALPHA) / math.log(share))
-        lines.append(
-            f"nothing can be proved: even {total:,} right of {total:,} rows are not more than {share:.1%} at "
-            f"alpha {ALPHA:g}; {fewest:,} rows that confirm are needed"
-        )
-    return lines
-
-
-def shorten(text: str) -> str:
-    """Truncate a text to 30 characters, marking the cut with "…"."""
-    return text if len(text) <= 30 else f"{text[:29]}…"

@@ -108,7 +108,7 @@ class Record:
             items=tuple(i.id for i in collection.items), deselected=collection.deselected,
             private=tuple(e.name for e in suite.evals if e.private), selecting=collection.selecting,
             warnings=[*collection.warnings, *invalid_waivers(waivers, suite, self.started.date())], waivers=waivers,
-            versions=versions, memory=self.memory.peaks, runs=dict(collection.runs),
+            versions=versions, memory=self.memory.peaks, runs=dict(collection.runs), readings=collection.readings,
         )  # fmt: skip
         self.warn = self.run.warnings.append  # for what is called and may have to
         self.ending: RunEnding | None = None

@@ -57,6 +57,7 @@ class Forecast:
     stages: tuple[Stage, ...] = ()
     findings: tuple[str, ...] = ()  # of the checks before training
     warnings: tuple[str, ...] = ()
+    readings: tuple[str, ...] = ()
     seeds: int = 1  # trainings of the recipe
     recipes: tuple[RecipePower, ...] = ()  # what seeds and rows bring gates of the recipe
 
@@ -95,6 +96,7 @@ def make_forecast(run: RunContext, measured: Mapping[str, Measured]) -> Forecast
         stages=tuple(_forecast_stages(collection, asked, made, measured, history)),
         findings=tuple(f"{f.severity} {f.name}: {f.what}" for f in counted),
         warnings=(*run.record.run.warnings, *doubts),
+        readings=run.record.run.readings,
         seeds=1 + len(collection.runs), recipes=tuple(forecast_recipes(gates)),
     )  # fmt: skip
 

@@ -168,6 +168,8 @@ class Run:
     results: list[ItemResult] = field(default_factory=list)
     exports: list[Exported] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
+    readings: tuple[str, ...] = ()
+    """What columns that no table of the suite declares were taken for."""
     waivers: list[Waiver] = field(default_factory=list)  # of the suite, in force or not
     conclusions: list[str] = field(default_factory=list)  # what follows from the verdicts, in words
     warranted: list[str] = field(default_factory=list)  # those of them that say whether tuning was worth it

@@ -14,8 +14,9 @@ from typing import Any
 from harness.artifacts.attestation import EVIDENCE, ITEMS
 from harness.artifacts.digests import row_digest
 from harness.artifacts.folders import ForeignFolder
-from harness.collection.tasks import cluster_by_prompt
+from harness.collection.tasks import cluster_by_prompt, list_named_columns
 from harness.data.reading import is_file_name, split_slice
+from harness.data.resolver import resolve_suite_rows
 from harness.data.rows import read_rows, to_samples
 from harness.errors import Mistakes
 from harness.records.samples import Sample, rows_digest
@@ -102,7 +103,9 @@ def _compare_eval_rows_with_lock(
         found.notes.append(f'rows of "{spec.name}" not compared: {why}')
         return
     # As each kind of evaluator has them read: with targets of JSON, or joined by prompt.
-    rows = read_rows(spec.data, suite.path.parent, lambda _: None, spec.where)[: spec.limit]
+    whole = read_rows(spec.data, suite.path.parent, lambda _: None, spec.where)
+    kept = list_named_columns(spec)
+    rows = resolve_suite_rows(whole, spec.columns, spec.template, kept=kept).rows[: spec.limit]
     how: dict[str, Any] = {key: getattr(spec, key) for key in ("columns", "cluster", "slices", "template")}
     readings, mistakes = list[list[Sample]](), Mistakes()
     for json_targets in (False, True):

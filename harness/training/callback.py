@@ -205,6 +205,8 @@ class GateCallback(TrainerCallback):  # type: ignore[misc]
         base = self._evaluate_base(suite, state, model, processing_class)
         course.base = live_metrics(base)
         course.analysis = analysis = InterimAnalysis(suite.collection.suite, suite.collection.tasks, base, course.looks)
+        for reading in suite.collection.readings:
+            _print_above_bar(reading)
         for name, why in suite.skipped.items():
             _print_above_bar(f'gate "{name}" {why}, so it is not looked at')
         guards = "; ".join(analysis.describe_power()) or "no gate guards what the base can, so nothing stops it"

@@ -61,7 +61,8 @@ def texts_of_samples(samples: Sequence[Sample]) -> list[ComparableRow]:
         rest = rest or (sample.target if isinstance(sample.target, str) else " ".join(sample.target[:1]))
         bare = bare.removeprefix(before).removesuffix(after)
         one = _make_comparable_row(f'row "{sample.id}"', sample.id, whole, "" if whole else rest, (), bare)
-        answer = split_answer(" ".join(sample.targets[:1])) if whole else ()
+        wanted = " ".join(sample.targets[:1]) or prompt_text(sample.row.get("chosen", ""))  # of a pair, the better one
+        answer = split_answer(wanted) if whole else ()
         found.append(replace(one, answer=answer, question="" if vague else question))
     return found
 

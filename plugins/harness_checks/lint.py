@@ -13,7 +13,7 @@ from typing import Any
 
 import harness_hf
 from harness import Finding, ModelRef, Sample, Severity, TrainingRow, checker, quote_text
-from harness.internals import Task, chat, fold_case, prompt_text, schema, template_columns
+from harness.internals import PROMPT_PARTS, Task, chat, fold_case, prompt_text, schema, template_columns
 from harness_checks.damage import compare_endings, find_damage
 from harness_checks.frames import row_messages
 from harness_domain import MatchOptions
@@ -36,17 +36,6 @@ MATCHERS = ("exact_match", "contains", "token_f1")
 # numbers with a sign, a point or a slash, and names that are others without their signs; 1,000 is what it was
 NUMBER_PATTERN = re.compile(r"[-\u2212]\$?\d[\d.,]*%?|\$?[\d,]*\.\d+%?|\d+,(?!\d{3}$)\d+%?|\d+/\d+|[A-Za-z](\+\+|#)")
 ENDS, SPOILT = ".!?,;:\"' ", 0.05  # what may end a text without another meaning; share of targets that makes an error
-QUESTION_COLUMNS = {
-    "instruction",
-    "context",
-    "system",
-    "question",
-    "prompt",
-    "query",
-    "premise",
-    "hypothesis",
-    "passage",
-}
 THOUGHT_KEYS = ("reasoning_content", "reasoning", "thinking")
 HALF_SHARE = 0.5
 LOOP_WORDS, LOOP_TIMES = 30, 6  # the last words of an answer, and how often each stands there on average
@@ -148,10 +137,11 @@ def _check_each_row(
 
 
 def _find_empty_answer_error(row: TrainingRow) -> str | None:
-    if not (answer := row.answer.strip()) or (answer == "None" and None in row.raw.values()):
-        return f"no answer after {quote_text(row.prompt)}" if row.prompt else "no text"
     turns = row.row.get("messages")
     turns = [turn for turn in turns if isinstance(turn, dict)] if isinstance(turns, list) else []
+    calls = bool(turns and turns[-1].get("tool_calls"))
+    if not calls and (not (answer := row.answer.strip()) or (answer == "None" and None in row.raw.values())):
+        return f"no answer after {quote_text(row.prompt)}" if row.prompt else "no text"
     return next((f"message {n} is an empty answer" for n, turn in enumerate(turns, 1) if _is_empty_answer(turn)), None)
 
 
@@ -247,7 +237,7 @@ def _check_unused_question_columns(rows: Sequence[TrainingRow]) -> Iterator[Find
 
     Their name says that they belong to the question, and their texts vary.
     """
-    for name in dict.fromkeys(name for row in rows for name in row.raw if name.strip().lower() in QUESTION_COLUMNS):
+    for name in dict.fromkeys(name for row in rows for name in row.raw if name.strip().lower() in PROMPT_PARTS):
         held = [(str(row.raw[name]).strip(), row) for row in rows if isinstance(row.raw.get(name), str)]
         held = [(text, row) for text, row in held if text]
         if len({text for text, _ in held}) < 2 or len(held) < HALF_SHARE * len(rows):

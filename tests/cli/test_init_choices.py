@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from harness.init.layouts import Layout, find_layout
+from harness.data.layouts import Layout, find_layout
 
 TEXTS = ["a cat", "a dog", "a cow"]
 

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from harness.cli.main import main
-from harness.init.layouts import find_layout
+from harness.data.layouts import find_layout
 from harness.pipeline.run import Options, prepare_collection
 
 Row = dict[str, Any]
@@ -570,14 +570,6 @@ WRONG: dict[str, tuple[Callable[[int], Row], str]] = {
     ),
     "no speaker": (lambda i: {"messages": [{"text": "x"}]}, 'row 1 has a turn without "role" or "from"; give a list'),
     "text as messages": (lambda i: {"messages": asked(i)}, "as its conversation; give a list of messages with role"),
-    "KTO": (
-        lambda i: {"prompt": asked(i), "completion": answered(i), "label": i % 2 == 0},
-        "has prompt, completion and a true or false label, as KTO does; keep the rows whose label is true",
-    ),
-    "KTO in messages": (
-        lambda i: {"messages": turns(i), "label": i % 2 == 0},
-        "has messages and a true or false label, as KTO does; keep the rows whose label is true",
-    ),
     "pairs without a prompt": (
         lambda i: {"chosen": asked(i), "rejected": answered(i)},
         "300 without a prompt, which belongs in a column or as messages into chosen and rejected",
@@ -587,7 +579,7 @@ WRONG: dict[str, tuple[Callable[[int], Row], str]] = {
     ),
     "tool calls": (
         lambda i: {"messages": [*turns(i)[:1], {"role": "assistant", "content": "", "tool_calls": [{}]}]},
-        "with calls of tools, which harness init --task tools shows how to write",
+        "with a call of a tool without a name",
     ),
     "mixed prompts": (
         lambda i: {"prompt": turns(i)[:1] if i else asked(i), "completion": answered(i)}, "use one form for all",

@@ -13,7 +13,7 @@ from sys import intern
 from typing import Any
 
 from harness.data.cells import ColumnReader
-from harness.data.column_names import ASKED, IDS, SCORES, find_named
+from harness.data.column_names import SCORED, SCORES, describe_role, find_named
 from harness.data.identity import question_key
 from harness.data.score_words import parse_score_word
 from harness.errors import UsageError, did_you_mean
@@ -29,9 +29,6 @@ from harness.texts.missing import MISSING_SCORES
 PIECE_ROWS = 10_000  # rows whose contents are read at a time
 SHOWN_COLUMNS = 8  # names of columns in a message
 HEAD_ROWS = 100  # rows by which the columns of a table are known
-DEFAULTS = {  # names of columns that are read where a table has one
-    "id": IDS, "score": SCORES, "input": ASKED, "target": ("target",), "answer": ("answer",),
-}  # fmt: skip
 ERROR, MODEL = "error", "model"  # columns that say that a row has no score, and whose row it is in a long table
 NO_ERROR = MISSING_SCORES | {"false", "no"}
 DECIMAL_COMMA, PERCENT = re.compile(r"[+-]?(\d*),(\d+)"), re.compile(r"([+-]?[\d.,]+)\s?%")
@@ -124,8 +121,8 @@ def _read_other_cells(
 def _describe_roles(columns: Mapping[str, str], want: Wanted) -> tuple[str, ...]:
     """Return the columns that were read, by their roles, in a line."""
     named = {role: column for role, column in columns.items() if role != column and not getattr(want, role, "")}
-    roles = ", ".join(f'{role} "{printable(column)}"' for role, column in named.items() if role in DEFAULTS)
-    return (f"{roles}, by name",) if roles else ()
+    known = {role: printable(column) for role, column in named.items() if role in SCORED}
+    return tuple(describe_role(role, [column], "by its name") for role, column in known.items())
 
 
 def _choose_metric_name(want: Wanted, columns: Mapping[str, str]) -> str:
@@ -169,8 +166,8 @@ def _map_roles_to_columns(lines: Sequence[ask.Told], want: Wanted, path: Path) -
     there = dict.fromkeys(chain.from_iterable(lines))
     taken = {*named.values(), *want.cluster, *want.slices, *(getattr(want, side) for side in SIDES)}
     free = [column for column in map(str, there) if column not in taken]
-    unset = [role for role in DEFAULTS if getattr(want, role) == UNSET_COLUMN]
-    ways = {role: find_named(free, names) for role, names in DEFAULTS.items() if role not in unset}
+    unset = [role for role in SCORED if getattr(want, role) == UNSET_COLUMN]
+    ways = {role: find_named(free, names) for role, names in SCORED.items() if role not in unset}
     found = {role: column for role, column in ways.items() if column is not None} | named
     if want.metric and not want.score:
         found["score"] = want.metric

@@ -29,6 +29,10 @@ def to_messages(value: Any, index: int) -> list[Row]:
 
     Raises UsageError, naming the row, if it is malformed.
     """
+    if isinstance(value, list) and value and all(isinstance(turn, str) for turn in value):  # LIMA's
+        return [{"role": ("user", "assistant")[i % 2], "content": text} for i, text in enumerate(value)]
+    if isinstance(value, list) and value and all(map(_is_exchange, value)):  # Capybara's
+        return [message for turn in value for message in _split_exchange(turn)]
     if not isinstance(value, list) or not all(isinstance(turn, dict) for turn in value):
         shown = shorten_text(str(value), 40)
         raise UsageError(f"row {index + 1} has {json.dumps(shown)} as its conversation; {TURN_LISTS}")
@@ -36,6 +40,17 @@ def to_messages(value: Any, index: int) -> list[Row]:
         return [to_message(turn) for turn in value]
     except UsageError as error:
         raise UsageError(f"row {index + 1} {error}") from None
+
+
+def _is_exchange(turn: Any) -> bool:
+    return isinstance(turn, dict) and {"input", "output"} <= turn.keys()
+
+
+def _split_exchange(turn: Row) -> list[Row]:
+    return [
+        {"role": "user", "content": format_value(turn["input"])},
+        {"role": "assistant", "content": format_value(turn["output"])},
+    ]
 
 
 def to_message(turn: Row) -> Row:
@@ -52,7 +67,32 @@ def to_message(turn: Row) -> Row:
     elif not (isinstance(content, list) and all(isinstance(part, dict) for part in content)) and content is not None:
         content = content if isinstance(content, str) else format_value(content)
     others = {k: v for k, v in turn.items() if k in KEPT_KEYS and v is not None}
+    if role == "function_call":
+        calls = _parse_function_calls(content)
+        if calls:
+            return {"role": "assistant", "content": "", "tool_calls": calls}
+    if isinstance(others.get("tool_calls"), list):
+        others["tool_calls"] = [_parse_arguments(call) for call in others["tool_calls"]]
+        content = "" if content is None else content
     return {"role": role, "content": content, **others}
+
+
+def _parse_function_calls(content: Any) -> list[Row]:
+    """Return ShareGPT's function calls, as messages have them. Empty where they are no JSON with a name."""
+    parsed = parse_json_cell(content)
+    calls = parsed if isinstance(parsed, list) else [parsed]
+    if not calls or not all(isinstance(call, dict) and isinstance(call.get("name"), str) for call in calls):
+        return []
+    return [_parse_arguments({"type": "function", "function": call}) for call in calls]
+
+
+def _parse_arguments(call: Any) -> Any:
+    """Return a call of a tool with its arguments as an object, which OpenAI writes as JSON text."""
+    function = call.get("function") if isinstance(call, dict) else None
+    if not isinstance(function, dict) or not isinstance(function.get("arguments"), str):
+        return call
+    arguments = parse_json_cell(function["arguments"] or "{}")
+    return {**call, "function": {**function, "arguments": arguments}} if isinstance(arguments, dict) else call
 
 
 def is_turn(value: Any) -> bool:
@@ -124,7 +164,19 @@ def join_text(value: str | Sequence[Row]) -> str:
     """Return a text, or the contents of messages as one text."""
     if isinstance(value, str):
         return value.strip()
-    return "\n".join(content for m in value if (content := format_value(m.get("content"))))
+    return "\n".join(text for m in value for text in (format_value(m.get("content")), format_calls(m)) if text)
+
+
+def format_calls(message: Row) -> str:
+    """Return the calls of tools in a message as JSON: their names and arguments."""
+    return json.dumps(list_calls(message), ensure_ascii=False) if message.get("tool_calls") else ""
+
+
+def list_calls(message: Row) -> list[Row]:
+    """Return the names and arguments of the calls of tools in a message."""
+    calls = [call for call in message.get("tool_calls") or () if isinstance(call, dict)]
+    functions = [call.get("function", call) for call in calls]
+    return [{"name": one.get("name"), "arguments": one.get("arguments", {})} for one in functions]
 
 
 def format_value(value: Any) -> str:
@@ -156,3 +208,29 @@ def list_unread_keys(rows: Sequence[Row], columns: Collection[str]) -> list[str]
     turns = (turn for cell in cells for turn in (cell if isinstance(cell, list) else [cell]) if is_turn(turn))
     found = dict.fromkeys(key for turn in turns for key, value in turn.items() if value is not None)
     return [key for key in found if key not in (*READ_KEYS, *KEPT_KEYS)]
+
+
+def split_preference_pair(row: Mapping[str, Any]) -> Row:
+    """Split two conversations into prompt, chosen and rejected answer.
+
+    Both hold the prompt, and the answers begin where the two differ. If they differ within the question, the rejected
+    conversation stays whole. Empty for other rows.
+    """
+    prompt, one, two = row.get("prompt"), row["chosen"], row["rejected"]
+    if not (isinstance(one, list) and isinstance(two, list) and one) or _has_leading_assistant_message(
+        one
+    ):  # nothing is asked
+        return {}
+    last = min(len(one), len(two)) - 1
+    same = next((i for i in range(last) if one[i] != two[i]), max(last, 0))
+    if isinstance(prompt, list) and prompt != one[: len(prompt)]:
+        return {}
+    if not (
+        _has_leading_assistant_message(one[same : same + 1]) and _has_leading_assistant_message(two[same : same + 1])
+    ):
+        return {"prompt": one[:-1], "chosen": one[-1:], "rejected": two}
+    return {"prompt": one[:same], "chosen": one[same:], "rejected": two[same:]}
+
+
+def _has_leading_assistant_message(messages: Sequence[Any]) -> bool:
+    return bool(messages) and isinstance(messages[0], Mapping) and messages[0].get("role") == "assistant"

@@ -7,19 +7,19 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from harness.data.choices import find_choice_index
-from harness.init.turns import format_value, parse_json_cell
+from harness.data.column_names import (
+    CHOICE_ANSWERS,
+    CHOICE_CONTEXTS,
+    CHOICE_LISTS,
+    CHOICE_QUESTIONS,
+    CONTINUED_TEXTS,
+    WRONG_CHOICES,
+)
+from harness.data.turns import format_value, parse_json_cell
 
 Row = dict[str, Any]
-# names of columns, in small letters and without spaces and marks
-QUESTIONS = ("question", "questionstem", "query", "ctx", "prompt", "input", "goal", "sentence", "startphrase")
-CONTEXTS = ("context", "passage", "article", "support", "premise")
-CHOICES = ("choices", "options", "endings")
-ANSWERS = ("answerkey", "answer", "correctanswer", "label", "gold", "target", "correct", "correctoption", "answeridx",
-           "answerindex", "cop")  # fmt: skip
-WRONG = ("distractors", "incorrectanswers", "wronganswers")  # the choices without the right one
 NUMBERED = re.compile(r"(option|choice|ending|answer|sol|op|)([a-j]|[0-9])")  # a column for each choice
 NUMBERED_WRONG = re.compile(r"(distractor|incorrectanswer|wronganswer)([0-9])")
-CONTINUED = ("ctx", "startphrase")  # texts that the choices continue, instead of questions that they answer
 
 
 class ChoiceColumns(NamedTuple):
@@ -51,11 +51,11 @@ def find_choices(rows: Sequence[Row], names: Mapping[str, str]) -> tuple[ChoiceC
     """
     plain = {_strip_marks(name): column for name, column in names.items()}
     context, question, answer = (
-        next((plain[n] for n in some if n in plain), "") for some in (CONTEXTS, QUESTIONS, ANSWERS)
+        next((plain[n] for n in some if n in plain), "") for some in (CHOICE_CONTEXTS, CHOICE_QUESTIONS, CHOICE_ANSWERS)
     )
     if not (question and answer):
         return None
-    for some, others in ((CHOICES, False), (WRONG, True)):
+    for some, others in ((CHOICE_LISTS, False), (WRONG_CHOICES, True)):
         listed = next((plain[n] for n in some if n in plain), "")
         if listed and any(_read_choices(row.get(listed))[0] for row in rows):
             columns = ChoiceColumns(context, question, (listed,), answer, others)
@@ -98,7 +98,7 @@ def _find_numbered_columns(plain: Mapping[str, str], pattern: re.Pattern[str]) -
 
 def _make_choice_row(row: Row, columns: ChoiceColumns, texts: list[str], labels: list[str], answer: str) -> ChoiceRow:
     question, context = format_value(row.get(columns.question)), format_value(row.get(columns.context))
-    continued = _strip_marks(columns.question.lower()) in CONTINUED
+    continued = _strip_marks(columns.question.lower()) in CONTINUED_TEXTS
     asked = question if continued else f"Question: {question}\nAnswer:"
     index = find_choice_index(answer, texts, labels)
     refused = "whose answer is none of its choices" if index is None else ""

@@ -11,29 +11,32 @@ from itertools import pairwise
 from typing import Any, Literal
 
 from harness.data import chat
-from harness.data.column_names import ANSWERS, CHATS, CONTEXTS, PROMPTS
-from harness.data.judged_rows import split_preference_pair
-from harness.errors import UsageError
-from harness.init.choices import ChoiceColumns, ChoiceRow, find_choices
-from harness.init.turns import (
+from harness.data.choice_layouts import ChoiceColumns, ChoiceRow, find_choices
+from harness.data.column_names import ANSWERS, CHATS, CONTEXTS, PROMPTS, SYSTEMS, fold_name
+from harness.data.turns import (
     add_system_message,
     format_value,
     join_text,
+    list_calls,
     parse_json_cell,
     read_history,
     read_template_arguments,
     read_text_or_turns,
+    split_preference_pair,
     take_system_messages,
     to_answer_turns,
     to_messages,
 )
+from harness.errors import UsageError
 
 Row = dict[str, Any]
-Kind = Literal["columns", "chat", "completion", "choice", "preference"]
+Kind = Literal["columns", "chat", "completion", "choice", "preference", "judged"]
 LAST_SPEAKER = "\n\nAssistant:"  # in a transcript of HH-RLHF
 AMBIGUOUS = {*PROMPTS, *ANSWERS, "target", "text", "messages"}  # columns that would give a row a second meaning
 TURNS = re.compile(r"\s*\[?\s*\{|\s*\[\s*\]")  # how a list of messages begins in a cell, in JSON or as Python writes it
-KTO = "as KTO does; keep the rows whose label is true, or write a suite"
+WANTED = {"true": True, "false": False, "1": True, "0": False}  # labels of KTO, as a table writes them
+CODE = "code with tests (MBPP)"  # the name of a layout
+TESTS = "Your code should pass these tests:"  # of MBPP's prompts
 
 
 @dataclass(frozen=True)
@@ -48,6 +51,7 @@ class Layout:
     rows: Sequence[Row] = field(repr=False)
     refused: Mapping[int, str] = field(default_factory=dict)  # rows that cannot be used, and why
     questions: Sequence[str] = ()  # without system messages, to keep together; otherwise `asked`
+    label_sets: Sequence[Sequence[str]] | None = None  # of each row, where it has several labels at once
 
     @property
     def used(self) -> set[str]:
@@ -63,8 +67,12 @@ class Layout:
     def read_answer(self, row: Row) -> str:
         """Return the answer of a row that was written."""
         if self.kind == "chat":
-            return str(row["messages"][-1]["content"])
-        names: dict[Kind, str] = {"completion": "completion", "choice": "completion", "preference": "chosen"}
+            return join_text(row["messages"][-1:])
+        names: dict[Kind, str] = {
+            **{"completion": "completion", "choice": "completion", "preference": "chosen", "judged": "completion"}
+        }
+        if self.kind == "judged":
+            return join_text(row["completion"])
         answer = row[names.get(self.kind) or self.columns["label"]]
         return format_value(answer[0] if isinstance(answer, list) else answer)
 
@@ -72,6 +80,17 @@ class Layout:
         """Return a row with the first of its accepted answers."""
         column = self.columns.get("label")
         return row if column is None else {**row, column: self.read_answer(row)}
+
+    @property
+    def has_label_lists(self) -> bool:
+        """Whether a row may have several labels at once."""
+        return self.label_sets is not None
+
+    @cached_property
+    def calls_tools(self) -> bool:
+        """Whether an answer to learn is a call of a tool."""
+        chats = [row["messages"] for row in self.rows] if self.kind == "chat" else []
+        return any(messages[-1].get("tool_calls") for messages in chats if messages)
 
     @cached_property
     def rows_with_several_answers(self) -> int:
@@ -84,9 +103,9 @@ def find_layout(rows: Sequence[Row]) -> Layout | None:
 
     None for any other table. Raises UsageError if the rows of a layout are malformed, or none can be used.
     """
-    names = {name.strip().lower(): name for row in rows for name in row}
-    if "system_prompt" in names:
-        names.setdefault("system", names["system_prompt"])
+    names = {fold_name(name): name for row in rows for name in row}
+    if system := next((names[name] for name in SYSTEMS if name in names), None):
+        names["system"] = system
     answer = next((names[name] for name in ANSWERS if name in names), None)
     found = None
     if {"chosen", "rejected"} <= names.keys():
@@ -95,10 +114,14 @@ def find_layout(rows: Sequence[Row]) -> Layout | None:
         found = _make_messages_layout(rows, names, column)
     elif choices := find_choices(rows, names):
         found = _make_choice_layout(*choices)
+    elif {"code", "test_list"} <= names.keys() and (question := names.get("text") or names.get("prompt")):
+        found = _make_code_layout(rows, question, names["code"], names["test_list"])
     elif "prompt" in names and "completion" in names:
         found = _make_completion_layout(rows, names)
     elif "instruction" in names and answer:
         found = _make_alpaca_layout(rows, names, answer)
+    elif "query" in names and "history" in names and answer:
+        found = _make_history_layout(rows, names, answer)
     elif {"system", "question"} <= names.keys() and answer:
         found = _make_question_layout(rows, names, answer)
     if found and len(found.refused) == len(rows):
@@ -200,19 +223,45 @@ def _name_arguments(made: Sequence[Row], names: Mapping[str, str]) -> dict[str, 
 
 def _make_messages_layout(rows: Sequence[Row], names: Mapping[str, str], column: str) -> Layout:
     """Read OpenAI messages or ShareGPT turns as chats. The last message is the answer to learn."""
-    if _has_rejected_answers(rows, names):
-        raise UsageError(f'has messages and a true or false label, {KTO} with use = "kto"')
-    made, refused, shared = list[Row](), dict[int, str](), False
+    made, refused, form = list[Row](), dict[int, str](), "messages"
     for i, row in enumerate(rows):
         value = parse_json_cell(row.get(column))
-        shared |= isinstance(value, list) and bool(value) and isinstance(value[0], dict) and "from" in value[0]
+        form = _name_form(value) or form
         messages = to_messages(value, i)
         messages = add_system_message(messages, format_value(row.get(names.get("system", ""))))
         if why := _find_chat_error(messages):
             refused[i] = why
         made.append({"messages": messages, **read_template_arguments(row, names, i)})
     used = {"messages": column} | _name_system(names) | _name_arguments(made, names)
-    return _make_chat_layout("ShareGPT" if shared else "messages", used, made, refused)
+    if _has_rejected_answers(rows, names):
+        return _make_judged_layout(rows, names, used, _split_chats(made), refused)
+    return _make_chat_layout(form, used, made, refused)
+
+
+def _name_form(conversation: Any) -> str:
+    """Return the name of a conversation's form where it is not that of messages."""
+    first = conversation[0] if isinstance(conversation, list) and conversation else None
+    if isinstance(first, dict):
+        return "ShareGPT" if "from" in first else "Capybara" if "output" in first else ""
+    return "LIMA" if isinstance(first, str) else ""
+
+
+def _split_chats(made: Sequence[Row]) -> list[Row]:
+    return [{**row, "prompt": row["messages"][:-1], "completion": row["messages"][-1:]} for row in made]
+
+
+def _make_judged_layout(
+    rows: Sequence[Row], names: Mapping[str, str], used: Mapping[str, str], made: Sequence[Row], refused: dict[int, str]
+) -> Layout:
+    """Return a layout of KTO: answers with a label that says whether they are wanted."""
+    label, judged = names["label"], list[Row]()
+    for i, (row, own) in enumerate(zip(rows, made, strict=True)):
+        wanted = WANTED.get(format_value(row.get(label)).lower())
+        if wanted is None:
+            refused.setdefault(i, "without a true or false label")
+        judged.append({**{k: v for k, v in own.items() if k != "messages"}, "label": bool(wanted)})
+    asked, answers = ([join_text(row[part]) for row in judged] for part in ("prompt", "completion"))
+    return Layout("judged", "answers with a label (KTO)", {**used, "wanted": label}, asked, answers, judged, refused)
 
 
 def _find_order_error(roles: Sequence[str]) -> str:
@@ -236,13 +285,15 @@ def _find_content_error(messages: Sequence[Row]) -> str:
 def _find_chat_error(messages: Sequence[Row]) -> str:
     if why := _find_content_error(messages):
         return why
-    if any(m["role"] == "function_call" or m.get("tool_calls") for m in messages):
-        return "with calls of tools, which harness init --task tools shows how to write"
+    if any(not isinstance(call["name"], str) for m in messages for call in list_calls(m)):
+        return "with a call of a tool without a name"
+    if any(m["role"] == "function_call" for m in messages):
+        return "with a function call that is no JSON object with a name and arguments"
     if not messages or messages[-1]["role"] != "assistant":
         return "that do not end with the assistant's answer"
     if why := _find_order_error([m["role"] for m in messages]):
         return why
-    if not isinstance(messages[-1].get("content"), str) or not messages[-1]["content"].strip():
+    if not join_text(messages[-1:]):
         return "with an empty answer"
     return "" if any(m["role"] == "user" for m in messages) else "without a user's message"
 
@@ -254,8 +305,7 @@ def _has_rejected_answers(rows: Sequence[Row], names: Mapping[str, str], others:
 
 
 def _make_completion_layout(rows: Sequence[Row], names: Mapping[str, str]) -> Layout:
-    if _has_rejected_answers(rows, names, ("1", "0")):
-        raise UsageError(f'has prompt, completion and a true or false label, {KTO} with use = "kto"')
+    judged = _has_rejected_answers(rows, names, ("1", "0"))
     used, made, refused = {name: names[name] for name in ("prompt", "completion")}, list[Row](), dict[int, str]()
     for i, row in enumerate(rows):
         prompt, completion = (read_text_or_turns(row.get(used[name]), i) for name in ("prompt", "completion"))
@@ -273,9 +323,28 @@ def _make_completion_layout(rows: Sequence[Row], names: Mapping[str, str]) -> La
     name = "prompt and completion"
     if chats:
         used |= _name_system(names) | _name_arguments(made, names)
+        if judged:
+            return _make_judged_layout(rows, names, used, _split_chats(made), refused)
         return _make_chat_layout(name, used, made, refused)
+    if judged:
+        return _make_judged_layout(rows, names, used, made, refused)
     asked, answers = [row["prompt"].strip() for row in made], [row["completion"] for row in made]
     return Layout("completion", name, used, asked, answers, made, refused)
+
+
+def _make_code_layout(rows: Sequence[Row], question: str, code: str, tests: str) -> Layout:
+    """Read MBPP's rows, whose tests are a part of what is asked."""
+    made, refused = list[Row](), dict[int, str]()
+    for i, row in enumerate(rows):
+        listed = parse_json_cell(row.get(tests))
+        lines = listed if isinstance(listed, list) else [listed]
+        asked = [format_value(row.get(question)), TESTS, *map(format_value, lines), ""]
+        made.append({"prompt": "\n".join(asked), "completion": format_value(row.get(code))})
+        if not asked[0] or not made[-1]["completion"]:
+            refused[i] = "without a task or its code"
+    used = {"prompt": f"{question}, {tests}", "completion": code}
+    asks, answers = [row["prompt"].strip() for row in made], [row["completion"] for row in made]
+    return Layout("completion", CODE, used, asks, answers, made, refused)
 
 
 def _make_choice_layout(columns: ChoiceColumns, read: Sequence[ChoiceRow]) -> Layout:
@@ -305,6 +374,17 @@ def _make_alpaca_layout(rows: Sequence[Row], names: Mapping[str, str], answer: s
         history = read_history(row.get(names.get("history", "")), i)
         made.append(_make_chat(row, names, user, format_value(row.get(answer)), history))
     return _make_chat_layout(f"Alpaca ({asks} → {answer})", used, made)
+
+
+def _make_history_layout(rows: Sequence[Row], names: Mapping[str, str], answer: str) -> Layout:
+    """Read rows with a query, its answer and earlier pairs of these, as ChatGLM's."""
+    used = {"prompt": names["query"], "answer": answer, "history": names["history"]}
+    made = []
+    for i, row in enumerate(rows):
+        history = read_history(row.get(names["history"]), i)
+        query, reply = (format_value(row.get(name)) for name in (names["query"], answer))
+        made.append(_make_chat(row, names, [query], reply, history))
+    return _make_chat_layout(f"query, history → {answer}", used | _name_system(names), made)
 
 
 def _make_question_layout(rows: Sequence[Row], names: Mapping[str, str], answer: str) -> Layout:
