@@ -45,7 +45,18 @@ LABELS = (
     *("라벨", "레이블", "카테고리", "분류", "답변", "정답", "출력", "감정"),
     *("kategori", "kelas", "jawaban", "keluaran", "sentimen"),
 )
-LONG_LABELS = ("summary", "highlights", "solution", "translation", "摘要", "翻译", "resumen", "résumé", "resumo")
+LONG_LABELS = (
+    "summary",
+    "highlights",
+    "solution",
+    "canonical_solution",
+    "translation",
+    "摘要",
+    "翻译",
+    "resumen",
+    "résumé",
+    "resumo",
+)
 """Names of labels, in tables without a column of few values."""
 GROUPS = (
     *("group", "user", "author", "customer", "article", "document", "doc", "conversation", "thread", "session"),
