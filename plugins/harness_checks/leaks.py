@@ -114,7 +114,7 @@ def _check_overlap(
         ("coverage", "error", "are mostly in the", covered),
         ("near", "warning", "are near-copies of rows in the", near),
         ("pair", "note", "have another target than a row with nearly the same prompt in the", pairs),
-        ("stem", "note", "have the words of a row, but for their endings, in the", stems),
+        ("stem", "note", "have the words of a row, except for their endings, in the", stems),
     ]
     for kind, severity, what, hits in told:
         if hits:

@@ -184,7 +184,8 @@ def _find_blank_rows(rows: Sequence[TrainingRow]) -> dict[int, str]:
     asked = _find_input_columns(rows)
     found = dict[int, str]()
     for row in rows:
-        turns = [turn for turn in row_messages(row) or () if turn.get("role") == "user"]
+        messages = [turn for turn in row_messages(row) if isinstance(turn, Mapping)]
+        turns = [turn for turn in messages if turn.get("role") == "user"]
         blank = bool(turns) and not any(str(turn.get("content") or "").strip() for turn in turns)
         if asked:
             blank = blank or not any(str(row.raw.get(name) or "").strip() for name in asked)

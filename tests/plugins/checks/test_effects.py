@@ -129,7 +129,9 @@ def test_words_but_for_their_endings_are_a_note() -> None:
     suite: Any = SimpleNamespace(subjects={}, header=SimpleNamespace(seed=0))
     found = list_kinds(leaks(training, {"qa": make_task(samples)}, suite))
     assert found.keys() == {"stem"} and found["stem"].severity == "note"
-    assert found["stem"].what.startswith('8 of 28 rows of "qa" have the words of a row, but for their endings, in the')
+    assert found["stem"].what.startswith(
+        '8 of 28 rows of "qa" have the words of a row, except for their endings, in the'
+    )
     few = leaks(
         make_rows(["abandoned", *(f"other{i}" for i in range(12))], "{text}"), {"qa": make_task(samples)}, suite
     )
