@@ -18,10 +18,11 @@ import stat
 import tempfile
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
+from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, NamedTuple
 
-from harness.artifacts.attestation import CARD, EVIDENCE, MODEL
+from harness.artifacts.attestation import CARD, EVIDENCE, MANIFEST, MODEL, UNLISTED
 from harness.artifacts.shapes import require_shape
 from harness.artifacts.strict_json import read_json
 from harness.errors import UsageError
@@ -195,17 +196,22 @@ class ForeignFolder:
                     return about.st_size
         raise FolderError(self.path, f'"{name}" is {"a link" if stat.S_ISLNK(mode) else "not a file"}')
 
+    @cached_property
+    def _hub_snapshot(self) -> Path | None:
+        """The folder without links in its path, if it is a snapshot in the Hub's cache."""
+        folder = self.path.resolve()
+        return folder if folder.parent.name == "snapshots" else None
+
     def _find_blob(self, name: str) -> Path | None:
         """Return the blob of the Hub's cache that a link leads to, None if it leads anywhere else.
 
         The cache has `snapshots/REVISION/NAME`, links to `blobs/DIGEST` beside `snapshots`.
         """
-        folder = self.path.resolve()
-        if folder.parent.name != "snapshots" or not folder.joinpath(name).is_symlink():
+        if (snapshot := self._hub_snapshot) is None or not snapshot.joinpath(name).is_symlink():
             return None
-        blobs, link = folder.parent.with_name("blobs"), folder.joinpath(*name.split("/"))
+        blobs, link = snapshot.parent.with_name("blobs"), snapshot.joinpath(*name.split("/"))
         try:
-            close_folder(open_folder(folder, name.split("/")[:-1]))  # no part of the way to the link is a link
+            close_folder(open_folder(snapshot, name.split("/")[:-1]))  # no part of the way to the link is a link
             target = Path(os.path.normpath(link.parent / link.readlink()))
         except OSError:
             return None
@@ -245,7 +251,8 @@ def list_files(folder: Path) -> dict[str, int]:
 def restore_export(folder: Path) -> Iterator[Path]:
     """Yield an export as it was gated: the folder itself, or one made of a published folder's files for a while.
 
-    Raises FolderError where a published folder holds an entry that `list_files` refuses.
+    Raises FolderError where a published folder holds an entry that `list_files` refuses, or that its manifest does not
+    list.
     """
     published = ForeignFolder(folder)
     if os.path.lexists(folder / MODEL) or not published.has(f"{EVIDENCE}/{CARD}"):
@@ -253,11 +260,25 @@ def restore_export(folder: Path) -> Iterator[Path]:
         return
     with tempfile.TemporaryDirectory(dir=_find_writable_parent(folder), prefix=".harness-verify-") as made:
         export = Path(made)
-        for name in published.list_files(skipped=HUB_FILES):
-            published.place_file(name, export / MODEL / name)
-        for name in published.list_files(EVIDENCE):
-            published.place_file(f"{EVIDENCE}/{name}", export / (CARD if name == CARD else f"{EVIDENCE}/{name}"))
+        for name, restored in _list_restored_names(published).items():
+            published.place_file(name, export / restored)
         yield export
+
+
+def _list_restored_names(published: ForeignFolder) -> dict[str, str]:
+    """Return the name in the export of every file of a published folder.
+
+    Raises FolderError at a file that the manifest does not list, before any is linked or copied.
+    """
+    names = {name: f"{MODEL}/{name}" for name in published.list_files(skipped=HUB_FILES)}
+    for name in published.list_files(EVIDENCE):
+        names[f"{EVIDENCE}/{name}"] = CARD if name == CARD else f"{EVIDENCE}/{name}"
+    manifest = published.read_record(f"{EVIDENCE}/{MANIFEST}", {"files": dict})
+    known = {*manifest["files"], *UNLISTED}
+    for name, restored in names.items():
+        if restored not in known:
+            raise FolderError(published.path, f'"{name}" is not in the manifest')
+    return names
 
 
 def _find_writable_parent(folder: Path) -> Path | None:

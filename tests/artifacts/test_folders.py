@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 
@@ -117,3 +118,23 @@ def test_a_published_folder_with_a_linked_folder_is_refused(tmp_path: Path, name
     with pytest.raises(FolderError, match=f'"{name}" is a link'), restore_export(folder):
         pass
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".harness")] == []
+
+
+@pytest.mark.parametrize("name", ["more.txt", "evidence/more.txt"])
+def test_what_a_manifest_does_not_list_is_refused_before_a_file_is_linked(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A stranger adds a hundred thousand files in no time, and linking them takes a minute."""
+    folder = tmp_path / "published"
+    (folder / "evidence").mkdir(parents=True)
+    (folder / "config.json").touch()
+    (folder / "evidence/README.md").touch()
+    (folder / "evidence/manifest.json").write_text(
+        json.dumps({"files": {"README.md": {}, "model/config.json": {}}}), "utf-8"
+    )
+    with restore_export(folder) as export:
+        assert sorted(list_files(export)) == ["README.md", "evidence/manifest.json", "model/config.json"]
+    (folder / name).touch()
+    monkeypatch.setattr(ForeignFolder, "place_file", lambda *_: pytest.fail("a file was linked"))
+    with pytest.raises(FolderError, match=f'"{name}" is not in the manifest'), restore_export(folder):
+        pass

@@ -90,7 +90,7 @@ def test_a_download_is_verified_as_it_is(passed: Project) -> None:
     (folder / "more.bin").write_bytes(b"x")
     refused = passed.harness("verify", "upload")
     assert refused.code == 7
-    assert 'refused: upload: digests: "model/more.bin" is not in the manifest' in refused.err
+    assert 'refused: upload: digests: "more.bin" is not in the manifest' in refused.err
     assert [path.name for path in passed.folder.iterdir() if path.name.startswith(".harness")] == []
 
 
