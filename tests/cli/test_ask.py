@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -104,6 +106,25 @@ def test_an_export_names_no_loader_program_or_server(project: Project, exports: 
         reseal(exports / "merged")
         outcome = project.harness("ask", str(exports / "merged"), "hello")
         assert outcome.code == 0 or "is not an intact export" in outcome.err, outcome.err
+
+
+LIGHT = """
+import sys
+from harness.cli.main import main
+code = main(["ask", sys.argv[1], "hello"])
+print(*sorted({"torch", "transformers", "tokenizers", "safetensors"} & set(sys.modules)))
+sys.exit(code)
+"""
+
+
+@pytest.mark.slow
+def test_a_changed_export_is_refused_before_a_library_for_models_is_imported(passed: Project) -> None:
+    """Which takes seconds, and could read the folder."""
+    (passed.folder / "exports/fake/model/more.json").write_text("{}", "utf-8")
+    command = [sys.executable, "-c", LIGHT, "exports/fake"]
+    done = subprocess.run(command, cwd=passed.folder, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout) == (4, "\n"), done.stderr
+    assert '"model/more.json" is not in the manifest' in done.stderr
 
 
 @pytest.mark.slow

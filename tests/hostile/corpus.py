@@ -34,6 +34,7 @@ TABLES = {
 }  # of entries that are alike
 REFUSED_BY_PARSER = {"a huge number", "a number that overflows", "deep", "NaN"}  # wherever in a record they stand
 HUGE_BYTES = 8 << 30  # of a sparse file, which no command may read whole
+MANY = 100_000
 TEMPLATE = "{{ cycler.__init__.__globals__.os.system('true') }}"
 CODE = f"import {MODULE}\n"
 PICKLE = b"cposix\nsystem\n(S'true'\ntR."
@@ -84,6 +85,8 @@ def list_cases(kind: str, valid: Path, outside: Path, server: str) -> list[Case]
         cases += _list_file_cases(kind, name, outside)
         if kind in ("run", "export", "bundle") or path.name not in OF_FAKES:
             cases += _list_leaf_cases(kind, path, name, values, known)
+    large = MODEL if kind in SEALED else ""
+    cases.append(Case(f"{large or '.'}: {MANY:,} files are added", _add_many_files(large), is_foreign=True))
     places = ["", *(p.relative_to(valid).as_posix() for p in sorted(valid.rglob("*")) if p.is_dir())]
     for place in places:
         where, sealed = place or ".", kind in SEALED and place in (MODEL, EVIDENCE)
@@ -238,6 +241,14 @@ def _add_file(place: str, name: str, kind: str) -> Callable[[Path], None]:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(ADDED[name])
         _seal(kind, folder, name)
+
+    return change
+
+
+def _add_many_files(place: str) -> Callable[[Path], None]:
+    def change(folder: Path) -> None:
+        for number in range(MANY):
+            (folder / place / f"{number}.txt").touch()
 
     return change
 
