@@ -153,6 +153,11 @@ def resource_error(error: BaseException) -> str:
     return f"{full}; free space and run again; finished work is kept" if full else memory_error(error)
 
 
+def is_library_error(error: BaseException) -> bool:
+    """Return whether an error may be a library's: an Exception, or a panic of a Rust library, which is not one."""
+    return isinstance(error, Exception) or type(error).__name__ == "PanicException"
+
+
 def missing_extra_error(error: BaseException) -> str:
     """Describe an error that came of a module of an extra that is not installed. Empty if it has another cause."""
     for cause in _iterate_causes(error):

@@ -49,6 +49,7 @@ from harness.data.pypi import hash_download as hash_download
 from harness.data.rows import read_rows as read_rows
 from harness.data.templates import template_columns as template_columns
 from harness.errors import disk_full_error as disk_full_error
+from harness.errors import is_library_error as is_library_error
 from harness.errors import memory_error as memory_error
 from harness.errors import missing_modules_message as missing_modules_message
 from harness.errors import suggest_option as suggest_option
@@ -220,6 +221,7 @@ __all__ = [
     "hash_download",
     "hold_exclusively",
     "http_client",
+    "is_library_error",
     "is_plain_path",
     "is_sealed",
     "is_secret",

@@ -16,7 +16,14 @@ import torch
 import transformers
 
 from harness import CheckFailedError, UsageError
-from harness.internals import ambiguity_error, missing_modules_message, probe_gpus, read_gpu, read_safetensors
+from harness.internals import (
+    ambiguity_error,
+    is_library_error,
+    missing_modules_message,
+    probe_gpus,
+    read_gpu,
+    read_safetensors,
+)
 from harness_hf.classes import config_of_class, find_class, load_config
 from harness_hf.cpu import use_cpu_kernels
 
@@ -35,7 +42,9 @@ def load_tokenizer(path: str | Path) -> Any:
             tokenizer = transformers.AutoTokenizer.from_pretrained(str(path), **told)
     except MemoryError:
         raise
-    except Exception as error:  # the Rust library raises plain ones, and others what a field of another type does
+    except BaseException as error:  # whatever the Rust library, or a field of another type, raises
+        if not is_library_error(error):
+            raise
         raise UsageError(f'model "{path}": its tokenizer cannot be loaded: {format_one_line(error)}') from None
     files = {*tokenizer.vocab_files_names.values()}  # none of a tokenizer of bytes
     if files and Path(path).is_dir() and not any((Path(path) / name).is_file() for name in (*files, "tekken.json")):

@@ -21,6 +21,8 @@ import harness_hf
 from harness.artifacts import digests, safetensors
 from harness.errors import UsageError, resource_error
 from harness.records.models import ModelRef
+from harness.release.evidence import reporting_model_errors
+from harness.release.verified import VerifiedExport
 from tests.helpers.late import import_late
 
 torch = pytest.importorskip("torch")
@@ -590,6 +592,27 @@ def test_the_identity_names_what_an_answer_depends_on(tiny_model: Path, tmp_path
     assert harness_hf.load.identity(ModelRef("merged", ref.path)) == first[0]  # a name is not a model
     (tmp_path / "model/chat_template.jinja").write_text("{{ messages }}")
     assert not set(identities()) & set(first)
+
+
+BPE = {"type": "BPE", "vocab": {"a": 0, "b": 1, "ab": 2}, "merges": [["a", "b"]]}
+
+
+def test_a_panic_of_a_library_is_one_line(tiny_model: Path, tmp_path: Path) -> None:
+    """Rust raises what is not an Exception, at a prefix that is longer than a token of a merge."""
+    from tokenizers import Tokenizer
+
+    from harness_hf.models import load_tokenizer
+
+    model = shutil.copytree(tiny_model, tmp_path / "model")
+    tokenizer = {"added_tokens": [], "model": BPE | {"continuing_subword_prefix": "x" * 5}}
+    (model / "tokenizer.json").write_text(json.dumps(tokenizer), "utf-8")
+    with pytest.raises(UsageError, match="its tokenizer cannot be loaded: "):
+        load_tokenizer(model)
+    with (
+        pytest.raises(UsageError, match="exports/qa: its model cannot be used: PanicException"),
+        reporting_model_errors(VerifiedExport("exports/qa")),
+    ):
+        Tokenizer.from_file(str(model / "tokenizer.json"))
 
 
 @pytest.mark.parametrize(
