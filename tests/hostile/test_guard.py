@@ -55,6 +55,7 @@ ALLOWED = {
     "a file of the folder": "(theirs / 'code_of_others.py').read_text(); (theirs / 'new').write_text('')",
     "a file of yours": "(place / 'yours/mine.txt').read_text()",
     "a module of the environment": "import wave, pluggy",
+    "rows of a process of ours": "import pickle, harness.rows.records as r; pickle.loads(pickle.dumps(r.RawRow))",
 }
 
 
