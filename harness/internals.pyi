@@ -45,7 +45,15 @@ from harness.data import encoding as encoding
 from harness.data.choices import find_choice_index as find_choice_index
 from harness.data.column_names import PROMPT_PARTS as PROMPT_PARTS
 from harness.data.fewshot import choose_examples as choose_shots
+from harness.data.identity import canonical_text as canonical_text
 from harness.data.pypi import hash_download as hash_download
+from harness.data.repeats import Preference as Preference
+from harness.data.repeats import find_conflicts as find_conflicts
+from harness.data.repeats import find_contradictions as find_contradictions
+from harness.data.repeats import find_repeats as find_repeats
+from harness.data.repeats import group_by_question as group_by_question
+from harness.data.repeats import is_missing as is_missing
+from harness.data.repeats import make_pair_key as make_pair_key
 from harness.data.rows import read_rows as read_rows
 from harness.data.templates import template_columns as template_columns
 from harness.errors import disk_full_error as disk_full_error

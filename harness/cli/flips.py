@@ -9,6 +9,7 @@ from pathlib import Path
 from harness.cli.screen import Screen, format_title
 from harness.errors import UsageError
 from harness.records.run import Run
+from harness.records.verdict_text import format_claim
 from harness.reports.rows import DisplayRow, count_lost_and_won, format_failed_rows, read_all_rows, read_changed_rows
 from harness.texts.counts import count_noun
 from harness.texts.escaping import printable
@@ -25,7 +26,7 @@ def show_flips(args: argparse.Namespace, report: Run, folder: Path) -> None:
     gates = [{"gate": v.gate, "candidate": v.candidate, "rows": [asdict(r) for r in rows]} for v, rows in flips]
     args.document = {"run": str(folder), "gates": gates}
     for verdict, rows in flips:
-        _print_heading(screen, f"{verdict.candidate}: {format_title(verdict)}: {verdict.metric} {verdict.claim}")
+        _print_heading(screen, f"{verdict.candidate}: {format_title(verdict)}: {format_claim(verdict)}")
         counts = format_failed_rows(verdict, len(rows))
         if verdict.versus:
             lost, won = count_lost_and_won(verdict)

@@ -15,6 +15,7 @@ from pathlib import Path
 from harness.files import open_for_writing
 from harness.hookspec import hookimpl
 from harness.records.run import Run
+from harness.records.verdict_text import format_claim
 from harness.records.verdicts import Outcome
 from harness.reports.markdown import format_run_markdown
 from harness.reports.summary import sort_worst_first
@@ -109,7 +110,7 @@ def list_annotations(run: Run, lines: Mapping[str, int]) -> list[str]:
     found = [format_annotation("error", what, run.path, None, title) for what, title in problems]
     for v in sort_worst_first(run):
         if v.outcome is not Outcome.PASS:
-            message = f"{v.candidate}: {v.metric} {v.claim}: {v.why}"
+            message = f"{v.candidate}: {format_claim(v)}: {v.why}"
             message += f"; {v.waiver.summary()}" if v.waiver else ""
             kind = "error" if v.blocks_release else "notice" if v.blocking and not v.waived else "warning"
             found.append(format_annotation(kind, message, run.path, lines.get(v.gate), f"{v.outcome} {v.gate}"))

@@ -209,7 +209,7 @@ class Terminal(Screen):
             self.print_line(f"    {shorten_text(built.show(example))}", hang=4)
 
     def print_verdict(self, v: Verdict, why: str) -> None:
-        claim = f"{format_title(v)}: {v.metric} {v.claim}".replace(":  ", ": ")
+        claim = f"{format_title(v)}: {verdict_text.format_claim(v)}".replace(":  ", ": ")
         self.print_entry("    " + f"{v.outcome:<12}", STYLES[v.outcome], f" {claim}", len(INDENT))
         if _is_shown_in_one_line(v, self.verbosity):
             return
@@ -308,7 +308,7 @@ class Summary:
         if self.verbosity < 0 and any(v.lower is not None or v.upper is not None for v in left):
             self.line(bounds_legend(self.run.alpha))
         for v, why in zip(left, format_reasons(left, tests=self.verbosity > 0), strict=True):
-            claim = f"{v.metric} {v.claim}: ".lstrip() if v.estimate is not None else ""
+            claim = f"{verdict_text.format_claim(v)}: " if v.estimate is not None else ""
             why += other_confidence(v, self.run.alpha)
             self.line(f"{v.outcome} {v.candidate}: {format_title(v)}: {claim}{why}", STYLES[v.outcome])
             if v.waiver and not v.decides:  # others stand at the end

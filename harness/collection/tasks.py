@@ -112,12 +112,16 @@ def add_shots(context: Context, sources: DatasetLoader, task: Task) -> Task:
 
 
 def _warn_of_repeated_questions(context: Context, spec: Eval, samples: Samples) -> None:
-    """Warn of rows that repeat a question.
+    """Warn of rows that repeat a question, unless they are in a cluster already.
 
     They are no new evidence. With stop = "early" they are a mistake.
     """
-    rows, distinct = (len(x) for x in ([s.key for s in samples if s.key], {s.key for s in samples if s.key}))
+    asking = [s for s in samples if s.key]
+    rows, distinct = len(asking), len({s.key for s in asking})
     if distinct == rows:
+        return
+    clustered = all(s.cluster for s in asking) and len({(s.key, s.cluster) for s in asking}) == distinct
+    if clustered and spec.stop != "early":
         return
     told = f"{rows - distinct} of {rows} rows repeat another row's question, {distinct} are distinct"
     if spec.stop == "early":

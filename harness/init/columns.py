@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 
@@ -12,7 +12,17 @@ from harness.data import chat
 from harness.data.cells import MAX_CATEGORIES, MAX_CATEGORY_CHARS, MIN_ROWS_PER_CATEGORY
 from harness.data.identity import canonical_text
 from harness.data.layouts import AMBIGUOUS, Layout
+from harness.data.repeats import (
+    Preference,
+    find_conflicts,
+    find_contradictions,
+    find_repeats,
+    is_missing,
+    make_pair_key,
+    normalize_question,
+)
 from harness.data.resolver import Columns, Row, quote_text
+from harness.data.turns import join_text
 from harness.errors import UsageError
 from harness.texts.escaping import shorten_text
 from harness.texts.missing import MISSING_VALUES
@@ -22,6 +32,7 @@ MIN_PART_ROWS, MIN_CONFIRM_GROUPS = 20, 10
 RESERVED = ("choices", "gold", chat.TOOLS, chat.ARGUMENTS, *chat.MEDIA)  # columns that mean something else in a suite
 WITHOUT = "without an input, a label or a group"  # why rows are left out
 CONFLICTING = "whose input also occurs with another label"
+CONTRADICTED = "whose preference another row contradicts"
 REPEATED = "that repeat the question of an earlier row"
 SHOWN_EXAMPLES = 2  # rows that are left out, by reason
 MAX_TRAINING_ROWS = 200_000  # rows to train on; more make every look at them take minutes
@@ -107,31 +118,33 @@ def clean_rows(rows: Sequence[Row], columns: Columns, layout: Layout, group: str
 
 def _drop_rows(layout: Layout, groups: Sequence[str] | None, *, labelled: bool) -> tuple[list[int], dict[int, str]]:
     """Return the numbers of the rows that can be learnt from, and why each other one cannot."""
-    keys = [_normalize_spelling(text) for text in layout.asked]
-    meant = defaultdict[str, set[str]](set)
-    for i, (key, answer) in enumerate(zip(keys, layout.answers, strict=True)):
-        meant[key] |= {_fold_label(answer)} if i not in layout.refused else set()
-    kept, seen, dropped = list[int](), set[str](), dict[int, str]()
-    for i, (key, answer) in enumerate(zip(keys, layout.answers, strict=True)):
-        same = {f"{canonical_text(layout.asked[i])}\n{canonical_text(answer)}"}
-        same |= {key} if layout.kind not in ("preference", "judged") else set()
-        if i in layout.refused:
-            dropped[i] = layout.refused[i]
-        elif {key.lower(), answer.lower()} & {"", *MISSING_VALUES} or (groups and not groups[i]):
+    asked, answers, dropped = layout.asked, layout.answers, dict(layout.refused)
+    for i, (question, answer) in enumerate(zip(asked, answers, strict=True)):
+        if i not in dropped and (is_missing(question) or is_missing(answer) or (groups and not groups[i])):
             dropped[i] = WITHOUT
-        elif labelled and len(meant[key] - MISSING_VALUES) > 1:
-            dropped[i] = CONFLICTING
-        elif same & seen:
-            dropped[i] = REPEATED
-        else:
-            kept.append(i)
-            seen |= same
-    return kept, dropped
+    left = [i for i in range(len(asked)) if i not in dropped]
+    if labelled:
+        labels = [_fold_label(answers[i]) for i in left]
+        for conflict in find_conflicts([asked[i] for i in left], labels):
+            dropped |= {left[place]: CONFLICTING for place in conflict}
+    judged = layout.kind in ("preference", "judged")
+    if judged:
+        for pair in find_contradictions([_read_preference(layout.rows[i], asked[i]) for i in left]):
+            dropped |= {left[place]: CONTRADICTED for place in pair}
+    left = [i for i in left if i not in dropped]
+    keys = list[list[Hashable]]()
+    for i in left:
+        keys.append([make_pair_key(asked[i], answers[i])])
+        keys[-1] += [] if judged else [normalize_question(asked[i])]
+    dropped |= {left[place]: REPEATED for place in find_repeats(keys)}
+    return [i for i in left if i not in dropped], dict(sorted(dropped.items()))
 
 
-def _normalize_spelling(text: str) -> str:
-    """Return a text in NFC with single spaces; case, fractions and powers keep their meaning."""
-    return " ".join(unicodedata.normalize("NFC", text).split())
+def _read_preference(row: Row, question: str) -> Preference:
+    """Return which answer a row of preferences or of judged answers prefers."""
+    if "rejected" in row:
+        return Preference(question, join_text(row["chosen"]), join_text(row["rejected"]))
+    return Preference(question, join_text(row["completion"]), None, row["label"])
 
 
 def _fold_label(text: str) -> str:

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from harness.data.resolver import quote_text
-from harness.init.columns import CONFLICTING, REPEATED, SHOWN_EXAMPLES, WITHOUT
+from harness.init.columns import CONFLICTING, CONTRADICTED, REPEATED, SHOWN_EXAMPLES, WITHOUT
 
 ALPHA = 0.05  # of the suite
 NEAR_COPIES_TEXT = "near-copies of rows of another part"
@@ -17,6 +17,7 @@ KEEP = {  # how rows are kept, by why they are left out
     NEAR_COPIES_TEXT: "name a column that such rows share with --group to keep them in one part",
     REPEATED: "make their questions different to keep them",
     CONFLICTING: "give each input one label to keep them",
+    CONTRADICTED: "keep one of each pair of such rows",
     WITHOUT: "fill in what is missing to keep them",
 }
 

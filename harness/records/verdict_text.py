@@ -41,7 +41,7 @@ def format_reason(v: Verdict, *, tests: bool = False) -> str:
 
     With `tests` the reason is as in `why`, with the names of tests.
     """
-    return f"{v.metric} {v.claim}".strip() + f": {v.why if tests else format_brief(v)}"
+    return f"{format_claim(v)}: {v.why if tests else format_brief(v)}"
 
 
 def format_result(v: Verdict) -> str:
@@ -74,6 +74,23 @@ def format_size_warning(v: Verdict) -> str:
 
 
 # -- what is claimed -----------------------------------------------------------------------------------
+
+
+def format_claim(v: Verdict) -> str:
+    """Format a verdict's metric and claim, with the points of a relative margin: "(3% of 0.708 = 2.1 points)"."""
+    return f"{v.metric} {v.claim}{format_margin_points(v)}".strip()
+
+
+def format_margin_points(v: Verdict) -> str:
+    """Return the points of a relative margin of a proportion, in brackets.
+
+    Empty for another margin, and where the baseline is unknown or differs between slices.
+    """
+    about = v.claim_spec
+    if about is None or not (about.relative and about.is_share and about.threshold and v.baseline) or v.slices:
+        return ""
+    margin = abs(about.threshold)
+    return f" ({100 * margin:.3g}% of {format_metric(v.baseline)} = {100 * margin * v.baseline:.1f} points)"
 
 
 def format_conditions(about: ClaimSpec) -> str:

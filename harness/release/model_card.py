@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 from harness.artifacts.gguf import FACTORS, find_gguf, read_gguf
 from harness.records.models import ModelRef
 from harness.records.run import Run
+from harness.records.verdict_text import format_claim
 from harness.records.verdicts import Verdict
 from harness.suite.tables import Export, Suite
 from harness.texts.escaping import escape_controls, escape_markdown, markdown_code
@@ -199,7 +200,7 @@ def _iterate_gate_table_lines(verdicts: Sequence[Verdict]) -> Iterator[str]:
     yield "|---|---|---|---|"
     for v in verdicts:
         said = f"{v.outcome}{'' if v.blocking else ' (warn)'}" + (f", {v.waiver.summary()}" if v.waiver else "")
-        yield "| " + " | ".join(map(escape_markdown, (v.gate, f"{v.metric} {v.claim}", said, v.why))) + " |"
+        yield "| " + " | ".join(map(escape_markdown, (v.gate, format_claim(v), said, v.why))) + " |"
 
 
 def _find_quantisation_library(folder: Path) -> str:

@@ -39,7 +39,7 @@ def format_run_markdown(run: Run, folder: Path | None = None) -> str:
     """
     gates = ["| | gate | candidate | claim | result |", "|---|---|---|---|---|"] if run.verdicts else []
     for v in sort_worst_first(run):
-        cells = (v.gate, v.candidate, f"{v.metric} {v.claim}".strip(), verdict_text.format_brief(v))
+        cells = (v.gate, v.candidate, verdict_text.format_claim(v), verdict_text.format_brief(v))
         note = f" ({why})" if (why := describe_exemption(v)) else ""
         gates.append(f"| {GLYPHS[v.outcome]} {v.outcome}{note} | " + " | ".join(map(escape_markdown, cells)) + " |")
     if any(v.lower is not None or v.upper is not None for v in run.verdicts):

@@ -70,7 +70,7 @@ def _format_html_gate_table(run: Run, verdicts: Sequence[Verdict]) -> str:
         cells = [
             outcome,
             _escape_html_text(v.gate),
-            _escape_html_text(f"{v.metric} {v.claim}".strip()),
+            _escape_html_text(verdict_text.format_claim(v)),
             _escape_html_text(values),
             estimate,
             _escape_html_text(rows_),

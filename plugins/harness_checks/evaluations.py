@@ -4,13 +4,21 @@ from __future__ import annotations
 
 import json
 import re
-from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from harness import Finding, Gate, ModelRef, Sample, checker, quote_text
-from harness.internals import Suite, Task, describe_few_rows_power, encoding, fold_case, prompt_text, schema
+from harness.internals import (
+    Suite,
+    Task,
+    describe_few_rows_power,
+    encoding,
+    fold_case,
+    group_by_question,
+    prompt_text,
+    schema,
+)
 from harness_checks.label_leaks import find_label_leak
 from harness_checks.lint import count_of_total, is_blank_sample
 from harness_checks.settings import find_weak_settings
@@ -99,12 +107,13 @@ def _find_conflicts(task: Task, samples: Sequence[Sample]) -> dict[str, str]:
     """Return rows that repeat a prompt with another target."""
     if task.spec.use not in ONE_ANSWER_EVALUATORS:
         return {}
-    by_prompt: dict[str, list[Sample]] = defaultdict(list)
+    questions = []
     for s in samples:
         choices, _ = _parse_choices_and_labels(task, s)
-        by_prompt[repr((s.input.strip() if isinstance(s.input, str) else s.input, choices))].append(s)
+        questions.append(f"{s.input if isinstance(s.input, str) else repr(s.input)}\n{choices}")
     found = {}
-    for same in by_prompt.values():
+    for group in group_by_question(questions):
+        same = [samples[i] for i in group]
         wanted = [
             {_normalize_case_and_punctuation(_read_gold_unless_label(task, s))}
             if _parse_choices_and_labels(task, s)[0]

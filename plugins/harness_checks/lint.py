@@ -13,7 +13,22 @@ from typing import Any
 
 import harness_hf
 from harness import Finding, ModelRef, Sample, Severity, TrainingRow, checker, quote_text
-from harness.internals import PROMPT_PARTS, Task, chat, fold_case, prompt_text, schema, template_columns
+from harness.internals import (
+    PROMPT_PARTS,
+    Preference,
+    Task,
+    canonical_text,
+    chat,
+    find_conflicts,
+    find_contradictions,
+    find_repeats,
+    group_by_question,
+    is_missing,
+    make_pair_key,
+    prompt_text,
+    schema,
+    template_columns,
+)
 from harness_checks.damage import compare_endings, find_damage
 from harness_checks.frames import row_messages
 from harness_domain import MatchOptions
@@ -173,7 +188,7 @@ def is_blank_sample(task: Task, sample: Sample) -> bool:
     columns = template_columns(task.spec.template) if task.spec.template else []
     inputs = [sample.row[column] for column in columns if column in sample.row]
     asked = "".join("" if value is None else str(value) for value in inputs) if inputs else prompt_text(sample.input)
-    return not asked.strip()
+    return is_missing(asked)
 
 
 def _find_blank_rows(rows: Sequence[TrainingRow]) -> dict[int, str]:
@@ -186,9 +201,9 @@ def _find_blank_rows(rows: Sequence[TrainingRow]) -> dict[int, str]:
     for row in rows:
         messages = [turn for turn in row_messages(row) if isinstance(turn, Mapping)]
         turns = [turn for turn in messages if turn.get("role") == "user"]
-        blank = bool(turns) and not any(str(turn.get("content") or "").strip() for turn in turns)
+        blank = bool(turns) and all(is_missing(str(turn.get("content") or "")) for turn in turns)
         if asked:
-            blank = blank or not any(str(row.raw.get(name) or "").strip() for name in asked)
+            blank = blank or all(is_missing(str(row.raw.get(name) or "")) for name in asked)
         if blank and row.answer.strip():
             found[row.number] = f"nothing is asked; {quote_text(row.answer, 40)} is learnt"
     return found if len(found) <= HALF_SHARE * len(rows) else {}
@@ -297,59 +312,58 @@ def _check_rows_render_in_template(rows: Sequence[TrainingRow], base: ModelRef) 
 
 
 def _check_duplicates_and_conflicts(rows: Sequence[TrainingRow]) -> Iterator[Finding]:
-    by_prompt: dict[str, dict[str, list[TrainingRow]]] = defaultdict(lambda: defaultdict(list))
-    for row in rows:
-        judged = [
-            _fold_case_and_spaces(row.answer),
-            _fold_case_and_spaces(prompt_text(row.row.get("rejected", ""))),
-            str(row.row.get("label", "")),
-        ]
-        by_prompt[_fold_case_and_spaces(row.prompt)]["\0".join(judged)].append(row)
-    if again := [same for answers in by_prompt.values() for same in answers.values() if len(same) > 1]:
+    if again := _group_repeats(rows):
         extra = [row for same in again for row in same[1:]]
         evidence = [
             f"{_format_equal_row_names(same, rows)}: {quote_text(same[0].prompt or same[0].answer)}" for same in again
         ]
         what = f"{count_of_total(len(extra), len(rows))}: identical to an earlier one"
         yield Finding("warning", what, evidence, "keep one of each", "duplicate", row_numbers(extra))
-    yield from _check_contradictory_preferences(rows)
-    plain = [
-        row for row in rows if not PREFERENCE_COLUMNS & row.row.keys()
-    ]  # of judged answers there are several to a prompt
-    if torn := [answers for prompt, answers in by_prompt.items() if prompt and plain and len(answers) > 1]:
+    yield from _check_contradictory_preferences([row for row in rows if PREFERENCE_COLUMNS & row.row.keys()], rows)
+    yield from _check_conflicting_answers([row for row in rows if not PREFERENCE_COLUMNS & row.row.keys()], rows)
+
+
+def _group_repeats(rows: Sequence[TrainingRow]) -> list[list[TrainingRow]]:
+    """Return the rows that are equal but for their spelling."""
+    keys = []
+    for row in rows:
+        judgment = prompt_text(row.row.get("rejected", "")), str(row.row.get("label", ""))
+        keys.append([(*make_pair_key(row.prompt, row.answer), *make_pair_key(*judgment))])
+    groups = dict[int, list[TrainingRow]]()
+    for i, first in find_repeats(keys).items():
+        groups.setdefault(first, [rows[first]]).append(rows[i])
+    return [*groups.values()]
+
+
+def _check_conflicting_answers(plain: Sequence[TrainingRow], rows: Sequence[TrainingRow]) -> Iterator[Finding]:
+    """Report prompts with several answers, of rows that do not say which of them is wanted."""
+    asking = [row for row in plain if row.prompt.strip()]
+    prompts, answers = [row.prompt for row in asking], [canonical_text(row.answer) for row in asking]
+    if conflicts := find_conflicts(prompts, answers):
         evidence = []
-        for one, two in ([same[0] for same in answers.values()][:2] for answers in torn):
+        for group in conflicts:
+            one, two = [asking[i] for i in {answers[i]: i for i in reversed(group)}.values()][::-1][:2]
             pair = " and ".join(quote_text(row.answer.strip(), 40) for row in (one, two))
-            said = f"{quote_text(one.prompt, 60)} → {pair}"
-            evidence.append(f"{_format_equal_row_names([one, two], rows)}: {said}")
-        meant = len(torn) > len(by_prompt) / 2  # several answers to each prompt are a way to sample
-        what = f"{len(torn):,} prompt{'s' if len(torn) > 1 else ''} with several different answers"
+            shown = f"{quote_text(one.prompt, 60)} → {pair}"
+            evidence.append(f"{_format_equal_row_names([one, two], rows)}: {shown}")
+        meant = len(conflicts) > len(group_by_question(prompts)) / 2  # several answers to each are a way to sample
+        what = f"{len(conflicts):,} prompt{'s' if len(conflicts) > 1 else ''} with several different answers"
         yield Finding("note" if meant else "warning", what, evidence, "keep the right answer", "conflict")
 
 
-def _check_contradictory_preferences(rows: Sequence[TrainingRow]) -> Iterator[Finding]:
+def _check_contradictory_preferences(judged: Sequence[TrainingRow], rows: Sequence[TrainingRow]) -> Iterator[Finding]:
     """Report answers that are preferred in one row and rejected in another."""
-    first, torn = dict[tuple[str, ...], TrainingRow](), []
-    for row in (row for row in rows if PREFERENCE_COLUMNS & row.row.keys()):
-        prompt, one, two = map(
-            _fold_case_and_spaces, (row.prompt, row.answer, prompt_text(row.row.get("rejected", "")))
-        )
-        wanted = bool(row.row.get("label", True))
-        first.setdefault((prompt, one, two, str(wanted)), row)
-        against = (prompt, *((two, one, "True") if two else (one, two, str(not wanted))))
-        if against in first and one != two:
-            torn.append((first[against], row))
-    if torn:
+    preferences = []
+    for row in judged:
+        rejected = prompt_text(row.row["rejected"]) if "rejected" in row.row else None
+        preferences.append(Preference(row.prompt, row.answer, rejected, bool(row.row.get("label", True))))
+    if pairs := [(judged[one], judged[two]) for one, two in find_contradictions(preferences)]:
         evidence = [
             f"{_format_equal_row_names(pair, rows)}: {quote_text(pair[0].prompt, 60)} → {quote_text(pair[0].answer)}"
-            for pair in torn
+            for pair in pairs
         ]
-        what = f"{count_of_total(len(torn), len(rows))}: an earlier row prefers the other answer"
+        what = f"{count_of_total(len(pairs), len(rows))}: an earlier row prefers the other answer"
         yield Finding("warning", what, evidence, "keep the right preference", "conflict")
-
-
-def _fold_case_and_spaces(text: str) -> str:
-    return fold_case(" ".join(text.split()))
 
 
 def _find_repetitive_ending(row: TrainingRow) -> str | None:

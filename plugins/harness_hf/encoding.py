@@ -8,8 +8,10 @@ are scored. Context turns are not learnt: `weight = 0` (OpenAI's format of rows)
 from __future__ import annotations
 
 import re
+from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import accumulate, chain, pairwise
 from typing import Any
 
 from harness import UsageError
@@ -194,11 +196,32 @@ class RowEncoder:
         self, encoded: EncodedRow, rendered: RenderedTurns, spans: Sequence[Span]
     ) -> Iterator[tuple[int, int]]:
         """Yield each span in tokens. A token that spans the end of one is not in it."""
-        texts = [rendered.text[:place] for span in spans for place in span]
-        counts = [
-            encoding.shared_length(ids, encoded.ids) for ids in self.tokens.encode_texts(texts, [True] * len(texts))
-        ]
+        counts = self._count_tokens_before(encoded.ids, rendered, [place for span in spans for place in span])
         yield from zip(counts[::2], counts[1::2], strict=True)
+
+    def _count_tokens_before(self, ids: list[int], rendered: RenderedTurns, places: Sequence[int]) -> list[int]:
+        """Return how many of a row's tokens are those of its text up to each place.
+
+        The text is cut before special tokens, and each part is encoded once: long conversations take linear time.
+        """
+        text = rendered.text
+        starts = [0, *(place for place in rendered.find_special_tokens() if place > 0)]
+        whole = self._encode_rendered([text])[0]
+        parts = self._encode_rendered([text[begin:end] for begin, end in pairwise([*starts, len(text)])])
+        if [*chain.from_iterable(parts)] != whole:  # a special token that takes the white space around it
+            starts, parts = [0], [whole]
+        numbers = [bisect_right(starts, place) - 1 for place in places]
+        cut = self._encode_rendered([text[starts[n] : place] for n, place in zip(numbers, places, strict=True)])
+        tokens_before = [0, *accumulate(map(len, parts))]
+        shared, counts = encoding.shared_length(whole, ids), list[int]()
+        for n, part in zip(numbers, cut, strict=True):
+            begin = tokens_before[n]
+            more = encoding.shared_length(part, ids[begin : begin + len(part)]) if begin <= shared else 0
+            counts.append(min(begin, shared) + more)
+        return counts
+
+    def _encode_rendered(self, texts: Sequence[str]) -> list[list[int]]:
+        return self.tokens.encode_texts(texts, [True] * len(texts))
 
 
 def row_turns(row: Mapping[str, Any]) -> list[Mapping[str, Any]]:

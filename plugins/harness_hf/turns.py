@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, NamedTuple
 
 from harness import UsageError
@@ -45,9 +46,8 @@ class RenderedTurns:
 
         Raises UsageError if neither can be told.
         """
-        before = self.turns[:index] or OPENING
-        prompt, opened = self.render(before), self.render(before, opened=True)
-        begin = self._find_opening(index, prompt, opened)
+        opened = self.render(self.turns[:index] or OPENING, opened=True)
+        begin = self._find_opening(index, opened)
         return Span(begin, self._find_answer_end(index, begin, opened))
 
     def find_turn(self, index: int) -> Span:
@@ -55,10 +55,20 @@ class RenderedTurns:
         begins = [self._find_begin(i) for i in range(index, len(self.turns))]
         return Span(begins[0], min((b for b in begins[1:] if b > begins[0]), default=len(self.text)))
 
-    def _find_opening(self, index: int, prompt: str, opened: str) -> int:
+    def find_special_tokens(self) -> list[int]:
+        """Return where special tokens begin in the text."""
+        return [match.start() for match in self._special.finditer(self.text)] if self.special_tokens else []
+
+    @cached_property
+    def _special(self) -> re.Pattern[str]:
+        longest_first = sorted(self.special_tokens, key=len, reverse=True)
+        return re.compile("|".join(map(re.escape, longest_first)))
+
+    def _find_opening(self, index: int, opened: str) -> int:
         """Return where generation has opened a turn, or where the turn departs from what generation opens (D8)."""
         if self.text.startswith(opened):
             return len(opened)
+        prompt = self.render(self.turns[:index] or OPENING)
         if self.text.startswith(prompt):
             return max(len(prompt), encoding.shared_length(self.text, opened))
         # The template writes earlier turns otherwise once there are later ones, as those with thoughts.
@@ -90,10 +100,10 @@ class RenderedTurns:
         content, end = self.turns[index].get("content"), self._find_content(index + 1)
         content = content.strip() if isinstance(content, str) else ""
         place = self.text.find(content, begin, end) if content else -1
-        longest_first = sorted(self.special_tokens, key=len, reverse=True)
-        stop = re.compile(f"(?:{'|'.join(map(re.escape, longest_first))})\\s*")
-        if place >= 0 and longest_first and (match := stop.search(self.text, place + len(content), end)):
-            return match.end()
+        if place >= 0 and self.special_tokens:
+            stop = re.compile(f"(?:{self._special.pattern})\\s*")
+            if match := stop.search(self.text, place + len(content), end):
+                return match.end()
         raise UsageError(f"the chat template does not show where message {index + 1} ends")
 
     def _find_content(self, index: int) -> int:

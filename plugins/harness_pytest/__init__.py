@@ -52,6 +52,7 @@ class Claims:
 
     def _require_claim_proven(self, **claim: Any) -> GateResult:
         import harness
+        from harness.internals import verdict_text
 
         __tracebackhide__ = True
         self.claimed.extend(claim)
@@ -62,7 +63,8 @@ class Claims:
             why = str(error)
         if gated is None:  # outside of the except block, or pytest shows the error twice
             pytest.fail(why, pytrace=False)
-        summary = f"{gated.outcome} {gated.verdict.gate}: {gated.verdict.claim}; {gated.verdict.why}"
+        claimed = gated.verdict.claim + verdict_text.format_margin_points(gated.verdict)
+        summary = f"{gated.outcome} {gated.verdict.gate}: {claimed}; {gated.verdict.why}"
         if gated.outcome == "INCONCLUSIVE" and self.inconclusive == "skip":
             pytest.skip(f"{summary}\n{gated}")
         if gated.outcome != "PASS":

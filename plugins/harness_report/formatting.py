@@ -105,12 +105,12 @@ def claim_in_words(v: Verdict, unit: str = "") -> str:
         return f"{what}, {'at least' if about.sign > 0 else 'at most'} {limit}{verdicts.format_conditions(about)}"
     if not size:
         return f"{what}, {v.claim}"
+    points = verdicts.format_margin_points(v)
     margin = f"{100 * size:g}%" if about.relative or about.is_log else verdicts.format_limit(size)
     worse = about.threshold < 0
     side = "below" if (about.sign > 0) == worse else "above"
-    return (
-        f"{what}, {'at most' if worse else 'more than'} {margin} {side} {v.versus}’s{verdicts.format_conditions(about)}"
-    )
+    distance = f"{'at most' if worse else 'more than'} {margin}"
+    return f"{what}, {distance} {side} {v.versus}’s{points}{verdicts.format_conditions(about)}"
 
 
 def shorten_text(text: str, most: int = MAX_TEXT_CHARS) -> str:

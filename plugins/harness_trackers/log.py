@@ -22,7 +22,16 @@ from pathlib import Path
 from typing import Any
 
 from harness import Run, UsageError
-from harness.internals import format_run_markdown, numbers, printable, prompt_of, read_answers, summary, to_json
+from harness.internals import (
+    format_run_markdown,
+    numbers,
+    printable,
+    prompt_of,
+    read_answers,
+    summary,
+    to_json,
+    verdict_text,
+)
 
 MAX_ROWS = 1000  # rows of the table of what changed
 MAX_TEXT_CHARS = 2000  # characters of a text in it
@@ -97,7 +106,7 @@ def logged_run(run: Run) -> LoggedRun:
     told = ((join_name(r.subject, r.eval, name), x) for r in run.results for name, x in r.metrics.items())
     metrics, gates = {name: x for name, x in told if math.isfinite(x)}, []
     for v in run.verdicts:
-        texts = {"outcome": str(v.outcome), "claim": f"{v.metric} {v.claim}".strip(), "why": printable(v.why)}
+        texts = {"outcome": str(v.outcome), "claim": verdict_text.format_claim(v), "why": printable(v.why)}
         gates.append({name: getattr(v, name) for name in GATE} | texts)
         found = {"estimate": v.estimate, "lower": v.lower, "upper": v.upper, "threshold": v.threshold}
         found |= {"won": v.won_count, "lost": v.lost_count} if v.versus else {}

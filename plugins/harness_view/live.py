@@ -100,7 +100,7 @@ def _make_gate_row(v: Verdict) -> SimpleNamespace:
     figures = verdict_figures(v)
     return SimpleNamespace(
         outcome=str(v.outcome), glyph=summary.GLYPHS[v.outcome], name=printable(v.gate),
-        candidate=printable(v.candidate), claim=printable(f"{v.metric} {v.claim}".strip()),
+        candidate=printable(v.candidate), claim=printable(verdict_text.format_claim(v)),
         estimate=figures.estimate if v.estimate is not None else "", bounds=gates.bounds_text(v, figures),
         why=printable(_format_rows_and_sample_size(v, figures)),
     )  # fmt: skip

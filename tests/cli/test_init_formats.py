@@ -11,6 +11,9 @@ import pytest
 
 from harness.cli.main import main
 from harness.pipeline.run import Options, prepare_collection
+from harness.records.findings import TrainingRow
+from harness.records.models import ModelRef
+from harness_checks.lint import lint
 
 Row = dict[str, Any]
 ROWS = 200
@@ -184,6 +187,58 @@ def test_many_rows_that_are_left_out_are_a_warning(capsys: pytest.CaptureFixture
     (line,) = [line for line in said.splitlines() if line.startswith("warning: ")]
     assert line.startswith("warning: 20 of 220 rows (9%) are left out: that repeat the question of an earlier row")
     assert f'such as "{make_question(0)}" and "{make_question(1)}"; make their questions different' in line
+
+
+@pytest.mark.parametrize("judged", [False, True], ids=["pairs", "kto"])
+def test_preferences_that_contradict_each_other_are_left_out(judged: bool, capsys: pytest.CaptureFixture[str]) -> None:
+    """Neither of two rows that prefer opposite answers is learnt, and D11 would report no other rows."""
+    rows: list[Row] = []
+    for i in range(ROWS):
+        row = {"prompt": make_question(i), "completion": f"on {i}", "label": i % 2 == 0}
+        rows.append(row if judged else {"prompt": make_question(i), "chosen": f"on {i}", "rejected": f"off {i}"})
+    opposite = [{**row, "label": not row["label"]} for row in rows[:3]] if judged else []
+    opposite = opposite or [{**row, "chosen": row["rejected"], "rejected": row["chosen"]} for row in rows[:3]]
+    said = init([*rows, *opposite], capsys)
+    assert "left out: 6 whose preference another row contradicts" in said
+    learnt = [TrainingRow(i, "train", row, row) for i, row in enumerate(read_part("train"), 1)]
+    assert not [one for one in lint(learnt, ModelRef("base", "none"), {}) if one.kind == "conflict"]
+    everything = [TrainingRow(i, "train", row, row) for i, row in enumerate([*rows, *opposite], 1)]
+    assert [one.what for one in lint(everything, ModelRef("base", "none"), {}) if one.kind == "conflict"] == [
+        "3 of 203 rows: an earlier row prefers the other answer"
+    ]
+
+
+DIRTY: dict[str, Callable[[int], Row]] = {  # kinds of tables with repeats, conflicts, empty cells and other spellings
+    "labels": lambda i: {"text": make_question(i), "mood": ("good", "bad")[i % 2]},
+    "answers": lambda i: {"question": make_question(i), "answer": f"on {i}"},
+    "chats": lambda i: {"messages": [{"role": "user", "content": make_question(i)},
+                                     {"role": "assistant", "content": f"on {i}"}]},
+    "pairs": lambda i: {"prompt": make_question(i), "chosen": f"on {i}",
+                        "rejected": ("in {}", "off {}")[i % 2].format(i)},
+    "kto": lambda i: {"prompt": make_question(i), "completion": f"on {i}", "label": i % 2 == 0},
+}  # fmt: skip
+
+
+def make_dirty_rows(kind: str) -> list[Row]:
+    """Return rows with five repeats, five other answers, five blank questions and five questions in other spelling."""
+    make, rows = DIRTY[kind], [DIRTY[kind](i) for i in range(ROWS)]
+    others = [json.loads(json.dumps(make(i)).replace(make_question(i), make_question(i + 1))) for i in range(5)]
+    blank = [json.loads(json.dumps(make(i)).replace(make_question(i), " ")) for i in range(5, 10)]
+    spelt = [json.loads(json.dumps(make(i)).replace("lamp ", "Lamp ")) for i in range(10, 15)]
+    flipped = json.loads(json.dumps(rows[15:18]).replace('"on ', '"OFF ').replace('"off ', '"on ').lower())
+    return [*rows, *rows[20:25], *others, *blank, *spelt, *flipped]
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("warm_children")
+@pytest.mark.parametrize("kind", DIRTY)
+def test_what_is_written_needs_no_warning(kind: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """What `check` would warn of in the rows is left out by `init`, for five kinds of tables with all kinds of dirt."""
+    init(make_dirty_rows(kind), capsys)
+    code = main(["check", "mine/suite.toml"])
+    out = capsys.readouterr().out
+    findings = [line for line in out.splitlines() if line.lstrip().startswith(("error ", "warning "))]
+    assert (code, findings) == (0, []), out
 
 
 @pytest.mark.slow

@@ -15,6 +15,7 @@ from harness.gates.gate import Gate, find_export_obstacles
 from harness.records import metrics
 from harness.records.metrics import Metric
 from harness.records.samples import Caveat, Result, Sample, Score
+from harness.records.verdict_text import format_claim
 from harness.records.verdicts import Outcome, Verdict
 from harness.stats import hypothesis_tests
 from tests.helpers.speed import count_loop_rounds
@@ -239,6 +240,15 @@ def test_relative_margin_on_a_mean_divides_by_nothing() -> None:
     assert found.value is not None and found.baseline is not None
     assert found.estimate == pytest.approx(found.value - found.baseline)
     assert decide_gate(claim, F1, far, theirs).outcome is Outcome.FAIL
+
+
+def test_relative_margin_of_a_proportion_is_told_in_points() -> None:
+    """ "3%" of 708 of 1,000 rows is 2.1 points, and the claim says so; 0.03 is 3 points as it stands."""
+    theirs, ours = (make_result(make_zeros_and_ones(708, 1000), name) for name in ("base", "merged"))
+    relative = decide_gate(make_gate(versus="base", worse_by_at_most="3%"), ACC, ours, theirs)
+    absolute = decide_gate(make_gate(versus="base", worse_by_at_most=0.03), ACC, ours, theirs)
+    assert format_claim(relative) == "e.acc worse than base by at most 3% (3% of 0.708 = 2.1 points)"
+    assert format_claim(absolute) == "e.acc worse than base by at most 0.03"
 
 
 def test_relative_margin_of_a_loss_is_above_the_baseline() -> None:

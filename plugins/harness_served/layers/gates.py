@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from harness import Gate, ModelRef, Outcome, Result, UsageError, Verdict
-from harness.internals import ReplayRows, decide, score_from_row
+from harness.internals import ReplayRows, decide, score_from_row, verdict_text
 from harness_api import load
 from harness_served.parity import DIFFERS, SAME, UNKNOWN, UNPROVEN, LayerVerdict, Parity
 
@@ -93,4 +93,4 @@ def _describe_verdict(verdict: Verdict) -> str:
     if verdict.outcome is Outcome.ERROR:
         return f"{verdict.metric}: {verdict.why}"
     changed = f"{verdict.n} rows: {verdict.lost_count} worse, {verdict.won_count} better"
-    return f"{verdict.metric}, {changed}; {verdict.claim}: {verdict.why}"
+    return f"{verdict.metric}, {changed}; {verdict.claim}{verdict_text.format_margin_points(verdict)}: {verdict.why}"

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 import harness_hf
 from harness import Sample
 from harness.data import chat
+from harness.data.encoding import shared_length
 from harness.data.fewshot import prepend_examples
 from harness.data.rows import target_as_continuation
 from harness.records.models import ModelRef
@@ -174,6 +175,36 @@ def test_a_shared_prompt_is_encoded_once() -> None:
         [([make_user_message("Which colour?")], text) for text in ("green", "greenish", "blue")]
     )
     assert len(calls) == 1 and len({tuple(context) for context, _ in pairs}) == 1
+
+
+@pytest.mark.parametrize(("kind", "bos"), KINDS)
+@settings(max_examples=15, deadline=None)
+@given(template=st.sampled_from([*TEMPLATES]), texts=st.lists(st.tuples(PROMPTS, ANSWERS), min_size=2, max_size=5))
+def test_masks_of_long_conversations_are_those_of_their_prefixes(
+    kind: str, bos: bool, template: str, texts: list[tuple[str, str]]
+) -> None:
+    """Parts between special tokens, each encoded once, give every turn the tokens that its whole prefix gives it."""
+    encoder = make_encoder(kind, bos, TEMPLATES[template])
+    turns = [turn for asked, reply in texts for turn in (make_user_message(asked), make_assistant_message(reply))]
+    encoded, rendered = encoder.encode({"messages": turns}), encoder._render_turns(turns, {})
+    places = [place for i in range(1, len(turns), 2) for place in rendered.find_answer(i)]
+    prefixes = encoder.tokens.encode_texts([rendered.text[:place] for place in places], [True] * len(places))
+    expected = [shared_length(ids, encoded.ids) for ids in prefixes]
+    assert encoder._count_tokens_before(encoded.ids, rendered, places) == expected
+
+
+def test_long_conversations_are_encoded_in_linear_time() -> None:
+    """Twice the turns are twice the characters to encode, since no prefix is encoded again."""
+    encoder, sizes = make_encoder("byte BPE", True), dict[int, int]()
+    tokenize = encoder.tokens._tokenize_texts
+    for turns in (50, 100):
+        texts: list[str] = []
+        encoder.tokens._tokenize_texts = lambda some, *, special, to=texts: (
+            to.extend(some) or tokenize(some, special=special)
+        )
+        encoder.encode({"messages": [make_user_message("Why?"), make_assistant_message("So.")] * (turns // 2)})
+        sizes[turns] = sum(map(len, texts))
+    assert sizes[100] < 2.2 * sizes[50]
 
 
 # -- against plain forwards --------------------------------------------------------------------------------------------
