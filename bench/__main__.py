@@ -22,7 +22,18 @@ from bench.machine import count_cores, describe
 from bench.page import Machine, Section, format_machine_name, page
 from bench.setting import MODEL, Setting
 
-PARTS = ("choice", "perplexity", "generation", "startup", "training", "packing", "checkpointing", "looks", "busy")
+PARTS = (
+    "choice",
+    "perplexity",
+    "generation",
+    "startup",
+    "tables",
+    "training",
+    "packing",
+    "checkpointing",
+    "looks",
+    "busy",
+)
 APART = ("vllm", "kernels")  # run by name only: on pages of their own, the first in an environment of its own
 Options = dict[str, dict[str, Any]]  # by part
 Record = dict[str, Any]

@@ -31,7 +31,7 @@ def _run_verify(args: argparse.Namespace) -> int:
     if args.sources and (args.export / EVIDENCE).is_dir():
         raise UsageError("--sources is for gated rows, and this is an export; remove --sources")
     if _is_rows_evidence(args.export) or args.sources:
-        from harness.rows.bundle import verify_bundle
+        from harness.rows.bundle_verification import verify_bundle
 
         return verify_bundle(args.export, args, _read_policy(args)[0])
     if args.replay is not None and args.suite is None:

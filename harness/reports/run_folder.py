@@ -13,6 +13,7 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from datetime import datetime
+from functools import lru_cache
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -193,11 +194,14 @@ def _format_row_as_indented_json(row: Mapping[str, Any]) -> str:
 
     lm-evaluation-harness hashes this text. Python's indenting encoder is slow, so only nested rows go through it.
     """
-    if any(isinstance(value, (dict, list, tuple)) for value in row.values()) or not row:
+    if not row:
+        return "{}"
+    if any(isinstance(value, (dict, list, tuple)) for value in row.values()):
         return json.dumps(row, default=str, ensure_ascii=False, indent=2)
     return "{\n" + ",\n".join(f"  {_encode_json(str(k))}: {_encode_json(v)}" for k, v in row.items()) + "\n}"
 
 
+@lru_cache(1024)  # most are of few texts, or of none
 def _hash_text(text: str) -> str:
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 

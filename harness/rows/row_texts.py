@@ -88,12 +88,12 @@ def _make_rows_with_texts(
         samples.append(sample)
         for side, said in answers.items():
             if own := sides.get(side):
-                texts = dict.fromkeys(row.answer for row in own)
-                said[sample.id] = next(iter(texts)) if len(texts) == 1 else json.dumps([*texts], ensure_ascii=False)
+                texts = dict.fromkeys([row.answer for row in own])
+                said[sample.id] = own[0].answer if len(texts) == 1 else json.dumps([*texts], ensure_ascii=False)
     results = {}
     for side, result in one.results.items():
         ids = {s.id for s in samples}
-        scores = (s for s in result.scores if s.id in ids)
-        scores = (replace(s, answer=answers[side].get(s.id) or None) for s in scores)
+        replies = answers[side]
+        scores = [replace(s, answer=replies[s.id]) if replies.get(s.id) else s for s in result.scores if s.id in ids]
         results[side] = replace(result, scores=tuple(scores))
     return WrittenRows(samples, results)

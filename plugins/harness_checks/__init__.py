@@ -3,26 +3,28 @@
 from __future__ import annotations
 
 from harness import Check, hookimpl
-from harness_checks import (
-    answers,
-    batches,
-    copies,
-    encoding,
-    evaluations,
-    labels,
-    leaks,
-    lint,
-    merged,
-    pairs,
-    recipe,
-    schedules,
-    trained,
-    vocabulary,
-)
 
 
 @hookimpl
 def harness_checks() -> dict[str, Check]:
+    # which other commands do not need
+    from harness_checks import (
+        answers,
+        batches,
+        copies,
+        encoding,
+        evaluations,
+        labels,
+        leaks,
+        lint,
+        merged,
+        pairs,
+        recipe,
+        schedules,
+        trained,
+        vocabulary,
+    )
+
     return {
         "D1": batches.end_token, "D2": batches.end_of_turn, "D3": batches.nothing_supervised,
         "D4": batches.rows_that_vanish, "D5": batches.cut_rows, "D6": batches.doubled_start,

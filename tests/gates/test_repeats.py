@@ -239,16 +239,30 @@ def test_neighbours_that_go_together_are_told() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("n", [60, 6_000])
-def test_rows_in_a_random_order_seldom_go_together(n: int) -> None:
-    """Of 300 orders about one in a hundred has a p-value of 0.01, whichever way it is found."""
+@pytest.mark.parametrize(
+    ("n", "changed"), [(60, 60), (300, 30), (6_000, 6_000), (10_000, 950)], ids=["means", "few", "many", "tenth"]
+)
+def test_rows_in_a_random_order_seldom_go_together(n: int, changed: int) -> None:
+    """Of 300 orders about one in twenty has a p-value of 0.05, whichever way it is found."""
     luck = random.Random(5)
-    values = [luck.random() ** 3 for _ in range(n)]
+    values = [luck.random() ** 3 if n == changed else luck.choice((-1.0, 1.0)) for _ in range(changed)]
+    values += [0.0] * (n - changed)
     found = [lag_one_correlation(luck.sample(values, n)) for _ in range(300)]
     assert sum(p <= 0.05 for _, p in filter(None, found)) == pytest.approx(15, abs=11)
+
+
+def test_few_rows_that_carry_the_variance_are_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The normal distribution stands for orders of 1,000 equal changes, and not of values with one far away."""
+    monkeypatch.setattr("harness.stats.autocorrelation.RANDOM_ORDERS", 0)  # after which the p-value is 1
+    luck = random.Random(9)
+    changes = [luck.choice((-1.0, 1.0)) for _ in range(1_000)]
+    values = luck.sample([*changes, *[0.0] * 9_000], 10_000)
+    assert lag_one_correlation(values).p < 1  # type: ignore[union-attr]
+    assert lag_one_correlation([*values[1:], 1e20]).p == 1  # type: ignore[union-attr]
 
 
 def test_too_few_or_equal_rows_say_nothing_of_neighbours() -> None:
     """Nineteen rows, and rows that are all alike, have no correlation."""
     assert lag_one_correlation([float(i) for i in range(19)]) is None
     assert lag_one_correlation([0.1] * 100) is None
+    assert lag_one_correlation([1e200, *range(100)]) is None  # whose square is no number

@@ -289,9 +289,14 @@ def _make_rows(
     cells = [_iterate_cells(lines, columns.get(name), path) for name in names]
     scores, weights = columns["score"], columns.get("weight")
     told = _iterate_cells(lines, scores, path), _iterate_cells(lines, weights, path)
+    numbers = dict[str, float | None]()
     errors = ERROR if ERROR not in (*columns.values(), *slices) and any(ERROR in line for line in lines) else ""
     for (line_number, line), score, heavy, *texts in zip(piece, *told, *cells, strict=True):
-        if type(score) is not int or score not in (0, 1):  # as most are
+        if type(score) is str:  # of which most tables have few
+            if score not in numbers:
+                numbers[score] = parse_table_score(score, f"{path} line {line_number:,}")
+            score = numbers[score]
+        elif type(score) is not int or score not in (0, 1):
             score = parse_table_score(score, f"{path} line {line_number:,}")
         why = _format_error(line.get(errors)) if errors else ""
         state: State = "error" if why else "unscored" if score is None else "scored"
