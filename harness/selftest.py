@@ -141,9 +141,6 @@ def run_selftest(
         ships_ = [export.from_ for export in collection.suite.exports]
         last = ships_[0] if ships_ else collection.candidates[-1]
         items = tuple(i for i in collection.items if i.subject in (*collection.baselines, last))
-        # A guard that nothing passes would catch every saboteur: what is tested is the claims.
-        gates = tuple(replace(gate, flips_at_most=None) for gate in collection.suite.gates)
-        collection = replace(collection, suite=replace(collection.suite, gates=gates))
         collection = replace(collection, candidates=(last,), items=items)
         known = [*list_controls(collection, Path(folder)), *list_adversaries(collection)]
         names = [*(c.name for c in known), LEAK_CONTROL]

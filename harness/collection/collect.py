@@ -236,9 +236,6 @@ class GateChecks:
             self.context.warnings.append(f'{gate.where}: {against} bounds "{metric.name}", for which {more} is better')
         if gate.cut_at_most is not None and not task.generates:
             yield (f'cut_at_most: "{task.spec.use}" generates no answers that could be truncated; remove it')
-        if gate.flips_at_most is not None and (self.suite.rows or task.uncached):
-            why = "its rows were scored elsewhere" if self.suite.rows else f'"{task.spec.use}" measures time'
-            yield f"flips_at_most: {why}, so harness aa cannot run it again; remove it"
         if gate.clean_only and not self.suite.trains:  # a gate is not clean because nobody looked
             yield ("clean_only: the suite trains nothing, so there are no training rows that could leak; remove it")
         elif gate.clean_only and task.spec.data is None:

@@ -82,7 +82,6 @@ class Gate:
     range: list[float] | None = None  # the least and the most that a row's value can be; nats of a perplexity
     allow_approximate: bool = False  # may block and pass at a risk that is only approximate
     cut_at_most: float | None = None  # the share of answers, of either side, beyond which cut ones keep it undecided
-    flips_at_most: float | None = None  # the share of equal models beyond which another verdict keeps it undecided
     clean_only: bool = False  # judged without the rows that the contamination check tells of
     of: Literal["run", "recipe"] = "run"  # what is claimed: of the weights that ship, or of the mean over [train] seeds
     group: str = ""  # the gate that names this one in `any_of`
@@ -140,8 +139,6 @@ class Gate:
             found.append(f"alpha is {self.alpha}; {error}")
         if self.cut_at_most is not None and not 0 <= self.cut_at_most <= 1:
             found.append(f"cut_at_most is {self.cut_at_most:g}; it must be a share of answers from 0 to 1")
-        if self.flips_at_most is not None and not 0 <= self.flips_at_most <= 1:
-            found.append(f"flips_at_most is {self.flips_at_most:g}; it must be a share of pairs of runs from 0 to 1")
         if self.min_n < 2:
             found.append(f"min_n is {self.min_n}; it must be 2 or more")
         found += [f'slice is "{s}"; write COLUMN=VALUE or COLUMN=*' for s in self.slices if "=" not in s]
@@ -191,7 +188,6 @@ class Gate:
             range=None if self.range is None else (self.range[0], self.range[1]),
             approximate=self.allow_approximate,
             cut_at_most=self.cut_at_most,
-            flips_at_most=self.flips_at_most,
             clean=self.clean_only,
             recipe=self.of == "recipe",
         )
@@ -222,7 +218,7 @@ class Gate:
         """Return whether proving this gate proves a claim, too.
 
         Both must be about the same rows, judged alike, and this gate must be at least as strict: as low a `min_n` for
-        its slices, and as low shares of truncated completions and of flips between equal models.
+        its slices, and as low a share of truncated completions.
         """
         same = all(
             getattr(self, key) == getattr(claim, key) for key in ("metric", "versus", "estimand", "cap", "range", "of")
@@ -230,8 +226,8 @@ class Gate:
         same = same and (claim.allow_approximate or not self.allow_approximate)
         rows = set(self.slices) == set(claim.slices) and self.clean_only == claim.clean_only
         rows = rows and (not claim.slice or self.min_n <= claim.min_n)
-        guards = ((self.cut_at_most, claim.cut_at_most), (self.flips_at_most, claim.flips_at_most))
-        guarded = all(most is None or (own is not None and own <= most) for own, most in guards)
+        most = claim.cut_at_most
+        guarded = most is None or (self.cut_at_most is not None and self.cut_at_most <= most)
         return same and rows and guarded and self.kind is claim.kind and self.kind.implies(self, claim, metric)
 
     def applies_to(self, candidate: str) -> bool:

@@ -24,8 +24,7 @@ class Group(ClaimType):
 
     def find_mistakes(self, gate: Gate) -> list[str]:
         own = ("metric", "min", "max", "max_failures", "versus", "better_by", "worse_by_at_most", "on_at_most", "slice")
-        guards = ("cut_at_most", "flips_at_most")
-        more = ("decide", "clean_only", "estimand", "cap", "range", "allow_approximate", *guards, "of")
+        more = ("decide", "clean_only", "estimand", "cap", "range", "allow_approximate", "cut_at_most", "of")
         stray = [[key for key in keys if getattr(gate, key) != getattr(Gate, key)] for keys in (own, more)]
         told = (*stray[0][:1], *stray[1])
         found = [f'"{key}" belongs to the gates that any_of names; move it there' for key in told]

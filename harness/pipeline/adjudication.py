@@ -12,11 +12,9 @@ from harness.gates import contamination, group
 from harness.gates.decide import decide
 from harness.gates.gate import Gate
 from harness.gates.gate_input import error_verdict
-from harness.pipeline.aa_record import AaRecord
 from harness.pipeline.attempt import AttemptClaims, make_attempt
 from harness.pipeline.ledger import AttemptNumber, Ledger, LedgerEntry, counts_as_attempt
 from harness.records.claim_spec import Note
-from harness.records.models import ModelRef
 from harness.records.samples import Result
 from harness.records.verdict_text import add_reason
 from harness.records.verdicts import Outcome, Risk, Verdict
@@ -30,12 +28,11 @@ class Adjudicator:
 
     def __init__(
         self, collection: Collection, waivers: Sequence[Waiver], today: date, lacking: Mapping[str, str],
-        ledger: Ledger | None, base: str = "", equal_runs: AaRecord | None = None,
+        ledger: Ledger | None, base: str = "",
     ) -> None:  # fmt: skip
         self.collection, self.base = collection, base  # the digest of what candidates are made of
         self.claims = AttemptClaims(collection)
         self.waivers, self.today = waivers, today
-        self.equal_runs = equal_runs or AaRecord(collection, ModelRef("base", ""))  # what harness aa measured
         self.lacking = lacking  # the baselines that are not there, and why
         self.ledger = ledger  # without one no attempt is counted
         self.gates = {g.id: g for g in collection.suite.gates}
@@ -140,7 +137,6 @@ class Adjudicator:
         if unmet := self.unmet_requirement(gate, candidate):
             return error_verdict(gate, candidate, unmet, alpha)
         verdict, standing = self.make_verdict(gate, candidate, alpha), self.standings.get((candidate, gate.eval))
-        verdict = self.equal_runs.guard(self.gates[gate.id], verdict)
         if not standing or verdict.outcome is Outcome.ERROR or verdict.method == "point":
             return verdict  # an error looked at no number, and a budget takes no risk
         number, stages = self.attempt_number(gate, candidate), standing.stages

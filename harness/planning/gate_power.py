@@ -11,8 +11,8 @@ from harness.collection.collection import Collection, Task
 from harness.gates.clusterings import sort_clusterings
 from harness.gates.gate import Gate
 from harness.gates.min_rows import find_unprovable_error
-from harness.pipeline.aa_record import AaRecord
 from harness.pipeline.ledger import AttemptNumber
+from harness.planning.aa_record import AaRecord
 from harness.planning.few_rows import FEW_ROWS, describe_few_rows
 from harness.planning.history import MIN_ROWS, History, PastRows, run_name
 from harness.planning.power import GatePower

@@ -37,7 +37,6 @@ class ClaimSpec(Scaled):
     range: tuple[float, float] | None = None  # of a row's value, as the gate declares it
     approximate: bool = False  # may pass although its risk is approximate
     cut_at_most: float | None = None
-    flips_at_most: float | None = None
     clean: bool = False  # without rows that leak
     recipe: bool = False  # of the mean over the seeds of a recipe
 

@@ -94,8 +94,6 @@ def format_conditions(about: ClaimSpec) -> str:
     text += ", for the recipe" if about.recipe else ""
     if about.cut_at_most is not None:
         text += f", at most {format_limit(about.cut_at_most)} of the answers truncated"
-    if about.flips_at_most is not None:
-        text += f", another verdict of equal models at most {format_limit(about.flips_at_most)} of the time"
     return text
 
 
@@ -251,17 +249,6 @@ def _describe_leaks(_: ClaimSpec | None, told: Told) -> str:
     return text + (", which refute the claim: leaving out rows cannot prove it" if told["refuted"] else "")
 
 
-def _flips(_: ClaimSpec | None, told: Told) -> str:
-    if told["share"] is None:
-        changed = f" ({told['changed']} changed)" if told["changed"] else ""
-        return f"flips_at_most: not measured for these rows{changed}; run harness aa {told['suite']}"
-    share, low, high = (f"{told[key]:.2g}" for key in ("share", "low", "high"))
-    text = f"identical models get another verdict in {share} of pairs ({low} to {high})"
-    if told["share"] <= told["most"]:
-        return text
-    return f"{text}, at most {format_limit(told['most'])} is allowed; raise repeats, or ask the judge k = 3"
-
-
 _WRITERS: Mapping[str, Callable[[ClaimSpec | None, Told], str]] = {
     "error": lambda _, told: str(told["text"]),
     "found": _describe_result,
@@ -302,6 +289,5 @@ _WRITERS: Mapping[str, Callable[[ClaimSpec | None, Told], str]] = {
         f"interim analysis {told['number']} at {told['at']} of {told['most']} rows, at alpha {told['alpha']:.2g}"
     ),
     "waiver": lambda _, told: f"its waiver {told['why']}",
-    "flips": _flips,
     "rows": lambda _, told: str(told["text"]),  # of others: what they are worth, and what was allowed of them
 }

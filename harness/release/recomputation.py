@@ -27,7 +27,7 @@ from harness.gates.gate import Gate
 from harness.records.samples import Caveat, Draw, Labels, Result, Sample, Score
 from harness.records.verdicts import Outcome, Verdict
 from harness.release.lock_reader import LockedSuite
-from harness.release.verdict_consistency import RELATIVE_TOLERANCE, Verdicts, is_shut_by_flips
+from harness.release.verdict_consistency import RELATIVE_TOLERANCE, Verdicts
 from harness.reports.report_json import dumps
 from harness.stats import hypothesis_tests
 
@@ -284,8 +284,7 @@ class _CandidateEvidence:
                 return f'has results for slice "{one["name"]}" that its rows do not give'
         if len(recorded["slices"]) != len(again["slices"]):
             return "has other slices than its rows"
-        shut = bool(gate.group) or is_shut_by_flips(gate, recorded)
-        demoted = shut and (again["outcome"], recorded["outcome"]) == (Outcome.PASS, Outcome.INCONCLUSIVE)
+        demoted = bool(gate.group) and (again["outcome"], recorded["outcome"]) == (Outcome.PASS, Outcome.INCONCLUSIVE)
         same = demoted or again["outcome"] == recorded["outcome"]
         return "" if same else f"is recorded as {recorded['outcome']}, but its rows give {again['outcome']}"
 

@@ -45,14 +45,6 @@ def find_verdicts_error(locked: LockedSuite, verdicts: Verdicts) -> str:
     return ""
 
 
-def is_shut_by_flips(gate: Gate, verdict: Mapping[str, Any]) -> bool:
-    """Return whether `flips_at_most` keeps a gate from passing: equal models differ too often, or nobody measured."""
-    if gate.flips_at_most is None:
-        return False
-    share = next((note["params"].get("share") for note in verdict["notes"] if note["kind"] == "flips"), None)
-    return share is None or share > gate.flips_at_most
-
-
 @dataclass(frozen=True)
 class _VerdictCheck:
     """The consistency check of one verdict with its gate.
@@ -182,8 +174,8 @@ class _VerdictCheck:
 
     @property
     def is_barred(self) -> bool:
-        """Whether the gate's risk or `flips_at_most` forbids it to pass."""
-        return self.gate.forbids_risk(str(self.verdict["risk"])) or is_shut_by_flips(self.gate, self.verdict)
+        """Whether the gate's risk forbids it to pass."""
+        return self.gate.forbids_risk(str(self.verdict["risk"]))
 
     def risk_of(self, name: str) -> str:
         """Return the kind of risk of a gate, by its metric.

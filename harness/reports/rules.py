@@ -21,7 +21,7 @@ from harness.schema import format_toml
 
 LOCK = "suite.lock.json"
 SIZES = ("worse_by_at_most", "worse_by_more_than", "on_at_most", "max_failures")  # of what a gate allows
-STRICTER_UP, STRICTER_DOWN = ("min", "better_by"), ("max", *SIZES, "alpha", "cut_at_most", "flips_at_most")
+STRICTER_UP, STRICTER_DOWN = ("min", "better_by"), ("max", *SIZES, "alpha", "cut_at_most")
 LIMITS = ("min", "max", "better_by", *SIZES)
 # from the other keys of a gate, or where they are written
 DERIVED_KEYS = ("id", "where", "claim", "blocking", "candidates", "group", "among", "guards")

@@ -15,7 +15,7 @@ from harness.collection.collection import Collection, Item, Task
 from harness.gates.decide import decide
 from harness.gates.gate import KINDS, BestCase, ClaimType, Gate, Units
 from harness.gates.min_rows import find_unprovable_error
-from harness.pipeline.aa_record import AaRecord
+from harness.planning.aa_record import AaRecord
 from harness.planning.gate_power import forecast_gates
 from harness.planning.history import History
 from harness.records.claim_spec import ClaimSpec

@@ -257,7 +257,6 @@ POLICIES: dict[str, tuple[str, str, str]] = {
     ),
     "clean rows": (f"{QA}min = 0.5", f"{QA}min = 0.5\nclean_only = true", "no blocking gate implies it;"),
     "cut answers": (f"{QA}min = 0.5", f"{QA}min = 0.5\ncut_at_most = 0.1", "no blocking gate implies it;"),
-    "flips": (f"{QA}min = 0.5", f"{QA}min = 0.5\nflips_at_most = 0.1", "no blocking gate implies it;"),
     "clusters": (f"{QA}min = 0.5", f'{QA}min = 0.5\nestimand = "clusters"', "no blocking gate implies it;"),
     "an unknown metric": (
         '[[claim]]\nmetric = "quick.exact_match"\nmin = 0.3',

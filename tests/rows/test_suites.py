@@ -108,10 +108,6 @@ def test_an_attempt_is_spent(run: Callable[..., Said], table: Table) -> None:
         ('[[eval]]\nname = "x"\nuse = "rows"\nstop = "early"', '"stop" is for rows that a model answers'),
         ('[[eval]]\nname = "x"\nuse = "rows"\nlimit = 3', '"limit" is for rows that a model answers'),
         ('[[gate]]\nid = "x"\nmetric = "qa.score"\nmax = 1.0\nclean_only = true', "trains nothing"),
-        (
-            '[[gate]]\nid = "x"\nmetric = "qa.score"\nmax = 1.0\nflips_at_most = 0.1',
-            "flips_at_most: its rows were scored elsewhere, so harness aa cannot run it again; remove it",
-        ),
         ('[[gate]]\nid = "x"\nmetric = "qa.acc"\nmin = 0.1', 'eval "qa" has no metric "acc"'),
         ('[[gate]]\nid = "x"\nmetric = "qa.score"\nmin = 2.0', "is a proportion from 0 to 1"),
     ],
