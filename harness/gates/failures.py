@@ -27,8 +27,8 @@ class Failures(ClaimType):
             found.append('"max_failures" with "versus" counts rows that lose more than a cap; add "cap"')
         if gate.range is not None or gate.allow_approximate:
             found.append('"max_failures" is an exact count without a risk; remove "range" and "allow_approximate"')
-        if gate.slice or gate.decide == "point":
-            found.append('"max_failures" counts over all rows; remove "slice" and "decide"')
+        if gate.slice:
+            found.append('"max_failures" counts over all rows; remove "slice"')
         if gate.estimand != "rows":
             found.append('"max_failures" counts rows; remove "estimand"')
         if gate.clean_only:

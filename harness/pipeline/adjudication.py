@@ -1,4 +1,4 @@
-"""Gates that wait for others: `requires` and `any_of`. A verdict comes as soon as all it waits for is there."""
+"""Gates that wait for others, by `requires`. A verdict comes as soon as all it waits for is there."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from datetime import date
 from functools import partial
 
 from harness.collection.collection import Collection, Item
-from harness.gates import contamination, group
+from harness.gates import contamination
 from harness.gates.decide import decide
 from harness.gates.gate import Gate
 from harness.gates.gate_input import error_verdict
@@ -17,7 +17,7 @@ from harness.pipeline.ledger import AttemptNumber, Ledger, LedgerEntry, counts_a
 from harness.records.claim_spec import Note
 from harness.records.samples import Result
 from harness.records.verdict_text import add_reason
-from harness.records.verdicts import Outcome, Risk, Verdict
+from harness.records.verdicts import Outcome, Verdict
 from harness.records.waivers import Waiver
 from harness.stats.multiple_testing import interim_levels
 from harness.suite.waivers import active_waiver, find_waiver_error
@@ -84,18 +84,11 @@ class Adjudicator:
         chosen = self.collection.evals_by_subject[
             candidate
         ]  # no deselected evaluation is waited for, but one must be there
-        own = {self.gates[g].eval for g in gate.any_of} if gate.any_of else {gate.eval}
-        if not own & chosen or not self.ended.issuperset(self.collection.needed_items(gate, candidate)):
+        if gate.eval not in chosen or not self.ended.issuperset(self.collection.needed_items(gate, candidate)):
             return
-        for name in (*gate.requires, *((gate.group,) if gate.group else ())):
+        for name in gate.requires:
             self.decide_if_ready(self.collection.resolve_gate(self.gates[name], candidate), candidate)
-        if gate.group or (candidate, gate.id) in self.said:  # its group speaks for it
-            return
-        alpha = self.alpha(gate, candidate)
-        if gate.any_of and not self.unmet_requirement(gate, candidate):
-            self.decide_group(gate, candidate, alpha)
-        else:
-            self.record_verdict(self.decide_gate(gate, candidate, alpha))
+        self.record_verdict(self.decide_gate(gate, candidate, self.alpha(gate, candidate)))
 
     def unmet_requirement(self, gate: Gate, candidate: str) -> str:
         """Return which required gate did not pass, or an empty text."""
@@ -103,34 +96,6 @@ class Adjudicator:
             if (verdict := self.said.get((candidate, name))) is None or verdict.outcome is not Outcome.PASS:
                 return f'requires "{name}", which is {verdict.outcome if verdict else "not decided"} on {candidate}'
         return ""
-
-    def decide_group(self, gate: Gate, candidate: str, alpha: float) -> None:
-        """Decide the members at the group's risk together: Holm over their p-values, one proven claim is enough."""
-        asked = [self.collection.resolve_gate(self.gates[name], candidate) for name in gate.any_of]
-        members = [self.decide_gate(one, candidate, alpha) for one in asked]
-        pairs = zip(asked, members, strict=True)
-        adjusted = group.adjust_member_p_values(group.member_p_pass(one, v.risk, v.p_pass) for one, v in pairs)
-        for verdict, p in zip(members, adjusted, strict=True):
-            if verdict.outcome is Outcome.PASS and p > alpha:
-                note = Note("holm", {"of": len(members), "p": p})
-                verdict = add_reason(replace(verdict, outcome=Outcome.INCONCLUSIVE), note)
-            self.record_verdict(verdict)
-        said, p = [self.said[candidate, name] for name in gate.any_of], min(adjusted)
-        proven = [v.gate for v in said if v.outcome is Outcome.PASS]
-        notes = [Note("group", {"proven": proven, "of": len(said), "p": p})]
-        if (outcome := group.group_outcome([v.outcome for v in said])) is Outcome.ERROR:
-            lacking = next(v for v in said if v.outcome is Outcome.ERROR)
-            notes.append(Note("member", {"gate": lacking.gate, "why": lacking.why}))
-        refuted, attempt = group.group_p_fail(v.p_fail for v in said), max(v.attempt for v in said)
-        risk: Risk = "approximate" if any(v.risk == "approximate" for v in said) else "exact"
-        whole = replace(
-            error_verdict(gate, candidate, "", alpha), outcome=outcome, method="Holm", p_pass=p, p_fail=refuted
-        )
-        whole = replace(whole, risk=risk)
-        digest = next((v.digest for v in said if v.digest), "")
-        self.record_verdict(
-            add_reason(replace(whole, digest=digest, n=max(v.n for v in said), attempt=attempt), *notes)
-        )
 
     def decide_gate(self, gate: Gate, candidate: str, alpha: float) -> Verdict:
         """Decide a single gate. It is ERROR if a gate that it requires did not pass."""
@@ -161,11 +126,10 @@ class Adjudicator:
         return all(v.outcome in (Outcome.PASS, Outcome.FAIL) for v in verdicts)
 
     def attempt_number(self, gate: Gate, candidate: str) -> int:
-        """Return which attempt a gate is judged as: at its rows, and at those of the gates that share its risk."""
-        own = self.gates[gate.group].any_of if gate.group else gate.any_of or [gate.id]
-        evals = {self.gates[name].eval for name in own}
-        known = [self.standings.get((candidate, e)) or self.provisional_attempts.get((candidate, e)) for e in evals]
-        return max((s.number for s in known if s), default=0)
+        """Return which attempt a gate is judged as, 0 if none is counted."""
+        key = candidate, gate.eval
+        standing = self.standings.get(key) or self.provisional_attempts.get(key)
+        return standing.number if standing else 0
 
     def make_verdict(self, gate: Gate, candidate: str, alpha: float, result: Result | None = None) -> Verdict:
         if gate.versus and gate.versus in self.lacking:

@@ -81,7 +81,7 @@ def format_conditions(about: ClaimSpec) -> str:
 
     Further conditions of the claim follow, such as caps and allowed shares.
     """
-    text = " in the mean over clusters" if about.alike else " in the mean over questions" if about.by_question else ""
+    text = " in the mean over questions" if about.by_question else ""
     text += f", no row counted as more than {format_limit(about.cap)}" if about.cap is not None else ""
     text += (
         f", rows from {format_limit(about.range[0])} to {format_limit(about.range[1])}"
@@ -236,11 +236,6 @@ def _describe_small_slices(_: ClaimSpec | None, told: Told) -> str:
     return f"{small}: {'harm in ' + ', '.join(told['harm']) if told['harm'] else 'no significant harm'}"
 
 
-def _describe_group_outcome(_: ClaimSpec | None, told: Told) -> str:
-    proven = " and ".join(f'"{name}"' for name in told["proven"])
-    return f"{proven or 'none'} of {told['of']} proven, {format_p_in_sentence(told['p'])} by Holm"
-
-
 def _describe_leaks(_: ClaimSpec | None, told: Told) -> str:
     codes = ", ".join(f"{code} {n}" for code, n in told["codes"].items())
     values = " against ".join(map(format_metric, told["values"]))
@@ -281,9 +276,6 @@ _WRITERS: Mapping[str, Callable[[ClaimSpec | None, Told], str]] = {
     ),
     "no leak": lambda _, told: f"none of {told['of']} rows is leaked",
     "leaks": _describe_leaks,
-    "holm": lambda _, told: f"one of {told['of']} claims, {format_p_in_sentence(told['p'])} by Holm",
-    "group": _describe_group_outcome,
-    "member": lambda _, told: f'"{told["gate"]}" is ERROR: {told["why"]}',
     "attempt": lambda _, told: f"attempt {told['number']}",
     "look": lambda _, told: (
         f"interim analysis {told['number']} at {told['at']} of {told['most']} rows, at alpha {told['alpha']:.2g}"

@@ -34,7 +34,7 @@ RANGES = (  # of numbers: their key, the most they may be, and what is wanted
     ("max_attempts", 10**6, "1 to 1000000"),
     ("recomputed", 1, "a share from 0 to 1"),
 )
-OF_SUITES = ("any_of", "requires", "on", "decide")  # keys of a gate that say nothing by themselves
+OF_SUITES = ("requires", "on")  # keys of a gate that say nothing by themselves
 DIGEST = "[0-9a-f]{64}"
 PLUGIN = rf"\S+ sha256:{DIGEST}"
 

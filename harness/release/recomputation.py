@@ -97,7 +97,7 @@ def recompute_verdicts(
     recomputed = RecomputationResult(wanted={*named, *(name for name, v in verdicts.items() if v["blocking"])})
     lines = list(read_items(export, manifest))
     case = _CandidateEvidence(locked, manifest, verdicts, *_parse_evidence_rows(lines, manifest))
-    for gate in (g for g in locked.gates.values() if g.id in verdicts and not g.any_of):
+    for gate in (g for g in locked.gates.values() if g.id in verdicts):
         if why := case.unable_error(gate):
             recomputed.unable[gate.id] = why
             continue
@@ -109,12 +109,6 @@ def recompute_verdicts(
             recomputed.differs = f'gate "{gate.id}" {why}'
             return recomputed
         recomputed.gates.append(gate.id)
-    for gate in (g for g in locked.gates.values() if g.id in verdicts and g.any_of):
-        # Holm over members is made again from their p-values, whoever verifies.
-        if left := next((m for m in gate.any_of if m in recomputed.unable or m not in verdicts), None):
-            recomputed.unable[gate.id] = f'its member "{left}" was not'
-        else:
-            recomputed.gates.append(gate.id)
     recomputed.differs = _find_rows_digest_error(lines, locked)
     return recomputed
 
@@ -284,8 +278,7 @@ class _CandidateEvidence:
                 return f'has results for slice "{one["name"]}" that its rows do not give'
         if len(recorded["slices"]) != len(again["slices"]):
             return "has other slices than its rows"
-        demoted = bool(gate.group) and (again["outcome"], recorded["outcome"]) == (Outcome.PASS, Outcome.INCONCLUSIVE)
-        same = demoted or again["outcome"] == recorded["outcome"]
+        same = again["outcome"] == recorded["outcome"]
         return "" if same else f"is recorded as {recorded['outcome']}, but its rows give {again['outcome']}"
 
     def rows_error(self, gate: Gate) -> str:

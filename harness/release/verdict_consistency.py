@@ -12,7 +12,6 @@ from dataclasses import asdict, dataclass
 from typing import Any, get_args
 
 from harness import schema
-from harness.gates import group
 from harness.gates.gate import Gate, Oriented
 from harness.gates.outcome import combine_slice_outcomes, decide_outcome
 from harness.records import verdict_text
@@ -64,7 +63,7 @@ class _VerdictCheck:
         """
         gate = self.gate
         claim = {"metric": gate.metric, "claim": gate.claim(), "versus": gate.versus, "blocking": gate.blocking}
-        for key, want in (claim | {"group": gate.group}).items():
+        for key, want in claim.items():
             if self.verdict[key] != want:
                 yield f"has {key} {schema.format_toml(self.verdict[key])}, but the lock has {schema.format_toml(want)}"
         outcome = Outcome(self.verdict["outcome"])
@@ -78,18 +77,7 @@ class _VerdictCheck:
         yield from (f'is {outcome}, but requires "{name}", which did not pass' for name in unmet)
         yield self.alpha_error()
         yield self.risk_error()
-        if gate.any_of:
-            if lacking := [m for m in gate.any_of if m not in self.verdicts]:
-                yield f'is an any_of, but its member "{lacking[0]}" has no verdict'
-            members = [self.verdicts[m] for m in gate.any_of]
-            if counts := next((m["gate"] for m in members if m["method"] in COUNTS), ""):  # before it was refused
-                yield f'is an any_of with the member "{counts}", {group.COUNT_REASON}'
-            p_pass, p_fail = min(self.adjusted.values()), group.group_p_fail(m["p_fail"] for m in members)
-            for key, p in (("p_pass", p_pass), ("p_fail", p_fail)):
-                if self.verdict[key] is None or not _is_near(self.verdict[key], p):
-                    yield f"has {key} {self.verdict[key]}, but its members give {p:g}"
-            yield self.difference_error(group.group_outcome({m["outcome"] for m in members}), "its members give")
-        elif self.verdict["p_pass"] is None or self.verdict["p_fail"] is None:
+        if self.verdict["p_pass"] is None or self.verdict["p_fail"] is None:
             yield f"is {outcome} without p-values" if outcome is not Outcome.INCONCLUSIVE else ""
         else:
             yield from self.of_rows()
@@ -137,16 +125,15 @@ class _VerdictCheck:
         """
         about, v = self.locked.about, self.verdict
         alpha, want = v["alpha"], self.gate.alpha or about.alpha
-        attempt = self.verdicts[self.gate.group]["attempt"] if self.gate.group else v["attempt"]
         if alpha is None:
             return "has no alpha"
         budget = v["method"] == "point"  # it takes no risk, so that no attempt is told
         if about.attempts == "spend" and budget:
             return "" if 0 < alpha <= want else f"has alpha {alpha}, but the lock has {want}"
         if about.attempts == "spend":
-            if not attempt:
+            if not v["attempt"]:
                 return "does not state its attempt number"
-            want = attempt_alpha(want, attempt)
+            want = attempt_alpha(want, v["attempt"])
         if (most := self.locked.evals.get(self.gate.eval, {}).get("rows_at_most")) is not None and not budget:
             try:
                 want = interim_levels([int(n) for n in v["looks"]], int(most), want)[-1]
@@ -157,46 +144,24 @@ class _VerdictCheck:
     def risk_error(self) -> str:
         """Return how the recorded kind of risk contradicts gate and metric."""
         gate, told = self.gate, self.verdict["risk"]
-        if not gate.any_of and (self.locked.metric(gate) is None or self.verdict["p_pass"] is None):
+        if self.locked.metric(gate) is None or self.verdict["p_pass"] is None:
             return "" if told in get_args(Risk) else f"has risk {schema.format_toml(told)}, which is unknown"
         if told == "exact" and has_few_drawn_sizes(self.verdict["effective"]):
             return f"claims an exact risk with an effective number of {self.verdict['effective']:.0f} clusters"
         # that clusters are few and uneven is told by the rows, see `recompute`
-        fits = told == self.risk or (told == "approximate" and not gate.any_of)
+        fits = told in (self.risk, "approximate")
         return "" if fits else f"has {told or 'no'} risk, but its claim has {self.risk}"
 
     @property
     def risk(self) -> str:
-        """The kind of risk that follows from gate and metric. For a group it follows from its members' verdicts."""
-        members = (self.verdicts.get(m, {}) for m in self.gate.any_of)
-        risks = {str(v.get("risk")) for v in members} if self.gate.any_of else {self.risk_of(self.gate.id)}
-        return "approximate" if "approximate" in risks else "exact"
+        """The kind of risk that follows from gate and metric."""
+        metric = self.locked.metric(self.gate)
+        return self.gate.risk(metric) if metric else ""
 
     @property
     def is_barred(self) -> bool:
         """Whether the gate's risk forbids it to pass."""
         return self.gate.forbids_risk(str(self.verdict["risk"]))
-
-    def risk_of(self, name: str) -> str:
-        """Return the kind of risk of a gate, by its metric.
-
-        The verdict of another gate may lower it to approximate, for uneven clusters.
-        """
-        gate = self.locked.gates[name]
-        if name != self.gate.id and self.verdicts.get(name, {}).get("risk") == "approximate":
-            return "approximate"
-        metric = self.locked.metric(gate)
-        return gate.risk(metric) if metric else ""
-
-    # -- groups, and what a caveat keeps shut ------------------------------------------------------
-
-    @property
-    def adjusted(self) -> dict[str, float]:
-        """The Holm-adjusted p-values of the group's members."""
-        members = self.gate.any_of or self.locked.gates[self.gate.group].any_of
-        gates, p_values = self.locked.gates, {m: self.verdicts.get(m, {}).get("p_pass") for m in members}
-        p = (group.member_p_pass(gates[m], self.risk_of(m), one) for m, one in p_values.items())
-        return dict(zip(members, group.adjust_member_p_values(p), strict=True))
 
     def difference_error(self, want: Outcome, because: str) -> str:
         outcome = self.verdict["outcome"]
@@ -244,8 +209,6 @@ class _VerdictCheck:
             return
         else:
             want = decide_outcome(v["p_pass"], v["p_fail"], v["alpha"])
-        if want is Outcome.PASS and gate.group:
-            want = want if is_significant(self.adjusted[gate.id], v["alpha"]) else Outcome.INCONCLUSIVE
         if want is Outcome.PASS and self.is_barred:
             want = Outcome.INCONCLUSIVE
         if not (gate.clean_only and v["outcome"] == Outcome.INCONCLUSIVE):  # with the rows that leak it was refuted
@@ -340,12 +303,10 @@ class _VerdictCheck:
             return f'treats slice "{odd[0]}" wrongly: min_n is {self.gate.min_n}'
         want = combine_slice_outcomes(slices)
         proven = {Outcome.FAIL: v["p_fail"], Outcome.PASS: v["p_pass"]}.get(want, 0.0)
-        if v["outcome"] == Outcome.INCONCLUSIVE and (self.gate.group or self.gate.clean_only):
-            return ""  # by Holm, or with the rows that leak
+        if v["outcome"] == Outcome.INCONCLUSIVE and self.gate.clean_only:
+            return ""  # with the rows that leak
         if want is Outcome.PASS and self.is_barred:
             return self.difference_error(Outcome.INCONCLUSIVE, "its risk gives")
-        if want is Outcome.PASS and self.gate.group:
-            proven = self.adjusted[self.gate.id]
         unproven = "" if is_significant(proven, alpha) else f"is {want}, but its p-values do not give that"
         return self.difference_error(want, "its slices give") or unproven
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from tests.compat.verdicts import CASES, Evidence, decide_case, draw_case, verify_case
 
-NUMBERS = range(0, CASES, 37)
+NUMBERS = [number for number in range(0, CASES, 37) if not draw_case(number).is_removed]
 
 
 def write(path: str) -> None:

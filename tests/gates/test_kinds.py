@@ -30,7 +30,7 @@ from harness.suite import tables
 
 SECONDS = Metric("seconds", "lower", "mean")
 ALPHA = 0.05
-DECIDE: Any = "median"
+OF: Any = "median"
 
 
 class MedianAtMost(ClaimType):
@@ -39,7 +39,7 @@ class MedianAtMost(ClaimType):
     keys = ("max",)
 
     def matches(self, gate: Gate) -> bool:
-        return gate.decide == DECIDE
+        return gate.of == OF
 
     def find_metric_mistakes(self, gate: Gate, metric: Metric, rows: int | None) -> list[str]:
         found = super().find_metric_mistakes(gate, metric, rows)
@@ -77,7 +77,7 @@ def registered(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("harness.gates.gate.KINDS", [*KINDS, MedianAtMost()])
 
 
-GATE = Gate("fast", "e.seconds", max=1.0, decide=DECIDE)
+GATE = Gate("fast", "e.seconds", max=1.0, of=OF)
 
 
 SAMPLES = tuple(Sample(f"r{i}") for i in range(44))
@@ -104,7 +104,7 @@ def test_it_is_judged_by_its_own_test() -> None:
 
 
 def judge_mean() -> Verdict:
-    return judge_seconds(FAST, replace(GATE, decide="risk"))
+    return judge_seconds(FAST, replace(GATE, of="run"))
 
 
 def test_its_claim_is_written_and_checked() -> None:
@@ -116,7 +116,7 @@ def test_its_claim_is_written_and_checked() -> None:
     assert not GATE.find_metric_mistakes(SECONDS)
     assert GATE.find_metric_mistakes(Metric("acc", "higher", "proportion")) == ["acc has no median"]
     assert 'a gate makes one claim; give one: "min"' in replace(GATE, min=0.1).find_mistakes()[0]
-    assert "at most 1" in replace(GATE, decide="risk").claim()
+    assert "at most 1" in replace(GATE, of="run").claim()
 
 
 def test_what_rows_cannot_prove_is_foreseen() -> None:

@@ -176,13 +176,6 @@ def test_what_cannot_be_judged_is_refused(recipe: Project, old: str, new: str, w
     assert list_trained_adapters(recipe) == []
 
 
-def test_a_gate_of_a_recipe_stands_alone(recipe: Project) -> None:
-    """It shares no risk with others in an any_of."""
-    text = RECIPE + '\n[[gate]]\nid = "either"\nany_of = ["floor", "recipe"]\n'
-    outcome = recipe.write({"suite.toml": text}).run()
-    assert 'of = "recipe" cannot be part of any_of "either"; claim it in a gate of its own' in outcome.err
-
-
 @pytest.mark.slow
 def test_a_gate_may_require_that_of_the_recipe(recipe: Project) -> None:
     """It waits for the last seed."""

@@ -257,7 +257,7 @@ POLICIES: dict[str, tuple[str, str, str]] = {
     ),
     "clean rows": (f"{QA}min = 0.5", f"{QA}min = 0.5\nclean_only = true", "no blocking gate implies it;"),
     "cut answers": (f"{QA}min = 0.5", f"{QA}min = 0.5\ncut_at_most = 0.1", "no blocking gate implies it;"),
-    "clusters": (f"{QA}min = 0.5", f'{QA}min = 0.5\nestimand = "clusters"', "no blocking gate implies it;"),
+    "questions": (f"{QA}min = 0.5", f'{QA}min = 0.5\nestimand = "questions"', "no blocking gate implies it;"),
     "an unknown metric": (
         '[[claim]]\nmetric = "quick.exact_match"\nmin = 0.3',
         '[[claim]]\nmetric = "quick.exactmatch"\nmin = 0.3',
@@ -594,8 +594,8 @@ WRONG: dict[str, tuple[str, str]] = {
         '[[claim]] number 1: metric is ""; write EVAL.METRIC',
     ),
     "a claim of gates": (
-        f'suites = ["a"]\n[[claim]]\nany_of = ["x", "y"]\n{KEY}',
-        '"any_of" is a key of a suite\'s gates; remove it',
+        f'suites = ["a"]\n[[claim]]\nmetric = "a.b"\nmin = 1\nrequires = ["x"]\n{KEY}',
+        '"requires" is a key of a suite\'s gates; remove it',
     ),
     "a digest that is none": (
         f'suites = ["a"]\ndata = {{qa = "abc"}}\n{KEY}',
