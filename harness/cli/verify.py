@@ -58,7 +58,7 @@ def _is_rows_evidence(folder: Path) -> bool:
 def _verify_and_print_export(args: argparse.Namespace, export: Path) -> int:
     """Verify an export, print the result and return the exit code."""
     policy, demands = _read_policy(args)
-    write = _make_document_writer(args, policy, args.policy.name if args.policy else "") if args.told_as else None
+    write = _make_document_writer(args) if args.told_as else None
     found = _run_verification_steps(args, export, policy)
     document = write(found) if write else ""
     where = sys.stderr if write else None
@@ -79,7 +79,6 @@ def _verify_and_print_export(args: argparse.Namespace, export: Path) -> int:
 
 def _run_verification_steps(args: argparse.Namespace, export: Path, policy: Policy | None) -> VerifiedExport:
     """Run the requested verification steps in order."""
-    from harness.release.policy import ExportRefusedError
     from harness.release.releases import current_release
     from harness.release.verify import verify_export
 
@@ -106,13 +105,6 @@ def _run_verification_steps(args: argparse.Namespace, export: Path, policy: Poli
             found.refused = f"replay: {again.differs}"
         else:
             found.steps["replay"] = again.summary
-    if found.ok and args.summary:
-        try:
-            from harness.release.vsa import require_summary
-
-            found.steps["summary"] = require_summary(args.summary, found, policy)
-        except ExportRefusedError as error:
-            found.ok, found.refused = False, f"summary: {error}"
     return found
 
 
@@ -133,12 +125,10 @@ def _read_policy(args: argparse.Namespace) -> tuple[Policy | None, list[str]]:
     return policy.read_policy(args.key, strict=True), policy.STRICT_POLICY.splitlines()
 
 
-def _make_document_writer(
-    args: argparse.Namespace, policy: Policy | None, name: str
-) -> Callable[[VerifiedExport], str]:
+def _make_document_writer(args: argparse.Namespace) -> Callable[[VerifiedExport], str]:
     from harness.release.attest import make_writer
 
-    return make_writer(args.told_as, policy, name, args.sign_with)
+    return make_writer(args.told_as, args.sign_with)
 
 
 def verify(parser: argparse.ArgumentParser) -> None:
@@ -150,7 +140,7 @@ def verify(parser: argparse.ArgumentParser) -> None:
         "harness verify exports/qa --policy strict --key release.pub",
         "harness verify exports/qa --policy policy.toml --suite suite.toml",
         "harness verify exports/qa --replay 20 --suite suite.toml",
-        "harness verify exports/qa --policy policy.toml --as vsa > qa.vsa.json",
+        "harness verify exports/qa --policy policy.toml --as cyclonedx > qa.cdx.json",
         "harness verify reports/gate-…/gate --recompute",
     )
     parser.add_argument("export", type=Path, metavar="DIR", help="an export directory")
@@ -175,11 +165,8 @@ def verify(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--suite", type=Path, metavar="SUITE", help=yours)
     parser.add_argument("--seed", type=int, metavar="N", help="random seed for --replay (default: random)")
     add_plugin_option(parser, f"for --replay: {PLUGIN_HELP}")
-    formats = "print the result as vsa (SLSA summary), cyclonedx (bill of materials) or model-signing"
+    formats = "print the result as cyclonedx (bill of materials) or model-signing"
     parser.add_argument("--as", dest="told_as", metavar="FORMAT", help=formats)
     parser.add_argument("--sign-with", type=Path, metavar="FILE", help="private key that signs the document of --as")
     served = "statement of harness parity --write that a server answers as this export"
     parser.add_argument("--served", type=Path, metavar="FILE", help=served)
-    parser.add_argument(
-        "--summary", type=Path, metavar="FILE", help="a --as vsa document about this model, printed by somebody else"
-    )

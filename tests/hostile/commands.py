@@ -95,7 +95,6 @@ COMMANDS: dict[str, Command] = {
             "suite": YOURS,
             "sign_with": YOURS,
             "served": YOURS,
-            "summary": YOURS,
         },
         _make_lines(
             "export",
