@@ -28,9 +28,13 @@ from harness.plugins import Plugins, load_plugins
 from harness.release.file_schemas import file_schemas
 from harness.schema import format_toml
 from harness.suite.json_schema import TABLES, Schema, suite_schema, table_keys
+from tests.hostile.commands import COMMANDS, Read
 
 DOCS = Path(__file__).parent
 MAX_SIGNATURE_CHARS = 100
+SECURITY = DOCS.parent / "SECURITY.md"
+COMMANDS_BEGIN = "<!-- commands: written by `make docs` from tests/hostile/commands.py -->"
+COMMANDS_END = "<!-- /commands -->"
 GENERATED_MARK = "\n<!-- generated from the code by `make docs`; do not edit -->\n"
 LISTS = ("eval", "gate", "export")  # tables that may stand several times
 OPTION_KINDS = ("loader", "adapter", "trainer", "evaluator", "exporter")
@@ -75,7 +79,26 @@ def main() -> int:
             path.parent.mkdir(exist_ok=True)
             path.write_text(text, "utf-8")
             print(f"wrote docs/{name}")
+    text = security_page()
+    if SECURITY.read_text("utf-8") != text:
+        SECURITY.write_text(text, "utf-8")
+        print(f"wrote {SECURITY.name}")
     return 0
+
+
+def security_page() -> str:
+    """Return SECURITY.md with the table of what each command reads, from the list of the hostile corpus."""
+    commands = dict[tuple[Read, ...], list[str]]()
+    for name, command in COMMANDS.items():
+        if command.reads:
+            commands.setdefault(command.reads, []).append(f"`{name}`")
+    lines = ["| command | third-party input | through links | read | checks |", "|---|---|---|---|---|"]
+    for reads, names in commands.items():
+        for number, read in enumerate(reads):
+            lines.append(f"| {' | '.join(('' if number else ', '.join(names), *read))} |".replace("|  |", "| |"))
+    before, begin, rest = SECURITY.read_text("utf-8").partition(COMMANDS_BEGIN)
+    _, end, after = rest.partition(COMMANDS_END)
+    return "".join((before, begin, "\n".join(["", *lines, ""]), end, after))
 
 
 @cache

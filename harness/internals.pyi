@@ -80,6 +80,7 @@ from harness.records.scales import OnScale as OnScale
 from harness.release import LAYERS as LAYERS
 from harness.release.evidence import open_named_base as open_named_base
 from harness.release.evidence import read_listed_file as read_listed_file
+from harness.release.evidence import reporting_model_errors as reporting_model_errors
 from harness.release.recomputation import score_from_row as score_from_row
 from harness.release.releases import promotion_history as promotions
 from harness.release.signing import load_signer as load_signer
@@ -258,6 +259,7 @@ __all__ = [
     "ref_from_json",
     "ref_to_json",
     "replace_folder",
+    "reporting_model_errors",
     "reporting_write_errors",
     "request_key",
     "rules",

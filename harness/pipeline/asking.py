@@ -26,7 +26,7 @@ from harness.pipeline.session import Options, Session
 from harness.plugins import load_plugins
 from harness.records.models import Generate, ModelRef, Subject
 from harness.records.samples import Prompt
-from harness.release.evidence import open_named_base, read_evidence
+from harness.release.evidence import open_named_base, read_evidence, reporting_model_errors
 from harness.release.verify import verify_export
 from harness.suite.tables import Eval
 from harness.workers.loading import load_uncached
@@ -112,7 +112,10 @@ def ask_export(folder: Path, prompt: str, base: str = "", plugins: Sequence[str]
     evaluation = _find_templated_eval(read_evidence(verified).lock)
     answers = Answers(make_question(evaluation, prompt, [], Generate(max_new_tokens=MAX_EXPORT_TOKENS)))
     for ref in refs:
-        with load_uncached(loaded, folder / "suite.toml", DEFAULT_LOADER, [ref], {}) as [subject]:
+        with (
+            reporting_model_errors(verified),
+            load_uncached(loaded, folder / "suite.toml", DEFAULT_LOADER, [ref], {}) as [subject],
+        ):
             answers.replies.append(ask_subject(subject, ref.name, answers.question))
     verified.check_unchanged()
     return answers

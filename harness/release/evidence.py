@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from harness.artifacts.attestation import GATES, LOCK, MANIFEST, MODEL
 from harness.artifacts.folders import ForeignFolder, parse_record
-from harness.errors import UsageError
+from harness.errors import CheckFailedError, UsageError, resource_error
 from harness.records.models import Source
 from harness.release.verified import VerifiedExport
 from harness.texts.escaping import printable
@@ -45,6 +46,18 @@ def read_listed_file(export: VerifiedExport, name: str) -> bytes:
     if hashlib.sha256(content).hexdigest() != listed:
         raise UsageError(f"{export.folder}: {name} changed while it was verified; verify it again")
     return content
+
+
+@contextmanager
+def reporting_model_errors(export: VerifiedExport) -> Iterator[None]:
+    """Turn what a library raises at a setting of the export's model into one line."""
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, (UsageError, CheckFailedError)) or resource_error(error):
+            raise
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+        raise UsageError(f"{export.folder}: its model cannot be used: {reason}") from error
 
 
 def open_named_base(export: VerifiedExport, named: str, open_source: Callable[[str], Source]) -> Source | None:

@@ -131,7 +131,9 @@ def _iterate_sample_records(row: Mapping[str, Any], report: ItemResult, metrics:
         "answer_attribution": [] if answer is None else [said | {"is_terminal": True}],
         "metadata": {"cluster": str(row["cluster"])} if row.get("cluster") is not None else {},
     }  # fmt: skip
-    scored: list[str | None] = [m for m in metrics if m in row and m not in row.get("lost", ())]
+    scored: list[str | None] = [
+        m for m in metrics if isinstance(row.get(m), (int, float)) and m not in row.get("lost", ())
+    ]
     for metric in scored or [None]:
         score = 0.0 if metric is None else float(row[metric])
         yield {**one, "evaluation_result_id": metric, "evaluation": {"score": score, "is_correct": score == 1.0}}

@@ -34,6 +34,8 @@ def find_class(path: str | Path, config: Any) -> Any:
     import transformers
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
+    if not isinstance(config.architectures, (list, type(None))):
+        raise UsageError(f'model "{path}": its config.json has "architectures" that are not a list of classes')
     names = [*dict.fromkeys(config.architectures or ())]
     if len(names) > 1:
         raise UsageError(

@@ -14,7 +14,6 @@ from typing import Any
 
 import torch
 import transformers
-from huggingface_hub.errors import StrictDataclassError
 
 from harness import CheckFailedError, UsageError
 from harness.internals import ambiguity_error, missing_modules_message, probe_gpus, read_gpu, read_safetensors
@@ -34,7 +33,9 @@ def load_tokenizer(path: str | Path) -> Any:
         told |= {"local_files_only": True, "trust_remote_code": False}
         with quiet_loading():
             tokenizer = transformers.AutoTokenizer.from_pretrained(str(path), **told)
-    except (OSError, ValueError, KeyError, StrictDataclassError) as error:
+    except MemoryError:
+        raise
+    except Exception as error:  # the Rust library raises plain ones, and others what a field of another type does
         raise UsageError(f'model "{path}": its tokenizer cannot be loaded: {format_one_line(error)}') from None
     files = {*tokenizer.vocab_files_names.values()}  # none of a tokenizer of bytes
     if files and Path(path).is_dir() and not any((Path(path) / name).is_file() for name in (*files, "tekken.json")):
@@ -111,7 +112,9 @@ def _load_pretrained(path: str | Path, options: Mapping[str, Any]) -> Any:
     except torch.OutOfMemoryError as error:
         what = f"does not fit into memory: {format_one_line(error)}; choose a smaller dtype or a device_map"
         raise UsageError(f'model "{path}": {what}') from None
-    except (OSError, ValueError, KeyError, ImportError, StrictDataclassError) as error:  # also of a quantiser's library
+    except MemoryError:
+        raise
+    except Exception as error:  # whatever a class of transformers or a quantiser's library raises at odd settings
         raise UsageError(f'model "{path}": cannot be loaded as a causal LM: {format_one_line(error)}') from None
     for name, there, wanted in sorted(found["mismatched_keys"]):
         raise UsageError(f'model "{path}": "{name}" has shape {list(there)}, but its config.json needs {list(wanted)}')

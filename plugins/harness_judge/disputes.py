@@ -7,21 +7,37 @@ from pathlib import Path
 from typing import Any
 
 from harness import UsageError, read_run
-from harness.internals import prompt_of, read_answers, shorten_text
+from harness.internals import prompt_of, read_answers, shapes, shorten_text
 from harness_judge.prompts import prompt_as_text
 
 Row = Mapping[str, Any]
+JUDGED_ROW = {
+    "id": str,
+    "target": (str, [str]),
+    "resps": [[str]],
+    "details?": {
+        "baseline_answer?": str,
+        "judgments?": [
+            {
+                **dict.fromkeys(("order?", "criterion?", "criteria?", "reason?", "error?"), str),
+                "verdict?": (str, type(None)),
+                "met?": (bool, type(None)),
+            }
+        ],
+    },
+}
 
 
 def iterate_judged_rows(run: Path) -> Iterator[tuple[str, Row]]:
-    """Yield (item, row) for each judged row of a run. Raises UsageError if there is none."""
+    """Yield (item, row) for each judged row of a run. Raises UsageError if there is none, or a row is malformed."""
     folder, found = run if run.is_dir() else run.parent, False
     for report in read_run(run).results:
         if report.outcome == "done":
             for row in read_answers(folder, report.subject, report.eval).values():
-                if _list_judgments(row):
+                item = f"{report.subject}::{report.eval}"
+                if _list_judgments(row, f"{run}: a row of {item}"):
                     found = True
-                    yield f"{report.subject}::{report.eval}", row
+                    yield item, row
     if not found:
         raise UsageError(f"{run}: has no judged rows")
 
@@ -54,6 +70,14 @@ def describe_dispute(item: str, row: Row) -> list[str]:
     return lines
 
 
-def _list_judgments(row: Row) -> Sequence[Row]:
-    found: Sequence[Row] = row.get("details", {}).get("judgments", ())
-    return found
+def _list_judgments(row: Row, where: str = "it") -> Sequence[Row]:
+    """Return the judgments of a row. Raises UsageError if a row with some is malformed."""
+    details = row.get("details")
+    if not isinstance(details, dict) or "judgments" not in details:
+        return ()
+    try:
+        shapes.require_shape(row, JUDGED_ROW)
+    except ValueError as error:
+        raise UsageError(f"{where} is malformed: {error}; run the suite again") from None
+    judgments: Sequence[Row] = details["judgments"]
+    return judgments

@@ -116,7 +116,7 @@ def _run_parity(args: Namespace) -> int:
 
     if args.fingerprint:
         return _compare_fingerprint(args)
-    from harness.internals import open_named_base
+    from harness.internals import open_named_base, reporting_model_errors
     from harness_hf import open_source
 
     if args.sign and not args.write:
@@ -131,7 +131,8 @@ def _run_parity(args: Namespace) -> int:
     verified = _verify_before_comparison(args.export)
     source = open_named_base(verified, args.base, open_source)
     args.base = source.path if source else ""
-    code = measure_parity(args, names, verified, runtimes)
+    with reporting_model_errors(verified):
+        code = measure_parity(args, names, verified, runtimes)
     args.document |= {"export": str(args.export), "root": verified.root}
     return code
 

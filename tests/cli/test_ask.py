@@ -106,6 +106,17 @@ def test_an_export_names_no_loader_program_or_server(project: Project, exports: 
         assert outcome.code == 0 or "is not an intact export" in outcome.err, outcome.err
 
 
+@pytest.mark.slow
+def test_a_model_with_odd_settings_is_one_line(project: Project, exports: Path) -> None:
+    """Whatever a library raises at them, when it loads the model or when it asks it."""
+    for name, key, value in (("tokenizer_config.json", "model_max_length", "x"), ("config.json", "architectures", 7)):
+        path = exports / "merged/model" / name
+        path.write_text(json.dumps(json.loads(path.read_text("utf-8")) | {key: value}), "utf-8")
+        reseal(exports / "merged")
+        outcome = project.harness("ask", str(exports / "merged"), "hello")
+        assert (outcome.code, outcome.err.count("\n")) == (4, 1), outcome.err
+
+
 @pytest.mark.parametrize(
     ("template", "given", "sent"),
     [

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from docs.generated import SECURITY, security_page
 from tests.hostile.commands import COMMANDS, FOLDER, iterate_parsed_commands
 
 SECONDS = 45  # of drawn cases
@@ -21,8 +22,13 @@ def test_every_command_that_takes_a_path_is_listed() -> None:
     assert {name: paths for name, paths in parsed.items() if paths} == {n: p for n, p in listed.items() if p}
     for name, command in COMMANDS.items():
         if FOLDER in command.paths.values():
-            assert command.lines, name
+            assert command.lines and command.reads, name
             assert all(line.words.startswith(f"{name} ") for line in command.lines)
+
+
+def test_the_table_of_commands_is_made_from_the_list() -> None:
+    """SECURITY.md says of every command what the list says."""
+    assert SECURITY.read_text("utf-8") == security_page()  # else run `make docs`
 
 
 @pytest.mark.slow

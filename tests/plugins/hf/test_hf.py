@@ -590,3 +590,27 @@ def test_the_identity_names_what_an_answer_depends_on(tiny_model: Path, tmp_path
     assert harness_hf.load.identity(ModelRef("merged", ref.path)) == first[0]  # a name is not a model
     (tmp_path / "model/chat_template.jinja").write_text("{{ messages }}")
     assert not set(identities()) & set(first)
+
+
+@pytest.mark.parametrize(
+    ("name", "keys", "value"),
+    [
+        ("tokenizer.json", ("model", "type"), 7),
+        ("tokenizer.json", ("added_tokens", 0, "special"), None),
+        ("tokenizer_config.json", ("tokenizer_class",), 7),
+    ],
+)
+def test_a_tokenizer_of_another_shape_is_one_line(
+    name: str, keys: tuple[Any, ...], value: Any, tiny_model: Path, tmp_path: Path
+) -> None:
+    """Whatever the library raises at it."""
+    from harness_hf.models import load_tokenizer
+
+    model = shutil.copytree(tiny_model, tmp_path / "model")
+    record = box = json.loads((model / name).read_text("utf-8"))
+    for key in keys[:-1]:
+        box = box[key]
+    box[keys[-1]] = value
+    (model / name).write_text(json.dumps(record), "utf-8")
+    with pytest.raises(UsageError, match="its tokenizer cannot be loaded"):
+        load_tokenizer(model)
