@@ -193,7 +193,7 @@ COMMANDS: dict[str, Command] = {
                 "hashed once; configuration and headers once more",
                 "inodes, sizes and times of change, before the first and after the last reading",
             ),
-            Read("your policy, statement, summary, copy of the suite", "yes", "once", "keys, threshold, root"),
+            Read("your policy, statement, copy of the suite", "yes", "once", "keys, threshold, root"),
             Read("bundle of `harness gate`", "no", "once", "digests, verdicts from the rows, your policy"),
             Read(
                 "evidence and `model/`, with `--as` or `--replay`",
