@@ -5,13 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import date
-from functools import partial
 
 from harness.collection.collection import Collection, Item
 from harness.gates import contamination
-from harness.gates.decide import decide
+from harness.gates.context import Context, GateRows, decide_in_context, describe_unmet_requirement
 from harness.gates.gate import Gate
-from harness.gates.gate_input import error_verdict
 from harness.pipeline.attempt import AttemptClaims, make_attempt
 from harness.pipeline.ledger import AttemptNumber, Ledger, LedgerEntry, counts_as_attempt
 from harness.records.claim_spec import Note
@@ -19,7 +17,6 @@ from harness.records.samples import Result
 from harness.records.verdict_text import add_reason
 from harness.records.verdicts import Outcome, Verdict
 from harness.records.waivers import Waiver
-from harness.stats.multiple_testing import interim_levels
 from harness.suite.waivers import active_waiver, find_waiver_error
 
 
@@ -88,28 +85,32 @@ class Adjudicator:
             return
         for name in gate.requires:
             self.decide_if_ready(self.collection.resolve_gate(self.gates[name], candidate), candidate)
-        self.record_verdict(self.decide_gate(gate, candidate, self.alpha(gate, candidate)))
+        self.record_verdict(self.decide_gate(gate, candidate))
 
-    def unmet_requirement(self, gate: Gate, candidate: str) -> str:
-        """Return which required gate did not pass, or an empty text."""
-        for name in gate.requires:
-            if (verdict := self.said.get((candidate, name))) is None or verdict.outcome is not Outcome.PASS:
-                return f'requires "{name}", which is {verdict.outcome if verdict else "not decided"} on {candidate}'
-        return ""
+    def decide_gate(self, gate: Gate, candidate: str, result: Result | None = None) -> Verdict:
+        """Decide a single gate, on other rows of the candidate if given."""
+        task, own = self.collection.tasks[gate.eval], result or self.results.get((candidate, gate.eval))
+        baseline = self.results.get((gate.versus, gate.eval)) if gate.versus else None
+        others = {run: self.results.get((run, gate.eval)) for run in self.collection.runs if gate.of == "recipe"}
+        missing = next((run for run, found in others.items() if found is None), "")
+        obstacle = self.lost_runs.get(missing, f"{missing} was not evaluated") if missing else ""
+        if own and others and not missing:
+            own = replace(own, other_runs=tuple(filter(None, others.values())))
+        rows = GateRows(task.metrics.get(gate.metric_name), own, baseline, task.samples or ())
+        return decide_in_context(gate, rows, self.make_context(gate, candidate, obstacle))
 
-    def decide_gate(self, gate: Gate, candidate: str, alpha: float) -> Verdict:
-        """Decide a single gate. It is ERROR if a gate that it requires did not pass."""
-        if unmet := self.unmet_requirement(gate, candidate):
-            return error_verdict(gate, candidate, unmet, alpha)
-        verdict, standing = self.make_verdict(gate, candidate, alpha), self.standings.get((candidate, gate.eval))
-        if not standing or verdict.outcome is Outcome.ERROR or verdict.method == "point":
-            return verdict  # an error looked at no number, and a budget takes no risk
-        number, stages = self.attempt_number(gate, candidate), standing.stages
-        notes = [Note("attempt", {"number": number})] if number > 1 else []
-        if (most := self.collection.tasks[gate.eval].spec.rows_at_most) is not None:
-            notes.append(Note("look", {"number": len(stages), "at": stages[-1], "most": most, "alpha": alpha}))
-            verdict = replace(verdict, looks=stages)
-        return add_reason(replace(verdict, attempt=number), *notes)
+    def make_context(self, gate: Gate, candidate: str, obstacle: str = "") -> Context:
+        """Return what a gate's verdict follows from besides its rows."""
+        header, spec = self.collection.suite.header, self.collection.tasks[gate.eval].spec
+        standing = self.standings.get((candidate, gate.eval))
+        outcomes = {g: str(v.outcome) for (name, g), v in self.said.items() if name == candidate}
+        unmet = describe_unmet_requirement(gate, candidate, outcomes)
+        return Context(
+            candidate, gate.alpha or header.alpha, self.attempt_number(gate, candidate), header.attempts == "spend",
+            standing.stages if standing else (), spec.rows_at_most,
+            obstacle=unmet or self.lacking.get(gate.versus or "", "") or obstacle, slices=spec.slices,
+            leaks=self.leaks, decides=self.collection.is_decisive(gate, candidate),
+        )  # fmt: skip
 
     def is_settled(self, item: Item, result: Result) -> bool:
         """Return whether the rows so far decide every gate of an item."""
@@ -122,7 +123,7 @@ class Adjudicator:
                 self.provisional_attempts[key] = self.ledger.number_attempt(
                     make_attempt(self.claims, *key, result.digest, self.base, None)
                 )
-        verdicts = [self.make_verdict(g, item.subject, self.alpha(g, item.subject), result) for g in gates]
+        verdicts = [self.decide_gate(replace(g, requires=[]), item.subject, result) for g in gates]
         return all(v.outcome in (Outcome.PASS, Outcome.FAIL) for v in verdicts)
 
     def attempt_number(self, gate: Gate, candidate: str) -> int:
@@ -131,34 +132,8 @@ class Adjudicator:
         standing = self.standings.get(key) or self.provisional_attempts.get(key)
         return standing.number if standing else 0
 
-    def make_verdict(self, gate: Gate, candidate: str, alpha: float, result: Result | None = None) -> Verdict:
-        if gate.versus and gate.versus in self.lacking:
-            return error_verdict(gate, candidate, self.lacking[gate.versus], alpha)
-        task = self.collection.tasks[gate.eval]
-        baseline = self.results.get((gate.versus, gate.eval)) if gate.versus else None
-        samples = task.samples or ()
-        metric, ours = task.metrics.get(gate.metric_name), result or self.results.get((candidate, gate.eval))
-        others = {run: self.results.get((run, gate.eval)) for run in self.collection.runs if gate.of == "recipe"}
-        if lacking := next((run for run, found in others.items() if found is None), ""):
-            return error_verdict(gate, candidate, self.lost_runs.get(lacking, f"{lacking} was not evaluated"), alpha)
-        ours = replace(ours, other_runs=tuple(filter(None, others.values()))) if ours and others else ours
-        ask = partial(decide, gate, metric, ours, baseline, samples, alpha, name=candidate, columns=task.spec.slices)
-        if not gate.clean_only:
-            return ask()
-        return contamination.decide_without_leaks(
-            gate, samples, self.leaks, lambda w: ask(without=w), name=candidate, alpha=alpha
-        )
-
-    def alpha(self, gate: Gate, candidate: str) -> float:
-        """Return the level a gate is tested at: of its attempt, and of this look where more rows were declared."""
-        alpha = self.collection.suite.header.risk(self.attempt_number(gate, candidate), gate.alpha)
-        task, standing = self.collection.tasks.get(gate.eval), self.standings.get((candidate, gate.eval))
-        most = task.spec.rows_at_most if task else None
-        return alpha if most is None or standing is None else interim_levels(standing.stages, most, alpha)[-1]
-
     def record_verdict(self, verdict: Verdict) -> None:
         gate, suite = self.gates[verdict.gate], self.collection.suite
-        verdict = replace(verdict, decides=self.collection.is_decisive(gate, verdict.candidate))
         if verdict.blocking and verdict.outcome is not Outcome.PASS:
             waiver = active_waiver(self.waivers, gate, suite, self.today)
             void = [

@@ -11,9 +11,9 @@ import hashlib
 import importlib
 import json
 import math
+import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,27 +21,23 @@ from harness.artifacts.attestation import EVIDENCE, ITEMS
 from harness.artifacts.digests import digest_value, row_digest
 from harness.artifacts.folders import ForeignFolder, parse_record
 from harness.errors import UsageError, missing_modules_message
-from harness.gates import contamination
-from harness.gates.decide import decide
+from harness.gates.context import Context, GateRows, decide_in_context, describe_unmet_requirement
 from harness.gates.gate import Gate
+from harness.records import verdict_text
+from harness.records.claim_spec import ClaimSpec, Note
 from harness.records.samples import Caveat, Draw, Labels, Result, Sample, Score
 from harness.records.verdicts import Outcome, Verdict
 from harness.release.lock_reader import LockedSuite
-from harness.release.verdict_consistency import RELATIVE_TOLERANCE, Verdicts
-from harness.reports.report_json import dumps
+from harness.reports.report_json import dumps, from_json, json_safe
 from harness.stats import hypothesis_tests
 
 COMBINES = ("harness_domain.cost:median_seconds", "harness_domain.cost:ratio_of_medians")  # ours, of values alone
-FLOATS = (
-    "value", "baseline", "estimate", "uncapped", "effective", "threshold", "p_pass", "p_fail", "whole",
-    "whole_baseline",
-)  # fmt: skip
-BOUNDS = ("lower", "upper")
 NEAR_BOUND = 1e-7  # relative; a bound is where a p-value crosses alpha, and the search magnifies how that was rounded
-SAME_KEYS = (
-    "n", "risk", "labelled", "weightless", "clusters", "crossed", "method", "left_out", "repeated", "digest", "won",
-    "lost", "won_count", "lost_count",
-)  # fmt: skip
+RELATIVE_TOLERANCE = 1e-9  # by which other numbers may differ, since rows were summed in another order
+WRITTEN = 2e-2  # by which numbers in texts may, which are rounded
+BOUNDS = ("lower", "upper")
+NUMBER = re.compile(r"\d+(?:\.\d+)?(?:e[-+]?\d+)?")
+Verdicts = Mapping[str, Mapping[str, Any]]  # by the id of their gate
 Samples = Mapping[str, Sequence[Sample]]  # the rows of items.jsonl, by evaluation: of all subjects together
 Results = Mapping[tuple[str, str], Result]  # and of each
 Leaks = Mapping[str, Mapping[str, str]]
@@ -261,25 +257,13 @@ class _CandidateEvidence:
         if why := self.rows_error(gate):
             return why
         recorded = self.verdicts[gate.id]
-        again = json.loads(dumps(asdict(self.decide(gate))))
+        try:
+            again = json.loads(dumps(asdict(self.decide(gate))))
+        except ValueError as error:  # looks that cannot have been
+            return f"cannot be decided again: {error}"
         if again["outcome"] == Outcome.ERROR != recorded["outcome"]:
             return f"cannot be decided on the rows in the evidence: {again['why']}"
-        recorded, again = (_flatten_run_values(verdict) for verdict in (recorded, again))
-        for key in (*FLOATS, *BOUNDS, *(key for key in {**recorded, **again} if key.startswith("runs "))):
-            if not _is_near_or_both_none(
-                recorded.get(key), again.get(key), NEAR_BOUND if key in BOUNDS else RELATIVE_TOLERANCE
-            ):
-                return f"has {key} {recorded.get(key)}, but the rows give {again.get(key)}"
-        if key := next((key for key in SAME_KEYS if recorded[key] != again[key]), ""):
-            return f"has a {key} that its rows do not give"
-        for one, other in zip(recorded["slices"], again["slices"], strict=False):
-            same = all(one[key] == other[key] for key in ("name", "n", "outcome", "alarm"))
-            if not (same and all(_is_near_or_both_none(one[key], other[key], NEAR_BOUND) for key in BOUNDS)):
-                return f'has results for slice "{one["name"]}" that its rows do not give'
-        if len(recorded["slices"]) != len(again["slices"]):
-            return "has other slices than its rows"
-        same = again["outcome"] == recorded["outcome"]
-        return "" if same else f"is recorded as {recorded['outcome']}, but its rows give {again['outcome']}"
+        return find_verdict_difference(recorded, again)
 
     def rows_error(self, gate: Gate) -> str:
         """Return how a gate's rows differ from the lock's.
@@ -303,29 +287,70 @@ class _CandidateEvidence:
         return ""
 
     def decide(self, gate: Gate) -> Verdict:
-        """Decide a gate like `harness.pipeline.adjudication`, at the recorded alpha."""
-        name, metric, samples = str(self.manifest["candidate"]), self.locked.metric(gate), self.samples[gate.eval]
+        """Decide a gate as the run did."""
+        name, metric = str(self.manifest["candidate"]), self.locked.metric(gate)
         if metric and metric.combine:  # the code that makes it of all rows is ours
             module, _, function = self.locked.combines[gate.metric].partition(":")
             metric = replace(metric, combine=getattr(importlib.import_module(module), function))
-        ours, alpha = self.results[name, gate.eval], float(self.verdicts[gate.id]["alpha"])
-        theirs = self.results[gate.versus, gate.eval] if gate.versus else None
         others = [self.results[run, gate.eval] for run in self.locked.runs if gate.of == "recipe"]
-        ours = replace(ours, other_runs=tuple(others))
-        ask = partial(decide, gate, metric, ours, theirs, samples, alpha, name=name)
-        if not gate.clean_only:
-            return ask()
-        return contamination.decide_without_leaks(
-            gate, samples, self.leaks, lambda w: ask(without=w), name=name, alpha=alpha
-        )
+        ours = replace(self.results[name, gate.eval], other_runs=tuple(others))
+        theirs = self.results[gate.versus, gate.eval] if gate.versus else None
+        return decide_in_context(gate, GateRows(metric, ours, theirs, self.samples[gate.eval]), self.make_context(gate))
+
+    def make_context(self, gate: Gate) -> Context:
+        """Return what the gate's verdict follows from besides its rows, of the lock."""
+        about, spec, recorded = self.locked.about, self.locked.evals[gate.eval], self.verdicts[gate.id]
+        name = str(self.manifest["candidate"])
+        outcomes = {other: str(verdict["outcome"]) for other, verdict in self.verdicts.items()}
+        return Context(
+            name, gate.alpha or about.alpha, int(recorded["attempt"]), about.attempts == "spend",
+            tuple(map(int, recorded["looks"])), spec.get("rows_at_most"),
+            obstacle=describe_unmet_requirement(gate, name, outcomes), slices=spec.get("slices") or (),
+            leaks=self.leaks,
+        )  # fmt: skip
 
 
-def _flatten_run_values(verdict: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a verdict with one key per run of a recipe."""
-    return {**verdict, **{f"runs {i}": value for i, value in enumerate(verdict["runs"], 1)}}
+def find_verdict_difference(recorded: Mapping[str, Any], again: Mapping[str, Any]) -> str:
+    """Return the first difference of a recorded verdict from the one that its rows give.
+
+    A waiver is not decided by rows, and the reason is made of the notes.
+    """
+    if recorded.keys() != again.keys():
+        return f"has other fields than a verdict: {', '.join(sorted(recorded.keys() ^ again.keys()))}"
+    notes = [Note(**note) for note in recorded["notes"]]
+    void = [note for note in recorded["notes"] if note["kind"] == "waiver"]  # which no rows decide
+    again = {**again, "waiver": recorded["waiver"], "notes": [*again["notes"], *void]}
+    for key in ("value", "baseline", "estimate", *again):
+        if key not in ("outcome", "why") and not _is_near(recorded[key], again[key], key):
+            if isinstance(again[key], (int, float, str)) or again[key] is None:
+                return f"has {key} {recorded[key]}, but the rows give {again[key]}"
+            return f"has {key} that its rows do not give"
+    if recorded["outcome"] != again["outcome"]:
+        return f"is recorded as {recorded['outcome']}, but its rows give {again['outcome']}"
+    claim = from_json(ClaimSpec, recorded["claim_spec"], "claim_spec") if recorded["claim_spec"] else None
+    if recorded["why"] != json_safe(verdict_text.format_notes(claim, notes)):
+        return "has a text that differs from its notes"
+    return ""
 
 
-def _is_near_or_both_none(one: float | None, other: float | None, relative: float) -> bool:
-    if one is None or other is None:
+def _is_near(one: Any, other: Any, key: str = "") -> bool:
+    """Return whether two values of a verdict are equal but for rounding."""
+    if isinstance(one, bool) or isinstance(other, bool) or one is None or other is None:
         return one is other
-    return math.isclose(one, other, rel_tol=relative, abs_tol=ABSOLUTE_TOLERANCE)
+    if isinstance(one, (int, float)) and isinstance(other, (int, float)):
+        near = NEAR_BOUND if key in BOUNDS else RELATIVE_TOLERANCE
+        return math.isclose(one, other, rel_tol=near, abs_tol=ABSOLUTE_TOLERANCE)
+    if isinstance(one, str) and isinstance(other, str):
+        return one == other or _is_same_text(one, other)
+    if isinstance(one, list) and isinstance(other, list):
+        return len(one) == len(other) and all(_is_near(a, b, key) for a, b in zip(one, other, strict=True))
+    if isinstance(one, dict) and isinstance(other, dict):
+        return one.keys() == other.keys() and all(_is_near(value, other[name], name) for name, value in one.items())
+    return False
+
+
+def _is_same_text(one: str, other: str) -> bool:
+    """Return whether two texts are equal but for how their numbers were rounded."""
+    numbers, others = ([float(x) for x in NUMBER.findall(text)] for text in (one, other))
+    near = all(math.isclose(a, b, rel_tol=WRITTEN) for a, b in zip(numbers, others, strict=False))
+    return NUMBER.sub("#", one) == NUMBER.sub("#", other) and near
