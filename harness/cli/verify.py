@@ -70,7 +70,13 @@ def _verify_and_print_export(args: argparse.Namespace, export: Path) -> int:
         for name, line in told:
             print_line(f"{name}: {line}", where)
         if found.ok:
-            print_line(f"verified: {found.candidate} of suite {found.suite}, root {found.root}", where)
+            about = f"{found.candidate} of suite {found.suite}, root {found.root}"
+            if found.recorded:
+                names = ", ".join(f'"{gate}"' for gate in found.recorded)
+                about = f"not verified: {about}: files match, but its producer's word is taken for {names}"
+            else:
+                about = f"verified: {about}"
+            print_line(about, where)
     print(document, end="")
     if not found.ok:
         print_line(f"refused: {args.export}: {found.refused}", sys.stderr)
@@ -88,9 +94,7 @@ def _run_verification_steps(args: argparse.Namespace, export: Path, policy: Poli
     except UsageError as error:
         unreadable = str(error)
     copy = args.suite if args.replay is None else None  # a replay compares what it asks
-    found = verify_export(
-        export, policy, recompute=args.recompute, last=last, beside=args.beside, suite=copy, served=args.served
-    )
+    found = verify_export(export, policy, last=last, beside=args.beside, suite=copy, served=args.served)
     if unreadable and found.ok and policy and policy.ledger != "any":
         found.ok, found.refused = False, f'{unreadable}; the policy requires ledger = "{policy.ledger}"'
     elif unreadable:
@@ -141,7 +145,7 @@ def verify(parser: argparse.ArgumentParser) -> None:
         "harness verify exports/qa --policy policy.toml --suite suite.toml",
         "harness verify exports/qa --replay 20 --suite suite.toml",
         "harness verify exports/qa --policy policy.toml --as cyclonedx > qa.cdx.json",
-        "harness verify reports/gate-…/gate --recompute",
+        "harness verify reports/gate-…/gate",
     )
     parser.add_argument("export", type=Path, metavar="DIR", help="an export directory")
     parser.add_argument(
@@ -150,10 +154,7 @@ def verify(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--key", type=Path, metavar="FILE", help="for --policy strict: .pub file of the trusted key")
     help = "evidence of another suite on the same model, for a policy with all_of"
     parser.add_argument("--with", action="append", default=[], dest="beside", type=Path, metavar="DIR", help=help)
-    parser.add_argument(
-        "--recompute", action="store_true", help="recompute the verdicts from the recorded rows; needs numpy and scipy"
-    )
-    of_rows = "with --recompute of gated rows: the original files, BASE CANDIDATE"
+    of_rows = "of gated rows: the original files, BASE CANDIDATE, to be compared with the rows in the evidence"
     parser.add_argument("--sources", nargs="+", metavar="PATH", help=of_rows)
     parser.add_argument(
         "--replay",

@@ -360,22 +360,6 @@ class ClaimType:
         """Return the best possible outcome, if in closed form."""
         return None
 
-    def find_inconsistency(self, gate: Gate, metric: Metric, verdict: Mapping[str, Any]) -> str:
-        """Explain how a verdict's estimate contradicts its values.
-
-        Empty if it does not. With slices the estimate is one slice's, so it is not compared.
-        """
-        value, baseline, estimate = verdict["value"], verdict["baseline"], verdict["estimate"]
-        if verdict["slices"] or verdict["method"] == "e-process" or gate.cap is not None:
-            return ""
-        if estimate is None or value is None or (gate.versus and baseline is None):
-            return "" if metric.is_log else "lacks its value or its baseline"
-        terms = [metric.to_test_scale(value)]
-        if baseline is not None:
-            terms.append(-metric.to_test_scale(baseline))
-        fits = abs(math.fsum(terms) - estimate) <= RELATIVE_TOLERANCE * max(1.0, *map(abs, terms))
-        return "" if fits else f"has the estimate {estimate:g}, but its values give {math.fsum(terms):g}"
-
 
 KINDS: list[ClaimType] = []  # `harness.gates` fills it
 

@@ -12,9 +12,9 @@ from harness.gates.gate import PARENT, Gate
 from harness.records.verdicts import Outcome
 from harness.release.lock_reader import LockedSuite
 from harness.release.policy import ANY_SUITE, Policy
-from harness.release.verdict_consistency import Verdicts
 from harness.suite.tables import SuiteTable
 
+Verdicts = Mapping[str, Mapping[str, Any]]  # by the id of their gate
 SKEW = timedelta(hours=1)  # by which clocks may differ
 
 

@@ -1,8 +1,7 @@
-"""`harness verify --recompute`: decide the gates again from the rows in the evidence, as the run did.
+"""The gates of an export decided again from the rows in its evidence, as the run did.
 
 Needs no model, and numpy and scipy only for what is not about 0/1 rows. The rows remain their producer's word, which
-`harness verify --replay` tests. What rows alone cannot tell is counted, with its reason, and is never taken for
-recomputed.
+`harness verify --replay` tests. What cannot be decided again is listed, with its reason.
 """
 
 from __future__ import annotations
@@ -17,10 +16,11 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from harness import schema
 from harness.artifacts.attestation import EVIDENCE, ITEMS
 from harness.artifacts.digests import digest_value, row_digest
 from harness.artifacts.folders import ForeignFolder, parse_record
-from harness.errors import UsageError, missing_modules_message
+from harness.errors import missing_modules_message
 from harness.gates.context import Context, GateRows, decide_in_context, describe_unmet_requirement
 from harness.gates.gate import Gate
 from harness.records import verdict_text
@@ -46,34 +46,40 @@ ABSOLUTE_TOLERANCE = 1e-12  # below which numbers are the same whatever their ra
 
 @dataclass
 class RecomputationResult:
-    """The recomputed gates, reasons for the others, and the first difference."""
+    """The gates that were decided again, reasons for the others, and the first difference.
+
+    `wanted` are those that passed and block, or that a policy names; `missing` is the message about a module that some
+    of the others need.
+    """
 
     gates: list[str] = field(default_factory=list)
-    wanted: Collection[str] = ()  # those among all that block, or that a policy names
+    wanted: Collection[str] = ()
     unable: dict[str, str] = field(default_factory=dict)
     differs: str = ""
+    missing: str = ""
 
     @property
     def summary(self) -> str:
         done = len(self.gates)
         rest = [f'"{gate}" was not, because {why}' for gate, why in self.unable.items()]
-        return "; ".join([f"recomputed {done} of {done + len(rest)} gates", *rest])
+        return "; ".join([f"{done} of {done + len(rest)} decided again from their rows", *rest])
 
     @property
     def share(self) -> float:
-        """The share of wanted gates that were recomputed."""
-        return sum(g in self.gates for g in self.wanted) / len(self.wanted) if self.wanted else 0.0
+        """The share of wanted gates that were decided again."""
+        return sum(g in self.gates for g in self.wanted) / len(self.wanted) if self.wanted else 1.0
 
-    def find_shortfall(self, share: float | None, named: Collection[str]) -> str:
-        """Return why a policy refuses this recomputation.
+    def find_shortfall(self, share: float, named: Collection[str]) -> str:
+        """Return why a policy refuses this.
 
         It requires the gates `named`, and a `share` of the wanted ones.
         """
         if share and (lost := sorted(self.unable.keys() & set(named))):
             return (
-                f'"{lost[0]}", which the policy names, was not recomputed, because {self.unable[lost[0]]} (recomputed)'
+                f'"{lost[0]}", which the policy names, was not decided again, because {self.unable[lost[0]]} '
+                "(recomputed)"
             )
-        if share is None or self.share >= share:
+        if self.share >= share:
             return ""
         return (
             f"{self.summary}; that is {self.share:.0%} of the blocking gates, but the policy requires {share:.0%} "
@@ -84,27 +90,32 @@ class RecomputationResult:
 def recompute_verdicts(
     export: Path, manifest: Mapping[str, Any], locked: LockedSuite, verdicts: Verdicts, named: Collection[str] = ()
 ) -> RecomputationResult:
-    """Recompute the gates of a verified export from its rows.
+    """Decide the gates of a verified export again from its rows.
 
-    The export's digests and outcomes must have been checked before. The rows are compared with the lock's as well.
-    Wanted gates are those that block and those in `named`. Raises UsageError if a gate needs a module that is missing,
-    and ValueError, KeyError or TypeError on malformed rows.
+    The export's digests must have been checked before. The rows are compared with the lock's as well. Raises
+    ValueError, KeyError or TypeError on malformed rows.
     """
-    recomputed = RecomputationResult(wanted={*named, *(name for name, v in verdicts.items() if v["blocking"])})
+    passed = {name for name, v in verdicts.items() if v["blocking"] and v["outcome"] == Outcome.PASS}
+    recomputed = RecomputationResult(wanted={*named, *passed})
     lines = list(read_items(export, manifest))
     case = _CandidateEvidence(locked, manifest, verdicts, *_parse_evidence_rows(lines, manifest))
-    for gate in (g for g in locked.gates.values() if g.id in verdicts):
-        if why := case.unable_error(gate):
-            recomputed.unable[gate.id] = why
-            continue
-        try:
-            why = case.difference_error(gate)
-        except ModuleNotFoundError as error:
-            raise UsageError(f'gate "{gate.id}" {missing_modules_message(error.name)}') from None
-        if why:
-            recomputed.differs = f'gate "{gate.id}" {why}'
+    for name in verdicts:
+        if (gate := locked.gates.get(name)) is None:
+            recomputed.differs = f'gate "{name}" is not in the lock'
+        elif why := case.claim_error(gate):
+            recomputed.differs = f'gate "{name}" {why}'
+        elif why := case.unable_error(gate):
+            recomputed.unable[name] = why
+        else:
+            try:
+                why = case.difference_error(gate)
+                recomputed.gates.append(name)
+            except ModuleNotFoundError as error:
+                why, recomputed.missing = "", missing_modules_message(error.name)
+                recomputed.unable[name] = f"it {recomputed.missing}"
+            recomputed.differs = f'gate "{name}" {why}' if why else ""
+        if recomputed.differs:
             return recomputed
-        recomputed.gates.append(gate.id)
     recomputed.differs = _find_rows_digest_error(lines, locked)
     return recomputed
 
@@ -230,8 +241,30 @@ class _CandidateEvidence:
     results: Results
     leaks: Leaks
 
+    def claim_error(self, gate: Gate) -> str:
+        """Return how a verdict contradicts the gate and its context, whatever its rows."""
+        recorded, metric = self.verdicts[gate.id], self.locked.metric(gate)
+        claim = {"metric": gate.metric, "claim": gate.claim(), "versus": gate.versus, "blocking": gate.blocking}
+        for key, want in claim.items():
+            if recorded[key] != want:
+                return f"has {key} {schema.format_toml(recorded[key])}, but the lock has {schema.format_toml(want)}"
+        if recorded["outcome"] == Outcome.ERROR:
+            return ""
+        if metric and (mistakes := gate.find_metric_mistakes(metric)):
+            return f"is invalid: {mistakes[0]}"
+        context = self.make_context(gate)
+        if context.obstacle:
+            return f"is {recorded['outcome']}, but {context.obstacle}"
+        if context.spends and not context.attempt and not (metric and metric.is_count):
+            return "does not state its attempt number"
+        try:
+            level = context.alpha if metric and metric.is_count else context.level
+        except ValueError as error:
+            return f"has impossible interim analyses: {error}"
+        return "" if _is_near(recorded["alpha"], level) else f"was decided at alpha {recorded['alpha']}, not {level:g}"
+
     def unable_error(self, gate: Gate) -> str:
-        """Return why a gate cannot be recomputed from the evidence alone."""
+        """Return why a gate cannot be decided again from the evidence alone."""
         name, metric = gate.eval, self.locked.metric(gate)
         combine = self.locked.combines.get(gate.metric)
         if self.verdicts[gate.id]["outcome"] == Outcome.ERROR or metric is None:
@@ -253,14 +286,11 @@ class _CandidateEvidence:
         return ""
 
     def difference_error(self, gate: Gate) -> str:
-        """Recompute a gate, and return the first difference from the evidence."""
+        """Decide a gate again, and return the first difference from the evidence."""
         if why := self.rows_error(gate):
             return why
         recorded = self.verdicts[gate.id]
-        try:
-            again = json.loads(dumps(asdict(self.decide(gate))))
-        except ValueError as error:  # looks that cannot have been
-            return f"cannot be decided again: {error}"
+        again = json.loads(dumps(asdict(self.decide(gate))))
         if again["outcome"] == Outcome.ERROR != recorded["outcome"]:
             return f"cannot be decided on the rows in the evidence: {again['why']}"
         return find_verdict_difference(recorded, again)

@@ -57,7 +57,7 @@ def test_verdicts_are_what_they_were(piece: int) -> None:
 
 def test_what_a_run_says_its_verifier_believes() -> None:
     """Whatever was drawn: nobody who verifies refuses what nobody changed."""
-    refused = [case["case"] for case in read_kept_verdicts("verdicts") if case["verify"][:2] != [True, True]]
+    refused = [case["case"] for case in read_kept_verdicts("verdicts") if case["verify"][0] is not True]
     assert not refused
 
 

@@ -26,7 +26,6 @@ from harness.records.samples import Caveat, Labels, Result, Sample, Score, rows_
 from harness.release.export import evidence_evaluations, evidence_rows
 from harness.release.lock_reader import FORMAT_VERSION, read_lock
 from harness.release.recomputation import recompute_verdicts
-from harness.release.verdict_consistency import find_verdicts_error
 from harness.reports.report_json import dumps
 from harness.stats import hypothesis_tests
 from harness.stats.eprocess import interim_sizes
@@ -227,7 +226,7 @@ class Made:
 
 
 def judge_and_verify_case(number: int) -> Made:
-    """Judge a case as a run does, verify the evidence and recompute it, and verify it with one number changed."""
+    """Judge a case as a run does, decide it again from the evidence, and with one number of a verdict changed."""
     case = draw_case(number)
     verdicts = decide_case(case)
     numbers = {name: _list_verdict_numbers(v) for name, v in verdicts.items()}
@@ -310,14 +309,12 @@ def _table_to_dict(table: Any) -> dict[str, Any]:
 
 
 def verify_case(evidence: Evidence, verdicts: Mapping[str, dict[str, Any]]) -> tuple[list[Any], list[str]]:
-    """Return whether verdicts are believed and recomputed, and in which words."""
+    """Return whether verdicts are decided again alike, which of them, and in which words."""
     try:
-        if why := find_verdicts_error(evidence.locked, verdicts):
-            return [False], [why]
         again = recompute_verdicts(evidence.folder, evidence.manifest, evidence.locked, verdicts)
     except (ValueError, KeyError, TypeError) as error:
         return ["malformed"], [str(error)]
-    return [True, not again.differs, sorted(again.gates), sorted(again.unable)], [again.differs, again.summary]
+    return [not again.differs, sorted(again.gates), sorted(again.unable)], [again.differs, again.summary]
 
 
 def _edit_one_verdict(verdicts: Mapping[str, dict[str, Any]], luck: random.Random) -> dict[str, dict[str, Any]]:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 import pytest
+from harness.release.verdict_consistency import find_verdicts_error
 
 from harness.collection.collection import Collection, Item, Task
 from harness.gates.decide import decide
@@ -24,7 +25,6 @@ from harness.records.models import ModelRef
 from harness.records.samples import Result, Sample, Score
 from harness.records.verdicts import Outcome, Verdict
 from harness.release.lock_reader import LockedSuite
-from harness.release.verdict_consistency import find_verdicts_error
 from harness.stats import hypothesis_tests
 from harness.suite import tables
 
@@ -62,10 +62,6 @@ class MedianAtMost(ClaimType):
 
     def best_case(self, gate: Gate, metric: Metric) -> BestCase:
         return BestCase(f"a median of {gate.max:g}", 0.5, "even if every row is below it")
-
-    def find_inconsistency(self, gate: Gate, metric: Metric, verdict: Mapping[str, Any]) -> str:
-        inside = verdict["lower"] <= verdict["estimate"] <= verdict["upper"]
-        return "" if inside else "has its median outside its interval"
 
 
 def _tail(k: int, n: int) -> float:
