@@ -347,8 +347,7 @@ def find_verdict_difference(recorded: Mapping[str, Any], again: Mapping[str, Any
     """
     if recorded.keys() != again.keys():
         return f"has other fields than a verdict: {', '.join(sorted(recorded.keys() ^ again.keys()))}"
-    notes = [Note(**note) for note in recorded["notes"]]
-    void = [note for note in recorded["notes"] if note["kind"] == "waiver"]  # which no rows decide
+    void = [note for note in recorded["notes"] or () if isinstance(note, dict) and note.get("kind") == "waiver"]
     again = {**again, "waiver": recorded["waiver"], "notes": [*again["notes"], *void]}
     for key in ("value", "baseline", "estimate", *again):
         if key not in ("outcome", "why") and not _is_near(recorded[key], again[key], key):
@@ -358,7 +357,7 @@ def find_verdict_difference(recorded: Mapping[str, Any], again: Mapping[str, Any
     if recorded["outcome"] != again["outcome"]:
         return f"is recorded as {recorded['outcome']}, but its rows give {again['outcome']}"
     claim = from_json(ClaimSpec, recorded["claim_spec"], "claim_spec") if recorded["claim_spec"] else None
-    if recorded["why"] != json_safe(verdict_text.format_notes(claim, notes)):
+    if recorded["why"] != json_safe(verdict_text.format_notes(claim, [Note(**note) for note in recorded["notes"]])):
         return "has a text that differs from its notes"
     return ""
 

@@ -56,8 +56,8 @@ def test_a_recipe_is_recomputed_from_its_evidence(recipe: Project) -> None:
     """The rows of every seed are in the evidence; a run that is left out or changed is found."""
     assert recipe.run().code == 0
     export = recipe.folder / "exports/fake"
-    outcome = recipe.harness("verify", str(export), "--recompute")
-    assert outcome.code == 0 and "recomputed 2 of 2 gates" in outcome.out, outcome.out + outcome.err
+    outcome = recipe.harness("verify", str(export))
+    assert outcome.code == 0 and "2 of 2 decided again from their rows" in outcome.out, outcome.out + outcome.err
     gates, items = export / "evidence/gates.json", export / "evidence/items.jsonl"
     whole = gates.read_text("utf-8"), items.read_text("utf-8")
     told = json.loads(whole[0])
@@ -68,7 +68,7 @@ def test_a_recipe_is_recomputed_from_its_evidence(recipe: Project) -> None:
     gates.write_text(whole[0], "utf-8")
     items.write_text("".join(f"{x}\n" for x in whole[1].splitlines() if "merged-seed-4" not in x), "utf-8")
     reseal(export)
-    outcome = recipe.harness("verify", str(export), "--recompute")
+    outcome = recipe.harness("verify", str(export))
     assert (outcome.code, 'has no rows of "merged-seed-4::qa"' in outcome.err) == (7, True), outcome.err
 
 
