@@ -347,7 +347,8 @@ def find_verdict_difference(recorded: Mapping[str, Any], again: Mapping[str, Any
     """
     if recorded.keys() != again.keys():
         return f"has other fields than a verdict: {', '.join(sorted(recorded.keys() ^ again.keys()))}"
-    void = [note for note in recorded["notes"] or () if isinstance(note, dict) and note.get("kind") == "waiver"]
+    notes = recorded["notes"] if isinstance(recorded["notes"], list) else []
+    void = [note for note in notes if isinstance(note, dict) and note.get("kind") == "waiver"]  # which no rows decide
     again = {**again, "waiver": recorded["waiver"], "notes": [*again["notes"], *void]}
     for key in ("value", "baseline", "estimate", *again):
         if key not in ("outcome", "why") and not _is_near(recorded[key], again[key], key):

@@ -172,14 +172,13 @@ COMMANDS: dict[str, Command] = {
         + _make_lines("export", "verify .", folder="{export}", reading="verify")
         + _make_lines(
             "export",
-            "verify {export} --recompute",
-            "verify {export} --recompute --policy strict --key {yours}/release.pub",
+            "verify {export} --policy strict --key {yours}/release.pub",
         )
         + _make_lines("model", "verify {model}")
         + _make_lines("adapter", "verify {adapter}")
         + _make_lines("published", "verify {published}")
         + _make_lines("bundle", "verify {bundle}")
-        + _make_lines("bundle", "verify {bundle} --recompute"),
+        + _make_lines("bundle", "verify {bundle}"),
         reads=(
             Read(
                 "evidence",
@@ -213,7 +212,7 @@ COMMANDS: dict[str, Command] = {
                 "evidence",
                 "no",
                 "once; once more for secrets",
-                "as `verify --recompute`; the verified payloads are signed, and their root is printed",
+                "as `verify`; the verified payloads are signed, and their root is printed",
             ),
         ),
     ),

@@ -292,7 +292,6 @@ def test_hostile_statements(case: str, there: Path, project: Project) -> None:
     STATEMENTS[case](there)
     outside = snapshot(project.folder / "outside")
     check(project, ["verify", "exports/fake", *POLICY, "--served", "statement.jsonl"], (4, 7), outside)
-    check(project, ["verify", "exports/fake", *POLICY, "--summary", "statement.jsonl"], (4, 7), outside)
 
 
 def test_what_is_whole_is_taken(there: Path, project: Project) -> None:
