@@ -187,12 +187,6 @@ def _iterate_cluster_cells() -> Iterator[Cell]:
         draw = make_binary_draw(0.7, 0.0, 0.2, icc)
         where = f"pairs in {count} clusters of Zipf's sizes, correlation {icc}, margin 0.15"
         yield Cell(where, _make_margin_gate(0.15), EXACT, ZIPF[count], draw, 0.0)
-    for count, least in ((20, 0.6), (50, 0.7)):
-        gate = Gate("g", "qa.acc", min=least, estimand="clusters", allow_approximate=True)
-        draw = make_binary_draw(0.8, 0.0, 0.05, 0.2)
-        yield Cell(
-            f"mean over {count} clusters of Zipf's sizes, 0.8 against {least}", gate, EXACT, ZIPF[count], draw, 0.8
-        )
 
 
 def _iterate_mean_cells() -> Iterator[Cell]:

@@ -533,28 +533,6 @@ def flips_page(rng: np.random.Generator, runs: int) -> Iterator[str]:
             yield f"| {name}, n = {n} | {better:.1f} | {worse:.1f} |\n"
 
 
-def estimand_page(rng: np.random.Generator, runs: int) -> Iterator[str]:
-    """The mean over clusters, whatever their sizes: each cluster's mean is an independent score."""
-    cells = [
-        simulate_cell(f"{words}, {g} clusters, share {p}", cluster_means(rng, g, p, 0.3, kind), runs, "score")
-        for kind, words in SIZES.items()
-        for g in (20, 50, 200)
-        for p in (0.5, 0.9)
-    ]
-    yield from table('0/1 rows in clusters, correlation 0.3, `estimand = "clusters"`', cells)
-
-
-def cluster_means(rng: np.random.Generator, count: int, p: float, icc: float, kind: str) -> Callable[[int], Data]:
-    """Means of the rows of each cluster, all of them alike."""
-
-    def draw(runs: int) -> Data:
-        data = draws.make_share_draw(rng, count, p, icc, kind)(runs)
-        rows = data.sums / data.weights
-        return Data(rows, np.ones_like(rows), p, rows=rows)
-
-    return draw
-
-
 def plan_page(rng: np.random.Generator, runs: int) -> Iterator[str]:
     yield from plan_rates.plan_page(rng, max(runs // 16, 250))  # each run is judged by itself
 
@@ -573,7 +551,7 @@ def capped_means_page(rng: np.random.Generator, runs: int) -> Iterator[str]:
 
 PAGES = {  # a file -> what writes its tables
     "statistics-rows.md": (exact_page, perplexity_page, flips_page, early_page),
-    "statistics-scores.md": (scores_page, power_rates.few_scores_page, estimand_page, combine_page),
+    "statistics-scores.md": (scores_page, power_rates.few_scores_page, combine_page),
     "statistics-shares.md": (shares_page,),
     "statistics-pairs.md": (pairs_page,),
     "statistics-sizes.md": (unchanged_page, lost_page),

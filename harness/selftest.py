@@ -141,9 +141,6 @@ def run_selftest(
         ships_ = [export.from_ for export in collection.suite.exports]
         last = ships_[0] if ships_ else collection.candidates[-1]
         items = tuple(i for i in collection.items if i.subject in (*collection.baselines, last))
-        # A guard that nothing passes would catch every saboteur: what is tested is the claims.
-        gates = tuple(replace(gate, flips_at_most=None) for gate in collection.suite.gates)
-        collection = replace(collection, suite=replace(collection.suite, gates=gates))
         collection = replace(collection, candidates=(last,), items=items)
         known = [*list_controls(collection, Path(folder)), *list_adversaries(collection)]
         names = [*(c.name for c in known), LEAK_CONTROL]
@@ -248,7 +245,7 @@ def _describe_undecided(verdicts: Sequence[Verdict], collection: Collection, can
     back, open_ = [v for v in said if v.blocks_release], {v.gate for v in ended}
     gates = collection.gates(candidate)
     for gate in gates * len(gates):  # so often that a chain of them is followed to its end
-        if open_.intersection((*gate.requires, *gate.any_of)):
+        if open_.intersection(gate.requires):
             open_.add(gate.id)
     return ended[0].why if ended and back and all(v.gate in open_ for v in back) else ""
 
@@ -310,11 +307,8 @@ def list_adversaries(collection: Collection) -> Iterator[Control]:
             continue
         # This evaluation, with the gates that stand on it alone: they require no others.
         kept = {g.id for g in collection.suite.gates if g.metric and g.eval == name}
-        kept |= {g.id for g in collection.suite.gates if g.any_of and kept.issuperset(g.any_of)}
         gates = tuple(
-            replace(g, requires=[r for r in g.requires if r in kept], group=g.group if g.group in kept else "")
-            for g in collection.suite.gates
-            if g.id in kept
+            replace(g, requires=[r for r in g.requires if r in kept]) for g in collection.suite.gates if g.id in kept
         )
         evals = tuple(e if e.name == name else replace(e, stop="end") for e in collection.suite.evals)
         items = tuple(i for i in collection.items if i.eval == name)

@@ -40,7 +40,7 @@ COMMANDS = (
     "gate base.csv candidate.csv --worse-by-at-most 0.05", "gate base.csv candidate.csv --better-by 0",
     "gate means.csv other_means.csv --higher --worse-by-at-most 1", "gate book.xlsx other.xlsx --better-by 0",
     "plan base.csv candidate.csv --metric score",
-    "verify exports/fake", "verify exports/fake --recompute", "verify exports/fake --policy policy.toml",
+    "verify exports/fake", "verify exports/fake --policy policy.toml",
     "keygen other", "sign exports/fake --key release.key", "view reports --host 256.0.0.1",
 )  # fmt: skip
 EVALUATED = '[suite]\nname = "s"\n\n[model]\nuse = "{}"\npath = "small"\n{}\n\n[[eval]]\nname = "qa"\nuse = "{}"\n{}\n'

@@ -49,9 +49,12 @@ def test_what_needs_no_model_runs_without_posix(run: Run, tmp_path: Path) -> Non
     assert (again.returncode, again.stderr) == (0, "") and "PASS  no-worse" in again.stdout
     (folder, _) = sorted((tmp_path / "reports").glob("gate-*Z*"))
     assert b"\r" not in (folder / "gate" / "items.jsonl").read_bytes()
-    sources = ("--recompute", "--sources", "base.csv", "candidate.csv")
+    sources = ("--sources", "base.csv", "candidate.csv")
     verified = run("verify", str(folder / "gate"), *sources)
-    assert (verified.returncode, verified.stderr) == (0, "") and "recomputed 1 of 1 gates" in verified.stdout
+    assert (verified.returncode, verified.stderr) == (
+        0,
+        "",
+    ) and "1 of 1 decided again from their rows" in verified.stdout
     shown = run("show", str(folder), "--rows")
     assert shown.returncode == 0 and shown.stdout.count("lost       ") >= 8
     assert run("history", "gate").returncode == 0

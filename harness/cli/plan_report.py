@@ -60,7 +60,7 @@ def _print_gate_power(forecast: Forecast, terminal: Terminal) -> None:
         terminal.console.print()
         terminal.print_line(f"gates on {' and '.join(names)}: probability to pass", "bold")
         for one in odds:
-            note = f' (one of "{one.group}")' if one.group else "" if one.blocking else " (warn)"
+            note = "" if one.blocking else " (warn)"
             unknown = "?" if one.kind == "inferred" else "–"
             details = [one.missing] if one.missing else []
             if one.power is not None:

@@ -158,7 +158,7 @@ def _print_collection(collection: Collection, args: argparse.Namespace) -> int:
     order = {name: i for i, name in enumerate(collection.tasks)}
     gates: dict[str, list[Gate]] = {name: [] for name in order}
     for gate in collection.suite.gates if args.v >= args.q else ():
-        gates[max(collection.needed_evals(gate), key=order.__getitem__) if gate.any_of else gate.eval].append(gate)
+        gates[gate.eval].append(gate)
     items: list[dict[str, Any]] = []
     for item in collection.items:
         rows = collection.tasks[item.eval].samples
@@ -167,7 +167,7 @@ def _print_collection(collection: Collection, args: argparse.Namespace) -> int:
         print_line(f"{item.id}  {unread if rows is None else count_noun(len(rows), 'row')}")
         for gate in gates[item.eval] if item.subject in collection.candidates else ():
             if gate.applies_to(item.subject):
-                note = f' (one of "{gate.group}")' if gate.group else "" if gate.blocking else " (warn)"
+                note = "" if gate.blocking else " (warn)"
                 claim = f"{gate.metric} {gate.claim()}".strip()
                 items[-1]["gates"].append({"id": gate.id, "claim": claim, "blocking": gate.blocking})
                 print_line(f"    {gate.id}: {claim}{note}")

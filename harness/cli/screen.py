@@ -86,8 +86,6 @@ def format_title(v: Verdict) -> str:
 
     The exemption says why the gate does not block by itself.
     """
-    if v.group:
-        return f'{v.gate} (one of "{v.group}")'
     if not v.blocking:
         return f"{v.gate} (warn)"
     return f"{v.gate} (not what ships)" if v.outcome is not Outcome.PASS and not v.decides else v.gate

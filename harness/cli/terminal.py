@@ -403,7 +403,7 @@ def summarize_outcomes(verdicts: Iterable[Verdict]) -> str:
     Verdicts that block nothing are counted apart, with the reason.
     """
     counts = Counter((describe_exemption(v), v.outcome) for v in verdicts)
-    order = ("", "waived", "warn", "any_of", "not what ships")
+    order = ("", "waived", "warn", "not what ships")
     parts = [f"{n} {o}" + (f" ({why})" if why else "") for why in order for o in Outcome if (n := counts[why, o])]
     return ", ".join(parts) or "nothing was gated"
 

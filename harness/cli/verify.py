@@ -58,7 +58,7 @@ def _is_rows_evidence(folder: Path) -> bool:
 def _verify_and_print_export(args: argparse.Namespace, export: Path) -> int:
     """Verify an export, print the result and return the exit code."""
     policy, demands = _read_policy(args)
-    write = _make_document_writer(args, policy, args.policy.name if args.policy else "") if args.told_as else None
+    write = _make_document_writer(args) if args.told_as else None
     found = _run_verification_steps(args, export, policy)
     document = write(found) if write else ""
     where = sys.stderr if write else None
@@ -70,7 +70,13 @@ def _verify_and_print_export(args: argparse.Namespace, export: Path) -> int:
         for name, line in told:
             print_line(f"{name}: {line}", where)
         if found.ok:
-            print_line(f"verified: {found.candidate} of suite {found.suite}, root {found.root}", where)
+            about = f"{found.candidate} of suite {found.suite}, root {found.root}"
+            if found.recorded:
+                names = ", ".join(f'"{gate}"' for gate in found.recorded)
+                about = f"not verified: {about}: files match, but its producer's word is taken for {names}"
+            else:
+                about = f"verified: {about}"
+            print_line(about, where)
     print(document, end="")
     if not found.ok:
         print_line(f"refused: {args.export}: {found.refused}", sys.stderr)
@@ -79,7 +85,6 @@ def _verify_and_print_export(args: argparse.Namespace, export: Path) -> int:
 
 def _run_verification_steps(args: argparse.Namespace, export: Path, policy: Policy | None) -> VerifiedExport:
     """Run the requested verification steps in order."""
-    from harness.release.policy import ExportRefusedError
     from harness.release.releases import current_release
     from harness.release.verify import verify_export
 
@@ -89,9 +94,7 @@ def _run_verification_steps(args: argparse.Namespace, export: Path, policy: Poli
     except UsageError as error:
         unreadable = str(error)
     copy = args.suite if args.replay is None else None  # a replay compares what it asks
-    found = verify_export(
-        export, policy, recompute=args.recompute, last=last, beside=args.beside, suite=copy, served=args.served
-    )
+    found = verify_export(export, policy, last=last, beside=args.beside, suite=copy, served=args.served)
     if unreadable and found.ok and policy and policy.ledger != "any":
         found.ok, found.refused = False, f'{unreadable}; the policy requires ledger = "{policy.ledger}"'
     elif unreadable:
@@ -106,13 +109,6 @@ def _run_verification_steps(args: argparse.Namespace, export: Path, policy: Poli
             found.refused = f"replay: {again.differs}"
         else:
             found.steps["replay"] = again.summary
-    if found.ok and args.summary:
-        try:
-            from harness.release.vsa import require_summary
-
-            found.steps["summary"] = require_summary(args.summary, found, policy)
-        except ExportRefusedError as error:
-            found.ok, found.refused = False, f"summary: {error}"
     return found
 
 
@@ -133,12 +129,10 @@ def _read_policy(args: argparse.Namespace) -> tuple[Policy | None, list[str]]:
     return policy.read_policy(args.key, strict=True), policy.STRICT_POLICY.splitlines()
 
 
-def _make_document_writer(
-    args: argparse.Namespace, policy: Policy | None, name: str
-) -> Callable[[VerifiedExport], str]:
+def _make_document_writer(args: argparse.Namespace) -> Callable[[VerifiedExport], str]:
     from harness.release.attest import make_writer
 
-    return make_writer(args.told_as, policy, name, args.sign_with)
+    return make_writer(args.told_as, args.sign_with)
 
 
 def verify(parser: argparse.ArgumentParser) -> None:
@@ -150,8 +144,8 @@ def verify(parser: argparse.ArgumentParser) -> None:
         "harness verify exports/qa --policy strict --key release.pub",
         "harness verify exports/qa --policy policy.toml --suite suite.toml",
         "harness verify exports/qa --replay 20 --suite suite.toml",
-        "harness verify exports/qa --policy policy.toml --as vsa > qa.vsa.json",
-        "harness verify reports/gate-…/gate --recompute",
+        "harness verify exports/qa --policy policy.toml --as cyclonedx > qa.cdx.json",
+        "harness verify reports/gate-…/gate",
     )
     parser.add_argument("export", type=Path, metavar="DIR", help="an export directory")
     parser.add_argument(
@@ -160,10 +154,7 @@ def verify(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--key", type=Path, metavar="FILE", help="for --policy strict: .pub file of the trusted key")
     help = "evidence of another suite on the same model, for a policy with all_of"
     parser.add_argument("--with", action="append", default=[], dest="beside", type=Path, metavar="DIR", help=help)
-    parser.add_argument(
-        "--recompute", action="store_true", help="recompute the verdicts from the recorded rows; needs numpy and scipy"
-    )
-    of_rows = "with --recompute of gated rows: the original files, BASE CANDIDATE"
+    of_rows = "of gated rows: the original files, BASE CANDIDATE, to be compared with the rows in the evidence"
     parser.add_argument("--sources", nargs="+", metavar="PATH", help=of_rows)
     parser.add_argument(
         "--replay",
@@ -175,11 +166,8 @@ def verify(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--suite", type=Path, metavar="SUITE", help=yours)
     parser.add_argument("--seed", type=int, metavar="N", help="random seed for --replay (default: random)")
     add_plugin_option(parser, f"for --replay: {PLUGIN_HELP}")
-    formats = "print the result as vsa (SLSA summary), cyclonedx (bill of materials) or model-signing"
+    formats = "print the result as cyclonedx (bill of materials) or model-signing"
     parser.add_argument("--as", dest="told_as", metavar="FORMAT", help=formats)
     parser.add_argument("--sign-with", type=Path, metavar="FILE", help="private key that signs the document of --as")
     served = "statement of harness parity --write that a server answers as this export"
     parser.add_argument("--served", type=Path, metavar="FILE", help=served)
-    parser.add_argument(
-        "--summary", type=Path, metavar="FILE", help="a --as vsa document about this model, printed by somebody else"
-    )

@@ -17,9 +17,9 @@ from harness.collection.tasks import add_shots, make_task
 from harness.errors import UsageError, did_you_mean
 from harness.gates import contamination
 from harness.gates.clusterings import cluster_labels, coarsest_clusterings
-from harness.gates.gate import PARENT, Gate
-from harness.gates.group import COUNT_REASON, assign_recipe_gates, find_order_mistakes, link_groups
+from harness.gates.gate import PARENT, Gate, assign_recipe_gates
 from harness.gates.min_rows import Sizes, count_units, find_few_clusters_error, find_unprovable_error
+from harness.gates.prerequisites import find_order_mistakes
 from harness.plugins import Plugins
 from harness.records.metrics import Metric
 from harness.records.verdict_text import format_exact_risk_ways
@@ -183,7 +183,7 @@ class GateChecks:
         """
         baselines, candidates = self.context.baselines, self.context.candidates
         yield from gate.find_mistakes()
-        if not gate.any_of and gate.eval not in self.evals:
+        if gate.eval not in self.evals:
             yield f'metric is "{gate.metric}"; no eval "{gate.eval}"{did_you_mean(gate.eval, self.evals)}'
         for candidate in (c for c in gate.on if c not in candidates):
             yield f'on names "{candidate}", which is not a candidate{did_you_mean(candidate, candidates)}'
@@ -229,16 +229,11 @@ class GateChecks:
         if gate.versus and task.compares:
             yield (f'"{gate.metric}" is a comparison with {task.spec.against} already; claim min or max')
         yield from gate.find_metric_mistakes(metric, None if task.samples is None else len(task.samples))
-        if gate.group and metric.is_count:
-            yield f'is part of any_of "{gate.group}", {COUNT_REASON}'
         against, more = ("max", "more") if metric.better == "higher" else ("min", "less")
         if getattr(gate, against) is not None:
             self.context.warnings.append(f'{gate.where}: {against} bounds "{metric.name}", for which {more} is better')
         if gate.cut_at_most is not None and not task.generates:
             yield (f'cut_at_most: "{task.spec.use}" generates no answers that could be truncated; remove it')
-        if gate.flips_at_most is not None and (self.suite.rows or task.uncached):
-            why = "its rows were scored elsewhere" if self.suite.rows else f'"{task.spec.use}" measures time'
-            yield f"flips_at_most: {why}, so harness aa cannot run it again; remove it"
         if gate.clean_only and not self.suite.trains:  # a gate is not clean because nobody looked
             yield ("clean_only: the suite trains nothing, so there are no training rows that could leak; remove it")
         elif gate.clean_only and task.spec.data is None:
@@ -249,12 +244,6 @@ class GateChecks:
         elif gate.clean_only and not contamination.has_leak_check(self.context.plugins):
             needed = f"the harness's own check {contamination.CHECK}"
             yield f"clean_only: needs {needed}, which is blocked; remove -p no:checks"
-        if gate.group and task.spec.rows_at_most is not None:
-            yield (f'is part of an any_of, but "{gate.eval}" has rows_at_most; claim it in a gate of its own')
-        if gate.estimand == "clusters" and task.samples and all(s.cluster is None for s in task.samples):
-            yield (f'estimand is "clusters", but "{gate.eval}" has none; name their column with "cluster"')
-        elif gate.estimand == "clusters" and len(task.spec.clusters) > 1:
-            yield (f'estimand is "clusters", but "{gate.eval}" has clusters in two columns; name one of them')
         yield from self._iterate_slice_mistakes(gate, task)
         if task.spec.stop == "early":
             yield from _iterate_early_stop_errors(gate, metric, task)
@@ -315,7 +304,6 @@ def _iterate_early_stop_errors(gate: Gate, metric: Metric, task: Task) -> Iterat
         "the gate counts over all rows": gate.kind.counts,
         "its test needs all rows": gate.kind.has_test and not gate.kind.counts,
         f"the gate is about {gate.estimand}": gate.estimand != "rows",
-        "the gate is part of an any_of": bool(gate.group),
         "its margin is relative": gate.relative,
         "the copy's parent may have answered fewer rows": gate.versus == PARENT,
         "its answers are graded only when all are there": bool(task.marks),
@@ -336,9 +324,9 @@ def add_copies(suite: Suite, plugins: Plugins) -> Suite:
     exports = tuple(replace(e, path=e.path and str(suite.resolve(e.path))) for e in exports)
     suite = replace(suite, exports=exports)
     about = {g.id for g in suite.gates if g.versus == PARENT or g.eval in suite.compared}
-    only = {g.id for g in suite.gates if not g.on and (g.id in about or about.intersection(g.any_of))}
     copies = list(suite.copies)
-    return replace(suite, gates=link_groups([replace(g, on=copies) if g.id in only else g for g in suite.gates]))
+    gates = tuple(replace(g, on=copies) if g.id in about and not g.on else g for g in suite.gates)
+    return replace(suite, gates=gates)
 
 
 def find_copy_mistakes(suite: Suite, plugins: Plugins, made: Sequence[str]) -> Iterator[tuple[str, str]]:
@@ -391,7 +379,7 @@ def _find_ungated_copy_error(suite: Suite, export: Export) -> str | None:
     about = {g.id for g in suite.gates if g.versus == PARENT or g.eval in suite.compared}
     if not (blocking := [g for g in suite.gates if g.blocking and g.applies_to(export.name)]):
         return ""
-    relative = all(g.id in about or (g.any_of and about.issuperset(g.any_of)) for g in blocking)
+    relative = all(g.id in about for g in blocking)
     if relative and not any(g.blocking and g.applies_to(export.from_) for g in suite.gates):
         return f' except against "{export.from_}", which has no gate itself'
     return None

@@ -238,7 +238,7 @@ class Collection:
         """Return evals by gate: those of the given gates are handed on to all that wait for them."""
         waits: dict[str, list[str]] = {g.id: [] for g in self.suite.gates}
         for g in self.suite.gates:
-            for name in (*g.requires, *g.any_of, *((g.group,) if g.group else ())):
+            for name in g.requires:
                 waits[name].append(g.id)
         found: dict[str, set[str]] = {g.id: set() for g in self.suite.gates}
         waiting = [(g.id, g.eval) for g in gates]

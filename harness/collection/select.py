@@ -27,8 +27,7 @@ def select_items(collection: Collection, keyword: str, last: Path | None) -> Col
     chosen = {i.id for i in collection.items if matches(i.id)}
     if last is not None:
         known = read_last_run(last, collection.suite.name)
-        kept = {(v.gate, v.candidate) for v in known.verdicts if v.not_passed}  # which kept a candidate from shipping
-        back = [v for v in known.verdicts if v.not_passed or (v.group, v.candidate) in kept]
+        back = [v for v in known.verdicts if v.not_passed]  # which kept a candidate from shipping
         missed = {(r.subject, r.eval) for r in known.results if r.outcome != "done"}
         missed |= {(v.candidate, v.metric.partition(".")[0]) for v in back}
         chosen &= {r.id for r in known.results if (r.subject, r.eval) in missed}

@@ -4,7 +4,6 @@ from harness.gates.bound import Bound
 from harness.gates.difference import Difference
 from harness.gates.failures import Failures
 from harness.gates.gate import KINDS
-from harness.gates.group import Group
 from harness.gates.loss_rate import LossRate
 
-KINDS += (Bound(), Failures(), Difference(), LossRate(), Group())
+KINDS += (Bound(), Failures(), Difference(), LossRate())

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
 
 from harness.gates.gate import ClaimType, Gate, Oriented, Units
 from harness.records.claim_spec import ClaimSpec
@@ -27,8 +26,8 @@ class Failures(ClaimType):
             found.append('"max_failures" with "versus" counts rows that lose more than a cap; add "cap"')
         if gate.range is not None or gate.allow_approximate:
             found.append('"max_failures" is an exact count without a risk; remove "range" and "allow_approximate"')
-        if gate.slice or gate.decide == "point":
-            found.append('"max_failures" counts over all rows; remove "slice" and "decide"')
+        if gate.slice:
+            found.append('"max_failures" counts over all rows; remove "slice"')
         if gate.estimand != "rows":
             found.append('"max_failures" counts rows; remove "estimand"')
         if gate.clean_only:
@@ -86,15 +85,6 @@ class Failures(ClaimType):
         return hypothesis_tests.Test(
             -float(sum(failed)), -share.upper, -share.lower, *p, "failures counted", len(ours), seen
         )
-
-    def find_inconsistency(self, gate: Gate, metric: Metric, verdict: Mapping[str, Any]) -> str:
-        """Explain why a verdict's count contradicts its rows or value. Empty if it does not."""
-        failed, value = verdict["estimate"], verdict["value"]
-        if not (0 <= failed <= verdict["n"] and failed == int(failed)):
-            return f"it counts {failed:g} failures, but the verdict has {verdict['n']} rows"
-        perfect = 1.0 if metric.better == "higher" else 0.0
-        odd = gate.cap is None and not failed and value != perfect
-        return f"it counts no failures, but its value is {value}" if odd else ""
 
 
 def _flag_rows_beyond_cap(

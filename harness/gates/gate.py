@@ -23,8 +23,8 @@ FEWEST_SEEDS = 3  # runs of a recipe, of which it can be inferred how far others
 MIN_N = 60  # rows of a slice from which on it must prove the claim; a smaller one only raises an alarm
 # by which an estimate may differ from the values it is made of: rows were summed in another order
 RELATIVE_TOLERANCE = 1e-6
-# fields that no suite writes: the suite's reader and `link_groups` set them
-DERIVED_FIELDS: Mapping[str, Any] = {"where": "", "group": "", "among": 1, "guards": ""}
+# fields that no suite writes
+DERIVED_FIELDS: Mapping[str, Any] = {"where": "", "among": 1, "guards": ""}
 Units = tuple[Sequence[Score], Sequence[Score] | None, Sequence[str] | None]
 """Rows of the candidate, of the baseline if there is one, and the cluster of each row."""
 
@@ -69,23 +69,19 @@ class Gate:
     worse_by_at_most: float | str | None = None
     worse_by_more_than: float | None = None
     on_at_most: float | None = None
-    any_of: list[str] = field(default_factory=list)
     severity: Literal["block", "warn"] = "block"
     alpha: float | None = None
-    decide: Literal["risk", "point"] = "risk"
     requires: list[str] = field(default_factory=list)
     on: list[str] = field(default_factory=list)
     slice: str | list[str] | None = None
     min_n: int = MIN_N
-    estimand: Literal["rows", "clusters", "questions"] = "rows"  # what counts once in the mean
+    estimand: Literal["rows", "questions"] = "rows"  # what counts once in the mean
     cap: float | None = None  # what a row can count at most, either way; nats of a perplexity
     range: list[float] | None = None  # the least and the most that a row's value can be; nats of a perplexity
     allow_approximate: bool = False  # may block and pass at a risk that is only approximate
     cut_at_most: float | None = None  # the share of answers, of either side, beyond which cut ones keep it undecided
-    flips_at_most: float | None = None  # the share of equal models beyond which another verdict keeps it undecided
     clean_only: bool = False  # judged without the rows that the contamination check tells of
     of: Literal["run", "recipe"] = "run"  # what is claimed: of the weights that ship, or of the mean over [train] seeds
-    group: str = ""  # the gate that names this one in `any_of`
     among: int = 1  # claims that share its risk, of which each may be proven at a part of it
     guards: str = ""  # the gate on the mean of several tasks, of which this one guards a task
 
@@ -99,7 +95,7 @@ class Gate:
 
     @property
     def blocking(self) -> bool:
-        return self.severity == "block" and not self.group
+        return self.severity == "block"
 
     @property
     def slices(self) -> list[str]:
@@ -140,12 +136,10 @@ class Gate:
             found.append(f"alpha is {self.alpha}; {error}")
         if self.cut_at_most is not None and not 0 <= self.cut_at_most <= 1:
             found.append(f"cut_at_most is {self.cut_at_most:g}; it must be a share of answers from 0 to 1")
-        if self.flips_at_most is not None and not 0 <= self.flips_at_most <= 1:
-            found.append(f"flips_at_most is {self.flips_at_most:g}; it must be a share of pairs of runs from 0 to 1")
         if self.min_n < 2:
             found.append(f"min_n is {self.min_n}; it must be 2 or more")
         found += [f'slice is "{s}"; write COLUMN=VALUE or COLUMN=*' for s in self.slices if "=" not in s]
-        if self.id in (*self.requires, *self.any_of):
+        if self.id in self.requires:
             found.append("requires names the gate itself")
         return [*found, *self._find_recipe_mistakes()]
 
@@ -156,8 +150,6 @@ class Gate:
         found = []
         if self.kind.counts or self.kind.has_test:
             found.append('of = "recipe" claims a mean over rows and seeds, not a count; claim min, max or versus')
-        if self.group:
-            found.append(f'of = "recipe" cannot be part of any_of "{self.group}"; claim it in a gate of its own')
         if self.versus == PARENT:
             found.append(f'of = "recipe": "{PARENT}" is itself trained with one seed; compare with a model that is not')
         return found
@@ -185,13 +177,11 @@ class Gate:
             scale=self.kind.restate(self, metric)[1].scale if metric else None,
             slices=tuple((column, value) for column, _, value in (s.partition("=") for s in self.slices)),
             min_n=self.min_n if self.slice else 0,
-            alike=self.estimand == "clusters",
             by_question=self.estimand == "questions",
             cap=None if self.kind.counts else self.cap,
             range=None if self.range is None else (self.range[0], self.range[1]),
             approximate=self.allow_approximate,
             cut_at_most=self.cut_at_most,
-            flips_at_most=self.flips_at_most,
             clean=self.clean_only,
             recipe=self.of == "recipe",
         )
@@ -222,7 +212,7 @@ class Gate:
         """Return whether proving this gate proves a claim, too.
 
         Both must be about the same rows, judged alike, and this gate must be at least as strict: as low a `min_n` for
-        its slices, and as low shares of truncated completions and of flips between equal models.
+        its slices, and as low a share of truncated completions.
         """
         same = all(
             getattr(self, key) == getattr(claim, key) for key in ("metric", "versus", "estimand", "cap", "range", "of")
@@ -230,8 +220,8 @@ class Gate:
         same = same and (claim.allow_approximate or not self.allow_approximate)
         rows = set(self.slices) == set(claim.slices) and self.clean_only == claim.clean_only
         rows = rows and (not claim.slice or self.min_n <= claim.min_n)
-        guards = ((self.cut_at_most, claim.cut_at_most), (self.flips_at_most, claim.flips_at_most))
-        guarded = all(most is None or (own is not None and own <= most) for own, most in guards)
+        most = claim.cut_at_most
+        guarded = most is None or (self.cut_at_most is not None and self.cut_at_most <= most)
         return same and rows and guarded and self.kind is claim.kind and self.kind.implies(self, claim, metric)
 
     def applies_to(self, candidate: str) -> bool:
@@ -282,7 +272,7 @@ class ClaimType:
             found.append(f'metric is "{gate.metric}"; write EVAL.METRIC, for instance "qa.exact_match"')
         said = {keys for kind in KINDS for keys in kind.keys if _is_option_given(gate, keys.split()[-1])}
         if len(said) != 1:
-            claims = '"min", "max", "max_failures", "any_of", or "versus" with "better_by", "worse_by_at_most" or'
+            claims = '"min", "max", "max_failures", or "versus" with "better_by", "worse_by_at_most" or'
             found.append(f'a gate makes one claim; give one: {claims} "on_at_most"')
         elif not self.counts and any(keys.startswith("versus ") for keys in said) != (gate.versus is not None):
             found.append(
@@ -320,11 +310,6 @@ class ClaimType:
             found.append(f'cap: {name} is {made}, not a mean over rows; remove "cap"')
         elif gate.cap is not None and metric.is_share and not gate.versus:
             found.append(f'cap: {name} is a proportion, so its range is known; remove "cap"')
-        if gate.decide == "point" and not metric.is_count:
-            made = "made of" if metric.combine else f"a {metric.scale} of"
-            why = f"{name} is {made} rows, and other rows would give another number"
-            way = 'remove "decide", or let its evaluator declare scale = "count" if it is one number about the model'
-            found.append(f'decide = "point" is for counts such as a size; {why}: {way}')
         return found
 
     def claim_text(self, gate: Gate) -> str:
@@ -375,22 +360,6 @@ class ClaimType:
         """Return the best possible outcome, if in closed form."""
         return None
 
-    def find_inconsistency(self, gate: Gate, metric: Metric, verdict: Mapping[str, Any]) -> str:
-        """Explain how a verdict's estimate contradicts its values.
-
-        Empty if it does not. With slices the estimate is one slice's, so it is not compared.
-        """
-        value, baseline, estimate = verdict["value"], verdict["baseline"], verdict["estimate"]
-        if verdict["slices"] or verdict["method"] == "e-process" or gate.cap is not None:
-            return ""
-        if estimate is None or value is None or (gate.versus and baseline is None):
-            return "" if metric.is_log else "lacks its value or its baseline"
-        terms = [metric.to_test_scale(value)]
-        if baseline is not None:
-            terms.append(-metric.to_test_scale(baseline))
-        fits = abs(math.fsum(terms) - estimate) <= RELATIVE_TOLERANCE * max(1.0, *map(abs, terms))
-        return "" if fits else f"has the estimate {estimate:g}, but its values give {math.fsum(terms):g}"
-
 
 KINDS: list[ClaimType] = []  # `harness.gates` fills it
 
@@ -414,6 +383,14 @@ def find_export_obstacles(verdicts: Iterable[Verdict], gates: Sequence[Gate], ca
         elif verdict.blocks_release:
             reasons.append(f'gate "{gate.id}" is {verdict.outcome} on {candidate}: {verdict.why}')
     return reasons
+
+
+def assign_recipe_gates(gates: Sequence[Gate], recipe: str) -> tuple[Gate, ...]:
+    """Restrict gates of the recipe to its candidate.
+
+    That candidate has one model for every seed. Gates with `on` keep theirs.
+    """
+    return tuple(replace(g, on=[recipe]) if g.of == "recipe" and recipe and not g.on else g for g in gates)
 
 
 def _parse_margin(margin: float | str) -> float:

@@ -132,7 +132,7 @@ def _make_labelled_gate_input(
 def error_verdict(gate: Gate, candidate: str, why: str, alpha: float, metric: Metric | None = None) -> Verdict:
     """Make an ERROR verdict without rows. With an empty `why` it is a blank, to be filled in."""
     claim, about = (gate.metric, gate.claim(), gate.blocking, gate.versus), gate.claim_spec(metric)
-    blank = Verdict(gate.id, candidate, Outcome.ERROR, "", *claim, alpha=alpha, group=gate.group, claim_spec=about)
+    blank = Verdict(gate.id, candidate, Outcome.ERROR, "", *claim, alpha=alpha, claim_spec=about)
     return as_error(blank, why) if why else blank
 
 

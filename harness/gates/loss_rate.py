@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
-from harness.gates.gate import RELATIVE_TOLERANCE, BestCase, ClaimType, Gate, Oriented
+from harness.gates.gate import BestCase, ClaimType, Gate, Oriented
 from harness.records.claim_spec import ClaimSpec
 from harness.records.metrics import Metric
 from harness.records.samples import Score
@@ -96,11 +95,3 @@ class LossRate(ClaimType):
         """Return that no row loses more."""
         claim = f"on_at_most = {gate.on_at_most:g}"
         return BestCase(claim, 1 - (gate.on_at_most or 0.0), "even if no row loses more", "where no row loses more")
-
-    def find_inconsistency(self, gate: Gate, metric: Metric, verdict: Mapping[str, Any]) -> str:
-        """Explain how the share of rows differs from the estimate. Empty if it does not."""
-        value, estimate = verdict["value"], verdict["estimate"]
-        if verdict["slices"] or value is None or estimate is None:
-            return "" if verdict["slices"] else "lacks its value or its estimate"
-        fits = abs(value - estimate) <= RELATIVE_TOLERANCE
-        return "" if fits else f"has the estimate {estimate:g}, but its value is {value:g}"

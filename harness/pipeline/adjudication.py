@@ -1,27 +1,22 @@
-"""Gates that wait for others: `requires` and `any_of`. A verdict comes as soon as all it waits for is there."""
+"""Gates that wait for others, by `requires`. A verdict comes as soon as all it waits for is there."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import date
-from functools import partial
 
 from harness.collection.collection import Collection, Item
-from harness.gates import contamination, group
-from harness.gates.decide import decide
+from harness.gates import contamination
+from harness.gates.context import Context, GateRows, decide_in_context, describe_unmet_requirement
 from harness.gates.gate import Gate
-from harness.gates.gate_input import error_verdict
-from harness.pipeline.aa_record import AaRecord
 from harness.pipeline.attempt import AttemptClaims, make_attempt
 from harness.pipeline.ledger import AttemptNumber, Ledger, LedgerEntry, counts_as_attempt
 from harness.records.claim_spec import Note
-from harness.records.models import ModelRef
 from harness.records.samples import Result
 from harness.records.verdict_text import add_reason
-from harness.records.verdicts import Outcome, Risk, Verdict
+from harness.records.verdicts import Outcome, Verdict
 from harness.records.waivers import Waiver
-from harness.stats.multiple_testing import interim_levels
 from harness.suite.waivers import active_waiver, find_waiver_error
 
 
@@ -30,12 +25,11 @@ class Adjudicator:
 
     def __init__(
         self, collection: Collection, waivers: Sequence[Waiver], today: date, lacking: Mapping[str, str],
-        ledger: Ledger | None, base: str = "", equal_runs: AaRecord | None = None,
+        ledger: Ledger | None, base: str = "",
     ) -> None:  # fmt: skip
         self.collection, self.base = collection, base  # the digest of what candidates are made of
         self.claims = AttemptClaims(collection)
         self.waivers, self.today = waivers, today
-        self.equal_runs = equal_runs or AaRecord(collection, ModelRef("base", ""))  # what harness aa measured
         self.lacking = lacking  # the baselines that are not there, and why
         self.ledger = ledger  # without one no attempt is counted
         self.gates = {g.id: g for g in collection.suite.gates}
@@ -87,68 +81,36 @@ class Adjudicator:
         chosen = self.collection.evals_by_subject[
             candidate
         ]  # no deselected evaluation is waited for, but one must be there
-        own = {self.gates[g].eval for g in gate.any_of} if gate.any_of else {gate.eval}
-        if not own & chosen or not self.ended.issuperset(self.collection.needed_items(gate, candidate)):
+        if gate.eval not in chosen or not self.ended.issuperset(self.collection.needed_items(gate, candidate)):
             return
-        for name in (*gate.requires, *((gate.group,) if gate.group else ())):
-            self.decide_if_ready(self.collection.resolve_gate(self.gates[name], candidate), candidate)
-        if gate.group or (candidate, gate.id) in self.said:  # its group speaks for it
-            return
-        alpha = self.alpha(gate, candidate)
-        if gate.any_of and not self.unmet_requirement(gate, candidate):
-            self.decide_group(gate, candidate, alpha)
-        else:
-            self.record_verdict(self.decide_gate(gate, candidate, alpha))
-
-    def unmet_requirement(self, gate: Gate, candidate: str) -> str:
-        """Return which required gate did not pass, or an empty text."""
         for name in gate.requires:
-            if (verdict := self.said.get((candidate, name))) is None or verdict.outcome is not Outcome.PASS:
-                return f'requires "{name}", which is {verdict.outcome if verdict else "not decided"} on {candidate}'
-        return ""
+            self.decide_if_ready(self.collection.resolve_gate(self.gates[name], candidate), candidate)
+        self.record_verdict(self.decide_gate(gate, candidate))
 
-    def decide_group(self, gate: Gate, candidate: str, alpha: float) -> None:
-        """Decide the members at the group's risk together: Holm over their p-values, one proven claim is enough."""
-        asked = [self.collection.resolve_gate(self.gates[name], candidate) for name in gate.any_of]
-        members = [self.decide_gate(one, candidate, alpha) for one in asked]
-        pairs = zip(asked, members, strict=True)
-        adjusted = group.adjust_member_p_values(group.member_p_pass(one, v.risk, v.p_pass) for one, v in pairs)
-        for verdict, p in zip(members, adjusted, strict=True):
-            if verdict.outcome is Outcome.PASS and p > alpha:
-                note = Note("holm", {"of": len(members), "p": p})
-                verdict = add_reason(replace(verdict, outcome=Outcome.INCONCLUSIVE), note)
-            self.record_verdict(verdict)
-        said, p = [self.said[candidate, name] for name in gate.any_of], min(adjusted)
-        proven = [v.gate for v in said if v.outcome is Outcome.PASS]
-        notes = [Note("group", {"proven": proven, "of": len(said), "p": p})]
-        if (outcome := group.group_outcome([v.outcome for v in said])) is Outcome.ERROR:
-            lacking = next(v for v in said if v.outcome is Outcome.ERROR)
-            notes.append(Note("member", {"gate": lacking.gate, "why": lacking.why}))
-        refuted, attempt = group.group_p_fail(v.p_fail for v in said), max(v.attempt for v in said)
-        risk: Risk = "approximate" if any(v.risk == "approximate" for v in said) else "exact"
-        whole = replace(
-            error_verdict(gate, candidate, "", alpha), outcome=outcome, method="Holm", p_pass=p, p_fail=refuted
-        )
-        whole = replace(whole, risk=risk)
-        digest = next((v.digest for v in said if v.digest), "")
-        self.record_verdict(
-            add_reason(replace(whole, digest=digest, n=max(v.n for v in said), attempt=attempt), *notes)
-        )
+    def decide_gate(self, gate: Gate, candidate: str, result: Result | None = None) -> Verdict:
+        """Decide a single gate, on other rows of the candidate if given."""
+        task, own = self.collection.tasks[gate.eval], result or self.results.get((candidate, gate.eval))
+        baseline = self.results.get((gate.versus, gate.eval)) if gate.versus else None
+        others = {run: self.results.get((run, gate.eval)) for run in self.collection.runs if gate.of == "recipe"}
+        missing = next((run for run, found in others.items() if found is None), "")
+        obstacle = self.lost_runs.get(missing, f"{missing} was not evaluated") if missing else ""
+        if own and others and not missing:
+            own = replace(own, other_runs=tuple(filter(None, others.values())))
+        rows = GateRows(task.metrics.get(gate.metric_name), own, baseline, task.samples or ())
+        return decide_in_context(gate, rows, self.make_context(gate, candidate, obstacle))
 
-    def decide_gate(self, gate: Gate, candidate: str, alpha: float) -> Verdict:
-        """Decide a single gate. It is ERROR if a gate that it requires did not pass."""
-        if unmet := self.unmet_requirement(gate, candidate):
-            return error_verdict(gate, candidate, unmet, alpha)
-        verdict, standing = self.make_verdict(gate, candidate, alpha), self.standings.get((candidate, gate.eval))
-        verdict = self.equal_runs.guard(self.gates[gate.id], verdict)
-        if not standing or verdict.outcome is Outcome.ERROR or verdict.method == "point":
-            return verdict  # an error looked at no number, and a budget takes no risk
-        number, stages = self.attempt_number(gate, candidate), standing.stages
-        notes = [Note("attempt", {"number": number})] if number > 1 else []
-        if (most := self.collection.tasks[gate.eval].spec.rows_at_most) is not None:
-            notes.append(Note("look", {"number": len(stages), "at": stages[-1], "most": most, "alpha": alpha}))
-            verdict = replace(verdict, looks=stages)
-        return add_reason(replace(verdict, attempt=number), *notes)
+    def make_context(self, gate: Gate, candidate: str, obstacle: str = "") -> Context:
+        """Return what a gate's verdict follows from besides its rows."""
+        header, spec = self.collection.suite.header, self.collection.tasks[gate.eval].spec
+        standing = self.standings.get((candidate, gate.eval))
+        outcomes = {g: str(v.outcome) for (name, g), v in self.said.items() if name == candidate}
+        unmet = describe_unmet_requirement(gate, candidate, outcomes)
+        return Context(
+            candidate, gate.alpha or header.alpha, self.attempt_number(gate, candidate), header.attempts == "spend",
+            standing.stages if standing else (), spec.rows_at_most,
+            obstacle=unmet or self.lacking.get(gate.versus or "", "") or obstacle, slices=spec.slices,
+            leaks=self.leaks, decides=self.collection.is_decisive(gate, candidate),
+        )  # fmt: skip
 
     def is_settled(self, item: Item, result: Result) -> bool:
         """Return whether the rows so far decide every gate of an item."""
@@ -161,44 +123,17 @@ class Adjudicator:
                 self.provisional_attempts[key] = self.ledger.number_attempt(
                     make_attempt(self.claims, *key, result.digest, self.base, None)
                 )
-        verdicts = [self.make_verdict(g, item.subject, self.alpha(g, item.subject), result) for g in gates]
+        verdicts = [self.decide_gate(replace(g, requires=[]), item.subject, result) for g in gates]
         return all(v.outcome in (Outcome.PASS, Outcome.FAIL) for v in verdicts)
 
     def attempt_number(self, gate: Gate, candidate: str) -> int:
-        """Return which attempt a gate is judged as: at its rows, and at those of the gates that share its risk."""
-        own = self.gates[gate.group].any_of if gate.group else gate.any_of or [gate.id]
-        evals = {self.gates[name].eval for name in own}
-        known = [self.standings.get((candidate, e)) or self.provisional_attempts.get((candidate, e)) for e in evals]
-        return max((s.number for s in known if s), default=0)
-
-    def make_verdict(self, gate: Gate, candidate: str, alpha: float, result: Result | None = None) -> Verdict:
-        if gate.versus and gate.versus in self.lacking:
-            return error_verdict(gate, candidate, self.lacking[gate.versus], alpha)
-        task = self.collection.tasks[gate.eval]
-        baseline = self.results.get((gate.versus, gate.eval)) if gate.versus else None
-        samples = task.samples or ()
-        metric, ours = task.metrics.get(gate.metric_name), result or self.results.get((candidate, gate.eval))
-        others = {run: self.results.get((run, gate.eval)) for run in self.collection.runs if gate.of == "recipe"}
-        if lacking := next((run for run, found in others.items() if found is None), ""):
-            return error_verdict(gate, candidate, self.lost_runs.get(lacking, f"{lacking} was not evaluated"), alpha)
-        ours = replace(ours, other_runs=tuple(filter(None, others.values()))) if ours and others else ours
-        ask = partial(decide, gate, metric, ours, baseline, samples, alpha, name=candidate, columns=task.spec.slices)
-        if not gate.clean_only:
-            return ask()
-        return contamination.decide_without_leaks(
-            gate, samples, self.leaks, lambda w: ask(without=w), name=candidate, alpha=alpha
-        )
-
-    def alpha(self, gate: Gate, candidate: str) -> float:
-        """Return the level a gate is tested at: of its attempt, and of this look where more rows were declared."""
-        alpha = self.collection.suite.header.risk(self.attempt_number(gate, candidate), gate.alpha)
-        task, standing = self.collection.tasks.get(gate.eval), self.standings.get((candidate, gate.eval))
-        most = task.spec.rows_at_most if task else None
-        return alpha if most is None or standing is None else interim_levels(standing.stages, most, alpha)[-1]
+        """Return which attempt a gate is judged as, 0 if none is counted."""
+        key = candidate, gate.eval
+        standing = self.standings.get(key) or self.provisional_attempts.get(key)
+        return standing.number if standing else 0
 
     def record_verdict(self, verdict: Verdict) -> None:
         gate, suite = self.gates[verdict.gate], self.collection.suite
-        verdict = replace(verdict, decides=self.collection.is_decisive(gate, verdict.candidate))
         if verdict.blocking and verdict.outcome is not Outcome.PASS:
             waiver = active_waiver(self.waivers, gate, suite, self.today)
             void = [

@@ -1,7 +1,7 @@
 """Attempts, identified by a candidate's content and its blocking claims.
 
 Evaluations with overlapping rows ask the same questions. All blocking gates on them must pass, so together they are one
-attempt; of an `any_of` one is enough, so it counts as many as it has members.
+attempt.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from harness.pipeline.ledger import LedgerEntry, Role, overlaps, project_name, s
 from harness.records.samples import Result
 
 # keys that claim nothing
-NEUTRAL_KEYS = ("id", "metric", "on", "requires", "severity", "any_of", *DERIVED_FIELDS)
+NEUTRAL_KEYS = ("id", "metric", "on", "requires", "severity", *DERIVED_FIELDS)
 OF_EVAL = ("use", "template", "cluster", "rows_at_most", "against", "fewshot_data", "chat_template_kwargs", "stop")
 
 
@@ -26,13 +26,12 @@ OF_EVAL = ("use", "template", "cluster", "rows_at_most", "against", "fewshot_dat
 class Claimed:
     """Digests of a candidate's claims and evaluation settings on some questions.
 
-    `measure` tells this evaluation from others on the same questions; `count` is how many attempts it stands for.
+    `measure` tells this evaluation from others on the same questions.
     """
 
     claims: str
     settings: str
     measure: str
-    count: int
 
 
 @dataclass(frozen=True)
@@ -62,28 +61,15 @@ class AttemptClaims:
     def claims_of(self, candidate: str, name: str) -> Claimed:
         """Return a candidate's claims on the questions of an evaluation."""
         peers = self.overlapping_evals[name]
-        gates = [g for g in self.collection.gates(candidate) if g.blocking and self._list_gated_evals(g) & peers]
+        gates = [g for g in self.collection.gates(candidate) if g.blocking and g.eval in peers]
         said = sorted(digest_value(list(self._iterate_claim_parts(gate))) for gate in gates)
         about = {"claims": said, "seed": self.collection.suite.header.seed}
         settings = sorted(digest_value(self._make_eval_settings_key(peer)) for peer in peers)
-        count = max([1, *(len(gate.any_of) for gate in gates)])
-        return Claimed(
-            digest_value(about), digest_value(settings), digest_value(self._make_eval_settings_key(name)), count
-        )
-
-    def _list_gated_evals(self, gate: Gate) -> set[str]:
-        """Return the evaluations that a gate is about: its own, or its members'."""
-        return {g.eval for g in self.collection.suite.gates if g.id in (gate.any_of or [gate.id])}
+        measure = digest_value(self._make_eval_settings_key(name))
+        return Claimed(digest_value(about), digest_value(settings), measure)
 
     def _iterate_claim_parts(self, gate: Gate) -> Iterator[Any]:
-        """Yield the parts of a gate's claim, independent of names.
-
-        The claim of an `any_of` is that of its members.
-        """
-        if gate.any_of:
-            by_id = {g.id: g for g in self.collection.suite.gates}
-            yield sorted(digest_value(list(self._iterate_claim_parts(by_id[name]))) for name in gate.any_of)
-            return
+        """Yield the parts of a gate's claim, independent of names."""
         spec = self.collection.tasks[gate.eval].spec
         yield gate.metric_name
         yield {key: value for key, value in asdict(gate).items() if key not in NEUTRAL_KEYS}

@@ -14,7 +14,6 @@ from dataclasses import replace
 from harness.collection.collection import Collection, Task
 from harness.errors import ExitCode
 from harness.evaluation.baselines import find_weakness
-from harness.gates import group
 from harness.gates.decide import decide
 from harness.gates.gate import Gate
 from harness.gates.gate_input import Unjudgeable, make_gate_input
@@ -30,6 +29,7 @@ from harness.records.metrics import Metric
 from harness.records.samples import Result
 from harness.records.verdicts import Outcome, Verdict
 from harness.reports.summary import ignored_errors
+from harness.stats.multiple_testing import adjust_holm
 from harness.suite.waivers import unneeded_waivers
 from harness.texts.numbers import format_metric
 
@@ -144,7 +144,7 @@ def _compare_candidate_with_baseline(
             found.append(replace(verdict, gate=gate.metric))
     return [
         replace(v, outcome=Outcome.INCONCLUSIVE) if v.outcome is Outcome.PASS and p > alpha else v
-        for v, p in zip(found, group.adjust_member_p_values(v.p_pass for v in found), strict=True)
+        for v, p in zip(found, adjust_holm([1.0 if v.p_pass is None else v.p_pass for v in found]), strict=True)
     ]
 
 

@@ -16,7 +16,6 @@ from harness.collection.collection import Collection
 from harness.collection.output_paths import find_write_error
 from harness.errors import CheckFailedError, ExitCode, UsageError, disk_full_error, resource_error
 from harness.files import write_text
-from harness.pipeline.aa_record import read_aa_record
 from harness.pipeline.adjudication import Adjudicator
 from harness.pipeline.conclusions import compute_exit_code, record_conclusions
 from harness.pipeline.ledger import Ledger
@@ -59,9 +58,7 @@ def make_context(session: Session, record: Record) -> RunContext:
     It may also serve to look ahead. No attempt is counted yet.
     """
     opened, waivers, day = session.opened, record.run.waivers, record.started.date()
-    equal_runs = read_aa_record(session.collection, session.base)
-    about = (session.collection, waivers, day, opened.lacking, None, opened.source.digest)
-    adjudicator = Adjudicator(*about, equal_runs)
+    adjudicator = Adjudicator(session.collection, waivers, day, opened.lacking, None, opened.source.digest)
     return RunContext(session, record, adjudicator)
 
 

@@ -21,10 +21,10 @@ from harness.evaluation.evaluate import evaluate
 from harness.gates.clusterings import coarsest_cluster_of_rows
 from harness.gates.decide import decide
 from harness.gates.gate import Gate
-from harness.pipeline.aa_record import MeasuredEval, RowFlips, VerdictFlips, digest_claim, write_aa_record
 from harness.pipeline.run import open_run
 from harness.pipeline.run_context import RunContext
 from harness.pipeline.session import Options, Session
+from harness.planning.aa_record import MeasuredEval, RowFlips, VerdictFlips, read_aa_record, write_aa_record
 from harness.records.metrics import Metric
 from harness.records.models import ModelRef, Subject
 from harness.records.samples import Result, Score
@@ -85,16 +85,17 @@ def compare_equal_runs(path: Path, options: Options, runs: int, vary: Sequence[s
         what = "nothing varies" if tasks else "has no gate on an evaluation that can be repeated"
         raise UsageError(f"{session.suite.path}: {what}", *skipped, *constant)
     results = evaluate_equal_runs(run, tasks, runs, sources)
-    measured = dict(run.adjudicator.equal_runs.current)
+    record = read_aa_record(session.collection, session.base)
+    measured = dict(record.current)
     rows, gates = list[RowFlips](), list[VerdictFlips]()
     for task in tasks:
         name, each = task.spec.name, results[task.spec.name]
         own = [gate for gate in session.suite.gates if gate.metric and gate.eval == name]
-        key = run.adjudicator.equal_runs.make_key(name)
+        key = record.make_key(name)
         told = tuple(_simulate_verdict_flips(gate, task, each, session) for gate in own)
         measured[name] = MeasuredEval(key, runs, tuple(sources), tuple(_iterate_row_flips(task, each)), told)
         rows, gates = [*rows, *measured[name].metrics], [*gates, *told]
-    kept = "" if options.limit else str(write_aa_record(replace(run.adjudicator.equal_runs, measured=measured)))
+    kept = "" if options.limit else str(write_aa_record(replace(record, measured=measured)))
     return EqualRuns(runs, tuple(rows), tuple(gates), (*skipped, *constant), tuple(sources), kept)
 
 
@@ -251,10 +252,7 @@ def _simulate_verdict_flips(gate: Gate, task: Task, results: Sequence[Result], s
     counts = [round(share * DRAWN_PAIRS) for share in outcomes.values()]
     flips = 1 - sum(n * (n - 1) for n in counts) / (DRAWN_PAIRS * (DRAWN_PAIRS - 1))
     bounds = binomial(round(flips * DRAWN_PAIRS / 2), DRAWN_PAIRS // 2, 0.5, TAIL_RISK)
-    claim = digest_claim(gate, session.collection)
-    return VerdictFlips(
-        gate.id, alpha, DRAWN_PAIRS, outcomes, wrong, at_margin, flips, bounds.lower, bounds.upper, claim
-    )
+    return VerdictFlips(gate.id, alpha, DRAWN_PAIRS, outcomes, wrong, at_margin, flips, bounds.lower, bounds.upper)
 
 
 class PairVerdicts:

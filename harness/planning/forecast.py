@@ -12,6 +12,7 @@ from harness.pipeline.checking import recall_checks_before_training
 from harness.pipeline.ledger import Ledger, counts_as_attempt
 from harness.pipeline.measurements import EVALUATION, FULL, Measured, measurable_methods
 from harness.pipeline.run_context import RunContext
+from harness.planning.aa_record import read_aa_record
 from harness.planning.gate_power import Odds, forecast_gates, forecast_recipes
 from harness.planning.history import History, run_name
 from harness.planning.joint_power import JointPower, forecast_joint_power
@@ -72,7 +73,7 @@ def make_forecast(run: RunContext, measured: Mapping[str, Measured]) -> Forecast
     # which attempt other weights would be at the rows of every evaluation, by candidate and eval
     claims = AttemptClaims(collection)
     attempts = {key: ledger.number_attempt(make_attempt(claims, *key, "", "", None)) for key in looks}
-    gates = forecast_gates(collection, history, attempts, run.adjudicator.equal_runs)
+    gates = forecast_gates(collection, history, attempts, read_aa_record(collection, session.base))
     odds = [g.odds for g in gates]
     asked, made = count_requests(run), list_artifacts(session)
     order = ("error", "warning", "note").index  # of what the checks before training find

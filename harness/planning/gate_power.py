@@ -11,8 +11,8 @@ from harness.collection.collection import Collection, Task
 from harness.gates.clusterings import sort_clusterings
 from harness.gates.gate import Gate
 from harness.gates.min_rows import find_unprovable_error
-from harness.pipeline.aa_record import AaRecord
 from harness.pipeline.ledger import AttemptNumber
+from harness.planning.aa_record import AaRecord
 from harness.planning.few_rows import FEW_ROWS, describe_few_rows
 from harness.planning.history import MIN_ROWS, History, PastRows, run_name
 from harness.planning.power import GatePower
@@ -57,7 +57,6 @@ class Odds:
     missing: str = ""
     few: str = ""  # what so few rows of scores cannot prove, and the ways out
     warning: str = ""
-    group: str = ""
 
 
 @dataclass(frozen=True)
@@ -79,13 +78,9 @@ def forecast_gates(
     """
     found = []
     for candidate in collection.candidates:
-        gates = collection.gates(candidate)
-        each = {
-            g.id: _forecast_gate(collection, g, candidate, history, attempts, equal_runs) for g in gates if not g.any_of
-        }
-        for gate in gates:
-            one = each.get(gate.id) or GateOdds(gate, _compute_group_odds(gate, candidate, each))
-            found.append(replace(one, decides=collection.is_decisive(gate, candidate)))
+        for gate in collection.gates(candidate):
+            odds = _forecast_gate(collection, gate, candidate, history, attempts, equal_runs)
+            found.append(replace(odds, decides=collection.is_decisive(gate, candidate)))
     return found
 
 
@@ -100,7 +95,7 @@ def _forecast_gate(
     task = collection.tasks[gate.eval]
     metric = task.metrics[gate.metric_name]
     alpha, assumed = _find_tested_alpha(collection, gate, task, attempts.get((candidate, gate.eval)))
-    about: dict[str, Any] = {"alpha": alpha, "assumed": assumed, "group": gate.group}
+    about: dict[str, Any] = {"alpha": alpha, "assumed": assumed}
     blank = Odds(gate.id, f"{gate.metric} {gate.claim()}", candidate, gate.blocking, **about)
     if gate.kind.counts or metric.is_count:
         return GateOdds(gate, _make_odds_without_power(blank, gate, task, history.verdict(gate, candidate, fewest=1)))
@@ -262,15 +257,3 @@ def _make_odds_without_power(blank: Odds, gate: Gate, task: Task, past: tuple[Ve
         what += f"; no failure in {rows} rows shows that at most {share:.2%} of such rows fail"
     seen = [f"{past[0].outcome} in {run_name(past[1])}: {verdict_text.format_result(past[0])}"] if past else []
     return replace(blank, kind=kind, rows=rows, missing=what, assumed=(*blank.assumed, *seen))
-
-
-def _compute_group_odds(gate: Gate, candidate: str, each: Mapping[str, GateOdds]) -> Odds:
-    """Compute the odds that one of several gates is proven.
-
-    Each is at its share of the risk, and they are taken as independent.
-    """
-    members = [each[name].odds for name in gate.any_of if name in each]
-    blank = Odds(gate.id, gate.claim(), candidate, gate.blocking, kind="group", rows=max(m.rows for m in members))
-    if len(known := [m.power for m in members if m.power is not None]) < len(members):
-        return replace(blank, missing="the power of a member is unknown")
-    return replace(blank, power=1 - math.prod(1 - p for p in known), truth="if its members are independent")

@@ -113,9 +113,6 @@ class _GatesTogether:
             for case, column in zip(cases, _simulate_joint_passes(cases, better, factor, runs).T, strict=True):
                 columns[case.gate.id].append(column)
         passed = {name: np.all(some, axis=0) if some else np.zeros(runs, dtype=bool) for name, some in columns.items()}
-        for name, a in self.asked.items():
-            if a.gate.any_of and name in passed:
-                passed[name] = np.any([passed[member] for member in a.gate.any_of], axis=0)
         for _ in passed:  # so often that a chain of them is followed to its end
             for name in passed:
                 for needed in self.asked[name].gate.requires:
@@ -135,8 +132,6 @@ class _GatesTogether:
 
     def about(self, name: str, factor: float) -> float:
         """Return about how often a gate passes, from normal errors."""
-        if members := self.asked[name].gate.any_of:
-            return 1 - math.prod(1 - self.about(member, factor) for member in members)
         cases = self.asked[name].cases
         if any(case.cannot_pass for case in cases):
             return 0.0
@@ -144,8 +139,8 @@ class _GatesTogether:
         return math.prod(map(NormalDist().cdf, each))
 
     def cases(self, name: str) -> list[GatePower]:
-        """Return the cases of a gate or its members."""
-        return [case for member in self.asked[name].gate.any_of or [name] for case in self.asked[member].cases]
+        """Return the cases of a gate."""
+        return list(self.asked[name].cases)
 
 
 def _compute_share_passing_all(passed: Bools) -> float:

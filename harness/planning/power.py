@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 from harness.gates.clusterings import Labels, coarsest_cluster_of_rows, sort_clusterings
 from harness.gates.gate import Gate
-from harness.pipeline.aa_record import RowFlips
+from harness.planning.aa_record import RowFlips
 from harness.planning.history import PastRows, run_name
 from harness.planning.recipe_power import SPREADS, RecipeRows, SeedSpread
 from harness.planning.resampling import DRAWN_RUNS, BinomialRows, EmpiricalRows, PowerClaim

@@ -24,20 +24,18 @@ class ClaimSpec(Scaled):
     for each value.
     """
 
-    kind: Literal["bound", "difference", "failures", "losses", "group"]
+    kind: Literal["bound", "difference", "failures", "losses"]
     sign: Literal[1, -1] = 1
     threshold: float = 0.0
     relative: bool = False
     scale: Scale | None = None  # None: there is no such metric
     slices: tuple[tuple[str, str], ...] = ()
     min_n: int = 0  # rows from which on a slice must prove the claim
-    alike: bool = False  # clusters count alike, and not rows
     by_question: bool = False  # questions count alike, however often each was asked
     cap: float | None = None
     range: tuple[float, float] | None = None  # of a row's value, as the gate declares it
     approximate: bool = False  # may pass although its risk is approximate
     cut_at_most: float | None = None
-    flips_at_most: float | None = None
     clean: bool = False  # without rows that leak
     recipe: bool = False  # of the mean over the seeds of a recipe
 

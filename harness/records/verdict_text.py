@@ -98,7 +98,7 @@ def format_conditions(about: ClaimSpec) -> str:
 
     Further conditions of the claim follow, such as caps and allowed shares.
     """
-    text = " in the mean over clusters" if about.alike else " in the mean over questions" if about.by_question else ""
+    text = " in the mean over questions" if about.by_question else ""
     text += f", no row counted as more than {format_limit(about.cap)}" if about.cap is not None else ""
     text += (
         f", rows from {format_limit(about.range[0])} to {format_limit(about.range[1])}"
@@ -111,8 +111,6 @@ def format_conditions(about: ClaimSpec) -> str:
     text += ", for the recipe" if about.recipe else ""
     if about.cut_at_most is not None:
         text += f", at most {format_limit(about.cut_at_most)} of the answers truncated"
-    if about.flips_at_most is not None:
-        text += f", another verdict of equal models at most {format_limit(about.flips_at_most)} of the time"
     return text
 
 
@@ -255,28 +253,12 @@ def _describe_small_slices(_: ClaimSpec | None, told: Told) -> str:
     return f"{small}: {'harm in ' + ', '.join(told['harm']) if told['harm'] else 'no significant harm'}"
 
 
-def _describe_group_outcome(_: ClaimSpec | None, told: Told) -> str:
-    proven = " and ".join(f'"{name}"' for name in told["proven"])
-    return f"{proven or 'none'} of {told['of']} proven, {format_p_in_sentence(told['p'])} by Holm"
-
-
 def _describe_leaks(_: ClaimSpec | None, told: Told) -> str:
     codes = ", ".join(f"{code} {n}" for code, n in told["codes"].items())
     values = " against ".join(map(format_metric, told["values"]))
     text = f"{told['gone']} of {told['of']} rows are leaked and left out ({codes})"
     text += f"; with them {values}" if values else ""
     return text + (", which refute the claim: leaving out rows cannot prove it" if told["refuted"] else "")
-
-
-def _flips(_: ClaimSpec | None, told: Told) -> str:
-    if told["share"] is None:
-        changed = f" ({told['changed']} changed)" if told["changed"] else ""
-        return f"flips_at_most: not measured for these rows{changed}; run harness aa {told['suite']}"
-    share, low, high = (f"{told[key]:.2g}" for key in ("share", "low", "high"))
-    text = f"identical models get another verdict in {share} of pairs ({low} to {high})"
-    if told["share"] <= told["most"]:
-        return text
-    return f"{text}, at most {format_limit(told['most'])} is allowed; raise repeats, or ask the judge k = 3"
 
 
 _WRITERS: Mapping[str, Callable[[ClaimSpec | None, Told], str]] = {
@@ -311,14 +293,10 @@ _WRITERS: Mapping[str, Callable[[ClaimSpec | None, Told], str]] = {
     ),
     "no leak": lambda _, told: f"none of {told['of']} rows is leaked",
     "leaks": _describe_leaks,
-    "holm": lambda _, told: f"one of {told['of']} claims, {format_p_in_sentence(told['p'])} by Holm",
-    "group": _describe_group_outcome,
-    "member": lambda _, told: f'"{told["gate"]}" is ERROR: {told["why"]}',
     "attempt": lambda _, told: f"attempt {told['number']}",
     "look": lambda _, told: (
         f"interim analysis {told['number']} at {told['at']} of {told['most']} rows, at alpha {told['alpha']:.2g}"
     ),
     "waiver": lambda _, told: f"its waiver {told['why']}",
-    "flips": _flips,
     "rows": lambda _, told: str(told["text"]),  # of others: what they are worth, and what was allowed of them
 }

@@ -86,7 +86,6 @@ class Verdict:
     won_count: int = 0
     lost_count: int = 0
     digest: str = ""
-    group: str = ""
     attempt: int = 0
     looks: tuple[int, ...] = ()  # rows that the same weights were looked at, of those there will be at most
     left_out: int | None = None

@@ -10,34 +10,27 @@ from pathlib import Path
 
 from harness.artifacts.strict_json import MALFORMED
 from harness.errors import UsageError, did_you_mean
-from harness.release.policy import Policy
 from harness.release.verified import VerifiedExport
 
-FORMATS = ("vsa", "cyclonedx", "model-signing")
+FORMATS = ("cyclonedx", "model-signing")
 
 
-def make_writer(kind: str, policy: Policy | None, name: str, key: Path | None) -> Callable[[VerifiedExport], str]:
-    """Return a function that writes a verified export in a `--as` format.
+def make_writer(kind: str, key: Path | None) -> Callable[[VerifiedExport], str]:
+    """Return a function that writes a verified export in a `--as` format, and an empty text of a refused one.
 
-    `name` is the policy's file name. Of a refused export "vsa" writes a summary, the other formats an empty text.
-
-    Raises UsageError if the format is unknown, needs a policy or a key or takes none, or the key has the wrong kind.
+    Raises UsageError if the format is unknown, needs a key or takes none, or the key has the wrong kind.
     The returned function raises one if the export changed or its evidence is malformed.
     """
     make: Callable[[VerifiedExport], str]
     match kind:  # each is imported where it is wanted: verifying alone imports none
-        case "vsa":
-            from harness.release import vsa
-
-            make = vsa.vsa_writer(policy, name, key)
         case "cyclonedx":
             from harness.release import cyclonedx
 
-            make = cyclonedx.cyclonedx_writer(policy, name, key)
+            make = cyclonedx.cyclonedx_writer(key)
         case "model-signing":
             from harness.release import model_signing
 
-            make = model_signing.model_signing_writer(policy, name, key)
+            make = model_signing.model_signing_writer(key)
         case _:
             raise UsageError(f'--as "{kind}": is not a known format{did_you_mean(kind, FORMATS)}')
 

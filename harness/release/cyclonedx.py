@@ -13,7 +13,6 @@ from harness.answers import keys
 from harness.artifacts.attestation import CLAIMS, EVIDENCE, GATES, MODEL, format_decimal
 from harness.errors import UsageError
 from harness.release.evidence import ReadEvidence, read_evidence
-from harness.release.policy import Policy
 from harness.release.verified import VerifiedExport
 
 MODEL_TYPE = "machine-learning-model"
@@ -24,7 +23,7 @@ TREE = "sha256 is the root digest of model/, as in OpenSSF model signing"
 Part = dict[str, Any]
 
 
-def cyclonedx_writer(policy: Policy | None, name: str, key: Path | None) -> Callable[[VerifiedExport], str]:
+def cyclonedx_writer(key: Path | None) -> Callable[[VerifiedExport], str]:
     """Return a writer of bills of materials. Raises UsageError if a key is given, since they are not signed."""
     if key:
         raise UsageError("--as cyclonedx is not signed; remove --sign-with, or sign its output")

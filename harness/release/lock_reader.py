@@ -54,9 +54,8 @@ def read_lock(lock: Mapping[str, Any], candidate: str) -> LockedSuite:
         if gate.id in gates:
             raise ValueError(f'gate "{gate.id}" occurs twice')
         gates[gate.id] = replace(gate, versus=parent) if gate.versus == PARENT and parent else gate
-    if stray := [n for g in gates.values() for n in (*g.requires, *g.any_of) if n not in gates]:
+    if stray := [n for g in gates.values() for n in g.requires if n not in gates]:
         raise ValueError(f'gate "{stray[0]}" is referenced but missing')
-    gates = {i: replace(g, among=len(gates[g.group].any_of) if g.group in gates else 1) for i, g in gates.items()}
     about: SuiteTable = _make_record_from_table(SuiteTable, suite["header"])
     if error := find_alpha_error(about.alpha):
         raise ValueError(f"alpha is {about.alpha}; {error}")

@@ -15,7 +15,6 @@ from typing import Any
 from harness.artifacts.attestation import MODEL, PAYLOAD, statement_bytes
 from harness.errors import UsageError
 from harness.release.evidence import ReadEvidence, read_evidence
-from harness.release.policy import Policy
 from harness.release.signing import read_private_key
 from harness.release.verified import VerifiedExport
 
@@ -24,7 +23,7 @@ BUNDLE = "application/vnd.dev.sigstore.bundle.v0.3+json"
 CURVES = {"secp256r1": "SHA256", "secp384r1": "SHA384", "secp521r1": "SHA512"}
 
 
-def model_signing_writer(policy: Policy | None, name: str, key: Path | None) -> Callable[[VerifiedExport], str]:
+def model_signing_writer(key: Path | None) -> Callable[[VerifiedExport], str]:
     """Return a writer of model signatures by an EC private key.
 
     Raises UsageError for any other key, and for a curve that model_signing does not accept.

@@ -26,7 +26,7 @@ waivers = false               # each blocking gate passed
 approximate = false           # none of them at a risk that is only approximate
 ignored = []                  # no error that a check found was ignored
 cached_answers = false        # no verdict uses an answer from an earlier run
-recomputed = 1.0              # each blocking gate computed again from its rows; needs numpy and scipy
+recomputed = 1.0              # each blocking gate that passed was decided again from its rows
 ledger = "first"              # of attempts: goes on from that of the last release, where there was one
 """
 RANGES = (  # of numbers: their key, the most they may be, and what is wanted
@@ -34,7 +34,7 @@ RANGES = (  # of numbers: their key, the most they may be, and what is wanted
     ("max_attempts", 10**6, "1 to 1000000"),
     ("recomputed", 1, "a share from 0 to 1"),
 )
-OF_SUITES = ("any_of", "requires", "on", "decide")  # keys of a gate that say nothing by themselves
+OF_SUITES = ("requires", "on")  # keys of a gate that say nothing by themselves
 DIGEST = "[0-9a-f]{64}"
 PLUGIN = rf"\S+ sha256:{DIGEST}"
 
@@ -87,7 +87,7 @@ class Policy:
     max_age_days: float | None = None
     max_attempts: int | None = None
     ledger: Literal["any", "first", "known"] = "any"
-    recomputed: float | None = None
+    recomputed: float = 1.0
     cached_answers: bool = True
     waivers: bool = True
     approximate: bool = True
@@ -124,7 +124,6 @@ POLICY_DEMANDS: tuple[tuple[int, str, str, Callable[[Policy], object]], ...] = (
     (5, "approximate risks", "approximate", lambda p: not p.approximate),
     (5, "ignored findings", "ignored", lambda p: True),
     (6, "cached answers", "cached_answers", lambda p: not p.cached_answers),
-    (6, "recomputed verdicts", "recomputed", lambda p: p.recomputed),
     (6, "age", "max_age_days", lambda p: p.max_age_days is not None),
     (6, "served model", "[served]", lambda p: p.served),
 )

@@ -12,9 +12,9 @@ from harness.gates.gate import PARENT, Gate
 from harness.records.verdicts import Outcome
 from harness.release.lock_reader import LockedSuite
 from harness.release.policy import ANY_SUITE, Policy
-from harness.release.verdict_consistency import Verdicts
 from harness.suite.tables import SuiteTable
 
+Verdicts = Mapping[str, Mapping[str, Any]]  # by the id of their gate
 SKEW = timedelta(hours=1)  # by which clocks may differ
 
 
@@ -113,7 +113,7 @@ def _find_covering_gate(claim: Gate, locked: LockedSuite, verdicts: Verdicts, ca
         return "", f'the suite has no metric "{claim.metric}"{did_you_mean(claim.metric, known)}'
     if mistakes := claim.find_metric_mistakes(metric):
         return "", mistakes[0]
-    about = [g for g in locked.gates.values() if g.metric == claim.metric and g.applies_to(candidate) and not g.group]
+    about = [g for g in locked.gates.values() if g.metric == claim.metric and g.applies_to(candidate)]
     gates = [g for g in about if g.blocking or not claim.blocking]
     named = replace(claim, versus=locked.parent) if claim.versus == PARENT and locked.parent else claim
     covers = [g for g in gates if g.implies(named, metric)]

@@ -1,8 +1,7 @@
-"""`harness verify --recompute`: decide the gates again from the rows in the evidence, as the run did.
+"""The gates of an export decided again from the rows in its evidence, as the run did.
 
 Needs no model, and numpy and scipy only for what is not about 0/1 rows. The rows remain their producer's word, which
-`harness verify --replay` tests. What rows alone cannot tell is counted, with its reason, and is never taken for
-recomputed.
+`harness verify --replay` tests. What cannot be decided again is listed, with its reason.
 """
 
 from __future__ import annotations
@@ -11,37 +10,34 @@ import hashlib
 import importlib
 import json
 import math
+import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
+from harness import schema
 from harness.artifacts.attestation import EVIDENCE, ITEMS
 from harness.artifacts.digests import digest_value, row_digest
 from harness.artifacts.folders import ForeignFolder, parse_record
-from harness.errors import UsageError, missing_modules_message
-from harness.gates import contamination
-from harness.gates.decide import decide
+from harness.errors import missing_modules_message
+from harness.gates.context import Context, GateRows, decide_in_context, describe_unmet_requirement
 from harness.gates.gate import Gate
+from harness.records import verdict_text
+from harness.records.claim_spec import ClaimSpec, Note
 from harness.records.samples import Caveat, Draw, Labels, Result, Sample, Score
 from harness.records.verdicts import Outcome, Verdict
 from harness.release.lock_reader import LockedSuite
-from harness.release.verdict_consistency import RELATIVE_TOLERANCE, Verdicts, is_shut_by_flips
-from harness.reports.report_json import dumps
+from harness.reports.report_json import dumps, from_json, json_safe
 from harness.stats import hypothesis_tests
 
 COMBINES = ("harness_domain.cost:median_seconds", "harness_domain.cost:ratio_of_medians")  # ours, of values alone
-FLOATS = (
-    "value", "baseline", "estimate", "uncapped", "effective", "threshold", "p_pass", "p_fail", "whole",
-    "whole_baseline",
-)  # fmt: skip
-BOUNDS = ("lower", "upper")
 NEAR_BOUND = 1e-7  # relative; a bound is where a p-value crosses alpha, and the search magnifies how that was rounded
-SAME_KEYS = (
-    "n", "risk", "labelled", "weightless", "clusters", "crossed", "method", "left_out", "repeated", "digest", "won",
-    "lost", "won_count", "lost_count",
-)  # fmt: skip
+RELATIVE_TOLERANCE = 1e-9  # by which other numbers may differ, since rows were summed in another order
+WRITTEN = 2e-2  # by which numbers in texts may, which are rounded
+BOUNDS = ("lower", "upper")
+NUMBER = re.compile(r"\d+(?:\.\d+)?(?:e[-+]?\d+)?")
+Verdicts = Mapping[str, Mapping[str, Any]]  # by the id of their gate
 Samples = Mapping[str, Sequence[Sample]]  # the rows of items.jsonl, by evaluation: of all subjects together
 Results = Mapping[tuple[str, str], Result]  # and of each
 Leaks = Mapping[str, Mapping[str, str]]
@@ -50,34 +46,40 @@ ABSOLUTE_TOLERANCE = 1e-12  # below which numbers are the same whatever their ra
 
 @dataclass
 class RecomputationResult:
-    """The recomputed gates, reasons for the others, and the first difference."""
+    """The gates that were decided again, reasons for the others, and the first difference.
+
+    `wanted` are those that passed and block, or that a policy names; `missing` is the message about a module that some
+    of the others need.
+    """
 
     gates: list[str] = field(default_factory=list)
-    wanted: Collection[str] = ()  # those among all that block, or that a policy names
+    wanted: Collection[str] = ()
     unable: dict[str, str] = field(default_factory=dict)
     differs: str = ""
+    missing: str = ""
 
     @property
     def summary(self) -> str:
         done = len(self.gates)
         rest = [f'"{gate}" was not, because {why}' for gate, why in self.unable.items()]
-        return "; ".join([f"recomputed {done} of {done + len(rest)} gates", *rest])
+        return "; ".join([f"{done} of {done + len(rest)} decided again from their rows", *rest])
 
     @property
     def share(self) -> float:
-        """The share of wanted gates that were recomputed."""
-        return sum(g in self.gates for g in self.wanted) / len(self.wanted) if self.wanted else 0.0
+        """The share of wanted gates that were decided again."""
+        return sum(g in self.gates for g in self.wanted) / len(self.wanted) if self.wanted else 1.0
 
-    def find_shortfall(self, share: float | None, named: Collection[str]) -> str:
-        """Return why a policy refuses this recomputation.
+    def find_shortfall(self, share: float, named: Collection[str]) -> str:
+        """Return why a policy refuses this.
 
         It requires the gates `named`, and a `share` of the wanted ones.
         """
         if share and (lost := sorted(self.unable.keys() & set(named))):
             return (
-                f'"{lost[0]}", which the policy names, was not recomputed, because {self.unable[lost[0]]} (recomputed)'
+                f'"{lost[0]}", which the policy names, was not decided again, because {self.unable[lost[0]]} '
+                "(recomputed)"
             )
-        if share is None or self.share >= share:
+        if self.share >= share:
             return ""
         return (
             f"{self.summary}; that is {self.share:.0%} of the blocking gates, but the policy requires {share:.0%} "
@@ -88,33 +90,32 @@ class RecomputationResult:
 def recompute_verdicts(
     export: Path, manifest: Mapping[str, Any], locked: LockedSuite, verdicts: Verdicts, named: Collection[str] = ()
 ) -> RecomputationResult:
-    """Recompute the gates of a verified export from its rows.
+    """Decide the gates of a verified export again from its rows.
 
-    The export's digests and outcomes must have been checked before. The rows are compared with the lock's as well.
-    Wanted gates are those that block and those in `named`. Raises UsageError if a gate needs a module that is missing,
-    and ValueError, KeyError or TypeError on malformed rows.
+    The export's digests must have been checked before. The rows are compared with the lock's as well. Raises
+    ValueError, KeyError or TypeError on malformed rows.
     """
-    recomputed = RecomputationResult(wanted={*named, *(name for name, v in verdicts.items() if v["blocking"])})
+    passed = {name for name, v in verdicts.items() if v["blocking"] and v["outcome"] == Outcome.PASS}
+    recomputed = RecomputationResult(wanted={*named, *passed})
     lines = list(read_items(export, manifest))
     case = _CandidateEvidence(locked, manifest, verdicts, *_parse_evidence_rows(lines, manifest))
-    for gate in (g for g in locked.gates.values() if g.id in verdicts and not g.any_of):
-        if why := case.unable_error(gate):
-            recomputed.unable[gate.id] = why
-            continue
-        try:
-            why = case.difference_error(gate)
-        except ModuleNotFoundError as error:
-            raise UsageError(f'gate "{gate.id}" {missing_modules_message(error.name)}') from None
-        if why:
-            recomputed.differs = f'gate "{gate.id}" {why}'
-            return recomputed
-        recomputed.gates.append(gate.id)
-    for gate in (g for g in locked.gates.values() if g.id in verdicts and g.any_of):
-        # Holm over members is made again from their p-values, whoever verifies.
-        if left := next((m for m in gate.any_of if m in recomputed.unable or m not in verdicts), None):
-            recomputed.unable[gate.id] = f'its member "{left}" was not'
+    for name in verdicts:
+        if (gate := locked.gates.get(name)) is None:
+            recomputed.differs = f'gate "{name}" is not in the lock'
+        elif why := case.claim_error(gate):
+            recomputed.differs = f'gate "{name}" {why}'
+        elif why := case.unable_error(gate):
+            recomputed.unable[name] = why
         else:
-            recomputed.gates.append(gate.id)
+            try:
+                why = case.difference_error(gate)
+                recomputed.gates.append(name)
+            except ModuleNotFoundError as error:
+                why, recomputed.missing = "", missing_modules_message(error.name)
+                recomputed.unable[name] = f"it {recomputed.missing}"
+            recomputed.differs = f'gate "{name}" {why}' if why else ""
+        if recomputed.differs:
+            return recomputed
     recomputed.differs = _find_rows_digest_error(lines, locked)
     return recomputed
 
@@ -240,8 +241,30 @@ class _CandidateEvidence:
     results: Results
     leaks: Leaks
 
+    def claim_error(self, gate: Gate) -> str:
+        """Return how a verdict contradicts the gate and its context, whatever its rows."""
+        recorded, metric = self.verdicts[gate.id], self.locked.metric(gate)
+        claim = {"metric": gate.metric, "claim": gate.claim(), "versus": gate.versus, "blocking": gate.blocking}
+        for key, want in claim.items():
+            if recorded[key] != want:
+                return f"has {key} {schema.format_toml(recorded[key])}, but the lock has {schema.format_toml(want)}"
+        if recorded["outcome"] == Outcome.ERROR:
+            return ""
+        if metric and (mistakes := gate.find_metric_mistakes(metric)):
+            return f"is invalid: {mistakes[0]}"
+        context = self.make_context(gate)
+        if context.obstacle:
+            return f"is {recorded['outcome']}, but {context.obstacle}"
+        if context.spends and not context.attempt and not (metric and metric.is_count):
+            return "does not state its attempt number"
+        try:
+            level = context.alpha if metric and metric.is_count else context.level
+        except ValueError as error:
+            return f"has impossible interim analyses: {error}"
+        return "" if _is_near(recorded["alpha"], level) else f"was decided at alpha {recorded['alpha']}, not {level:g}"
+
     def unable_error(self, gate: Gate) -> str:
-        """Return why a gate cannot be recomputed from the evidence alone."""
+        """Return why a gate cannot be decided again from the evidence alone."""
         name, metric = gate.eval, self.locked.metric(gate)
         combine = self.locked.combines.get(gate.metric)
         if self.verdicts[gate.id]["outcome"] == Outcome.ERROR or metric is None:
@@ -263,31 +286,14 @@ class _CandidateEvidence:
         return ""
 
     def difference_error(self, gate: Gate) -> str:
-        """Recompute a gate, and return the first difference from the evidence."""
+        """Decide a gate again, and return the first difference from the evidence."""
         if why := self.rows_error(gate):
             return why
         recorded = self.verdicts[gate.id]
         again = json.loads(dumps(asdict(self.decide(gate))))
         if again["outcome"] == Outcome.ERROR != recorded["outcome"]:
             return f"cannot be decided on the rows in the evidence: {again['why']}"
-        recorded, again = (_flatten_run_values(verdict) for verdict in (recorded, again))
-        for key in (*FLOATS, *BOUNDS, *(key for key in {**recorded, **again} if key.startswith("runs "))):
-            if not _is_near_or_both_none(
-                recorded.get(key), again.get(key), NEAR_BOUND if key in BOUNDS else RELATIVE_TOLERANCE
-            ):
-                return f"has {key} {recorded.get(key)}, but the rows give {again.get(key)}"
-        if key := next((key for key in SAME_KEYS if recorded[key] != again[key]), ""):
-            return f"has a {key} that its rows do not give"
-        for one, other in zip(recorded["slices"], again["slices"], strict=False):
-            same = all(one[key] == other[key] for key in ("name", "n", "outcome", "alarm"))
-            if not (same and all(_is_near_or_both_none(one[key], other[key], NEAR_BOUND) for key in BOUNDS)):
-                return f'has results for slice "{one["name"]}" that its rows do not give'
-        if len(recorded["slices"]) != len(again["slices"]):
-            return "has other slices than its rows"
-        shut = bool(gate.group) or is_shut_by_flips(gate, recorded)
-        demoted = shut and (again["outcome"], recorded["outcome"]) == (Outcome.PASS, Outcome.INCONCLUSIVE)
-        same = demoted or again["outcome"] == recorded["outcome"]
-        return "" if same else f"is recorded as {recorded['outcome']}, but its rows give {again['outcome']}"
+        return find_verdict_difference(recorded, again)
 
     def rows_error(self, gate: Gate) -> str:
         """Return how a gate's rows differ from the lock's.
@@ -311,29 +317,70 @@ class _CandidateEvidence:
         return ""
 
     def decide(self, gate: Gate) -> Verdict:
-        """Decide a gate like `harness.pipeline.adjudication`, at the recorded alpha."""
-        name, metric, samples = str(self.manifest["candidate"]), self.locked.metric(gate), self.samples[gate.eval]
+        """Decide a gate as the run did."""
+        name, metric = str(self.manifest["candidate"]), self.locked.metric(gate)
         if metric and metric.combine:  # the code that makes it of all rows is ours
             module, _, function = self.locked.combines[gate.metric].partition(":")
             metric = replace(metric, combine=getattr(importlib.import_module(module), function))
-        ours, alpha = self.results[name, gate.eval], float(self.verdicts[gate.id]["alpha"])
-        theirs = self.results[gate.versus, gate.eval] if gate.versus else None
         others = [self.results[run, gate.eval] for run in self.locked.runs if gate.of == "recipe"]
-        ours = replace(ours, other_runs=tuple(others))
-        ask = partial(decide, gate, metric, ours, theirs, samples, alpha, name=name)
-        if not gate.clean_only:
-            return ask()
-        return contamination.decide_without_leaks(
-            gate, samples, self.leaks, lambda w: ask(without=w), name=name, alpha=alpha
-        )
+        ours = replace(self.results[name, gate.eval], other_runs=tuple(others))
+        theirs = self.results[gate.versus, gate.eval] if gate.versus else None
+        return decide_in_context(gate, GateRows(metric, ours, theirs, self.samples[gate.eval]), self.make_context(gate))
+
+    def make_context(self, gate: Gate) -> Context:
+        """Return what the gate's verdict follows from besides its rows, of the lock."""
+        about, spec, recorded = self.locked.about, self.locked.evals[gate.eval], self.verdicts[gate.id]
+        name = str(self.manifest["candidate"])
+        outcomes = {other: str(verdict["outcome"]) for other, verdict in self.verdicts.items()}
+        return Context(
+            name, gate.alpha or about.alpha, int(recorded["attempt"]), about.attempts == "spend",
+            tuple(map(int, recorded["looks"])), spec.get("rows_at_most"),
+            obstacle=describe_unmet_requirement(gate, name, outcomes), slices=spec.get("slices") or (),
+            leaks=self.leaks,
+        )  # fmt: skip
 
 
-def _flatten_run_values(verdict: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a verdict with one key per run of a recipe."""
-    return {**verdict, **{f"runs {i}": value for i, value in enumerate(verdict["runs"], 1)}}
+def find_verdict_difference(recorded: Mapping[str, Any], again: Mapping[str, Any]) -> str:
+    """Return the first difference of a recorded verdict from the one that its rows give.
+
+    A waiver is not decided by rows, and the reason is made of the notes.
+    """
+    if recorded.keys() != again.keys():
+        return f"has other fields than a verdict: {', '.join(sorted(recorded.keys() ^ again.keys()))}"
+    notes = recorded["notes"] if isinstance(recorded["notes"], list) else []
+    void = [note for note in notes if isinstance(note, dict) and note.get("kind") == "waiver"]  # which no rows decide
+    again = {**again, "waiver": recorded["waiver"], "notes": [*again["notes"], *void]}
+    for key in ("value", "baseline", "estimate", *again):
+        if key not in ("outcome", "why") and not _is_near(recorded[key], again[key], key):
+            if isinstance(again[key], (int, float, str)) or again[key] is None:
+                return f"has {key} {recorded[key]}, but the rows give {again[key]}"
+            return f"has {key} that its rows do not give"
+    if recorded["outcome"] != again["outcome"]:
+        return f"is recorded as {recorded['outcome']}, but its rows give {again['outcome']}"
+    claim = from_json(ClaimSpec, recorded["claim_spec"], "claim_spec") if recorded["claim_spec"] else None
+    if recorded["why"] != json_safe(verdict_text.format_notes(claim, [Note(**note) for note in recorded["notes"]])):
+        return "has a text that differs from its notes"
+    return ""
 
 
-def _is_near_or_both_none(one: float | None, other: float | None, relative: float) -> bool:
-    if one is None or other is None:
+def _is_near(one: Any, other: Any, key: str = "") -> bool:
+    """Return whether two values of a verdict are equal but for rounding."""
+    if isinstance(one, bool) or isinstance(other, bool) or one is None or other is None:
         return one is other
-    return math.isclose(one, other, rel_tol=relative, abs_tol=ABSOLUTE_TOLERANCE)
+    if isinstance(one, (int, float)) and isinstance(other, (int, float)):
+        near = NEAR_BOUND if key in BOUNDS else RELATIVE_TOLERANCE
+        return math.isclose(one, other, rel_tol=near, abs_tol=ABSOLUTE_TOLERANCE)
+    if isinstance(one, str) and isinstance(other, str):
+        return one == other or _is_same_text(one, other)
+    if isinstance(one, list) and isinstance(other, list):
+        return len(one) == len(other) and all(_is_near(a, b, key) for a, b in zip(one, other, strict=True))
+    if isinstance(one, dict) and isinstance(other, dict):
+        return one.keys() == other.keys() and all(_is_near(value, other[name], name) for name, value in one.items())
+    return False
+
+
+def _is_same_text(one: str, other: str) -> bool:
+    """Return whether two texts are equal but for how their numbers were rounded."""
+    numbers, others = ([float(x) for x in NUMBER.findall(text)] for text in (one, other))
+    near = all(math.isclose(a, b, rel_tol=WRITTEN) for a, b in zip(numbers, others, strict=False))
+    return NUMBER.sub("#", one) == NUMBER.sub("#", other) and near

@@ -59,13 +59,12 @@ def sign_export(folder: Path, key: Path, *, unrecomputed: bool = False) -> Signe
     lines stay as they are. Raises UsageError if the export is not signed.
     """
     signer = load_signer(key)
-    try:
-        found = verify_export(folder, recompute=True)
-        left = [f'gate "{gate}" cannot be recomputed: {why}' for gate, why in found.unable.items()]
-    except UsageError as error:  # there is no such folder, nothing to compute with, or no gate that can be judged again
-        found, left = verify_export(folder), [str(error)]
+    found = verify_export(folder)
+    left = [f'gate "{gate}" cannot be decided again: {why}' for gate, why in found.unable.items()]
     if not found.ok:
         raise UsageError(f"{folder}: is not signed: {found.refused}")
+    if found.missing:
+        raise UsageError(f"{folder}: is not signed: {left[0]}")
     if left and not unrecomputed:
         raise UsageError(f"{folder}: is not signed: {left[0]}; to sign nevertheless use --unrecomputed")
     _check_secrets(folder)

@@ -9,8 +9,7 @@ from typing import Any
 
 from harness import schema
 from harness.artifacts.digests import digest_value
-from harness.gates.gate import PARENT, Gate
-from harness.gates.group import assign_recipe_gates, link_groups
+from harness.gates.gate import PARENT, Gate, assign_recipe_gates
 from harness.suite.tables import SuiteTable
 
 DEFAULTS = json.loads(json.dumps(asdict(Gate(""))))  # of the keys of a gate that a lock leaves out
@@ -56,17 +55,15 @@ def _iterate_gate_errors(
 ) -> Iterator[str]:
     wrong, read = list[str](), list[Gate]()
     for table in source["gate"]:
-        gate = schema.read_table(Gate, table, lambda _, what: wrong.append(what), where="", group="", among=1)
+        gate = schema.read_table(Gate, table, lambda _, what: wrong.append(what), where="", among=1)
         read += [gate] if gate else []
     if wrong:
         raise ValueError(wrong[0])
     copies = _list_copies(source, suite)
     compared = {str(e["name"]) for e in source["eval"] if e.get("against") == PARENT}
     about = {g.id for g in read if g.versus == PARENT or g.eval in compared}  # that only copies can meet
-    only = {g.id for g in link_groups(read) if not g.on and (g.id in about or about.intersection(g.any_of))}
     recipe = next((str(e.get("from", "merged")) for e in source.get("export", [])), "")
-    kept = link_groups([replace(g, on=copies) if g.id in only else g for g in link_groups(read)])
-    kept = assign_recipe_gates(kept, recipe)
+    kept = assign_recipe_gates([replace(g, on=copies) if g.id in about and not g.on else g for g in read], recipe)
     made, there = {g.id: json.loads(json.dumps(asdict(g))) for g in kept}, {str(g["id"]): g for g in gates}
     if made.keys() != there.keys() or len(there) < len(gates):
         odd = sorted(made.keys() ^ there.keys())

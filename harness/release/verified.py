@@ -16,7 +16,8 @@ from harness.release.policy import ExportRefusedError
 class VerifiedExport:
     """The result of a verification: passed steps and any refusal.
 
-    `unable` gives the reason for each gate with numbers that could not be recomputed as requested.
+    `unable` gives the reason for each gate that was decided and could not be decided again, `missing` the message about
+    a module that this needs.
     """
 
     folder: str
@@ -30,6 +31,8 @@ class VerifiedExport:
     steps: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     unable: dict[str, str] = field(default_factory=dict)
+    missing: str = ""
+    recorded: list[str] = field(default_factory=list)  # gates that block, whose PASS could not be decided again
     read: dict[str, str] = field(default_factory=dict)  # the sha256 of files of the evidence, as they were read
 
     def __post_init__(self) -> None:

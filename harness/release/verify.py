@@ -1,8 +1,8 @@
 """`harness verify`: are these the bytes that passed, and who says so? Reads files, runs nothing of them.
 
-Seven steps, and an eighth where it is asked for, stopping at the first that fails. Without a policy it proves that the
-bytes are the ones the evidence speaks of, not who wrote the evidence. Needs the standard library alone, and
-securesystemslib for signatures, numpy and scipy to compute verdicts again.
+It stops at the first step that fails. Without a policy it proves that the bytes are the ones the evidence speaks of,
+and that its verdicts follow from its rows, not who wrote the evidence. Needs the standard library alone, and
+securesystemslib for signatures, numpy and scipy for claims that are not about 0/1 rows.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ from harness.errors import UsageError
 from harness.release import policy_checks
 from harness.release.lock_reader import LockedSuite, read_lock, require_lock_format
 from harness.release.policy import ExportRefusedError, Policy, list_unchecked, require_signers, verified_signers
+from harness.release.recomputation import recompute_verdicts
 from harness.release.served import require_served_statement
 from harness.release.source import find_source_error
-from harness.release.verdict_consistency import find_verdicts_error
 from harness.release.verified import VerifiedExport, read_evidence_file
 from harness.suite.waivers import describe_claim
 from harness.texts.counts import count_noun
@@ -66,13 +66,12 @@ def verify_export(
     policy: Policy | None = None,
     now: datetime | None = None,
     *,
-    recompute: bool = False,
     last: Path | None = None,
     beside: Sequence[Path] = (),
     suite: Path | None = None,
     served: Path | None = None,
 ) -> VerifiedExport:
-    """Verify an export, and with `recompute` its verdicts as well.
+    """Verify an export.
 
     Exports `beside` it are evidence of other suites about the same model. Each is verified, and one of them must meet
     each gate, data set and claim of the policy. With `suite` the lock and the rows are compared with that copy;
@@ -82,11 +81,9 @@ def verify_export(
     for one in (folder, *beside):
         if not one.is_dir():
             raise UsageError(f"{one}: is not a folder; name an export of harness run")
-    recomputes = recompute or bool(policy and policy.recomputed is not None)
-    how = (policy, now or datetime.now(UTC), recomputes, bool(beside), served)
+    how = (policy, now or datetime.now(UTC), bool(beside), served)
     check = _Verification(folder, *how, last, [_Verification(one, *how) for one in beside], suite)
-    looked = {"recomputed"} if recompute else set()
-    check.verified.unchecked = list_unchecked(policy, looked | ({"suites", "[[claim]]", "data"} if suite else set()))
+    check.verified.unchecked = list_unchecked(policy, {"suites", "[[claim]]", "data"} if suite else ())
     return check.go()
 
 
@@ -101,7 +98,6 @@ class _Verification:
     folder: Path
     policy: Policy | None
     now: datetime
-    recomputes: bool
     joined: bool
     served: Path | None
     last: Path | None = None
@@ -121,7 +117,7 @@ class _Verification:
             "formats": lambda: formats.check_files(self.folder / MODEL),
             "configuration": lambda: formats.check_configuration(self.folder / MODEL),
             "chat template": self.template,
-            **({"recompute": self.recompute} if self.recomputes else {}),
+            "verdicts": self.decide_again,
             **({"all_of": self.together} if self.others or alone else {}),
             **({"suite": self.compare_suite} if self.suite else {}),
             **({"served": self.answers} if self.served or (self.policy and self.policy.served) else {}),
@@ -317,8 +313,6 @@ class _Verification:
             self.gate(verdicts[gate])
         for verdict in self.evidence.gates:
             self.same_weights(verdict)
-        if why := find_verdicts_error(self.locked, verdicts):
-            raise ExportRefusedError(why)
         for told in self.evidence.manifest["ignored"]:
             said = f'check "{told["check"]}" failed and was ignored'
             self.waived(said, f"{said}, waived by {told['by']}", told)
@@ -402,21 +396,19 @@ class _Verification:
 
     # -- 7: the verdicts from their rows -----------------------------------------------------------
 
-    def recompute(self) -> str:
+    def decide_again(self) -> str:
         """Return how many verdicts follow from their rows. Raises ExportRefusedError when one does not, or few do."""
-        from harness.release.recomputation import recompute_verdicts
-
         verdicts = {g["gate"]: g for g in self.evidence.gates}
         named = {*self.met.gates, *(set(self.policy.gates) & verdicts.keys() if self.policy else ())}
-        recomputed = recompute_verdicts(self.folder, self.evidence.manifest, self.locked, verdicts, named)
-        if recomputed.differs:
-            raise ExportRefusedError(recomputed.differs)
-        self.verified.unable = {g: why for g, why in recomputed.unable.items() if verdicts[g]["outcome"] != "ERROR"}
-        if self.policy and (why := recomputed.find_shortfall(self.policy.recomputed, named)):
+        again = recompute_verdicts(self.folder, self.evidence.manifest, self.locked, verdicts, named)
+        if again.differs:
+            raise ExportRefusedError(again.differs)
+        self.verified.unable = {g: why for g, why in again.unable.items() if verdicts[g]["outcome"] != "ERROR"}
+        self.verified.missing = again.missing
+        self.verified.recorded = sorted(again.unable.keys() & set(again.wanted))
+        if self.policy and (why := again.find_shortfall(self.policy.recomputed, named)):
             raise ExportRefusedError(why)
-        if (self.policy is None or self.policy.recomputed is None) and not recomputed.gates:
-            raise UsageError(f"--recompute: no gate can be decided again; {recomputed.summary}")
-        return recomputed.summary
+        return again.summary
 
     # -- 8: other evidence about the same model, and the deployer's copy of the suite --------------
 

@@ -71,7 +71,7 @@ def _add_verdict_properties(case: ET.Element, verdict: Verdict) -> None:
 
 
 def _describe_severity(verdict: Verdict) -> str:
-    return "block" if verdict.blocking else "any_of" if verdict.group else "warn"
+    return "block" if verdict.blocking else "warn"
 
 
 def _add_outcome(case: ET.Element, report: ItemResult, verdict: Verdict | None) -> None:

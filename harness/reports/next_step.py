@@ -53,7 +53,7 @@ def _suggest_after_pass(run: Run, folder: Path, shown: Path) -> NextStep | None:
     if not run.is_of_scored_rows:
         return None
     if (folder / BUNDLE).is_dir():
-        again = _format_harness_command("verify", str(shown / BUNDLE), "--recompute")
+        again = _format_harness_command("verify", str(shown / BUNDLE))
         return NextStep("Nothing is left to do here. To let others check the decision:", again)
     return NextStep("Nothing is left to do here; so many rows are kept in no evidence that others could check.", "")
 

@@ -21,10 +21,10 @@ from harness.schema import format_toml
 
 LOCK = "suite.lock.json"
 SIZES = ("worse_by_at_most", "worse_by_more_than", "on_at_most", "max_failures")  # of what a gate allows
-STRICTER_UP, STRICTER_DOWN = ("min", "better_by"), ("max", *SIZES, "alpha", "cut_at_most", "flips_at_most")
+STRICTER_UP, STRICTER_DOWN = ("min", "better_by"), ("max", *SIZES, "alpha", "cut_at_most")
 LIMITS = ("min", "max", "better_by", *SIZES)
 # from the other keys of a gate, or where they are written
-DERIVED_KEYS = ("id", "where", "claim", "blocking", "candidates", "group", "among", "guards")
+DERIVED_KEYS = ("id", "where", "claim", "blocking", "candidates", "among", "guards")
 # of a lock: what names, dates or repeats, and what a comparison tells by itself
 LABELS: tuple[str, ...] = ("recorded", "format", "gates", "subjects", "packages", "suite.name", "suite.file")
 LABELS += ("suite.digest", "suite.source", "suite.header.name", "suite.header.description", "suite.header.alpha")

@@ -73,7 +73,7 @@ def run_outcome(run: Run) -> Outcome:
 
     PASS if something may ship; ERROR if the report was edited, the run ended early, or a gate was not decided.
     """
-    gates = [v for v in run.verdicts if not v.group]
+    gates = run.verdicts
     if run.edited:
         return Outcome.ERROR
     if gates and _list_shippable_candidates(run, gates)[0]:
@@ -106,7 +106,7 @@ def describe_exemption(v: Verdict) -> str:
         return ""
     if v.waived:
         return "waived"
-    return "not what ships" if v.blocking else "any_of" if v.group else "warn"
+    return "not what ships" if v.blocking else "warn"
 
 
 def distance_to_limit(v: Verdict) -> float:
@@ -115,7 +115,7 @@ def distance_to_limit(v: Verdict) -> float:
     A half-width is half of the interval. Below zero the bound is on the wrong side. Without an interval the distance is
     infinite: positive for PASS, else negative.
     """
-    counted = v.claim_spec is None or v.claim_spec.kind in ("failures", "group")
+    counted = v.claim_spec is None or v.claim_spec.kind == "failures"
     bound = None if v.claim_spec is None or counted else v.lower if v.claim_spec.sign > 0 else v.upper
     if v.claim_spec is None or bound is None or v.threshold is None or v.estimate is None:
         return math.inf if v.outcome is Outcome.PASS else -math.inf
@@ -133,7 +133,7 @@ def verdict_sentence(run: Run) -> str:
 
 
 def _describe_decision(run: Run) -> str:
-    if not (gates := [v for v in run.verdicts if not v.group]):
+    if not (gates := run.verdicts):
         why = (
             "the run ended early" if run.problem else "a check failed" if any(f.stops_run for f in run.findings) else ""
         )

@@ -45,8 +45,7 @@ RELATIVE_TOLERANCE = 1e-9  # by which numbers differ on another processor
 def verify_bundle(folder: Path, args: Namespace, policy: Policy | None) -> int:
     """Verify a bundle, print the result and return the exit code.
 
-    The files must be as written. If requested, the verdicts are recomputed from the rows, and the rows read again from
-    the sources.
+    The files must be as written, and the verdicts follow from the rows; these are read again from the sources if given.
     """
     steps, code, refused = dict[str, str](), ExitCode.OK, ""
     try:
@@ -64,7 +63,7 @@ def verify_bundle(folder: Path, args: Namespace, policy: Policy | None) -> int:
 
 def _run_verification_steps(folder: Path, args: Namespace, policy: Policy | None, steps: dict[str, str]) -> None:
     """Add the steps that passed. Raises ValueError and others at the first that does not."""
-    if args.told_as or args.beside or args.summary or args.suite or args.replay is not None:
+    if args.told_as or args.beside or args.suite or args.replay is not None:
         raise ValueError("scored rows are not an export: they have no model that could be replayed or attested")
     bundle = ForeignFolder(folder)
     manifest = bundle.read_record(MANIFEST)
@@ -79,18 +78,17 @@ def _run_verification_steps(folder: Path, args: Namespace, policy: Policy | None
     bound = {f"{r['side']}: {r['binding']}" + (f" ({r['bound']})" if r["bound"] else "") for r in manifest["runs"]}
     steps |= {"files": f"{len(told)} as written", "binding": ", ".join(sorted(bound))}
     verdicts = parse_record(raw[VERDICTS])
-    if args.recompute or args.sources or policy:
-        suite, runs = _parse_suite_and_rows(raw, manifest)
-        attempts = {e: AttemptNumber(number, tuple(stages)) for e, (number, *stages) in manifest["attempts"].items()}
-        again = judge_rows(suite, runs=runs, attempts=attempts)
-        for one, other in zip(verdicts, json.loads(dumps([asdict(v) for v in again.verdicts])), strict=True):
-            if odd := [key for key in one if key != WAIVER and not _is_equal_with_tolerance(one[key], other[key])]:
-                raise ValueError(f'gate "{one["gate"]}": its rows give another {odd[0]}')
-        steps["recompute"] = f"recomputed {len(verdicts)} of {len(verdicts)} gates"
-        if policy:
-            steps["policy"] = _require_policy_met(policy, manifest, again)
-        if args.sources:
-            steps["sources"] = _require_same_source_rows(suite, runs, args.sources)
+    suite, runs = _parse_suite_and_rows(raw, manifest)
+    attempts = {e: AttemptNumber(number, tuple(stages)) for e, (number, *stages) in manifest["attempts"].items()}
+    again = judge_rows(suite, runs=runs, attempts=attempts)
+    for one, other in zip(verdicts, json.loads(dumps([asdict(v) for v in again.verdicts])), strict=True):
+        if odd := [key for key in one if key != WAIVER and not _is_equal_with_tolerance(one[key], other[key])]:
+            raise ValueError(f'gate "{one["gate"]}": its rows give another {odd[0]}')
+    steps["gates"] = f"{len(verdicts)} of {len(verdicts)} decided again from their rows"
+    if policy:
+        steps["policy"] = _require_policy_met(policy, manifest, again)
+    if args.sources:
+        steps["sources"] = _require_same_source_rows(suite, runs, args.sources)
     steps["verdicts"] = ", ".join(f"{v['outcome']} {v['gate']}" for v in verdicts)
     for v in verdicts:
         if v["blocking"] and v["outcome"] != Outcome.PASS and not v[WAIVER]:

@@ -22,14 +22,14 @@ from harness.texts.numbers import format_p_in_sentence
 def add_guards(gates: Sequence[Gate], measured: Mapping[str, MeasuredRows]) -> tuple[Gate, ...]:
     """Add a guard per task behind each gate on their mean.
 
-    Only blocking gates against a baseline, without slice and `any_of`, get guards.
+    Only blocking gates against a baseline, without slice get guards.
     """
     own = [gate for gate in gates if not gate.guards]
     found, ids = list[Gate](), {gate.id for gate in own}
     for gate in own:
         found.append(gate)
         tasks = measured[gate.eval].runs["candidate"].tasks if gate.eval in measured else ()
-        if gate.blocking and gate.versus and not gate.slice and not gate.any_of:
+        if gate.blocking and gate.versus and not gate.slice:
             guard = replace(gate, severity="warn", min_n=2, requires=[], guards=gate.id)
             if gate.better_by is not None:  # on the mean; a task must not be worse
                 guard = replace(guard, better_by=None, worse_by_at_most=0.0)

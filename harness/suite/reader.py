@@ -20,7 +20,6 @@ from harness.data import reading
 from harness.errors import Mistakes, UsageError, did_you_mean, suggest_option
 from harness.files import read_text
 from harness.gates.gate import DERIVED_FIELDS, FEWEST_SEEDS, Gate
-from harness.gates.group import find_member_mistakes, link_groups
 from harness.stats.values import find_alpha_error
 from harness.suite import tables
 from harness.suite.lines import read_toml_lines, reject_deep_keys
@@ -94,8 +93,6 @@ class _Reader:
         adapter, train = self.one("adapter", tables.Use), self.one("train", tables.Train)
         candidate, subjects = self.one("candidate", tables.Candidate), self.subjects()
         evals, gates = self.many("eval", tables.Eval, "name"), self.many("gate", Gate, "id")
-        for gate, mistake in find_member_mistakes(gates):
-            self.mistakes.add(gate.where, mistake)
         exports = self.many("export", tables.Export, "to")
         checks = self.one("checks", tables.Ignored) or tables.Ignored("[checks]")
         merges = self.merge(wanted=any(e.from_.startswith("merged") for e in exports))
@@ -106,7 +103,7 @@ class _Reader:
         digest = digest_value(source)  # a digest of a short password would tell it
         made = tables.Suite(
             self.path, about, model or tables.Model("", "[rows]", "rows"), adapter, train, candidate, subjects, evals,
-            link_groups(gates), merges, exports, digest, self.raw.get("merge", {}).get("choose"), checks,
+            tuple(gates), merges, exports, digest, self.raw.get("merge", {}).get("choose"), checks,
             None if candidate else sweep, rows,
             source if source == self.raw == secrets.redact_options(self.raw) else None,
             digest_value({name: table for name, table in source.items() if name != "gate"}),

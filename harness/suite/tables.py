@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -350,11 +349,6 @@ class Suite:
         """Return the names of evals that compare a copy with its parent."""
         return frozenset(e.name for e in self.evals if e.against == PARENT)
 
-    @cached_property
-    def members(self) -> Counter[str]:
-        """Count the gates in each `any_of`, by the group's id."""
-        return Counter(g.group for g in self.gates if g.group)
-
     @property
     def place(self) -> str:
         """Return its file with its folder, which tells copies of a project apart, or its command."""
@@ -403,9 +397,5 @@ def find_name_error(name: str) -> str:
 
 
 def gate_alpha(gate: Gate, suite: Suite) -> float:
-    """Return the risk that a gate is tested at.
-
-    In an `any_of` group Holm gives the best gate its share of the risk.
-    """
-    alpha = gate.alpha or suite.header.alpha
-    return alpha / suite.members[gate.group] if gate.group else alpha
+    """Return the risk that a gate is tested at."""
+    return gate.alpha or suite.header.alpha

@@ -46,7 +46,7 @@ def find_waiver_error(waiver: Waiver, gate: Gate | None, suite: Suite, today: da
     if gate and waiver.claim != describe_claim(gate):
         return f'is for another claim, "{waiver.claim}"'
     if gate and waiver.digest != claim_digest(gate, suite):
-        return "is for another claim with the same words: its eval, its members or one of its keys changed"
+        return "is for another claim with the same words: its eval or one of its keys changed"
     if not gate and waiver.digest != check_digest(waiver.gate, suite):
         return "is for another suite with the same words: its model, [adapter], [train] or an eval changed"
     return ""
@@ -60,8 +60,8 @@ def describe_claim(gate: Gate) -> str:
 def claim_digest(gate: Gate, suite: Suite) -> str:
     """Return the sha256 of everything a gate claims, 64 hex digits.
 
-    It covers every key of the gate but its id, the suite's alpha where it has none, the eval and the baseline it names,
-    and the claims of its members. A gate that is changed afterwards is another claim.
+    It covers every key of the gate but its id, the suite's alpha where it has none, and the eval and the baseline it
+    names. A gate that is changed afterwards is another claim.
     """
     return digest_value(_make_claim_identity(gate, suite))
 
@@ -152,19 +152,17 @@ def unneeded_waivers(waivers: Sequence[Waiver], verdicts: Sequence[Verdict], fla
 
 
 def _make_claim_identity(gate: Gate, suite: Suite) -> dict[str, Any]:
-    neutral = {"id", *DERIVED_FIELDS} - {"group"}
+    neutral = {"id", *DERIVED_FIELDS}
     keys = {f.name: getattr(gate, f.name) for f in dataclasses.fields(gate) if f.name not in neutral}
     if set(gate.on) == set(suite.copies):  # as collection fills it in where copies are compared with their parents
         keys["on"] = []
     spec = next((e for e in suite.evals if e.name == gate.eval), None)
     baseline = suite.subjects.get(gate.versus or "")
-    named = {g.id: g for g in suite.gates}
     return {
         **keys,
         "alpha": gate.alpha or suite.header.alpha,
         "eval": spec and _make_eval_identity(spec),
         "baseline": dataclasses.asdict(dataclasses.replace(baseline, where="")) if baseline else None,
-        "members": [[name, _make_claim_identity(named[name], suite)] for name in gate.any_of if name in named],
     }
 
 

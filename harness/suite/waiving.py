@@ -42,8 +42,7 @@ def append_waiver(
         raise UsageError(f'--until "{until}": is in the past; today is {today.isoformat()}')
     declared = next((g for g in found.gates if g.id == gate), None)
     if declared and not declared.blocking:
-        instead = f'it is part of "{declared.group}"; waive that' if declared.group else "it only warns"
-        raise UsageError(f'{found.path}: gate "{gate}" does not block by itself: {instead}')
+        raise UsageError(f'{found.path}: gate "{gate}" does not block: it only warns')
     digest = claim_digest(declared, found) if declared else check_digest(gate, found)
     claim = describe_claim(declared) if declared else IGNORED
     made = Waiver(gate, claim, why, last.isoformat(), name, today.isoformat(), digest)

@@ -114,7 +114,7 @@ class InterimAnalysis:
 
     def _is_guard(self, gate: Gate) -> bool:
         metric = self.metric(gate.metric)
-        tested = gate.decide == "risk" and not (gate.kind.counts or metric.is_count or metric.is_agreement)
+        tested = not (gate.kind.counts or metric.is_count or metric.is_agreement)
         if not (gate.blocking and tested):
             return False
         if gate.versus:

@@ -148,8 +148,6 @@ def gate_section(
     svg = draw_svg(strip_spec(axis, found)) if axis and found else ""
     if v.waived and v.waiver:
         aside = printable(v.waiver.summary())
-    elif v.group:
-        aside = f"one of “{printable(v.group)}”"
     elif not v.blocking:
         aside = "only warns"
     else:

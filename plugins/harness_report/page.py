@@ -122,7 +122,7 @@ def page_commands(kept: LoadedRun) -> Iterator[str]:
     run = kept.run
     if run.is_of_scored_rows:
         if (kept.folder / BUNDLE).is_dir():
-            yield f"harness verify {printable(str(Path(*kept.folder.resolve().parts[-2:]) / BUNDLE))} --recompute"
+            yield f"harness verify {printable(str(Path(*kept.folder.resolve().parts[-2:]) / BUNDLE))}"
         if command := run.invocation.get("command"):
             yield printable(str(command))
         return

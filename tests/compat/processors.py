@@ -13,7 +13,7 @@ from pathlib import Path
 
 from tests.compat.verdicts import CASES, Evidence, decide_case, draw_case, verify_case
 
-NUMBERS = range(0, CASES, 37)
+NUMBERS = [number for number in range(0, CASES, 37) if not draw_case(number).is_removed]
 
 
 def write(path: str) -> None:
@@ -31,7 +31,7 @@ def verify(*paths: str) -> None:
             for path in paths:
                 verdicts = json.loads(Path(path).read_text("utf-8"))[str(number)]
                 numbers, words = verify_case(evidence, verdicts)
-                if numbers[:2] != [True, True]:
+                if numbers[0] is not True:
                     print(f"{path}: case {number}: {words}")
 
 

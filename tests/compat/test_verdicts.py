@@ -6,12 +6,13 @@ import json
 import math
 import re
 from functools import cache
+from itertools import islice
 from typing import Any
 
 import pytest
 
 from harness.release.recomputation import NEAR_BOUND
-from tests.compat.verdicts import CASES, HERE, judge_and_verify_case
+from tests.compat.verdicts import HERE, judge_and_verify_case
 
 PIECES = 8
 BOUNDS = {28: (5, 6), 6: (4, 5)}  # where lower and upper stand in what is kept of a verdict, and of a slice
@@ -47,16 +48,16 @@ def is_nearly_equal(one: Any, other: Any, near: float = 1e-9) -> bool:
 @pytest.mark.parametrize("piece", range(PIECES))
 def test_verdicts_are_what_they_were(piece: int) -> None:
     """Outcomes, numbers, and what verify and --recompute make of the evidence, true and edited; then the words."""
-    for number in range(piece, CASES, PIECES):
-        found = judge_and_verify_case(number)
-        numbers, words = (json.loads(json.dumps(told)) for told in (found.numbers, found.words))
-        assert is_nearly_equal(read_kept_verdicts("verdicts")[number], numbers)
-        assert is_nearly_equal(read_kept_verdicts("words")[number], words)
+    kept = zip(read_kept_verdicts("verdicts"), read_kept_verdicts("words"), strict=True)
+    for numbers, words in islice(kept, piece, None, PIECES):
+        found = judge_and_verify_case(numbers["case"])
+        assert is_nearly_equal(numbers, json.loads(json.dumps(found.numbers)))
+        assert is_nearly_equal(words, json.loads(json.dumps(found.words)))
 
 
 def test_what_a_run_says_its_verifier_believes() -> None:
     """Whatever was drawn: nobody who verifies refuses what nobody changed."""
-    refused = [case["case"] for case in read_kept_verdicts("verdicts") if case["verify"][:2] != [True, True]]
+    refused = [case["case"] for case in read_kept_verdicts("verdicts") if case["verify"][0] is not True]
     assert not refused
 
 

@@ -38,8 +38,6 @@ WRITTEN_BY_A_COMMAND = re.compile(r"^Written by `|<!-- generated from the code",
 def iterate_written_pages() -> Iterator[Path]:
     """Yield the pages that people write for users; a decision is a record of its time."""
     for path in sorted([*ROOT.glob("*.md"), *ROOT.glob(".github/*.md"), *(ROOT / "docs").rglob("*.md")]):
-        if path.name.startswith("renamed-"):  # lists of names
-            continue
         if not WRITTEN_BY_A_COMMAND.search(path.read_text("utf-8")) and not re.match(r"\d{4}-", path.name):
             yield path
 

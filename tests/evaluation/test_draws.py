@@ -143,7 +143,7 @@ def test_evidence_recomputes_gates_on_draws(project: Project) -> None:
     cut = '[[gate]]\nid = "cut"\nmetric = "qa.cut"\nmax = 0.5\n'
     done = sampling(project, SAMPLED + VERSUS + gates + cut).run()
     assert done.code == 0, done.out
-    assert "recomputed 6 of 6 gates" in project.harness("verify", "exports/fake", "--recompute").out
+    assert "6 of 6 decided again from their rows" in project.harness("verify", "exports/fake").out
     words = ("--replay", "9", "--suite", "suite.toml", "-p", "harness.testing")
     played = project.harness("verify", "exports/fake", *words)
     assert "9 rows" in played.out, played.out + played.err

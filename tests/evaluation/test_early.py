@@ -74,7 +74,7 @@ def test_every_gate_of_an_eval_must_be_decided(suite: Project) -> None:
     [
         ('stop = "early"', 'stop = "early"\ncluster = "kind"', "rows in clusters are not independent"),
         ('id = "floor"', 'id = "floor"\nslice = "kind=a"', "all rows of a slice are needed"),
-        ('id = "floor"', 'id = "floor"\nestimand = "clusters"', "the gate is about clusters"),
+        ('id = "floor"', 'id = "floor"\nestimand = "questions"', "the gate is about questions"),
         ("better_by = 0.0", 'better_by = "2%"', "its margin is relative"),
         ('use = "exact_match"', 'use = "perplexity"\nof = "completion"', "no known range"),
         ('metric = "qa.exact_match"', 'metric = "other.exact_match"', 'stop = "early" needs a gate on this eval'),

@@ -125,7 +125,7 @@ def test_rows_tell_how_their_answers_ended(project: Project) -> None:
         ("length", 32),
         ("eos", 2),
     }
-    assert project.harness("verify", "exports/fake", "--recompute").code == 0
+    assert project.harness("verify", "exports/fake").code == 0
     project.write({"suite.toml": SUITE}).run()
     assert not any("finish_reason" in row or "tokens" in row for row in read_newest_rows(project, "merged"))
 
@@ -184,7 +184,7 @@ def test_a_gate_on_endings_is_a_gate_as_any_other(project: Project) -> None:
         assert [*report.metrics] == ["exact_match", "cut", "empty"]
     write_telling_suite(project, gates, empty=5)
     assert project.run().code == 0
-    assert "recomputed 3 of 3 gates" in project.harness("verify", "exports/fake", "--recompute").out
+    assert "3 of 3 decided again from their rows" in project.harness("verify", "exports/fake").out
     project.write({"suite.toml": gates})
     done = project.run()
     assert done.verdict("ends") == done.verdict("speaks") == "ERROR"
@@ -241,7 +241,7 @@ def test_a_guard_keeps_a_gate_undecided(project: Project) -> None:
     half = write_telling_suite(project, SUITE + VERSUS + 'slice = "kind=a"\nmin_n = 20\n', base_cut=60).run()
     assert "of its 21 losses are among them" in next(v.why for v in half.report.verdicts if v.gate == "better")
     write_telling_suite(project, SUITE + VERSUS + 'severity = "warn"', base_cut=60).run()
-    assert "recomputed 2 of 2 gates" in project.harness("verify", "exports/fake", "--recompute").out
+    assert "2 of 2 decided again from their rows" in project.harness("verify", "exports/fake").out
     project.write({"suite.toml": SUITE + VERSUS})
     assert "the finish reason of 60 of 60 answers is unknown" in project.run().out
 

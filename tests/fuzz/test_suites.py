@@ -36,10 +36,6 @@ slice = { kind = "a" }
 versus = "other"
 worse_by_at_most = "5%"
 severity = "warn"
-
-[[gate]]
-id = "either"
-any_of = ["floor", "better"]
 """
 )
 KEYS = [
@@ -65,7 +61,6 @@ KEYS = [
         "better_by",
         "worse_by_at_most",
         "slice",
-        "any_of",
         "requires",
         "severity",
         "candidates",

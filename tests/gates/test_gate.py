@@ -313,11 +313,8 @@ def test_max_failures_wants_a_metric_of_zeros_and_ones() -> None:
 def test_no_mean_of_rows_is_a_point() -> None:
     """A mean of three rows is a sample of them, and nothing that a gate says makes a budget of it."""
     seconds = Metric("seconds", "lower", "mean")
-    claim = make_gate(metric="e.seconds", max=2.0, decide="point")
+    claim = make_gate(metric="e.seconds", max=2.0)
     assert decide_gate(claim, seconds, make_result([1.9, 2.2, 1.6], metric="seconds")).outcome is Outcome.INCONCLUSIVE
-    assert not make_gate(metric="e.bytes", max=2.0, decide="point").find_metric_mistakes(
-        Metric("bytes", "lower", "count")
-    )
 
 
 def make_sliced_rows(rates: dict[str, tuple[int, int]]) -> tuple[list[Sample], Result]:
@@ -632,10 +629,6 @@ WRONG = {
     "a perplexity below one": (PPL, {"max": 0.5}, "max is 0.5, but a perplexity is 1 or more"),
     "more than everything": (PPL, {"versus": "base", "better_by": "150%"}, ", which would leave a"),
     "failures of a mean": (F1, {"max_failures": 0}, "max_failures counts rows of a 0/1 metric"),
-    **{
-        f"a point of a {metric.scale}": (metric, {"max": 0.8, "decide": "point"}, 'decide = "point" is for counts')
-        for metric in (ACC, LOSS, PPL, Metric("macro_f1", "higher", "other", lambda scores: 0.5))
-    },
 }
 
 
@@ -778,42 +771,12 @@ SIZES, RATES = [2] * 30 + [30] * 10, [0.5] * 30 + [0.9] * 10  # large clusters a
 MEANS = [0.1 + 0.8 * ((i * 7) % 10) / 10 for i in range(40)]
 
 
-@pytest.mark.parametrize("kind", ["number", "better", "no worse", "perplexity"])
-def test_the_mean_over_clusters_counts_each_once(kind: str) -> None:
-    """A gate about clusters says what it would say of one row for each, its mean, however many rows there are."""
-    metric = PPL if kind == "perplexity" else SHARE
-    claim = {
-        "number": {"min": 0.4},
-        "better": {"versus": "base", "better_by": 0.0},
-        "no worse": {"versus": "base", "worse_by_at_most": 0.2},
-        "perplexity": {"max": 2.2},
-    }[kind]
-    asked = make_gate(metric=f"e.{metric.name}", estimand="clusters", **claim)
-    means = {"merged": MEANS, "base": [m * (0.7 + 0.01 * (i % 9)) for i, m in enumerate(MEANS)]}
-    alone = [make_result(values, name, metric.name) for name, values in means.items()]
-    lone = decide_gate(asked, metric, *alone)
-    places = [(c, i) for c in range(40) for i in range(2 + 2 * (c % 3))]  # clusters of 2, 4 and 6 rows, of any weight
-    samples = [Sample(f"{c}.{i}", cluster=f"d{c}") for c, i in places]
-    spread_out = []
-    for name, values in means.items():
-        scores = [Score(f"{c}.{i}", {metric.name: values[c] + (i % 2 - 0.5) / 10}, 3.0 + c) for c, i in places]
-        spread_out.append(Result(name, "e", tuple(scores), {}, f"digest of {name}"))
-    found = decide_gate(asked, metric, *spread_out, samples=samples)
-    assert (found.outcome, found.n, found.clusters) == (lone.outcome, len(places), 40)
-    for key in ("value", "estimate", "lower", "upper", "p_pass", "p_fail"):
-        assert getattr(found, key) == pytest.approx(getattr(lone, key)), key
-    assert f"n={len(places)}, mean over 40 clusters, " in found.why
-    assert found.claim.endswith(" in the mean over clusters")
-
-
 def test_sizes_that_tell_of_the_outcome_are_told() -> None:
     """Where long documents are right more often, the mean over rows and that over documents are two claims."""
     samples, ours = make_clustered_rows(SIZES, RATES)
     by_rows = decide_gate(make_gate(min=0.7, allow_approximate=True), ACC, ours, samples=samples)
-    by_clusters = decide_gate(make_gate(min=0.7, estimand="clusters"), ACC, ours, samples=samples)
-    assert (by_rows.outcome, by_clusters.outcome) == (Outcome.PASS, Outcome.FAIL)
+    assert by_rows.outcome is Outcome.PASS
     assert "; cluster size is related to the outcome: the mean over clusters is 0.600" in by_rows.why
-    assert "; cluster size is related to the outcome: the mean over rows is 0.833" in by_clusters.why
     assert "cluster size is related" not in decide_gate(make_gate(min=0.5), ACC, ours, samples=samples).why
     base = make_clustered_rows(SIZES, [0.5 + 0.5 * (i < 30) for i in range(40)], name="base")[1]
     change = decide_gate(make_gate(versus="base", better_by=0.0), ACC, ours, base, samples=samples)
@@ -825,15 +788,6 @@ def test_both_means_near_the_threshold_are_no_news() -> None:
     samples, ours = make_clustered_rows([2, 3] * 20, [0.5, 0.66] * 20)
     found = decide_gate(make_gate(min=0.59), ACC, ours, samples=samples)
     assert (found.outcome, "cluster size is related" in found.why) == (Outcome.INCONCLUSIVE, False)
-
-
-def test_rows_needed_of_a_mean_over_clusters_are_rows() -> None:
-    """Clusters of ten that would decide it are told as so many rows."""
-    samples, ours = make_clustered_rows([10] * 40, [0.7, 0.8] * 20)
-    claim = make_gate(min=0.74, estimand="clusters")
-    lone = decide_gate(claim, SHARE, make_result([0.7, 0.8] * 20, metric="share"))
-    found = decide_gate(claim, ACC, ours, samples=samples)
-    assert found.rows_needed == 10 * (lone.rows_needed or 0)
 
 
 @pytest.mark.parametrize(("clusters", "said"), [(19, "in few clusters (19), "), (20, "in 20 clusters, ")])
@@ -858,7 +812,6 @@ def test_rows_that_are_in_no_clusters_are_not_called_so() -> None:
 
 ESTIMANDS = {
     "failures": ({"max_failures": 0}, ACC, '"max_failures" counts rows'),
-    "a group": ({"metric": "", "any_of": ["a", "b"]}, ACC, "belongs to the gates that any_of names"),
     "a count": ({"max": 9}, Metric("bytes", "lower", "count"), "bytes is a count over all rows, not a mean over"),
     "all rows at once": (
         {"min": 0.5},
@@ -869,10 +822,10 @@ ESTIMANDS = {
 
 
 @pytest.mark.parametrize("case", ESTIMANDS)
-def test_what_has_no_mean_over_clusters_is_a_mistake(case: str) -> None:
+def test_what_has_no_mean_over_questions_is_a_mistake(case: str) -> None:
     """Counts and what is made from all rows at once have none."""
     claim, metric, told = ESTIMANDS[case]
-    asked = make_gate(estimand="clusters", **claim)
+    asked = make_gate(estimand="questions", **claim)
     assert any(told in m for m in (*asked.find_mistakes(), *asked.find_metric_mistakes(metric)))
 
 
@@ -928,10 +881,6 @@ CAPS = {
     "no number": (
         make_gate(versus="base", better_by=0.0, cap=math.nan),
         "cap is nan; it must be more than 0 (the most that a row counts)",
-    ),
-    "of a group": (
-        Gate("g", any_of=["a", "b"], cap=0.5),
-        '"cap" belongs to the gates that any_of names; move it there',
     ),
 }
 CAPS_ON = {

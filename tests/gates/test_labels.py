@@ -157,7 +157,7 @@ def test_gate_is_about_the_corrected_share() -> None:
 
 
 def test_kappas_gate_is_at_its_own_risk() -> None:
-    """Its p-value is no count's, so a smaller alpha, an attempt or an any_of makes it harder to pass."""
+    """Its p-value is no count's, so a smaller alpha or an attempt makes it harder to pass."""
     given = make_labels(GOOD, "kappa")
     found = decide_with_labels(KAPPA, [0.0] * 5, given, min=0.48)
     assert 0.01 < (found.p_pass or 0) < 0.05

@@ -15,10 +15,8 @@ from harness.gates.min_rows import find_unprovable_error
 from harness.records.metrics import Metric
 from harness.records.samples import Result, Sample, Score
 from harness.records.verdicts import Outcome, Verdict
-from harness.release.lock_reader import LockedSuite
-from harness.release.verdict_consistency import find_verdicts_error
+from harness.release.recomputation import find_verdict_difference
 from harness.stats import hypothesis_tests
-from harness.suite import tables
 
 ALPHA = 0.05
 F1 = Metric("f1", "higher", "proportion")
@@ -124,19 +122,9 @@ def test_a_stricter_claim_implies_a_looser_one() -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
-    [
-        ({}, ""),
-        ({"estimate": 0.01}, "has the estimate 0.01"),
-        ({"outcome": "FAIL"}, "few lose"),
-        ({"threshold": 0.2}, "its claim is about 0.1"),
-        ({"claim": "worse"}, "has claim"),
-    ],
+    "changes", [{}, {"estimate": 0.01}, {"outcome": "FAIL"}, {"threshold": 0.2}, {"claim": "worse"}]
 )
-def test_its_verdict_is_verified(changes: dict[str, Any], told: str) -> None:
+def test_its_verdict_is_verified(changes: dict[str, Any]) -> None:
     """Evidence that says another number than its rows is refused."""
-    verdict = json.loads(json.dumps(asdict(judge([0.0] * 40)))) | changes
-    locked = LockedSuite(tables.SuiteTable("s", alpha=ALPHA), {"few lose": GATE}, {"e": {"f1": F1}}, {}, {},
-                         {"e": 40}, {}, {})  # fmt: skip
-    found = find_verdicts_error(locked, {"few lose": verdict})
-    assert told in found if told else not found
+    again = json.loads(json.dumps(asdict(judge([0.0] * 40))))
+    assert bool(find_verdict_difference(again | changes, again)) is bool(changes)

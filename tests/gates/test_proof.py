@@ -137,14 +137,3 @@ def test_collection_warns_of_a_claim_the_rows_cannot_prove(project: Project) -> 
     assert outcome.code == 0
     told = 'gate "floor": 60 rows cannot prove min = 0.97, even if every row is right; at least 99 are needed'
     assert told in outcome.err
-
-
-def test_claims_of_one_group_share_the_risk(project: Project) -> None:
-    """Two claims in `any_of` are tested at half of alpha, so each needs more rows."""
-    group = SUITE.replace("min = 0.5", "min = 0.95") + (
-        '[[gate]]\nid = "other"\nmetric = "qa.exact_match"\nmin = 0.4\n'
-        '[[gate]]\nid = "one"\nany_of = ["floor", "other"]\n'
-    )
-    outcome = project.write({"suite.toml": group, "test.jsonl": ROWS, "train.jsonl": TRAIN}).run("--collect-only")
-    assert outcome.code == 0
-    assert ", even if every row is right; at least 72 are needed" in outcome.err

@@ -193,7 +193,7 @@ def test_evidence_of_repeated_questions_is_recomputed(project: Project) -> None:
     project.write({"suite.toml": SUITE, "test.jsonl": doubled, "train.jsonl": TRAIN})
     assert project.run().code == 0
     export = project.folder / "exports/fake"
-    assert project.harness("verify", "--recompute", str(export)).code == 0
+    assert project.harness("verify", str(export)).code == 0
     items = export / "evidence/items.jsonl"
     lines = [json.loads(line) for line in items.read_text("utf-8").splitlines()]
     assert {len([x for x in lines if x["key"] == line["key"]]) for line in lines} == {
@@ -209,7 +209,7 @@ def test_two_columns_of_clusters_are_recomputed(project: Project) -> None:
     done = project.run()
     assert {v.crossed for v in done.report.verdicts} == {(8, 8)}
     export = project.folder / "exports/fake"
-    assert project.harness("verify", "--recompute", str(export)).code == 0
+    assert project.harness("verify", str(export)).code == 0
     project.write({"suite.toml": suite.replace('["doc", "form"]', '["doc", "form", "kind"]')})
     assert "cluster names 3 columns; name one, or two different ones" in project.run("--collect-only").err
 

@@ -12,7 +12,6 @@ import pytest
 
 from harness.gates.decide import decide
 from harness.gates.gate import Gate
-from harness.gates.group import link_groups
 from harness.init import table
 from harness.pipeline.session import Options, prepare_collection
 from harness.records.metrics import Metric, metric
@@ -161,10 +160,6 @@ BAD = {
         Gate("g", "e.acc", max_failures=1, range=[0.0, 1.0]),
         '"max_failures" is an exact count without a risk; remove "range" and "allow_approximate"',
     ),
-    "a group": (
-        Gate("g", any_of=["a", "b"], allow_approximate=True),
-        '"allow_approximate" belongs to the gates that any_of names; move it there',
-    ),
 }
 
 
@@ -194,14 +189,6 @@ def test_a_gate_that_allows_an_approximate_risk_meets_no_claim_that_does_not() -
     assert AT_LEAST.implies(loose, RATING)
     assert not loose.implies(AT_LEAST, RATING)
     assert not AT_LEAST.implies(replace(AT_LEAST, range=[1.0, 5.0]), RATING)
-
-
-def test_members_of_a_group_are_barred_by_its_severity() -> None:
-    """A group that only warns may rest on an approximate member, one that blocks may not."""
-    members = [Gate("a", "e.rating", min=3.0), Gate("b", "e.rating", min=3.5)]
-    for severity, bars in (("warn", False), ("block", True)):
-        one = link_groups([*members, Gate("any", any_of=["a", "b"], severity=severity)])[0]  # type: ignore[arg-type]
-        assert one.forbids_risk("approximate") is bars
 
 
 EXAMPLES = (p for p in (ROOT / "harness/init/examples").glob("*/suite.toml") if (p.parent / "data").exists())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,9 @@ from harness.artifacts import attestation
 from harness.artifacts.attestation import CLAIMS, EVIDENCE, GATES, LOCK, MANIFEST, MODEL
 from harness.artifacts.digests import file_digest, hash_files, root_digest, weights_digest_of_files
 from harness.artifacts.folders import list_files
+from harness.release.lock_reader import read_lock
+from harness.release.recomputation import _CandidateEvidence, _parse_evidence_rows, read_items
+from harness.reports.report_json import dumps
 
 
 def reseal(export: Path, **changes: Any) -> None:
@@ -47,4 +51,23 @@ def edit_gates(export: Path, **changes: Any) -> None:
     path = export / EVIDENCE / GATES
     gates = json.loads(path.read_text("utf-8"))
     path.write_text(json.dumps([{**g, **changes} if g["gate"] == "floor" else g for g in gates]), "utf-8")
+    reseal(export)
+
+
+def decide_gates_again(export: Path) -> None:
+    """Let the verdicts say what lock and rows give, as one who made these up would."""
+    folder = export / EVIDENCE
+    manifest, lock, gates = (json.loads((folder / name).read_text("utf-8")) for name in (MANIFEST, LOCK, GATES))
+    reseal(export)
+    manifest = json.loads((folder / MANIFEST).read_text("utf-8"))
+    locked, recorded = read_lock(lock, manifest["candidate"]), {verdict["gate"]: verdict for verdict in gates}
+    rows = _parse_evidence_rows(list(read_items(export, manifest)), manifest)
+    evidence = _CandidateEvidence(locked, manifest, recorded, *rows)
+    decided = [
+        verdict
+        if evidence.unable_error(locked.gates[name])
+        else json.loads(dumps(asdict(evidence.decide(locked.gates[name]))))
+        for name, verdict in recorded.items()
+    ]
+    (folder / GATES).write_text(json.dumps(decided), "utf-8")
     reseal(export)

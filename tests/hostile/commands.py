@@ -160,7 +160,6 @@ COMMANDS: dict[str, Command] = {
             "suite": YOURS,
             "sign_with": YOURS,
             "served": YOURS,
-            "summary": YOURS,
         },
         _make_lines(
             "export",
@@ -173,14 +172,13 @@ COMMANDS: dict[str, Command] = {
         + _make_lines("export", "verify .", folder="{export}", reading="verify")
         + _make_lines(
             "export",
-            "verify {export} --recompute",
-            "verify {export} --recompute --policy strict --key {yours}/release.pub",
+            "verify {export} --policy strict --key {yours}/release.pub",
         )
         + _make_lines("model", "verify {model}")
         + _make_lines("adapter", "verify {adapter}")
         + _make_lines("published", "verify {published}")
         + _make_lines("bundle", "verify {bundle}")
-        + _make_lines("bundle", "verify {bundle} --recompute"),
+        + _make_lines("bundle", "verify {bundle}"),
         reads=(
             Read(
                 "evidence",
@@ -194,7 +192,7 @@ COMMANDS: dict[str, Command] = {
                 "hashed once; configuration and headers once more",
                 "inodes, sizes and times of change, before the first and after the last reading",
             ),
-            Read("your policy, statement, summary, copy of the suite", "yes", "once", "keys, threshold, root"),
+            Read("your policy, statement, copy of the suite", "yes", "once", "keys, threshold, root"),
             Read("bundle of `harness gate`", "no", "once", "digests, verdicts from the rows, your policy"),
             Read(
                 "evidence and `model/`, with `--as` or `--replay`",
@@ -214,7 +212,7 @@ COMMANDS: dict[str, Command] = {
                 "evidence",
                 "no",
                 "once; once more for secrets",
-                "as `verify --recompute`; the verified payloads are signed, and their root is printed",
+                "as `verify`; the verified payloads are signed, and their root is printed",
             ),
         ),
     ),

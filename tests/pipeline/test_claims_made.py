@@ -22,7 +22,6 @@ SECOND = SUITE.replace(
     1,
 )
 OTHER = '\n[[gate]]\nid = "other"\nmetric = "qa.exact_match"\nmin = 0.4\n'
-GROUP = OTHER + '\n[[gate]]\nid = "one"\nany_of = ["floor", "other"]\n'
 
 
 @pytest.fixture
@@ -79,12 +78,6 @@ def test_a_gate_that_only_warns_is_no_claim(suite: Project) -> None:
     assert gate_and_list_attempts(suite, SUITE) == {1}
     warns = '\n[[gate]]\nid = "hope"\nmetric = "qa.exact_match"\nmin = 0.99\nseverity = "warn"\n'
     assert gate_and_list_attempts(suite, SUITE + warns) == {1}
-
-
-def test_any_of_counts_its_members(suite: Project) -> None:
-    """A group of two shares one risk now, and was two chances for whoever comes next."""
-    assert gate_and_list_attempts(suite, SUITE + GROUP) == {1}
-    assert gate_and_list_attempts(suite, SUITE) == {3}
 
 
 @pytest.mark.slow

@@ -1,10 +1,9 @@
-"""Gates that name each other, seen from outside: requires, any_of, slices, and what collection says of mistakes."""
+"""Gates that name each other, seen from outside: requires, slices, and what collection says of mistakes."""
 
 from __future__ import annotations
 
 import pytest
 
-from harness.stats import hypothesis_tests
 from harness.testing import ROWS, SUITE, Project
 
 SECOND = '\n[[eval]]\nname = "other"\nuse = "contains"\ndata = "test.jsonl"\n'
@@ -25,7 +24,6 @@ def make_gated_suite(*tables: str) -> str:
 
 HIGH = 'id = "high"\nmetric = "other.contains"\nmin = 0.99'
 AFTER = 'id = "after"\nmetric = "qa.exact_match"\nmin = 0.1\nrequires = ["high"]'
-ANY = 'id = "somehow"\nany_of = ["high", "better"]'
 BETTER = 'id = "better"\nmetric = "qa.exact_match"\nversus = "base"\nbetter_by = 0.0'
 
 
@@ -48,41 +46,6 @@ def test_gate_is_judged_when_what_it_requires_passed(suite: Project) -> None:
     assert "merged::other" in listed
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("severity", ["block", "warn"])
-def test_one_of_any_of_is_enough(suite: Project, severity: str) -> None:
-    """Members do not block by themselves; one proven claim carries the group."""
-    outcome = suite.write({"suite.toml": make_gated_suite(HIGH, BETTER, ANY + f'\nseverity = "{severity}"')}).run()
-    assert outcome.code == 0
-    assert (outcome.verdict("high"), outcome.verdict("better"), outcome.verdict("somehow")) == ("FAIL", "PASS", "PASS")
-    assert 'high (one of "somehow"): other.contains at least 0.99' in outcome.out
-    assert "p < 0.0001" in outcome.out
-
-
-@pytest.mark.slow
-def test_any_of_pays_for_having_several_chances(suite: Project) -> None:
-    """A claim that is proven alone at 0.05, but not at 0.025, does not carry a group of two: Holm."""
-    close = BETTER.replace('versus = "base"\nbetter_by = 0.0', "min = BOUND")
-    right = round(suite.run().report.results[-1].metrics["exact_match"] * len(ROWS))
-    bound = next(
-        b / 1000 for b in range(999, 1, -1) if hypothesis_tests.binomial(right, len(ROWS), b / 1000, 0.05).p_pass < 0.04
-    )
-    alone = suite.write({"suite.toml": make_gated_suite(close.replace("BOUND", str(bound)))}).run()
-    assert alone.verdict("better") == "PASS"
-    outcome = suite.write({"suite.toml": make_gated_suite(HIGH, close.replace("BOUND", str(bound)), ANY)}).run()
-    assert outcome.code == 6
-    assert (outcome.verdict("better"), outcome.verdict("somehow")) == ("INCONCLUSIVE", "INCONCLUSIVE")
-    assert "one of 2 claims" in outcome.out
-
-
-def test_any_of_fails_when_all_are_refuted(suite: Project) -> None:
-    """A group fails only when each of its claims is refuted."""
-    low = BETTER.replace('versus = "base"\nbetter_by = 0.0', "min = 0.999")
-    outcome = suite.write({"suite.toml": make_gated_suite(HIGH, low, ANY)}).run("--set", "train.skill=0.3")
-    assert outcome.code == 1
-    assert outcome.verdict("somehow", "adapter") == "FAIL"
-
-
 MISTAKES = {
     "an unknown gate": ([AFTER], 'requires names "high", which is not a gate'),
     "a metric in place of a gate": (
@@ -92,29 +55,9 @@ MISTAKES = {
     "a circle": ([AFTER, HIGH + '\nrequires = ["after"]'], "requires form a cycle: after -> high -> after"),
     "itself": ([HIGH + '\nrequires = ["high"]'], "requires names the gate itself"),
     "another candidate": ([AFTER, HIGH + '\non = ["merged"]'], '", which is not evaluated on adapter; check its "on"'),
-    "a claim beside any_of": ([HIGH, BETTER, ANY + "\nmin = 0.5"], '"min" belongs to the gates that any_of names'),
-    "one gate in any_of": ([HIGH, ANY.replace(', "better"', "")], "any_of names one gate"),
-    "alpha of a member": ([HIGH + "\nalpha = 0.1", BETTER, ANY], "the group shares one"),
-    "a warning as a member": (
-        [HIGH + '\nseverity = "warn"', BETTER, ANY],
-        '", which has its own "severity"; remove it there',
-    ),
-    "a count of failures as a member": (
-        [HIGH, 'id = "better"\nmetric = "qa.exact_match"\nmax_failures = 3', ANY],
-        'any_of names "better", which counts failures and has no risk that an any_of could share',
-    ),
-    "a size as a member": (
-        [HIGH, 'id = "better"\nmetric = "size.bytes"\nmax = 3000', ANY],
-        'is part of any_of "somehow", which counts failures and has no risk that an any_of could share',
-    ),
-    "two groups": ([HIGH, BETTER, ANY, ANY.replace("somehow", "too")], '", which is in another any_of already'),
     "more failures than rows": (
         ['id = "x"\nmetric = "qa.exact_match"\nmax_failures = 60'],
         "but there are only 60 rows",
-    ),
-    "a mean over clusters that are not there": (
-        ['id = "x"\nmetric = "qa.exact_match"\nmin = 0.5\nestimand = "clusters"'],
-        'estimand is "clusters", but "qa" has none; name their column with "cluster"',
     ),
     "a percentage": (['id = "x"\nmetric = "qa.exact_match"\nmin = 80'], "did you mean 0.8?"),
     "a text margin": (['id = "x"\nmetric = "qa.exact_match"\nversus = "base"\nbetter_by = "2 pt"'], "a share such as"),

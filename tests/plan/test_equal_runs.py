@@ -8,9 +8,7 @@ from typing import Any
 import pytest
 
 from harness.errors import ExitCode
-from harness.gates.gate import Gate
 from harness.planning.equal_runs import EqualRuns, VerdictFlips
-from harness.release.verdict_consistency import is_shut_by_flips
 from harness.testing import ROWS, SUITE, TRAIN, CommandOutcome, Project, write_fake
 from harness.testing.judge import StubJudge
 from tests.helpers.sampling import HARNESSFILE
@@ -111,29 +109,6 @@ def test_a_judge_that_tosses_a_coin_is_measured(project: Project) -> None:
     assert '"qa" was not run: greedy answers of equal models are equal' in refused.err
 
 
-def test_a_gate_waits_for_its_record(project: Project) -> None:
-    """Without a record of these very rows a PASS is INCONCLUSIVE; with one that allows it, the gate says the share."""
-    suite = SUITE + BETTER + "flips_at_most = 0.05\n"
-
-    def why() -> tuple[str, str]:
-        [verdict] = [v for v in project.run().report.verdicts if (v.gate, v.candidate) == ("better", "merged")]
-        return str(verdict.outcome), verdict.why
-
-    outcome, said = write(project, suite).run(), why()
-    assert outcome.code == 6 and said[0] == "INCONCLUSIVE"
-    assert "flips_at_most: not measured for these rows; run harness aa suite.toml" in said[1]
-    assert compare(project, suite, "--runs", "2").code == 0
-    said = why()
-    assert said[0] == "PASS" and "identical models get another verdict in 0 of pairs (0 to 0.018)" in said[1]
-    verified = project.harness("verify", "exports/fake", "--recompute")
-    assert verified.code == 0 and "recomputed 2 of 2 gates" in verified.out
-    write(project, suite.replace("better_by = 0.0", "better_by = 0.1"))
-    assert 'not measured for these rows (gate "better" changed); run harness aa' in why()[1]
-    write(project, suite, ROWS[:-1])
-    said = why()
-    assert said[0] == "INCONCLUSIVE" and "not measured for these rows (qa changed); run harness aa" in said[1]
-
-
 def test_a_gate_that_is_wrong_too_often_fails_the_command() -> None:
     """Exit 1 says that a gate is wrong on equal models, or at its margin, more often than its risk."""
 
@@ -164,37 +139,6 @@ def test_what_cannot_be_repeated_is_refused(project: Project, suite: str, words:
     assert done.code == 4 and says in done.err
 
 
-def test_a_gate_that_equal_models_turn_does_not_pass(project: Project) -> None:
-    """Beyond the allowed share a PASS is INCONCLUSIVE, whatever its rows say; evidence of it is consistent."""
-    noisy = '\n[[gate]]\nid = "noisy"\nmetric = "qa.exact_match"\nmin = 0.25\nseverity = "warn"\nflips_at_most = {}\n'
-    assert compare(project, SAMPLED + noisy.format(0.05), "--runs", "4").code == 0
-    done = project.run()
-    [verdict] = [v for v in done.report.verdicts if (v.gate, v.candidate) == ("noisy", "merged")]
-    [note] = [note for note in verdict.notes if note.kind == "flips"]
-    assert (done.code, verdict.outcome) == (0, "INCONCLUSIVE") and note.params["share"] > 0.05
-    assert "identical models get another verdict in 0." in verdict.why
-    assert verdict.why.endswith("at most 0.05 is allowed; raise repeats, or ask the judge k = 3")
-    assert verdict.claim.endswith("another verdict of equal models at most 0.05 of the time")
-    verified = project.harness("verify", "exports/fake", "--recompute")
-    assert verified.code == 0 and "recomputed 2 of 2 gates" in verified.out
-    write(project, SAMPLED + noisy.format(0.9))
-    assert project.run().verdict("noisy") == "PASS"
-    write(project, SUITE + noisy.format(5))
-    assert "flips_at_most is 5; it must be a share of pairs of runs from 0 to 1" in project.run().err
-    (project.folder / "suite.aa.json").write_text("{}", "utf-8")
-    write(project, SUITE)
-    assert "suite.aa.json: is not a record of this version's harness aa; remove it" in project.run().err
-
-
-def test_evidence_has_the_share_that_let_a_gate_pass() -> None:
-    """Without a share in its notes, or with one beyond what is allowed, a gate may not be a PASS."""
-    gate = Gate("g", "qa.exact_match", min=0.5, flips_at_most=0.05)
-    for share, is_shut in ((0.04, False), (0.06, True), (None, True)):
-        assert is_shut_by_flips(gate, {"notes": [{"kind": "flips", "params": {"share": share}}]}) is is_shut
-    assert is_shut_by_flips(gate, {"notes": []})
-    assert not is_shut_by_flips(Gate("g", "qa.exact_match", min=0.5), {"notes": []})
-
-
 def test_plan_takes_what_was_measured(project: Project) -> None:
     """Rows that differ by chance cost power: their share takes the place of the assumed one where it is larger."""
     drawn, greedy = SAMPLED.replace("repeats = 2", "") + BETTER, SUITE + BETTER
@@ -213,3 +157,8 @@ def test_plan_takes_what_was_measured(project: Project) -> None:
     assert "20.0% of rows differ, assumed (0.0% between equal runs)" in plan()
     write(project, greedy, ROWS[:-1])
     assert "20.0% of rows differ, assumed" in plan() and "equal runs" not in plan()
+    (project.folder / "suite.aa.json").write_text("{}", "utf-8")
+    assert (
+        "suite.aa.json: is not a record of this version's harness aa; remove it"
+        in project.harness("plan", "suite.toml").err
+    )

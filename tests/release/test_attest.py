@@ -6,7 +6,6 @@ import base64
 import json
 import shutil
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +20,7 @@ from harness.cli.main import main
 from harness.errors import UsageError
 from harness.pipeline.run import Options
 from harness.release.attest import make_writer
-from harness.release.policy import read_policy
-from harness.release.verify import verified_signers, verify_export
+from harness.release.verify import verify_export
 from harness.testing import SUITE
 from tests.helpers.exports import reseal
 from tests.helpers.late import import_late
@@ -77,9 +75,6 @@ def told(there: Path, capsys: pytest.CaptureFixture[str]) -> Told:
     return call
 
 
-VSA = ("--policy", "policy.toml", "--as", "vsa")
-
-
 def write_ec_key(there: Path, curve: Any) -> None:
     """Write ec.key and ec.pub, as openssl does."""
     key = ec.generate_private_key(curve)
@@ -96,114 +91,9 @@ def compute_root(there: Path) -> str:
     return root_digest({name: str(about["sha256"]) for name, about in files.items()})
 
 
-def test_a_summary_says_what_was_verified(there: Path, told: Told) -> None:
-    """It is about the root that passed, under this policy, from these claims, and claims no level of SLSA's."""
-    code, out, err = told(*VSA)
-    statement = json.loads(out)
-    predicate = statement["predicate"]
-    assert code == 0 and "verified: merged" in err
-    assert statement["predicateType"] == "https://slsa.dev/verification_summary/v1"
-    assert statement["subject"] == [{"name": "fake", "digest": {"sha256": compute_root(there)}}]
-    digests = file_digests(there)
-    assert predicate["policy"]["digest"]["sha256"] == digests["policy.toml"]["sha256"]
-    (claims,) = predicate["inputAttestations"]
-    assert claims["digest"]["sha256"] == digests[f"exports/fake/{EVIDENCE}/{CLAIMS}"]["sha256"]
-    assert predicate["verificationResult"] == "PASSED"
-    levels = ["GATED", "SIGNED", "RECOMPUTED"]
-    assert predicate["verifiedLevels"] == [f"FINETUNE_HARNESS_{level}" for level in levels]
-    again = json.loads(told(*VSA)[1])
-    assert again["predicate"].pop("timeVerified") and predicate.pop("timeVerified")
-    assert again == statement
-
-
-def test_a_level_is_said_only_of_what_was_done(there: Path, told: Told) -> None:
-    """What no policy asked to recompute was not recomputed."""
-    lax = (there / "policy.toml").read_text("utf-8").replace("recomputed = 1.0", "")
-    (there / "policy.toml").write_text(lax, "utf-8")
-    levels = json.loads(told(*VSA)[1])["predicate"]["verifiedLevels"]
-    assert levels == ["FINETUNE_HARNESS_GATED", "FINETUNE_HARNESS_SIGNED"]
-
-
-def test_a_replay_is_a_level(there: Path, told: Told) -> None:
-    """A model that was asked again, and answered as it did, is said to have been; one that was not is not."""
-    replay = ("--replay", "9", "--suite", "suite.toml", "-p", "harness.testing")
-    assert json.loads(told(*VSA, *replay)[1])["predicate"]["verifiedLevels"][-1] == "FINETUNE_HARNESS_REPLAYED"
-
-
-def test_a_refusal_is_summed_up_too(there: Path, told: Told) -> None:
-    """The summary is about the bytes that are there, says FAILED and why; the exit code stays 7."""
-    (there / "exports/fake/model/config.json").write_text("{ }", "utf-8")
-    code, out, err = told(*VSA, "--sign-with", "deploy.key")
-    (envelope,) = attestation.read_envelopes(out)
-    statement = json.loads(envelope.payload)
-    predicate = statement["predicate"]
-    assert code == 7 and "refused: exports/fake: digests" in err
-    assert statement["subject"][0]["digest"]["sha256"] == compute_root(there)
-    assert (predicate["verificationResult"], predicate["verifiedLevels"]) == ("FAILED", ["FAILED"])
-    assert "config.json" in predicate["urn:finetune-harness:refused"]
-    assert verified_signers(envelope, read_policy(there / "next.toml"))
-
-
-def test_of_what_cannot_be_hashed_there_is_no_summary(there: Path, told: Told) -> None:
-    """A link in the model is refused, nothing is written about it, and it is said why."""
-    (there / "exports/fake/model/more.json").symlink_to("config.json")
-    code, out, err = told(*VSA)
-    assert (code, out) == (7, "")
-    assert "note: no summary was written, since there are no bytes that it could be about: " in err
-    assert '"more.json" is a link' in err
-
-
-def test_a_waiver_is_a_level_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An export that ships on a waiver is not called gated without a word."""
-    waive = "waive floor --reason known --until 2027-01-31 --suite suite.toml"
-    broken = SUITE.replace("min = 0.5", "min = 0.99")
-    folder = tmp_path / "waived"
-    folder.mkdir()
-    (folder / "suite.toml").write_text(broken, "utf-8")
-    run_and_sign(folder, broken, waive, "run suite.toml -q")
-    monkeypatch.chdir(folder)
-    found = verify_export(Path("exports/fake"), read_policy(Path("policy.toml")))
-    statement = json.loads(make_writer("vsa", read_policy(Path("policy.toml")), "policy.toml", None)(found))
-    levels = statement["predicate"]["verifiedLevels"]
-    assert levels == ["FINETUNE_HARNESS_GATED_WITH_WAIVERS", "FINETUNE_HARNESS_SIGNED"]
-
-
-def test_a_summary_is_taken_for_its_export_alone(there: Path, told: Told) -> None:
-    """Signed by a key of the policy, about this root, and PASSED: all else is one line that says what it is."""
-    signed = told(*VSA, "--sign-with", "deploy.key")[1]
-    (there / "vsa.json").write_text(signed, "utf-8")
-    summary = ("--summary", "vsa.json")
-    code, out, _ = told("--policy", "next.toml", *summary)
-    assert code == 0 and "summary: PASSED on " in out and "FINETUNE_HARNESS_RECOMPUTED, signed by deploy\n" in out
-    assert "signer unknown: no policy" in told(*summary)[1]
-    assert "vsa.json is not signed with a key of the policy" in told("--policy", "policy.toml", *summary)[2]
-
-    def refused(change: Callable[[dict[str, Any]], Any], *, keep: bool = False) -> str:
-        (envelope,) = attestation.read_envelopes(signed)
-        statement = json.loads(envelope.payload)
-        change(statement)
-        payload = json.dumps(statement).encode()
-        told_as = replace(envelope, payload=payload).to_json_line() if keep else payload.decode()
-        (there / "vsa.json").write_text(told_as + "\n", "utf-8")
-        code, _, err = told(*summary, *(("--policy", "next.toml") if keep else ()))
-        assert code == 7
-        return err
-
-    other = "0" * 64
-    err = refused(lambda s: s["subject"][0]["digest"].update(sha256=other))
-    assert err == (
-        f"refused: exports/fake: summary: vsa.json is about root {other[:16]}, but this export "
-        f"has {compute_root(there)[:16]}\n"
-    )
-    assert 'vsa.json says "FAILED on' in refused(lambda s: s["predicate"].update(verificationResult="FAILED"))
-    later = {"timeVerified": "2999-01-01T00:00:00Z"}
-    assert 'the signature with key "deploy" is invalid' in refused(lambda s: s["predicate"].update(later), keep=True)
-
-
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        (("--as", "vsa"), "--as vsa states that a policy was met; add --policy FILE"),
         (("--as", "cyclondx"), '--as "cyclondx": is not a known format; did you mean "cyclonedx"?'),
         (("--as", "cyclonedx", "--json"), "--as prints a document of its own; remove --json"),
         (("--as", "cyclonedx", "--sign-with", "deploy.key"), "--as cyclonedx is not signed"),
@@ -212,25 +102,19 @@ def test_a_summary_is_taken_for_its_export_alone(there: Path, told: Told) -> Non
             ("--as", "model-signing", "--sign-with", "deploy.key"),
             ("--sign-with deploy.key: is not an EC key such as P-256, which model-signing needs; create one with"),
         ),
-        ((*VSA, "--sign-with", "deploy.pub"), "--sign-with deploy.pub: is not a private key in PEM:"),
-        ((*VSA, "--sign-with", "none.key"), "--sign-with none.key: cannot be read"),
+        (
+            ("--as", "model-signing", "--sign-with", "deploy.pub"),
+            "--sign-with deploy.pub: is not a private key in PEM:",
+        ),
+        (("--as", "model-signing", "--sign-with", "none.key"), "--sign-with none.key: cannot be read"),
         (
             ("--sign-with", "deploy.key"),
             "--sign-with signs the document of --as; add --as, or use harness sign for the export",
         ),
-        (("--summary", "none.json"), "--summary none.json: cannot be read"),
-        (("--summary", "suite.toml"), "--summary suite.toml: is not a verification summary:"),
-        (("--summary", f"exports/fake/{EVIDENCE}/{GATES}"), ": is not a verification summary:"),
-        (
-            ("--summary", "claim.json"),
-            ": is not a verification summary: ValueError: its predicate is https://in-toto.io",
-        ),
     ],
 )
 def test_what_cannot_be_told_is_one_line(there: Path, told: Told, words: tuple[str, ...], says: str) -> None:
-    """A format, a key or a summary that is none ends with exit 4, and prints nothing."""
-    claims = (there / f"exports/fake/{EVIDENCE}/{CLAIMS}").read_text("utf-8")
-    (there / "claim.json").write_text(claims.partition("\n")[0] + "\n", "utf-8")
+    """A format or a key that is none ends with exit 4, and prints nothing."""
     code, out, err = told(*words)
     errors = [line for line in err.splitlines() if line.startswith("error: ")]
     assert code == 4 and len(errors) == 1 and says in errors[0]
@@ -271,7 +155,7 @@ def test_a_bill_of_materials_tells_of_ancestors_and_slices(tmp_path: Path, monke
     folder.mkdir()
     run_commands(folder, "run suite.toml -q", suite=WHOLE + hope + never, files={"harnessfile.py": EXPORTER})
     monkeypatch.chdir(folder)
-    out = make_writer("cyclonedx", None, "", None)(verify_export(Path("exports/fewer")))
+    out = make_writer("cyclonedx", None)(verify_export(Path("exports/fewer")))
     assert validation.JsonStrictValidator(schema.SchemaVersion.V1_6).validate_str(out) is None
     model = json.loads(out)["metadata"]["component"]
     assert [one["name"] for one in model["pedigree"]["ancestors"]] == ["merged", "base"]
@@ -313,7 +197,7 @@ def test_what_changed_after_it_was_verified_is_not_told(there: Path) -> None:
     path = there / f"exports/fake/{EVIDENCE}/{GATES}"
     path.write_text(path.read_text("utf-8") + "\n", "utf-8")
     with pytest.raises(UsageError, match=r"gates\.json changed while it was verified; verify it again"):
-        make_writer("cyclonedx", None, "", None)(found)
+        make_writer("cyclonedx", None)(found)
 
 
 # -- OpenSSF model signing -------------------------------------------------------------------------

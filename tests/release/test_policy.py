@@ -22,7 +22,7 @@ from harness.release.policy import POLICY_DEMANDS, STRICT_POLICY, Policy, list_u
 from harness.release.releases import current_release
 from harness.release.verify import VerifiedExport, verify_export
 from harness.testing import ROWS, SUITE, Project, write_fake
-from tests.helpers.exports import edit_gates, reseal
+from tests.helpers.exports import decide_gates_again, reseal
 from tests.helpers.suites import run_commands
 
 pytest.importorskip("securesystemslib", reason="the extra `sign` is not installed")
@@ -257,8 +257,7 @@ POLICIES: dict[str, tuple[str, str, str]] = {
     ),
     "clean rows": (f"{QA}min = 0.5", f"{QA}min = 0.5\nclean_only = true", "no blocking gate implies it;"),
     "cut answers": (f"{QA}min = 0.5", f"{QA}min = 0.5\ncut_at_most = 0.1", "no blocking gate implies it;"),
-    "flips": (f"{QA}min = 0.5", f"{QA}min = 0.5\nflips_at_most = 0.1", "no blocking gate implies it;"),
-    "clusters": (f"{QA}min = 0.5", f'{QA}min = 0.5\nestimand = "clusters"', "no blocking gate implies it;"),
+    "questions": (f"{QA}min = 0.5", f'{QA}min = 0.5\nestimand = "questions"', "no blocking gate implies it;"),
     "an unknown metric": (
         '[[claim]]\nmetric = "quick.exact_match"\nmin = 0.3',
         '[[claim]]\nmetric = "quick.exactmatch"\nmin = 0.3',
@@ -296,7 +295,7 @@ def test_keys_of_a_policy(once: Path, exports: Path) -> None:
 
 def test_waivers(once: Path, exports: Path) -> None:
     """A waived gate stands for one that passed unless the policy says otherwise, and never for a claim."""
-    suites = 'suites = ["safety"]\n'
+    suites = 'suites = ["safety"]\nrecomputed = 0.5\n'
     assert verify_under_policy(once, exports, f"{suites}waivers = true", "safety").ok
     found = verify_under_policy(once, exports, f"{suites}waivers = false", "safety")
     assert 'gate "perfect" is FAIL and waived, but the policy allows no waivers' in found.refused
@@ -392,9 +391,9 @@ UNTIED: dict[str, tuple[Callable[[Path], None], str]] = {
 def test_rows_are_tied_to_the_lock(case: str, exports: Path) -> None:
     """H5: digests of rows in items.jsonl, and of all of them in the lock, cannot be changed one without the other."""
     edit, told = UNTIED[case]
-    assert verify_export(exports / "domain", recompute=True).ok
+    assert verify_export(exports / "domain").ok
     edit(exports / "domain")
-    found = verify_export(exports / "domain", recompute=True)
+    found = verify_export(exports / "domain")
     assert not found.ok
     assert told in found.refused
 
@@ -413,11 +412,11 @@ def test_the_gates_that_a_policy_names_are_recomputed(once: Path, exports: Path)
         )
     )
     found = verify_export(exports / "domain", replace(read_policy(text), threshold=0))
-    assert found.refused.startswith('recompute: "unseen", which the policy names, was not recomputed')
+    assert found.refused.startswith('verdicts: "unseen", which the policy names, was not decided again')
     assert found.refused.endswith("(recomputed)")
 
 
-BOTH = 'suites = ["domain", "safety"]\nall_of = ["domain", "safety"]\n'
+BOTH = 'suites = ["domain", "safety"]\nall_of = ["domain", "safety"]\nrecomputed = 0.5\n'
 
 
 def test_several_suites_are_demanded_together(once: Path, exports: Path) -> None:
@@ -426,7 +425,7 @@ def test_several_suites_are_demanded_together(once: Path, exports: Path) -> None
     found = verify_under_policy(once, exports, BOTH, beside=others)
     assert found.refused == ""
     assert found.steps["all_of"] == "one model passed domain, safety"
-    assert verify_under_policy(once, exports, 'all_of = ["<suite>", "safety"]', beside=others).ok
+    assert verify_under_policy(once, exports, 'all_of = ["<suite>", "safety"]\nrecomputed = 0.5', beside=others).ok
     named = f'{BOTH}gates = ["floor", "polite"]\ndata = {{quick = "<quick>"}}\n{QA}max_failures = 20'
     assert verify_under_policy(once, exports, named, beside=others).ok
     found = verify_under_policy(once, exports, f'{BOTH}gates = ["floor", "kind"]', beside=others)
@@ -528,7 +527,7 @@ def test_what_is_not_looked_at_is_said_first(once: Path, exports: Path, project:
         "max_age_days",
         "[served]",
     )
-    assert [key for key in (*keys, "cached_answers", "recomputed") if f"({key})" not in " ".join(first)] == []
+    assert [key for key in (*keys, "cached_answers") if f"({key})" not in " ".join(first)] == []
     text = (
         "suites = ['<suite>']\ncached_answers = false\nrecomputed = 1.0\n"
         f"data = {{qa = '<qa>'}}\nsubjects = {{base = '<base>'}}\n{TESTED}\nwaivers = false"
@@ -544,10 +543,19 @@ def test_what_is_not_looked_at_is_said_first(once: Path, exports: Path, project:
 
 def test_every_key_of_a_policy_is_named_where_it_is_not_demanded() -> None:
     """What a policy can demand is told as not looked at, but for keys that only narrow another."""
-    narrower = {"threshold": "[[key]]", "gates": "[[claim]]", "stages": "suites", "all_of": "suites", "binding": ""}
+    narrower = {
+        "threshold": "[[key]]",
+        "gates": "[[claim]]",
+        "stages": "suites",
+        "all_of": "suites",
+        "binding": "",
+        "recomputed": "",
+    }
     keys = {"[[key]]": "keys", "[[claim]]": "claims", "[served]": "served"}
     told = {keys.get(key, key) for _, _, key, _ in POLICY_DEMANDS}
-    assert {f.name for f in fields(Policy)} - {"digest"} == told | narrower.keys()
+    assert {f.name for f in fields(Policy)} - {"digest"} == told | narrower.keys() | {
+        "recomputed"
+    }  # which is demanded where nothing is said
 
 
 def test_strict(once: Path, exports: Path, project: Project) -> None:
@@ -595,8 +603,8 @@ WRONG: dict[str, tuple[str, str]] = {
         '[[claim]] number 1: metric is ""; write EVAL.METRIC',
     ),
     "a claim of gates": (
-        f'suites = ["a"]\n[[claim]]\nany_of = ["x", "y"]\n{KEY}',
-        '"any_of" is a key of a suite\'s gates; remove it',
+        f'suites = ["a"]\n[[claim]]\nmetric = "a.b"\nmin = 1\nrequires = ["x"]\n{KEY}',
+        '"requires" is a key of a suite\'s gates; remove it',
     ),
     "a digest that is none": (
         f'suites = ["a"]\ndata = {{qa = "abc"}}\n{KEY}',
@@ -693,9 +701,7 @@ def test_a_lower_gate_is_not_the_claim(once: Path, exports: Path) -> None:
         }
 
     make_evidence_edit(LOCK, lower)(exports / "domain")
-    gates = json.loads((exports / "domain" / EVIDENCE / GATES).read_text("utf-8"))
-    about = {**next(g["claim_spec"] for g in gates if g["gate"] == "floor"), "threshold": 0.01}
-    edit_gates(exports / "domain", threshold=0.01, claim=said, claim_spec=about, notes=[], why="")
+    decide_gates_again(exports / "domain")
     text = exports / "policy.toml"
     text.write_text(make_policy_text(once, 'gates = ["floor"]'), "utf-8")
     found = verify_export(exports / "domain", replace(read_policy(text), threshold=0))
@@ -704,7 +710,7 @@ def test_a_lower_gate_is_not_the_claim(once: Path, exports: Path) -> None:
     make_evidence_edit(
         LOCK, lambda lock: {**lock, "suite": replace_floor_gate(lock["suite"], lambda gate: gate | {"min": 0.01})}
     )(exports / "domain")
-    edit_gates(exports / "domain", threshold=0.01, claim=said, claim_spec=about, notes=[], why="")
+    decide_gates_again(exports / "domain")
     assert verify_export(exports / "domain", replace(read_policy(text), threshold=0)).ok
     digest = read_lock_file(once / "exports/domain")["suite"]["digest"]
     pinned = replace(read_policy(text), threshold=0, suites=[digest])

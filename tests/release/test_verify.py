@@ -23,7 +23,7 @@ from harness.artifacts.folders import list_files
 from harness.release.policy import Key, Policy, read_policy
 from harness.release.verify import VerifiedExport, verify_export
 from harness.testing import ROWS, SUITE, Project
-from tests.helpers.exports import edit_gates, reseal
+from tests.helpers.exports import decide_gates_again, edit_gates, reseal
 from tests.helpers.files import F32, write
 from tests.helpers.suites import run_commands
 
@@ -57,11 +57,11 @@ def export(signed: Path, tmp_path: Path) -> Path:
     return shutil.copytree(signed / "exports/fake", tmp_path / "export")
 
 
-STEPS = ["signatures", "digests", "gates", "attempts", "formats", "configuration", "chat template"]
+STEPS = ["signatures", "digests", "gates", "attempts", "formats", "configuration", "chat template", "verdicts"]
 
 
 def test_export_that_passed_is_verified(export: Path, policy: Policy) -> None:
-    """All seven steps pass, and with a policy it is said who signed."""
+    """All steps pass, and with a policy it is said who signed."""
     found = verify_export(export, policy)
     assert (found.ok, found.refused, found.signed_by) == (True, "", ["release"])
     assert list(found.steps) == STEPS
@@ -387,10 +387,20 @@ def test_deceits_that_fit_together_are_refused(case: str, signed: Path, export: 
     assert file_digests(export) == before
 
 
+def refute_floor(export: Path) -> None:
+    """Let all answers of the candidate be wrong, and the verdicts say so."""
+    path = export / EVIDENCE / ITEMS
+    rows = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+    wrong = [{**row, "values": {"exact_match": 0.0}} if row["item"] == "merged::qa" else row for row in rows]
+    path.write_text("".join(json.dumps(row) + "\n" for row in wrong), "utf-8")
+    decide_gates_again(export)
+
+
 def test_waiver_in_force_is_taken_and_told(export: Path) -> None:
     """A waiver stands for a verdict until its last day, and is never silent."""
     until = datetime.now(UTC).date() + timedelta(days=1)
-    edit_gates(export, **REFUTED, waiver={**WAIVER, "until": until.isoformat()})
+    refute_floor(export)
+    edit_gates(export, waiver={**WAIVER, "until": until.isoformat()})
     found = verify_export(export)
     assert found.ok
     assert f'gate "floor" is waived until {until}: launch' in found.notes
@@ -400,19 +410,11 @@ def test_waiver_in_force_is_taken_and_told(export: Path) -> None:
 def test_a_waiver_of_another_claim_does_not_count(export: Path, other: dict[str, str]) -> None:
     """It names the gate and what that claims."""
     until = datetime.now(UTC).date() + timedelta(days=1)
-    edit_gates(export, **REFUTED, waiver={**WAIVER, "until": until.isoformat(), **other})
+    refute_floor(export)
+    edit_gates(export, waiver={**WAIVER, "until": until.isoformat(), **other})
     assert "its waiver is for another claim" in verify_export(export).refused
 
 
-REFUTED: dict[str, Any] = {
-    "outcome": "FAIL",
-    "value": 0.2,
-    "estimate": 0.2,
-    "p_pass": 1.0,
-    "p_fail": 0.001,
-    "notes": [],
-    "why": "",
-}
 NAMES = ["../out", "/etc/passwd", "a//b", "./a", "a\\b", "c:a", "model/a.", "model/a ", "a\nb"]
 
 
@@ -577,7 +579,8 @@ def test_a_policy_is_told_its_wrong_numbers(key: str, value: str, export: Path, 
 def test_a_gate_that_a_policy_names_must_pass(export: Path, policy: Policy) -> None:
     """A waiver covers a gate of the suite; what the deployer names must have passed itself."""
     until = (datetime.now(UTC).date() + timedelta(days=1)).isoformat()
-    edit_gates(export, **REFUTED, waiver={**WAIVER, "until": until})
+    refute_floor(export)
+    edit_gates(export, waiver={**WAIVER, "until": until})
     unsigned = dataclasses.replace(policy, threshold=0)
     assert verify_export(export, unsigned).ok
     found = verify_export(export, dataclasses.replace(unsigned, gates=["floor"]))
@@ -682,5 +685,5 @@ def test_sniffing_knows_what_real_models_hold(tmp_path: Path) -> None:
 def test_verified_is_plain_data() -> None:
     """What --json prints has these keys, for the scripts that read them."""
     keys = {"folder", "ok", "refused", "root", "suite", "candidate", "signed_by", "steps", "notes"}
-    keys |= {"unchecked", "unable", "read"}
+    keys |= {"unchecked", "unable", "missing", "recorded", "read"}
     assert keys == asdict(VerifiedExport("x")).keys()

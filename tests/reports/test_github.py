@@ -256,9 +256,9 @@ def test_junit_has_thresholds() -> None:
 
 
 @pytest.mark.parametrize("outcome", list(Outcome))
-@pytest.mark.parametrize("other", [{"blocking": False}, {"blocking": False, "group": "any"}, {"decides": False}])
+@pytest.mark.parametrize("other", [{"blocking": False}, {"decides": False}])
 def test_what_holds_nothing_up_is_never_red(outcome: Outcome, other: dict[str, object]) -> None:
-    """A warn gate, a member of any_of and a candidate that does not ship are skipped at worst."""
+    """A warn gate and a candidate that does not ship are skipped at worst."""
     (case,) = list_junit_cases([make_failed_verdict("g", outcome=outcome, **other)])
     assert case.find("failure") is None and case.find("error") is None
     assert (case.find("skipped") is None) == (outcome is Outcome.PASS)

@@ -131,7 +131,6 @@ def test_every_key_of_a_gate_is_told_by_its_name(moved: Project, name: str) -> N
         ("worse_by_at_most", "2%", 0.1, ""),
         ("max_failures", 3, 0, "looser"),
         ("alpha", 0.01, 0.05, "stricter"),
-        ("flips_at_most", 0.1, 0.05, "looser"),
         ("severity", "warn", "block", "looser"),
         ("allow_approximate", True, False, "looser"),
         ("requires", [], ["other"], "looser"),

@@ -30,8 +30,8 @@ harness/artifacts: artifact_cache
 harness/cause: proof
 harness/cli: init plan_report release selftest
 harness/init: table
-harness/pipeline: aa_record artifacts model_selection preflight record
-harness/planning: benchmark
+harness/pipeline: artifacts model_selection preflight record
+harness/planning: aa_record benchmark
 harness/release: export promote publish signing
 harness/suite: waiving
 harness/workers: gpus child protocol

@@ -58,9 +58,8 @@ def test_guards() -> None:
     goal = Gate("goal", "qa.right", versus="base", better_by=0.05)
     kept, far = Gate("kept", "qa.right", min=0.5), Gate("far", "qa.right", min=0.95)
     warned = Gate("warned", "qa.right", versus="base", worse_by_at_most=0.05, severity="warn")
-    point = Gate("point", "qa.right", versus="base", worse_by_at_most=0.05, decide="point")
     counted = Gate("counted", "qa.right", versus="base", max_failures=0)
-    whole = make_interim_analysis([GUARD, goal, kept, far, warned, point, counted])
+    whole = make_interim_analysis([GUARD, goal, kept, far, warned, counted])
     assert [gate.id for gate in whole.guards] == ["guard", "kept"]
     look = whole.look(1, {"qa": make_result(20, "live")}, {"qa.right": 0.2})
     assert look.refuted == ("guard", "kept")

@@ -1,13 +1,13 @@
 """Flip rates measured by `harness aa`, in SUITE.aa.json beside the suite.
 
-Gates with `flips_at_most` and `harness plan` read them.
+`harness plan` reads them.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 
@@ -16,18 +16,13 @@ from harness.artifacts.strict_json import MALFORMED, read_json
 from harness.collection.collection import Collection
 from harness.errors import UsageError
 from harness.files import read_text, reporting_write_errors, write_text
-from harness.gates.gate import Gate
-from harness.records.claim_spec import Note
 from harness.records.models import ModelRef
 from harness.records.samples import rows_digest
-from harness.records.verdict_text import add_reason
-from harness.records.verdicts import Outcome, Verdict
 from harness.reports.report_json import dumps, from_json
-from harness.suite.waivers import CLAIM_KEYS, claim_digest
+from harness.suite.waivers import CLAIM_KEYS
 
 RECORD_SUFFIX = ".aa.json"  # behind the name of a suite
 FORMAT_VERSION = 1
-HEX_DIGITS = 16  # hex digits of a measurement's key that evidence names
 
 
 @dataclass(frozen=True)
@@ -54,7 +49,7 @@ class VerdictFlips:
 
     `wrong` is the share of those that its risk `alpha` limits; None for a claim about one model alone. `at_margin` is
     the share that pass once rows are broken until the loss is the margin, which alpha limits too. `flips` is the chance
-    that two such pairs get different verdicts, with 95 % bounds, and `claim` the digest of the claim.
+    that two such pairs get different verdicts, with 95 % bounds.
     """
 
     gate: str
@@ -66,7 +61,6 @@ class VerdictFlips:
     flips: float = 0.0
     low: float = 0.0
     high: float = 1.0
-    claim: str = ""
 
     @property
     def is_within_alpha(self) -> bool:
@@ -112,35 +106,6 @@ class AaRecord:
         """Return a metric's flips, if measured on exactly these rows."""
         metrics = self.current[name].metrics if name in self.current else ()
         return next((flips for flips in metrics if flips.metric == f"{name}.{metric}"), None)
-
-    def guard(self, gate: Gate, verdict: Verdict) -> Verdict:
-        """Turn a PASS into INCONCLUSIVE if equal models flip too often.
-
-        A rate that was not measured counts as too high. The verdict notes the rate, so that evidence has it.
-        """
-        if gate.flips_at_most is None or verdict.outcome is not Outcome.PASS:
-            return verdict
-        path, one = self.collection.suite.path, self.current.get(gate.eval)
-        claim = digest_claim(gate, self.collection)
-        found = next((flips for flips in one.gates if flips.claim == claim), None) if one else None
-        if one is None or found is None:
-            changed = f'gate "{gate.id}"' if one else gate.eval if gate.eval in self.measured else ""
-            where = path.name if path.is_absolute() else path.as_posix()
-            note = Note("flips", {"share": None, "changed": changed, "suite": where})
-        else:
-            bounds = {"share": found.flips, "low": found.low, "high": found.high}
-            note = Note("flips", {**bounds, "most": gate.flips_at_most, "key": one.key[:HEX_DIGITS]})
-        shut = found is None or found.flips > gate.flips_at_most
-        return add_reason(replace(verdict, outcome=Outcome.INCONCLUSIVE) if shut else verdict, note)
-
-
-def digest_claim(gate: Gate, collection: Collection) -> str:
-    """Return the sha256 of a gate's claim.
-
-    Its candidates, required gates, severity and `flips_at_most` do not count.
-    """
-    same = replace(gate, flips_at_most=None, on=[], requires=[], severity="block")
-    return claim_digest(same, collection.suite)
 
 
 def record_file(suite: Path) -> Path:

@@ -1,0 +1,102 @@
+"""What a verdict follows from besides its rows, and the verdict: the same for a run and for who verifies it."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
+
+from harness.gates.contamination import Leaks, decide_without_leaks
+from harness.gates.decide import decide
+from harness.gates.gate import Gate
+from harness.gates.gate_input import error_verdict
+from harness.records.claim_spec import Note
+from harness.records.metrics import Metric
+from harness.records.samples import Result, Sample
+from harness.records.verdict_text import add_reason
+from harness.records.verdicts import Outcome, Verdict
+from harness.stats.multiple_testing import attempt_alpha, interim_levels
+
+
+@dataclass(frozen=True)
+class GateRows:
+    """The rows that a gate is about, of the candidate and of the baseline if it has one."""
+
+    metric: Metric | None
+    candidate: Result | None
+    baseline: Result | None
+    samples: Sequence[Sample]
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a verdict follows from besides its rows.
+
+    It comes from the suite and the ledger of attempts, never from a verdict. `alpha` is the gate's own risk, of which
+    an `attempt` may spend a part (0 where attempts are not counted), and an interim analysis after the last of `looks`
+    at up to `rows_at_most` rows. `obstacle` says why there is nothing to decide: a gate that it requires did not pass,
+    or rows are missing.
+    """
+
+    candidate: str
+    alpha: float
+    attempt: int = 0
+    spends: bool = False
+    looks: tuple[int, ...] = ()
+    rows_at_most: int | None = None
+    obstacle: str = ""
+    slices: Sequence[str] = ()  # columns of the evaluation
+    leaks: Leaks | None = None
+    decides: bool = True
+
+    @property
+    def level(self) -> float:
+        """The alpha that the gate is tested at. Raises ValueError if the looks are impossible."""
+        alpha = attempt_alpha(self.alpha, self.attempt) if self.spends and self.attempt else self.alpha
+        if self.rows_at_most is None or not self.looks:
+            return alpha
+        return interim_levels(self.looks, self.rows_at_most, alpha)[-1]
+
+
+def describe_unmet_requirement(gate: Gate, candidate: str, outcomes: dict[str, str]) -> str:
+    """Return which gate that a gate requires did not pass, or an empty text."""
+    for name in gate.requires:
+        if (outcome := outcomes.get(name)) != Outcome.PASS:
+            return f'requires "{name}", which is {outcome or "not decided"} on {candidate}'
+    return ""
+
+
+def decide_in_context(gate: Gate, rows: GateRows, context: Context) -> Verdict:
+    """Decide a gate on a candidate."""
+    budget = rows.metric is not None and rows.metric.is_count
+    alpha = context.alpha if budget else context.level  # a budget takes no risk
+    verdict = replace(_decide_at(gate, rows, context, alpha), decides=context.decides)
+    if not context.attempt or verdict.outcome is Outcome.ERROR or budget:
+        return verdict  # an error looked at no number
+    notes = [Note("attempt", {"number": context.attempt})] if context.attempt > 1 else []
+    if context.rows_at_most is not None and context.looks:
+        looks, most = context.looks, context.rows_at_most
+        notes.append(Note("look", {"number": len(looks), "at": looks[-1], "most": most, "alpha": alpha}))
+        verdict = replace(verdict, looks=looks)
+    return add_reason(replace(verdict, attempt=context.attempt), *notes)
+
+
+def _decide_at(gate: Gate, rows: GateRows, context: Context, alpha: float) -> Verdict:
+    if context.obstacle:
+        return error_verdict(gate, context.candidate, context.obstacle, alpha)
+
+    def ask(without: Collection[str] = ()) -> Verdict:
+        about = {"name": context.candidate, "columns": context.slices}
+        return decide(
+            gate,
+            rows.metric,
+            rows.candidate,
+            rows.baseline,
+            rows.samples,
+            alpha,
+            without=without,
+            **about,  # type: ignore[arg-type]
+        )
+
+    if not gate.clean_only:
+        return ask()
+    return decide_without_leaks(gate, rows.samples, context.leaks, ask, name=context.candidate, alpha=alpha)
