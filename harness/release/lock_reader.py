@@ -73,7 +73,7 @@ def read_lock(lock: Mapping[str, Any], candidate: str) -> LockedSuite:
     evals = {e["name"]: e for e in suite["evals"]}
     looks = {name: tuple(map(int, counts)) for name, counts in lock.get("looks", {}).items()}
     told = {name: str(data["sha256"]) for name, data in lock["data"].items()}
-    runs = tuple(name_of_run(candidate, int(seed)) for seed in suite.get("train", {}).get("seeds", ())[1:])
+    runs = tuple(name_of_run(candidate, int(seed)) for seed in (suite.get("train") or {}).get("seeds", ())[1:])
     known_rows = rows, lock.get("left_out", {}), looks
     return LockedSuite(about, gates, metrics, combines, evals, *known_rows, parent, told, runs)
 

@@ -112,7 +112,7 @@ def flatten_rules(rules: Rules) -> dict[str, str]:
         for key, value in gate.items()
         if key not in DERIVED_KEYS
     }
-    found |= {"alpha": _format_rule_value(rules.lock["suite"].get("header", {}).get("alpha"))} if rules.lock else {}
+    found |= {"alpha": _format_rule_value(_get_suite_table(rules, "header").get("alpha"))} if rules.lock else {}
     found |= {f'waiver of "{w.gate}"': w.summary() for w in rules.run.waivers}
     return found | flatten_lock(rules.lock)
 
@@ -141,9 +141,15 @@ def describe_rules(folder: Path) -> list[str]:
 
 
 def _has_model_or_shared_digests(one: Rules, other: Rules) -> bool:
-    if one.lock["suite"].get("model", {}).get("use"):
+    if _get_suite_table(one, "model").get("use"):
         return True
     return bool(one.run.digests.items() & other.run.digests.items())
+
+
+def _get_suite_table(rules: Rules, name: str) -> Mapping[str, Any]:
+    """Return a table of the locked suite, which may be missing or null."""
+    table: Mapping[str, Any] = rules.lock["suite"].get(name) or {}
+    return table
 
 
 def _iterate_gate_changes(now: Rules, before: Rules) -> Iterator[RuleChange]:
@@ -169,7 +175,7 @@ def _iterate_gate_changes(now: Rules, before: Rules) -> Iterator[RuleChange]:
 
 
 def _iterate_alpha_changes(now: Rules, before: Rules) -> Iterator[RuleChange]:
-    a, b = (rules.lock["suite"].get("header", {}).get("alpha") for rules in (now, before))
+    a, b = (_get_suite_table(rules, "header").get("alpha") for rules in (now, before))
     if a != b:
         yield RuleChange(
             "alpha", _format_rule_value(a), _format_rule_value(b), direction=_find_strictness_direction("alpha", a, b)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -72,9 +73,17 @@ def test_evidence_of_another_shape_is_refused(name: str, keys: tuple[Any, ...], 
     assert f'"evidence/{name}" is malformed: ' in outcome.err
 
 
-@pytest.mark.parametrize("words", [("report", "--as", "every-eval-ever"), ("report",), ("show",)])
 @pytest.mark.parametrize(
-    ("keys", "value"), [(("metrics", "qa", "exact_match"), "text"), (("gates",), {"a": {"b": 1}}), (("suite",), [])]
+    "words", [("report", "--as", "every-eval-ever"), ("report",), ("show",), ("compare", "whole"), ("history", "fake")]
+)
+@pytest.mark.parametrize(
+    ("keys", "value"),
+    [
+        (("metrics", "qa", "exact_match"), "text"),
+        (("gates",), {"a": {"b": 1}}),
+        (("suite",), []),
+        *((("suite", name), None) for name in ("header", "model", "adapter", "train")),
+    ],
 )
 def test_a_lock_of_another_shape_is_no_traceback(
     words: tuple[str, ...], keys: tuple[str, ...], value: Any, passed: Project
@@ -85,6 +94,8 @@ def test_a_lock_of_another_shape_is_no_traceback(
     for key in keys[:-1]:
         box = box[key]
     box[keys[-1]] = value
+    shutil.copytree(run, passed.folder / "whole")
     (run / "suite.lock.json").write_text(json.dumps(lock), "utf-8")
-    outcome = passed.harness(words[0], str(Path("reports", run.name)), *words[1:])
+    place = () if words[0] == "history" else (str(Path("reports", run.name)),)
+    outcome = passed.harness(words[0], *place, *words[1:])
     assert outcome.code in (0, 4), outcome

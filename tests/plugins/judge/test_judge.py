@@ -854,8 +854,9 @@ def test_checklist_is_disputed_where_it_was_met_once_of_twice() -> None:
     """The same criterion met and not met is a dispute, two criteria that differ are none."""
     once, never = ({"criterion": "right", "met": met, "reason": ""} for met in (True, False))
     other = {"criterion": "short", "met": False, "reason": ""}
-    assert is_disputed({"details": {"judgments": [once, never]}})
-    assert not is_disputed({"details": {"judgments": [once, other, once]}})
+    row = {"id": "q", "target": "", "resps": [["a"]]}
+    assert is_disputed({**row, "details": {"judgments": [once, never]}})
+    assert not is_disputed({**row, "details": {"judgments": [once, other, once]}})
 
 
 @pytest.mark.slow
