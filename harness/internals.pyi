@@ -47,7 +47,7 @@ from harness.data.column_names import PROMPT_PARTS as PROMPT_PARTS
 from harness.data.fewshot import choose_examples as choose_shots
 from harness.data.identity import canonical_text as canonical_text
 from harness.data.pypi import hash_download as hash_download
-from harness.data.repeats import Preference as Preference
+from harness.data.repeats import StatedPreference as StatedPreference
 from harness.data.repeats import find_conflicts as find_conflicts
 from harness.data.repeats import find_contradictions as find_contradictions
 from harness.data.repeats import find_repeats as find_repeats

@@ -14,7 +14,7 @@ from harness.data.identity import canonical_text
 from harness.texts.missing import MISSING_VALUES
 
 
-class Preference(NamedTuple):
+class StatedPreference(NamedTuple):
     """Which answer to a question a row prefers.
 
     `rejected` is the answer that it rejects, or None where the row has a single answer that is `wanted` or not.
@@ -70,17 +70,17 @@ def find_conflicts(questions: Sequence[str], answers: Sequence[Hashable]) -> lis
     return [group for group in groups if len({answers[i] for i in group}) > 1]
 
 
-def find_contradictions(preferences: Sequence[Preference]) -> list[tuple[int, int]]:
+def find_contradictions(preferences: Sequence[StatedPreference]) -> list[tuple[int, int]]:
     """Return the rows that prefer what an earlier row rejects, behind that row."""
-    first, contradictions = dict[Preference, int](), list[tuple[int, int]]()
+    first, contradictions = dict[StatedPreference, int](), list[tuple[int, int]]()
     for i, stated in enumerate(preferences):
         question, answer = make_pair_key(stated.question, stated.answer)
         if stated.rejected is None:
-            own = Preference(question, answer, None, stated.wanted)
+            own = StatedPreference(question, answer, None, stated.wanted)
             opposite = own._replace(wanted=not stated.wanted)
         else:
-            own = Preference(question, answer, canonical_text(stated.rejected))
-            opposite = Preference(question, canonical_text(stated.rejected), answer)
+            own = StatedPreference(question, answer, canonical_text(stated.rejected))
+            opposite = StatedPreference(question, canonical_text(stated.rejected), answer)
         first.setdefault(own, i)
         if opposite in first and own != opposite:
             contradictions.append((first[opposite], i))

@@ -43,6 +43,8 @@ Ask = Callable[[str, Sequence[str]], str]
 NAMES = {"input": INPUTS, "label": LABELS, "text": LONG_LABELS, "group": GROUPS}  # by what columns are taken for
 SHOWN_COLUMNS = 10  # names of columns in a line
 MIN_GROUPS = 50  # of a column that is taken for one of groups
+OTHER_COLUMN = "the other column"
+MIN_UNIQUE = 0.9  # share of different values among codes
 BY_FEW_VALUES = "by its few distinct values"
 EMPTY = {"", "[]", "{}"}  # cells without a value
 
@@ -82,6 +84,21 @@ class Resolution:
             columns = ", ".join(f"{role} {list_names(names.split(', '))}" for role, names in used)
             lines = [f"layout: {self.layout.name}; {columns}"]
         return lines + ([describe_role("group", [roles.group], roles.why["group"])] if roles.group else [])
+
+
+def describe_possible_swap(resolution: Resolution) -> list[str]:
+    """Return a note where codes are taken for the input of longer texts by their place alone, such as of ICD."""
+    roles = resolution.roles
+    if resolution.layout.kind != "columns" or {roles.why["input"], roles.why["label"]} != {OTHER_COLUMN}:
+        return []
+    column, other = roles.inputs[0], roles.label
+    codes, texts = ([text for text in resolution.texts[name] if text] for name in (column, other))
+    coded = all(any(map(str.isdecimal, text)) and len(text.split()) == 1 for text in codes)
+    unique = len({*codes}) > MIN_UNIQUE * len(codes)
+    if not (coded and unique and texts and fmean(map(len, texts)) > 2 * fmean(map(len, codes))):
+        return []
+    names = f"{quote_text(column)} holds codes, and {quote_text(other)} longer texts"
+    return [f"warning: {names}; if the codes are the answers, give --input {quote_text(other)}"]
 
 
 def resolve_table(rows: Sequence[Row], given: Given, ask: Ask) -> Resolution:
@@ -192,7 +209,7 @@ def find_roles(columns: Columns, given: Mapping[str, str | None], ask: Ask) -> R
     own = {role: [column for column in columns if lower_names[column] in names] for role, names in OWN_NAMES.items()}
     ways = (
         *((by_name, own["target"]), (by_name, named["label"]), (BY_FEW_VALUES, few)),
-        *(("the other column", other), (by_name, named["text"])),
+        *((OTHER_COLUMN, other), (by_name, named["text"])),
     )
     label, of_label = _choose_or_ask_column(("label", given["label"]), free, ways, ask)
     left = [c for c in free if c != label]
@@ -200,7 +217,7 @@ def find_roles(columns: Columns, given: Mapping[str, str | None], ask: Ask) -> R
     if not (inputs := inputs or pair):
         length = sorted((fmean(map(len, columns[c])), c) for c in left)
         longest = [c for size, c in length[-1:] if len(length) == 1 or size > 2 * length[-2][0]]
-        by_names = ((by_name, own["input"]), (by_name, named["input"]), ("the other column", content if other else []))
+        by_names = ((by_name, own["input"]), (by_name, named["input"]), (OTHER_COLUMN, content if other else []))
         asked, of_input = _choose_or_ask_column(("input", None), left, (*by_names, ("the longest texts", longest)), ask)
         inputs = (asked,)
     if label in inputs or given["group"] in (*inputs, label) or len({*inputs}) < len(inputs):

@@ -13,7 +13,7 @@ from harness.data.cells import MAX_CATEGORIES, MAX_CATEGORY_CHARS, MIN_ROWS_PER_
 from harness.data.identity import canonical_text
 from harness.data.layouts import AMBIGUOUS, Layout
 from harness.data.repeats import (
-    Preference,
+    StatedPreference,
     find_conflicts,
     find_contradictions,
     find_repeats,
@@ -140,11 +140,11 @@ def _drop_rows(layout: Layout, groups: Sequence[str] | None, *, labelled: bool) 
     return [i for i in left if i not in dropped], dict(sorted(dropped.items()))
 
 
-def _read_preference(row: Row, question: str) -> Preference:
+def _read_preference(row: Row, question: str) -> StatedPreference:
     """Return which answer a row of preferences or of judged answers prefers."""
     if "rejected" in row:
-        return Preference(question, join_text(row["chosen"]), join_text(row["rejected"]))
-    return Preference(question, join_text(row["completion"]), None, row["label"])
+        return StatedPreference(question, join_text(row["chosen"]), join_text(row["rejected"]))
+    return StatedPreference(question, join_text(row["completion"]), None, row["label"])
 
 
 def _fold_label(text: str) -> str:

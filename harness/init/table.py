@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 from harness.data import reading
 from harness.data.accepted_answers import find_final_number
 from harness.data.layouts import CODE, Layout
-from harness.data.resolver import Resolution, Roles, Row, quote_text, resolve_table
+from harness.data.resolver import Resolution, Roles, Row, describe_possible_swap, quote_text, resolve_table
 from harness.data.rows import read_rows
 from harness.data.turns import join_text, list_calls
 from harness.errors import UsageError
@@ -364,7 +364,7 @@ def _print_draft_report(
             f"all {often} rows for the final verdict have the label {quote_text(answer)}; add rows with other labels"
         )
     lines = [f"{draft.source}: {rows:,} rows" + "".join(f", {key} {quote_text(value)}" for key, value in how.items())]
-    lines += resolution.describe()
+    lines += [*resolution.describe(), *describe_possible_swap(resolution)]
     if roles.group and roles.group != draft.cluster:
         lines.append(f'group: {quote_text(roles.group)}, written as "{draft.cluster}"')
     if not roles.group:

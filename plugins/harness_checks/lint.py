@@ -15,7 +15,7 @@ import harness_hf
 from harness import Finding, ModelRef, Sample, Severity, TrainingRow, checker, quote_text
 from harness.internals import (
     PROMPT_PARTS,
-    Preference,
+    StatedPreference,
     Task,
     canonical_text,
     chat,
@@ -356,7 +356,7 @@ def _check_contradictory_preferences(judged: Sequence[TrainingRow], rows: Sequen
     preferences = []
     for row in judged:
         rejected = prompt_text(row.row["rejected"]) if "rejected" in row.row else None
-        preferences.append(Preference(row.prompt, row.answer, rejected, bool(row.row.get("label", True))))
+        preferences.append(StatedPreference(row.prompt, row.answer, rejected, bool(row.row.get("label", True))))
     if pairs := [(judged[one], judged[two]) for one, two in find_contradictions(preferences)]:
         evidence = [
             f"{_format_equal_row_names(pair, rows)}: {quote_text(pair[0].prompt, 60)} → {quote_text(pair[0].answer)}"

@@ -324,6 +324,18 @@ def test_near_duplicates_are_in_no_two_parts(init: Init) -> None:
     assert not any(f"{text}. Please do look into it at once for me" in kept["train"] for text in kept["confirm"])
 
 
+def test_codes_before_longer_texts_may_be_the_answers(init: Init) -> None:
+    """Of two columns the first is the input; where it holds codes, a warning names the way to turn them round."""
+    lines = [f'A{i}.{i % 7},"{text}"' for i, text in enumerate(TEXTS[:300])]
+    table = "\n".join(["code,description", *lines]) + "\n"
+    code, said = init("a.csv", table)
+    warning = 'warning: "code" holds codes, and "description" longer texts; if the codes are the answers, give --input'
+    assert (code, f'{warning} "description"' in said) == (0, True), said
+    shutil.rmtree("mine")
+    code, said = init("a.csv", table, "--input", "description")
+    assert (code, "holds codes" in said, 'input: "description", as given' in said) == (0, False, True), said
+
+
 def test_a_column_that_cannot_be_told_is_asked_for(init: Init, monkeypatch: pytest.MonkeyPatch) -> None:
     """At a terminal the choices are shown; elsewhere the line names them and the option."""
     rows = [{**row, "class": i % 2} for i, row in enumerate(DICTS)]
