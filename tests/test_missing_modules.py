@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from harness.errors import EXTRAS, missing_modules_message
+from harness.errors import EXTRAS, INCLUDED, missing_modules_message
 from harness.testing import ROWS, Project
 
 pytestmark = pytest.mark.slow
@@ -154,3 +154,29 @@ def test_an_extra_brings_the_packages_that_messages_name(module: str) -> None:
     required = " ".join(read_extras()[EXTRAS[module]])
     dependencies = {"tokenizers": "transformers", "pyarrow": "datasets"}
     assert all(dependencies.get(name, name.partition("[")[0]) in required.replace("_", "-") for name in packages)
+
+
+def test_the_smallest_set_of_extras_is_named() -> None:
+    """An extra that another one brings is not named beside it, as pyproject.toml has them."""
+    own = "finetune-harness["
+    direct = {
+        extra: [line.removeprefix(own).rstrip("]") for line in required if line.startswith(own)]
+        for extra, required in read_extras().items()
+        if extra != "all"
+    }
+    brought = {extra: {*names, *(n for name in names for n in direct[name])} for extra, names in direct.items()}
+    assert {extra: {*names} for extra, names in INCLUDED.items()} == {e: names for e, names in brought.items() if names}
+    assert missing_modules_message("numpy", "scipy", "torch").endswith("install with the extra [hf]")
+    assert missing_modules_message("scipy", "openpyxl", "evaluate").endswith("install with the extra [evaluate]")
+
+
+def test_init_and_run_name_the_same_modules(tmp_path: Path) -> None:
+    """What `init` says to install before a run is what `run` says is missing."""
+    modules = [module for module, extra in EXTRAS.items() if extra in ("gate", "hf")]
+    words = [["init", "mine"], ["run", "mine/suite.toml"]]
+    command = [sys.executable, "-c", WALK, json.dumps([modules, words])]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+    init, run = (json.loads(line)[2] for line in done.stdout.splitlines())
+    needs = init.partition("before: a run ")[2].partition("\n")[0]
+    assert needs.endswith("install with the extra [hf]") and '"trl"' in needs
+    assert run.endswith(f"{needs}\n")
