@@ -41,6 +41,8 @@ COMMANDS = (
     "gate means.csv other_means.csv --higher --worse-by-at-most 1", "gate book.xlsx other.xlsx --better-by 0",
     "plan base.csv candidate.csv --metric score",
     "verify exports/fake", "verify exports/fake --recompute", "verify exports/fake --policy policy.toml",
+    "aa suite.toml -p harness.testing --runs 2", "parity exports/fake --runtime http://127.0.0.1:9/v1",
+    "publish exports/fake owner/name --yes --to published", "promote exports/fake",
     "keygen other", "sign exports/fake --key release.key", "view reports --host 256.0.0.1",
 )  # fmt: skip
 EVALUATED = '[suite]\nname = "s"\n\n[model]\nuse = "{}"\npath = "small"\n{}\n\n[[eval]]\nname = "qa"\nuse = "{}"\n{}\n'
@@ -57,6 +59,7 @@ SUITES = {
 }
 REFUSED = {  # the extra without which a command ends with exit 4
     "gate": {
+        "aa suite.toml",
         "gate means.csv",
         "gate book.xlsx",
         "check suite.toml",
@@ -71,6 +74,7 @@ REFUSED = {  # the extra without which a command ends with exit 4
     "sign": {"keygen", "sign", "verify exports/fake --policy"},
     **{extra: {f"run {extra}.toml"} for extra in SUITES},
     "hf": {"run hf.toml", "ask"},
+    "api": {"run api.toml", "parity"},
 }
 
 
