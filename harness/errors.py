@@ -177,6 +177,10 @@ EXTRAS = {
     "tensorboard": "tensorboard", "wandb": "wandb", "mlflow": "mlflow", "opentelemetry": "otel", "ray": "ray",
     "llama_cpp": "llama-cpp",
 }  # fmt: skip
+INCLUDED = {  # extras that another extra brings
+    "hf": ("gate",), "api": ("gate",), "inspect": ("gate",), "docs": ("gate",), "qlora": ("gate", "hf"),
+    "evaluate": ("gate", "hf"), "llama-cpp": ("gate", "hf"), "judge": ("api", "gate"), "lm-eval": ("api", "gate"),
+}  # fmt: skip
 TOGETHER = {"numpy": "numpy scipy", "scipy": "numpy scipy", "jinja2": "jinja2 vl-convert-python"}
 PACKAGES = {
     "cryptography": "'securesystemslib[crypto]'", "securesystemslib": "'securesystemslib[crypto]'",
@@ -195,7 +199,8 @@ def missing_modules_message(*modules: str | None) -> str:
     tops = dict.fromkeys(name.partition(".")[0] for name in names)
     packages = " ".join(TOGETHER.get(top, PACKAGES.get(top, top)) for top in tops)
     packages = " ".join(dict.fromkeys(packages.split(" ")))
-    extras = sorted({EXTRAS[top] for top in tops if top in EXTRAS})
+    named = {EXTRAS[top] for top in tops if top in EXTRAS}
+    extras = sorted(named.difference(*(INCLUDED.get(extra, ()) for extra in named)))
     needs = ", ".join(f'"{name}"' for name in dict.fromkeys(names))
     brings = f", or install with the extra{'s' if len(extras) > 1 else ''} [{','.join(extras)}]" if extras else ""
     return f"needs the module{'s' if len(names) > 1 else ''} {needs}; pip install {packages}{brings}"

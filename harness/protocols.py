@@ -362,10 +362,15 @@ class BaseLoader:
 class BaseTrainer:
     """Base of a trainer with optional methods; a subclass defines `__call__`.
 
-    Every method takes the trainer's options as keywords.
+    Every method takes the trainer's options as keywords, `needs` as a mapping.
     """
 
     columns: ClassVar[Sequence[str]] = ()
+
+    @optional
+    def needs(self, options: Options) -> Iterable[str]:
+        """Return the names of modules that it imports late."""
+        raise NotImplementedError
 
     @optional
     def look(self, *args: Any, **options: Any) -> None:

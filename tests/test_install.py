@@ -22,7 +22,7 @@ ROOT = Path(__file__).parent.parent
 
 
 def test_wheel_works_with_the_base_dependencies_alone(tmp_path: Path) -> None:
-    """In a fresh environment without torch the command runs, plugins are listed, and a suite collects."""
+    """In a fresh environment the command runs, a suite collects, tables are gated, and messages name the extras."""
     build = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(tmp_path), str(ROOT)]
     subprocess.run(build, check=True, capture_output=True)
     (wheel,) = tmp_path.glob("*.whl")
@@ -39,9 +39,47 @@ def test_wheel_works_with_the_base_dependencies_alone(tmp_path: Path) -> None:
     subprocess.run([harness, "init", str(tmp_path / "mine")], check=True, capture_output=True)
     collect = [harness, "run", "--collect-only", str(tmp_path / "mine/suite.toml")]
     assert "9 items" in subprocess.run(collect, check=True, capture_output=True, text=True).stdout
-    run = subprocess.run([harness, "run", str(tmp_path / "mine/suite.toml")], capture_output=True, text=True)
-    assert (run.returncode, "Traceback" in run.stderr) == (4, False)
-    assert "pip install " in run.stderr
+    _assert_gates_tables(harness, tmp_path)
+    _assert_names_extras(harness, tmp_path)
+
+
+def _assert_gates_tables(harness: Path, folder: Path) -> None:
+    """See that two tables are gated, and that the verdict is decided again from its evidence."""
+    for name, lost in (("a", 40), ("b", 38)):
+        lines = [f"q{i},{int(i % 400 >= lost)}\n" for i in range(2_000)]
+        (folder / f"{name}.csv").write_text("".join(["id,score\n", *lines]), "utf-8")
+    words = ["gate", "a.csv", "b.csv", "--worse-by-at-most", "0.02"]
+    gated = subprocess.run([harness, *words], cwd=folder, capture_output=True, text=True)
+    assert (gated.returncode, gated.stderr) == (0, "")
+    assert "PASS  no-worse" in gated.stdout
+    (run,) = (folder / "reports").iterdir()
+    command = [harness, "verify", str(run / "gate")]
+    assert "1 of 1 decided again" in subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    verdicts = run / "gate/verdicts.json"
+    verdicts.write_text(verdicts.read_text("utf-8").replace('"PASS"', '"FAIL"', 1), "utf-8")
+    assert subprocess.run(command, capture_output=True).returncode == 7
+
+
+def _assert_names_extras(harness: Path, folder: Path) -> None:
+    """See that a command which needs an extra ends with exit 4 and a line that names it."""
+    (run,) = (folder / "reports").iterdir()
+    (folder / "means.csv").write_text("id,score\n" + "".join(f"q{i},0.{i + 10}\n" for i in range(60)), "utf-8")
+    (folder / "others.csv").write_text("id,score\n" + "".join(f"q{i},0.{70 - i}\n" for i in range(60)), "utf-8")
+    cases = {
+        "gate means.csv others.csv --higher --worse-by-at-most 1": "gate",
+        "run mine/suite.toml": "hf",
+        "check mine/suite.toml": "hf",
+        "plan mine/suite.toml": "hf",
+        "keygen release": "sign",
+        f"report {run}": "report",
+        "view reports": "view",
+        "--print-completion bash": "completion",
+    }
+    for words, extra in cases.items():
+        done = subprocess.run([harness, *words.split()], cwd=folder, capture_output=True, text=True)
+        assert done.returncode == 4, (words, done.stdout, done.stderr)
+        assert f"install with the extra [{extra}]" in done.stderr, (words, done.stderr)
+        assert "Traceback" not in done.stderr, (words, done.stderr)
 
 
 STRAY = [

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from harness.errors import EXTRAS, missing_modules_message
+from harness.errors import EXTRAS, INCLUDED, missing_modules_message
 from harness.testing import ROWS, Project
 
 pytestmark = pytest.mark.slow
@@ -41,6 +41,8 @@ COMMANDS = (
     "gate means.csv other_means.csv --higher --worse-by-at-most 1", "gate book.xlsx other.xlsx --better-by 0",
     "plan base.csv candidate.csv --metric score",
     "verify exports/fake", "verify exports/fake --policy policy.toml",
+    "aa suite.toml -p harness.testing --runs 2", "parity exports/fake --runtime http://127.0.0.1:9/v1",
+    "publish exports/fake owner/name --yes --to published", "promote exports/fake",
     "keygen other", "sign exports/fake --key release.key", "view reports --host 256.0.0.1",
 )  # fmt: skip
 EVALUATED = '[suite]\nname = "s"\n\n[model]\nuse = "{}"\npath = "small"\n{}\n\n[[eval]]\nname = "qa"\nuse = "{}"\n{}\n'
@@ -57,6 +59,7 @@ SUITES = {
 }
 REFUSED = {  # the extra without which a command ends with exit 4
     "gate": {
+        "aa suite.toml",
         "gate means.csv",
         "gate book.xlsx",
         "check suite.toml",
@@ -71,6 +74,7 @@ REFUSED = {  # the extra without which a command ends with exit 4
     "sign": {"keygen", "sign", "verify exports/fake --policy"},
     **{extra: {f"run {extra}.toml"} for extra in SUITES},
     "hf": {"run hf.toml", "ask"},
+    "api": {"run api.toml", "parity"},
 }
 
 
@@ -154,3 +158,29 @@ def test_an_extra_brings_the_packages_that_messages_name(module: str) -> None:
     required = " ".join(read_extras()[EXTRAS[module]])
     dependencies = {"tokenizers": "transformers", "pyarrow": "datasets"}
     assert all(dependencies.get(name, name.partition("[")[0]) in required.replace("_", "-") for name in packages)
+
+
+def test_the_smallest_set_of_extras_is_named() -> None:
+    """An extra that another one brings is not named beside it, as pyproject.toml has them."""
+    own = "finetune-harness["
+    direct = {
+        extra: [line.removeprefix(own).rstrip("]") for line in required if line.startswith(own)]
+        for extra, required in read_extras().items()
+        if extra != "all"
+    }
+    brought = {extra: {*names, *(n for name in names for n in direct[name])} for extra, names in direct.items()}
+    assert {extra: {*names} for extra, names in INCLUDED.items()} == {e: names for e, names in brought.items() if names}
+    assert missing_modules_message("numpy", "scipy", "torch").endswith("install with the extra [hf]")
+    assert missing_modules_message("scipy", "openpyxl", "evaluate").endswith("install with the extra [evaluate]")
+
+
+def test_init_and_run_name_the_same_modules(tmp_path: Path) -> None:
+    """What `init` says to install before a run is what `run` says is missing."""
+    modules = [module for module, extra in EXTRAS.items() if extra in ("gate", "hf")]
+    words = [["init", "mine"], ["run", "mine/suite.toml"]]
+    command = [sys.executable, "-c", WALK, json.dumps([modules, words])]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+    init, run = (json.loads(line)[2] for line in done.stdout.splitlines())
+    needs = init.partition("before: a run ")[2].partition("\n")[0]
+    assert needs.endswith("install with the extra [hf]") and '"trl"' in needs
+    assert run.endswith(f"{needs}\n")

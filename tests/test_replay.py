@@ -19,7 +19,7 @@ from harness.pipeline.replay import _find_row_difference
 from harness.records.samples import Sample, Score
 from harness.release.export import evidence_row, scores_without_texts
 from harness.testing import ROWS, SUITE, CommandOutcome, Project, write_fake
-from tests.helpers.exports import edit_gates, reseal
+from tests.helpers.exports import decide_gates_again, reseal
 from tests.helpers.suites import REAL, TEXTS, run_commands
 
 pytestmark = pytest.mark.xdist_group("replayed export")
@@ -92,7 +92,7 @@ def test_another_model_is_refused_by_its_row(exported: Project) -> None:
     model = exported.folder / "exports/fake" / MODEL
     write_fake(model, 0.2)
     reseal(exported.folder / "exports/fake", weights=weights_digest(model))
-    edit_gates(exported.folder / "exports/fake", digest=weights_digest(model))
+    decide_gates_again(exported.folder / "exports/fake")
     assert exported.harness("verify", "exports/fake").code == 0
     outcome = replay(exported, 1000, "--json")
     assert outcome.code == 7
@@ -127,6 +127,7 @@ def test_rows_that_were_written_by_hand(case: str, exported: Project) -> None:
     """Whatever the evidence says of a row is made again and compared."""
     evaluation, changes, told = EDITS[case]
     edit_rows(exported, evaluation, **changes)
+    decide_gates_again(exported.folder / "exports/fake")
     outcome = replay(exported, 1000)
     assert (outcome.code, told in outcome.err, outcome.err.count("\n")) == (7, True, 1), outcome.err
 

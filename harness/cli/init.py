@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from importlib.util import find_spec
+from contextlib import suppress
 from pathlib import Path
 
 from harness.cli.options import set_command
@@ -13,7 +13,6 @@ from harness.errors import ExitCode, UsageError, missing_modules_message
 
 EXAMPLES = Path(__file__).parents[1] / "init/examples"  # a folder a task, of files that are written as they lie there
 ROWS, SCHEMA = ("data/train.jsonl", "data/test.jsonl"), "suite.schema.json"
-MODEL_LIBRARIES = ("torch", "transformers", "peft", "trl", "datasets", "accelerate")  # that all of these suites load
 TASKS = {  # each runs and passes as it is, on a model that it builds; what a folder lacks is that of qa
     "classify": ("suite.toml", "data/train.csv", "data/test.csv"),
     "qa": ("suite.toml", "harnessfile.py", *ROWS),
@@ -36,10 +35,13 @@ def _run_init(args: argparse.Namespace) -> int:
 
     if args.plugin is not None:
         return _write_plugin_package(args)
+    from harness.collection.collect import collect
+    from harness.collection.requirements import find_missing_modules
     from harness.files import write_text
     from harness.init import table
     from harness.plugins import load_plugins
     from harness.suite.json_schema import suite_schema
+    from harness.suite.reader import read_suite
 
     task, of_data = args.task or "qa", [f"--{name}" for name in table.OPTIONS if getattr(args, name) is not None]
     if args.data and args.task:
@@ -53,21 +55,26 @@ def _run_init(args: argparse.Namespace) -> int:
     if args.data:
         files, told = table.make_suite_files(args)
         commands = [f"harness {word} {shlex.quote(str(suite))}" for word in ("check", "plan", "run")]
+        first = suite
     else:
         owns = {name: EXAMPLES / task / name for name in TASKS[task]}
         files = {n: (own if own.exists() else EXAMPLES / "qa" / n).read_text("utf-8") for n, own in owns.items()}
         told, commands = {}, [f"harness run {shlex.quote(str(suite))}"]
-        if len(suites := list_example_suites(task)) > 1:  # which find each other in their folder
+        suites = list_example_suites(task)
+        first = args.folder / suites[0]
+        if len(suites) > 1:  # which find each other in their folder
             commands = [f"cd {folder}"] * (args.folder != Path()) + [f"harness run {name}" for name in suites]
     for name, text in files.items():
         write_text(args.folder / name, text)
-    made = suite_schema(load_plugins(suite))  # with the plugins of a harnessfile that is among them
+    plugins = load_plugins(suite)  # with those of a harnessfile that is among the files
+    made = suite_schema(plugins)
     files[SCHEMA] = json.dumps(made, indent=1, ensure_ascii=False) + "\n"
     write_text(args.folder / SCHEMA, files[SCHEMA])
     print(*(args.folder / name for name in files), sep="\n")
     args.document = {"written": [str(args.folder / name) for name in files], **told}
-    if lacking := [name for name in MODEL_LIBRARIES if find_spec(name) is None]:
-        print(f"before: a run {missing_modules_message(*lacking)}", file=sys.stderr)
+    with suppress(UsageError):  # of which `check` tells
+        if lacking := find_missing_modules(collect(read_suite(first), plugins)):
+            print(f"before: a run {missing_modules_message(*lacking)}", file=sys.stderr)
     print(f"next: {' && '.join(commands)}", file=sys.stderr)
     return ExitCode.OK
 

@@ -19,20 +19,27 @@ STATISTICS = ("numpy", "scipy")
 
 
 def check_requirements(collection: Collection) -> None:
-    """Raise UsageError if a required module is not installed.
+    """Raise UsageError if a required module is not installed."""
+    if lacking := find_missing_modules(collection):
+        raise UsageError(f"{collection.suite.path}: {missing_modules_message(*lacking)}")
+
+
+def find_missing_modules(collection: Collection) -> list[str]:
+    """Return the required modules that are not installed.
 
     Modules are required by the statistics and by the plugins in use.
     """
-    suite, asked = collection.suite, {i.eval for i in collection.items}
+    suite, plugins = collection.suite, collection.plugins
     models = [suite.model, *(s.model for s in suite.subjects.values() if s.use)]
-    used = [(collection.plugins.find("loader", m.use).capabilities.needs, m.options) for m in models]
-    used += [(t.capabilities.needs, t.spec.options) for t in collection.tasks.values() if t.spec.name in asked]
-    own = (
-        name
-        for needs, options in used
-        if needs
-        for name in plugin_errors.checked_items(needs, needs(dict(options)), str, "names of modules")
-    )
-    needed = list(dict.fromkeys([*STATISTICS, *own]))
-    if lacking := [name for name in needed if sys.modules.get(name) is None and find_spec(name) is None]:
-        raise UsageError(f"{collection.suite.path}: {missing_modules_message(*lacking)}")
+    used = [(plugins.find("loader", m.use).capabilities.needs, m.options) for m in models]
+    if suite.adapter:
+        used.append((plugins.find("adapter", suite.adapter.use).capabilities.needs, suite.adapter.options))
+    if suite.train and suite.trains:
+        used.append((plugins.find("trainer", suite.train.use).capabilities.needs, suite.train.options))
+    evaluated = {item.eval for item in collection.items}
+    used += [(t.capabilities.needs, t.spec.options) for t in collection.tasks.values() if t.spec.name in evaluated]
+    needed = [*STATISTICS]
+    for needs, options in used:
+        if needs:
+            needed += plugin_errors.checked_items(needs, needs(dict(options)), str, "names of modules")
+    return [name for name in dict.fromkeys(needed) if sys.modules.get(name) is None and find_spec(name) is None]

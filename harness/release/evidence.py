@@ -11,7 +11,7 @@ from typing import Any
 
 from harness.artifacts.attestation import GATES, LOCK, MANIFEST, MODEL
 from harness.artifacts.folders import ForeignFolder, parse_record
-from harness.errors import CheckFailedError, UsageError, is_library_error, resource_error
+from harness.errors import CheckFailedError, UsageError, is_library_error, missing_extra_error, resource_error
 from harness.records.models import Source
 from harness.release.verified import VerifiedExport
 from harness.texts.escaping import printable
@@ -56,6 +56,8 @@ def reporting_model_errors(export: VerifiedExport) -> Iterator[None]:
     except BaseException as error:
         if isinstance(error, (UsageError, CheckFailedError)) or resource_error(error) or not is_library_error(error):
             raise
+        if missing := missing_extra_error(error):
+            raise UsageError(f"{export.folder}: its model {missing}") from error
         reason = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
         raise UsageError(f"{export.folder}: its model cannot be used: {reason}") from error
 

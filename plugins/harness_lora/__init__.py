@@ -64,7 +64,7 @@ def untrained(base: Path, out: Path, *, seed: int) -> None:
         get_peft_model(model, restrict_targets(lora(r=8).peft_config(), model)).save_pretrained(out)
 
 
-@harness.adapter(reads_foreign=True, measured_like=("qlora",))
+@harness.adapter(reads_foreign=True, measured_like=("qlora",), needs=lambda options: ("torch", "peft"))
 def lora(
     *,
     r: int = 16,
@@ -80,7 +80,7 @@ def lora(
     return Lora(_make_config_fields(r, lora_alpha, lora_dropout, target_modules, options))
 
 
-@harness.adapter(measured_like=("lora",))
+@harness.adapter(measured_like=("lora",), needs=lambda options: ("torch", "peft"))
 def qlora(
     *,
     r: int = 16,

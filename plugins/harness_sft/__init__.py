@@ -119,7 +119,10 @@ def trainer_capabilities(cls: type[TrainingOptions], method: Method) -> dict[str
             TrainingJob(ref, adapter, (), options.recipe(), 0, method, processes=processes, shard=shard)
         )
 
-    return {"check": check, "build": build, "measure": measure, "memory": memory}
+    def needs(_: Mapping[str, Any]) -> tuple[str, ...]:
+        return ("torch", "transformers", "trl", "datasets", "accelerate")
+
+    return {"check": check, "build": build, "measure": measure, "memory": memory, "needs": needs}
 
 
 @harness.trainer(**trainer_capabilities(SupervisedOptions, SFT) | {"look": check_config_fields, "check": check})

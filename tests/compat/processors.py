@@ -1,7 +1,7 @@
 """Verdicts made under one setting of the processor, and verified under another.
 
 `python -m tests.compat.processors write FILE` decides cases of `tests.compat.verdicts` and keeps their verdicts;
-`... verify FILE ...` prints a line for each case that verify or --recompute refuses here.
+`... verify FILE ...` prints a line for each case that verify refuses here.
 """
 
 from __future__ import annotations

@@ -60,6 +60,6 @@ def select_outcome_and_p(verdict: dict[str, Any]) -> dict[str, Any]:
 @pytest.mark.xdist_group("processors")
 @pytest.mark.parametrize("setting", FILES)
 def test_evidence_of_every_processor_is_verified_on_each(written: dict[str, Path], setting: str) -> None:
-    """Verify and --recompute take the verdicts that were made under each of the others."""
+    """Verify takes the verdicts that were made under each of the others."""
     others = [str(path) for name, path in written.items() if name != setting]
     assert run_in(setting, "verify", *others) == ""

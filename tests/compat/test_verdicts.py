@@ -47,7 +47,7 @@ def is_nearly_equal(one: Any, other: Any, near: float = 1e-9) -> bool:
 @pytest.mark.slow
 @pytest.mark.parametrize("piece", range(PIECES))
 def test_verdicts_are_what_they_were(piece: int) -> None:
-    """Outcomes, numbers, and what verify and --recompute make of the evidence, true and edited; then the words."""
+    """Outcomes, numbers, and what verify makes of the evidence, true and edited; then the words."""
     kept = zip(read_kept_verdicts("verdicts"), read_kept_verdicts("words"), strict=True)
     for numbers, words in islice(kept, piece, None, PIECES):
         found = judge_and_verify_case(numbers["case"])

@@ -1,4 +1,4 @@
-"""`harness verify --recompute`: verdicts are what their numbers and their rows come to, or they are refused."""
+"""`harness verify`: verdicts are what their numbers and their rows come to, or they are refused."""
 
 from __future__ import annotations
 
