@@ -89,10 +89,13 @@ def test_rows_are_drawn_anew(exported: Project) -> None:
 
 def test_another_model_is_refused_by_its_row(exported: Project) -> None:
     """A model that the evidence was not measured on gives itself away, however well the digests fit."""
-    model = exported.folder / "exports/fake" / MODEL
-    write_fake(model, 0.2)
-    reseal(exported.folder / "exports/fake", weights=weights_digest(model))
-    decide_gates_again(exported.folder / "exports/fake")
+    export = exported.folder / "exports/fake"
+    write_fake(export / MODEL, 0.2)
+    weights = weights_digest(export / MODEL)
+    evaluations = json.loads((export / EVIDENCE / MANIFEST).read_text("utf-8"))["evaluations"]
+    told = {name: {**about, "weights": weights} for name, about in evaluations.items() if name.startswith("merged::")}
+    reseal(export, weights=weights, evaluations=evaluations | told)
+    decide_gates_again(export)
     assert exported.harness("verify", "exports/fake").code == 0
     outcome = replay(exported, 1000, "--json")
     assert outcome.code == 7
@@ -113,12 +116,12 @@ def test_weights_of_another_verdict_are_refused(exported: Project) -> None:
 
 
 EDITS: dict[str, tuple[str, dict[str, Any], str]] = {
-    "a value": ("qa", {"values": {"exact_match": 0.5}}, "exact_match is 1.0, but 0.5 in the evidence"),
+    "a value": ("qa", {"values": {"exact_match": 0.0}}, "exact_match is 1.0, but 0.0 in the evidence"),
     "an answer": ("qa", {"answer_hash": "0" * 64}, 'of "qa": the answer differs ('),
-    "a prompt": ("qa", {"prompt_hash": "0" * 64}, 'of "qa": the prompt differs ('),
+    "a prompt": ("qa", {"prompt_hash": "0" * 64}, 'row 0 of "qa" differs between subjects'),
     "a weight": ("fluency", {"weight": 7.5}, "its weight is 5.0, but 7.5 in the evidence"),
     "a metric more": ("fluency", {"values": {"perplexity": 1.0, "bits_per_byte": 1.0, "x": 1.0}}, "in the evidence"),
-    "a digest": ("qa", {"doc_hash": "0" * 64}, 'of "qa": the row differs ('),
+    "a digest": ("qa", {"doc_hash": "0" * 64}, 'row 0 of "qa" differs between subjects'),
 }
 
 

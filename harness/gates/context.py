@@ -28,7 +28,7 @@ class GateRows:
 
 
 @dataclass(frozen=True)
-class Context:
+class GateContext:
     """What a verdict follows from besides its rows.
 
     It comes from the suite and the ledger of attempts, never from a verdict. `alpha` is the gate's own risk, of which
@@ -65,7 +65,7 @@ def describe_unmet_requirement(gate: Gate, candidate: str, outcomes: dict[str, s
     return ""
 
 
-def decide_in_context(gate: Gate, rows: GateRows, context: Context) -> Verdict:
+def decide_in_context(gate: Gate, rows: GateRows, context: GateContext) -> Verdict:
     """Decide a gate on a candidate."""
     budget = rows.metric is not None and rows.metric.is_count
     alpha = context.alpha if budget else context.level  # a budget takes no risk
@@ -80,7 +80,7 @@ def decide_in_context(gate: Gate, rows: GateRows, context: Context) -> Verdict:
     return add_reason(replace(verdict, attempt=context.attempt), *notes)
 
 
-def _decide_at(gate: Gate, rows: GateRows, context: Context, alpha: float) -> Verdict:
+def _decide_at(gate: Gate, rows: GateRows, context: GateContext, alpha: float) -> Verdict:
     if context.obstacle:
         return error_verdict(gate, context.candidate, context.obstacle, alpha)
 

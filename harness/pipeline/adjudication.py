@@ -8,7 +8,7 @@ from datetime import date
 
 from harness.collection.collection import Collection, Item
 from harness.gates import contamination
-from harness.gates.context import Context, GateRows, decide_in_context, describe_unmet_requirement
+from harness.gates.context import GateContext, GateRows, decide_in_context, describe_unmet_requirement
 from harness.gates.gate import Gate
 from harness.pipeline.attempt import AttemptClaims, make_attempt
 from harness.pipeline.ledger import AttemptNumber, Ledger, LedgerEntry, counts_as_attempt
@@ -99,13 +99,13 @@ class Adjudicator:
         rows = GateRows(task.metrics.get(gate.metric_name), own, baseline, task.samples or ())
         return decide_in_context(gate, rows, self.make_context(gate, candidate, obstacle))
 
-    def make_context(self, gate: Gate, candidate: str, obstacle: str = "") -> Context:
+    def make_context(self, gate: Gate, candidate: str, obstacle: str = "") -> GateContext:
         """Return what a gate's verdict follows from besides its rows."""
         header, spec = self.collection.suite.header, self.collection.tasks[gate.eval].spec
         standing = self.standings.get((candidate, gate.eval))
         outcomes = {g: str(v.outcome) for (name, g), v in self.said.items() if name == candidate}
         unmet = describe_unmet_requirement(gate, candidate, outcomes)
-        return Context(
+        return GateContext(
             candidate, gate.alpha or header.alpha, self.attempt_number(gate, candidate), header.attempts == "spend",
             standing.stages if standing else (), spec.rows_at_most,
             obstacle=unmet or self.lacking.get(gate.versus or "", "") or obstacle, slices=spec.slices,

@@ -21,7 +21,7 @@ from harness.artifacts.attestation import EVIDENCE, ITEMS
 from harness.artifacts.digests import digest_value, row_digest
 from harness.artifacts.folders import ForeignFolder, parse_record
 from harness.errors import missing_modules_message
-from harness.gates.context import Context, GateRows, decide_in_context, describe_unmet_requirement
+from harness.gates.context import GateContext, GateRows, decide_in_context, describe_unmet_requirement
 from harness.gates.gate import Gate
 from harness.records import verdict_text
 from harness.records.claim_spec import ClaimSpec, Note
@@ -327,12 +327,12 @@ class _CandidateEvidence:
         theirs = self.results[gate.versus, gate.eval] if gate.versus else None
         return decide_in_context(gate, GateRows(metric, ours, theirs, self.samples[gate.eval]), self.make_context(gate))
 
-    def make_context(self, gate: Gate) -> Context:
+    def make_context(self, gate: Gate) -> GateContext:
         """Return what the gate's verdict follows from besides its rows, of the lock."""
         about, spec, recorded = self.locked.about, self.locked.evals[gate.eval], self.verdicts[gate.id]
         name = str(self.manifest["candidate"])
         outcomes = {other: str(verdict["outcome"]) for other, verdict in self.verdicts.items()}
-        return Context(
+        return GateContext(
             name, gate.alpha or about.alpha, int(recorded["attempt"]), about.attempts == "spend",
             tuple(map(int, recorded["looks"])), spec.get("rows_at_most"),
             obstacle=describe_unmet_requirement(gate, name, outcomes), slices=spec.get("slices") or (),

@@ -18,7 +18,7 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from harness.artifacts.attestation import EVIDENCE, GATES, ITEMS, LOCK, MANIFEST
-from harness.gates.context import Context, GateRows, decide_in_context
+from harness.gates.context import GateContext, GateRows, decide_in_context
 from harness.gates.gate import Gate
 from harness.records.metrics import Metric
 from harness.records.samples import Result, Sample, Score
@@ -707,7 +707,7 @@ def decide_on_drawn_rows(gate: Gate, metric: Metric, kind: str, seed: int) -> Ve
     ]
     ours, theirs = (Result(name, "e", scores, {}, name) for name, scores in zip(("merged", "base"), of, strict=True))
     rows = GateRows(metric, ours, theirs if gate.versus else None, samples)
-    return decide_in_context(gate, rows, Context("merged", gate.alpha or 0.05, attempt=1, slices=("kind",)))
+    return decide_in_context(gate, rows, GateContext("merged", gate.alpha or 0.05, attempt=1, slices=("kind",)))
 
 
 def verdict_to_dict(verdict: Verdict) -> dict[str, Any]:
