@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from harness.artifacts.attestation import EVIDENCE, ITEMS, MODEL
+from harness.artifacts.attestation import EVIDENCE, ITEMS, MANIFEST, MODEL
 from harness.artifacts.digests import digest_value, weights_digest
 from harness.pipeline.replay import _find_row_difference
 from harness.records.samples import Sample, Score
@@ -116,7 +116,7 @@ def test_weights_of_another_verdict_are_refused(exported: Project) -> None:
 
 
 EDITS: dict[str, tuple[str, dict[str, Any], str]] = {
-    "a value": ("qa", {"values": {"exact_match": 0.0}}, "exact_match is 1.0, but 0.0 in the evidence"),
+    "a value": ("fluency", {"values": {"perplexity": 7.5, "bits_per_byte": 1.0}}, "but 1.0 in the evidence"),
     "an answer": ("qa", {"answer_hash": "0" * 64}, 'of "qa": the answer differs ('),
     "a prompt": ("qa", {"prompt_hash": "0" * 64}, 'row 0 of "qa" differs between subjects'),
     "a weight": ("fluency", {"weight": 7.5}, "its weight is 5.0, but 7.5 in the evidence"),
@@ -212,7 +212,7 @@ def test_without_torch(exported: Project) -> None:
         [sys.executable, "-c", f"{code} sys.exit(main({words!r}))"], capture_output=True, text=True, env=os.environ
     )
     assert (done.returncode, done.stdout) == (4, "")
-    assert "error: --replay needs the module t" in done.stderr
+    assert 'error: --replay: needs the module "t' in done.stderr
 
 
 @pytest.mark.parametrize(("away", "near", "told"), [(5e-4, 1e-3, ""), (5e-2, 1e-3, "nats"), (5e-2, 0.1, "")])
