@@ -8,10 +8,11 @@ from datetime import date
 
 from harness.collection.collection import Collection, Item
 from harness.gates import contamination
+from harness.gates.attempts import AttemptNumber
 from harness.gates.context import GateContext, GateRows, decide_in_context, describe_unmet_requirement
 from harness.gates.gate import Gate
 from harness.pipeline.attempt import AttemptClaims, make_attempt
-from harness.pipeline.ledger import AttemptNumber, Ledger, LedgerEntry, counts_as_attempt
+from harness.pipeline.ledger import Ledger, LedgerEntry, counts_as_attempt
 from harness.records.claim_spec import Note
 from harness.records.samples import Result
 from harness.records.verdict_text import add_reason

@@ -16,8 +16,8 @@ from typing import Any
 
 from harness.artifacts.folders import FolderError, ForeignFolder, parse_record
 from harness.errors import ExitCode
+from harness.gates.attempts import AttemptNumber
 from harness.gates.gate import Gate
-from harness.pipeline.ledger import AttemptNumber
 from harness.records.verdicts import Outcome
 from harness.release import policy_checks
 from harness.release.lock_reader import LockedSuite

@@ -23,9 +23,10 @@ from harness.collection.context import Context
 from harness.collection.tasks import find_rows_at_most_error
 from harness.errors import UsageError
 from harness.evaluation.evaluate import metrics_by_slice
+from harness.gates.attempts import AttemptNumber
 from harness.gates.gate import GATE_COMMAND, Gate
 from harness.pipeline.adjudication import Adjudicator
-from harness.pipeline.ledger import AttemptNumber, Ledger, LedgerEntry
+from harness.pipeline.ledger import Ledger, LedgerEntry
 from harness.plugins import Plugins, load_plugins
 from harness.records import verdict_text
 from harness.records.claim_spec import Note
