@@ -104,7 +104,7 @@ from harness.reports.events import read_events as read_events
 from harness.reports.markdown import format_run_markdown as format_run_markdown
 from harness.reports.next_step import BUNDLE as BUNDLE
 from harness.reports.next_step import suggest_next_step as suggest_next_step
-from harness.reports.report_json import dumps as dumps
+from harness.texts.json_text import dumps as dumps
 from harness.reports.report_json import to_json as to_json
 from harness.reports.rows import correctness_metric as correctness_metric
 from harness.reports.run_folder import answer_of as answer_of

@@ -74,7 +74,7 @@ def _run_command(args: argparse.Namespace) -> int:
         if args.job:
             args.job.write_annotations(errors)
         if wants_json(args):
-            from harness.reports.report_json import dumps
+            from harness.texts.json_text import dumps
 
             told = {"format": FORMAT_VERSION, "command": args.documented, "exit_code": int(code)}
             write(dumps({**told, **getattr(args, "document", {}), **({"errors": errors} if errors else {})}))

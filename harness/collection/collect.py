@@ -22,8 +22,9 @@ from harness.gates.min_rows import Sizes, count_units, find_few_clusters_error, 
 from harness.gates.prerequisites import find_order_mistakes
 from harness.plugins import Plugins
 from harness.records.metrics import Metric
+from harness.records.suite_header import name_of_run
 from harness.records.verdict_text import format_exact_risk_ways
-from harness.suite.tables import RELEASES, Export, Suite, find_name_error, gate_alpha, is_reserved, name_of_run
+from harness.suite.tables import RELEASES, Export, Suite, find_name_error, gate_alpha, is_reserved
 
 LARGE_ALPHA = 0.2  # an alpha above which a gate says little
 

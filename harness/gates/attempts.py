@@ -125,7 +125,8 @@ def map_looks_to_attempts(looks: Sequence[Line]) -> dict[str, str]:
     latest: dict[tuple[str, ...], str] = {}
     scored: dict[tuple[str, ...], dict[str, str]] = {}
     for line in looks:
-        id_, key = line["id"], make_attempt_key(line)
+        id_: str = line["id"]
+        key = make_attempt_key(line)
         if line["continues"] in attempts:
             attempts[id_] = attempts[line["continues"]]
         elif not line["claims"]:

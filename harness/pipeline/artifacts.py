@@ -28,10 +28,10 @@ from harness.records.findings import Finding
 from harness.records.models import ModelRef, Progress, Subject
 from harness.release import conversions
 from harness.release.conversions import seal_candidate
-from harness.reports.report_json import dumps
 from harness.reports.run_folder import LOGS, read_steps
 from harness.suite.tables import MERGES, Export
 from harness.texts.counts import count_noun
+from harness.texts.json_text import dumps
 from harness.texts.numbers import format_duration
 
 FACTS = "harness-adapter.json"  # in an adapter's folder: what its trainer noted

@@ -28,8 +28,9 @@ from harness.records.claim_spec import ClaimSpec, Note
 from harness.records.samples import Caveat, Draw, Labels, Result, Sample, Score
 from harness.records.verdicts import Outcome, Verdict
 from harness.release.lock_reader import LockedSuite
-from harness.reports.report_json import dumps, from_json, json_safe
+from harness.reports.report_json import from_json
 from harness.stats import hypothesis_tests
+from harness.texts.json_text import dumps, json_safe
 
 COMBINES = ("harness_domain.cost:median_seconds", "harness_domain.cost:ratio_of_medians")  # ours, of values alone
 NEAR_BOUND = 1e-7  # relative; a bound is where a p-value crosses alpha, and the search magnifies how that was rounded

@@ -23,8 +23,9 @@ from harness.records.findings import Finding
 from harness.records.models import Progress
 from harness.records.run import ItemResult, Run, Trial
 from harness.records.verdicts import Verdict
-from harness.reports.report_json import from_json, json_safe, relative_paths, require_wordable
+from harness.reports.report_json import from_json, relative_paths, require_wordable
 from harness.texts.counts import count_noun
+from harness.texts.json_text import json_safe
 from harness.texts.numbers import format_duration
 
 MAX_LOG_BYTES = 1 << 27  # of a log, which is read as a whole

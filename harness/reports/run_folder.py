@@ -25,7 +25,8 @@ from harness.records.metrics import Metric
 from harness.records.run import Run, TrainingStep, is_plain_name
 from harness.records.samples import Draw, Result, Sample
 from harness.reports.junit import format_junit
-from harness.reports.report_json import dumps, from_json, read_run, relative_paths, to_json
+from harness.reports.report_json import from_json, read_run, relative_paths, to_json
+from harness.texts.json_text import dumps
 from harness.texts.secrets import redact_text
 
 STEPS = "training.jsonl"  # beside an adapter's folder, a step a line

@@ -18,18 +18,19 @@ from harness.artifacts.folders import FolderError, ForeignFolder, parse_record
 from harness.errors import ExitCode
 from harness.gates.attempts import AttemptNumber
 from harness.gates.gate import Gate
+from harness.records.suite_header import SuiteTable
 from harness.records.verdicts import Outcome
 from harness.release import policy_checks
 from harness.release.lock_reader import LockedSuite
 from harness.release.policy import Policy
 from harness.release.source import find_source_error
-from harness.reports.report_json import dumps
 from harness.reports.report_json import from_json as made_of
 from harness.rows.bundle import FORMAT, ITEMS, MANIFEST, SUITE, VERDICTS
 from harness.rows.records import RawRow, RawRows
 from harness.rows.suites import JudgedRows, Runs, judge_rows, read_runs, rows_suite
-from harness.suite.tables import Eval, ScoredRows, Suite, SuiteTable
+from harness.suite.tables import Eval, ScoredRows, Suite
 from harness.texts.escaping import printable
+from harness.texts.json_text import dumps
 
 WAIVER = "waiver"  # of a verdict, which lies beside the suite and comes out of no row
 BINDINGS = ("none", "named", "claimed")  # what rows tell of what answered, each more than the one before

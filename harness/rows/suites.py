@@ -32,6 +32,7 @@ from harness.records import verdict_text
 from harness.records.claim_spec import Note
 from harness.records.run import ItemResult
 from harness.records.samples import Result
+from harness.records.suite_header import SuiteTable
 from harness.records.verdicts import Verdict
 from harness.records.waivers import Waiver
 from harness.rows import rows as evaluator
@@ -44,7 +45,7 @@ from harness.rows.records import UNSET_COLUMN, RawRows, Wanted
 from harness.rows.shared_columns import add_shared_clusters, clear_false_inputs, require_ids
 from harness.rows.sides import read_sides
 from harness.rows.wording import write_option
-from harness.suite.tables import Eval, Model, ScoredRows, Suite, SuiteTable
+from harness.suite.tables import Eval, Model, ScoredRows, Suite
 from harness.texts.counts import count_noun
 
 Runs = Mapping[str, dict[str, RawRows]]  # by evaluation and side

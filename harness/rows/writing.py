@@ -29,7 +29,7 @@ from harness.records.run import Run
 from harness.records.verdicts import Outcome, Verdict
 from harness.reports.junit import find_overwrite_error, format_junit
 from harness.reports.next_step import suggest_next_step
-from harness.reports.report_json import dumps, to_json
+from harness.reports.report_json import to_json
 from harness.reports.rules import describe_rules
 from harness.reports.run_folder import RunFolder
 from harness.reports.summary import sort_worst_first, verdict_sentence
@@ -45,6 +45,7 @@ from harness.suite.waivers import read_waivers
 from harness.texts import numbers
 from harness.texts.counts import count_noun
 from harness.texts.escaping import printable
+from harness.texts.json_text import dumps
 from harness.version import __version__
 
 WIDTH_COLUMNS = 80
