@@ -104,7 +104,6 @@ from harness.reports.events import read_events as read_events
 from harness.reports.markdown import format_run_markdown as format_run_markdown
 from harness.reports.next_step import BUNDLE as BUNDLE
 from harness.reports.next_step import suggest_next_step as suggest_next_step
-from harness.texts.json_text import dumps as dumps
 from harness.reports.report_json import to_json as to_json
 from harness.reports.rows import correctness_metric as correctness_metric
 from harness.reports.run_folder import answer_of as answer_of
@@ -132,6 +131,7 @@ from harness.texts.escaping import escape_markdown as escape_markdown
 from harness.texts.escaping import printable as printable
 from harness.texts.escaping import shorten_text as shorten_text
 from harness.texts.folding import fold_case as fold_case
+from harness.texts.json_text import dumps as dumps
 from harness.texts.missing import DOUBTFUL_LABELS as DOUBTFUL_LABELS
 from harness.texts.printing import print_line as print_line
 from harness.texts.secrets import is_secret as is_secret

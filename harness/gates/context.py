@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from harness.gates.attempts import AttemptNumber
 from harness.gates.contamination import Leaks, decide_without_leaks
 from harness.gates.decide import decide
 from harness.gates.gate import Gate
 from harness.gates.gate_input import error_verdict
+from harness.gates.waivers import GateWaivers
 from harness.records.claim_spec import Note
 from harness.records.metrics import Metric
 from harness.records.samples import Result, Sample
+from harness.records.suite_header import SuiteTable
 from harness.records.verdict_text import add_reason
 from harness.records.verdicts import Outcome, Verdict
 from harness.stats.multiple_testing import attempt_alpha, interim_levels
@@ -47,17 +50,63 @@ class GateContext:
     slices: Sequence[str] = ()  # columns of the evaluation
     leaks: Leaks | None = None
     decides: bool = True
+    waivers: GateWaivers | None = None
 
     @property
     def level(self) -> float:
         """The alpha that the gate is tested at. Raises ValueError if the looks are impossible."""
         alpha = attempt_alpha(self.alpha, self.attempt) if self.spends and self.attempt else self.alpha
-        if self.rows_at_most is None or not self.looks:
+        if not self.interim_looks:
             return alpha
-        return interim_levels(self.looks, self.rows_at_most, alpha)[-1]
+        return interim_levels(self.looks, self.interim_looks[1], alpha)[-1]
+
+    @property
+    def interim_looks(self) -> tuple[tuple[int, ...], int] | None:
+        """The looks at up to a declared number of rows, and that number."""
+        return (self.looks, self.rows_at_most) if self.looks and self.rows_at_most is not None else None
 
 
-def describe_unmet_requirement(gate: Gate, candidate: str, outcomes: dict[str, str]) -> str:
+def make_context(
+    gate: Gate,
+    candidate: str,
+    suite: SuiteTable,
+    evaluation: EvalContext,
+    attempt: AttemptNumber | None,
+    outcomes: Mapping[str, str],
+    waivers: GateWaivers | None,
+    *,
+    obstacle: str = "",
+    leaks: Leaks | None = None,
+    decides: bool = True,
+) -> GateContext:
+    """Return what a gate's verdict follows from besides its rows: of a run's suite and ledger, or of an export's.
+
+    `outcomes` are those of the gates on the candidate that were decided before.
+    """
+    return GateContext(
+        candidate,
+        gate.alpha or suite.alpha,
+        attempt.number if attempt else 0,
+        suite.attempts == "spend",
+        attempt.stages if attempt else (),
+        evaluation.rows_at_most,
+        obstacle=describe_unmet_requirement(gate, candidate, outcomes) or obstacle,
+        slices=evaluation.slices,
+        leaks=leaks,
+        decides=decides,
+        waivers=waivers,
+    )
+
+
+@dataclass(frozen=True)
+class EvalContext:
+    """The keys of an eval that its verdicts follow from: its columns, and how many rows it will ever have."""
+
+    slices: Sequence[str] = ()
+    rows_at_most: int | None = None
+
+
+def describe_unmet_requirement(gate: Gate, candidate: str, outcomes: Mapping[str, str]) -> str:
     """Return which gate that a gate requires did not pass, or an empty text."""
     for name in gate.requires:
         if (outcome := outcomes.get(name)) != Outcome.PASS:
@@ -67,14 +116,21 @@ def describe_unmet_requirement(gate: Gate, candidate: str, outcomes: dict[str, s
 
 def decide_in_context(gate: Gate, rows: GateRows, context: GateContext) -> Verdict:
     """Decide a gate on a candidate."""
-    budget = rows.metric is not None and rows.metric.is_count
-    alpha = context.alpha if budget else context.level  # a budget takes no risk
+    is_budget = rows.metric is not None and rows.metric.is_count
+    alpha = context.alpha if is_budget else context.level  # a budget takes no risk
     verdict = replace(_decide_at(gate, rows, context, alpha), decides=context.decides)
-    if not context.attempt or verdict.outcome is Outcome.ERROR or budget:
-        return verdict  # an error looked at no number
+    if verdict.outcome is not Outcome.ERROR and not is_budget:  # neither looked at a number by chance
+        verdict = _add_attempt(verdict, context, alpha)
+    return context.waivers.apply(gate, verdict) if context.waivers else verdict
+
+
+def _add_attempt(verdict: Verdict, context: GateContext, alpha: float) -> Verdict:
+    """Add which attempt a verdict is, and after which looks it was given."""
+    if not context.attempt:
+        return verdict
     notes = [Note("attempt", {"number": context.attempt})] if context.attempt > 1 else []
-    if context.rows_at_most is not None and context.looks:
-        looks, most = context.looks, context.rows_at_most
+    if context.interim_looks:
+        looks, most = context.interim_looks
         notes.append(Note("look", {"number": len(looks), "at": looks[-1], "most": most, "alpha": alpha}))
         verdict = replace(verdict, looks=looks)
     return add_reason(replace(verdict, attempt=context.attempt), *notes)

@@ -225,10 +225,13 @@ class Ledger:
                 found = line
         return found
 
-    def record(self, standing: AttemptNumber, look: LedgerEntry, suite: Suite, candidate: str, name: str) -> None:
-        """Write a look down, unless it stands there already. Raises UsageError where that is impossible."""
+    def record(self, standing: AttemptNumber, look: LedgerEntry, suite: Suite, candidate: str, name: str) -> str:
+        """Write a look down, unless it stands there already, and return the id of its line.
+
+        Raises UsageError where that is impossible.
+        """
         if standing.line:
-            return
+            return standing.line
         told = {
             "place": suite.place,  # no more of the machine than the name of a folder
             "suite": suite.name, "suite_digest": suite.digest, "candidate": candidate, "eval": name,
@@ -242,7 +245,7 @@ class Ledger:
                 self._append_ledger_line({"ledger": uuid.uuid4().hex})
             if self._read_intact_rows_bytes(look.digest) is None:
                 write_text(self.rows_file(look.digest), look.text)
-            self._append_ledger_line(told)
+            return self._append_ledger_line(told)
         except OSError as error:
             raise self._make_write_error(error) from None
 
@@ -311,10 +314,11 @@ class Ledger:
 
     # -- lines -------------------------------------------------------------------------------------
 
-    def _append_ledger_line(self, told: Mapping[str, Any]) -> None:
+    def _append_ledger_line(self, told: Mapping[str, Any]) -> str:
         after, time = sorted(self.state().heads), datetime.now(UTC).isoformat(timespec="seconds")
         line = {"format": LEDGER_FORMAT, "after": after, "time": time, **told}
         append_line(self.path, {**line, "id": hash_line(line)})
+        return hash_line(line)
 
     def _parse_and_verify_lines(self, data: bytes) -> list[dict[str, Any]]:
         """Parse and verify the lines of a ledger, each once.
