@@ -249,7 +249,7 @@ def test_missing_llama_cpp_is_told_before_training(parent: Path) -> None:
     """The line names the extra that brings it."""
     with pytest.raises(
         UsageError,
-        match=r"Q4_K_M needs llama-cpp-python, which is not installed; pip install llama-cpp-python",
+        match=r'Q4_K_M needs the module "llama_cpp"; pip install llama-cpp-python, or .* \[llama-cpp\]',
     ):
         harness_export.gguf.check(parent, {"quantization": "Q4_K_M"})  # type: ignore[attr-defined]
 
