@@ -361,8 +361,8 @@ def testing_page() -> str:
 
 
 def _homes() -> dict[str, str]:
-    """Return the path of every public name where it is defined, which the stub of `harness` names."""
-    tree = ast.parse(Path(harness.__file__).with_suffix(".pyi").read_text("utf-8"))
+    """Return the path of every public name where it is defined, which `harness` imports it from."""
+    tree = ast.parse(Path(harness.__file__).read_text("utf-8"))
     imported = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
     found = {alias.asname or alias.name: f"{node.module}.{alias.name}" for node in imported for alias in node.names}
     return {name: found.get(name, f"harness.{name}") for name in sorted(harness.__all__)}

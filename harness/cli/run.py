@@ -180,16 +180,16 @@ def _print_collection(collection: Collection, args: argparse.Namespace) -> int:
 
 
 def _run_show(args: argparse.Namespace) -> int:
-    from harness.reports.events import FILE, read_events
+    from harness.reports.events import EVENTS, read_events
     from harness.reports.report_json import read_run, to_json
     from harness.reports.run_folder import find_newest
 
     if args.n < 1:
         raise UsageError(f"-n is {args.n}; it must be 1 or more")
     asks = args.flips or args.rows is not None or args.wrong
-    names = ("report.json",) if asks else ("report.json", FILE)
+    names = ("report.json",) if asks else ("report.json", EVENTS)
     place = args.run or find_newest(Path("reports"), names)
-    if place.is_dir() and not any((place / name).exists() for name in ("report.json", FILE)):
+    if place.is_dir() and not any((place / name).exists() for name in ("report.json", EVENTS)):
         place = find_newest(place, names)  # of the runs in a folder
     if place.is_dir() and not (place / "report.json").exists():
         if asks:

@@ -30,7 +30,7 @@ from harness.texts.json_text import dumps
 from harness.texts.secrets import redact_text
 
 STEPS = "training.jsonl"  # beside an adapter's folder, a step a line
-LOGS = "logs"
+TRAINING_LOGS = "logs"
 """The folder beside an adapter's in which its trainer logs for people, in whatever form."""
 MAX_STEPS = 1000  # steps in a report; of a longer training every so many
 _encode_json = json.JSONEncoder(ensure_ascii=False, default=str).encode  # an encoder of its own for each row is slow
@@ -122,7 +122,7 @@ def find_newest(out: Path, names: Sequence[str] = ("report.json",)) -> Path:
     return found[-1].parent
 
 
-def read_rows(
+def read_answers(
     folder: Path, subject: str, evaluation: str, keep: Callable[[dict[str, Any]], Any] = lambda row: row
 ) -> dict[str, Any]:
     """Return an item's rows by sample id, each passed through `keep`."""

@@ -20,10 +20,10 @@ from harness.internals import (
     decide,
     escape_markdown,
     missing_modules_message,
-    numbers_of_verdict,
     printable,
     rules,
     summary,
+    verdict_numbers,
 )
 from harness_report.configuration import Setting
 from harness_report.formatting import GLYPHS, format_day
@@ -270,7 +270,7 @@ def comparison_json(c: RunComparison) -> str:
     gates: list[dict[str, Any]] = []
     for b in [*c.gates, *c.same]:
         about = {"gate": b.now.gate, "candidate": b.now.candidate, "claim": claim_text(c.now, b.now), "same": b.is_same}
-        gates.append({**about, "now": verdict_numbers(b.now), "before": b.before and verdict_numbers(b.before)})
+        gates.append({**about, "now": format_verdict_json(b.now), "before": b.before and format_verdict_json(b.before)})
     metrics: list[dict[str, Any]] = []
     for m in c.metrics:
         v, won, lost = m.verdict, [p.id for p in m.pairs.of(WON)], [p.id for p in m.pairs.of(LOST)]
@@ -296,9 +296,9 @@ def _make_run_summary_json(kept: LoadedRun) -> dict[str, Any]:
     return {**about, "sentence": summary.verdict_sentence(run), "candidate": kept.ours}
 
 
-def verdict_numbers(v: Verdict) -> dict[str, Any]:
+def format_verdict_json(v: Verdict) -> dict[str, Any]:
     """Return a verdict's numbers. For a gate on several slices they are those of the deciding slice."""
-    told = numbers_of_verdict(v)
+    told = verdict_numbers(v)
     about = {"outcome": v.outcome, **{key: told[key] for key in ("value", "baseline", "estimate", "lower", "upper")}}
     about |= {"threshold": v.threshold, "n": told["n"]} | ({"runs": list(v.runs)} if v.runs else {})
     return about | ({"slice": told["where"]} if told["where"] else {})
