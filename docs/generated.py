@@ -20,6 +20,7 @@ from typing import Any
 import griffe
 
 import harness
+from bench import installs
 from harness import hookspec, testing, training
 from harness.cli.catalogue import catalogue_data
 from harness.cli.parser import make_parser
@@ -32,6 +33,19 @@ from tests.hostile.commands import COMMANDS, Read
 
 DOCS = Path(__file__).parent
 MAX_SIGNATURE_CHARS = 100
+README = DOCS.parent / "README.md"
+INSTALLS_BEGIN = "<!-- installs: written by `make docs` from bench/records-installs.jsonl -->"
+INSTALLS_END = "<!-- /installs -->"
+SMALL_MB = 200  # of an install; of a larger one README names the largest packages
+EXTRAS = {  # what each adds, as README says it
+    "base": "gate and verify rows of 0 and 1",
+    "gate": "other scores, clusters, workbooks",
+    "report": "pages with charts",
+    "view": "`harness view`",
+    "sign": "keys and signatures",
+    "api": "served models",
+    "hf": "training and evaluation",
+}
 SECURITY = DOCS.parent / "SECURITY.md"
 COMMANDS_BEGIN = "<!-- commands: written by `make docs` from tests/hostile/commands.py -->"
 COMMANDS_END = "<!-- /commands -->"
@@ -79,11 +93,33 @@ def main() -> int:
             path.parent.mkdir(exist_ok=True)
             path.write_text(text, "utf-8")
             print(f"wrote docs/{name}")
-    text = security_page()
-    if SECURITY.read_text("utf-8") != text:
-        SECURITY.write_text(text, "utf-8")
-        print(f"wrote {SECURITY.name}")
+    for path, text in {SECURITY: security_page(), **pages_with_installs()}.items():
+        if path.read_text("utf-8") != text:
+            path.write_text(text, "utf-8")
+            print(f"wrote {path.name}")
     return 0
+
+
+def pages_with_installs() -> dict[Path, str]:
+    """Return README and the site's first page with what each extra takes, from the records of bench/installs.py."""
+    lines = ["| extra | what it adds | seconds | MB |", "|---|---|---|---|"]
+    records = {installs.key(record): record for record in installs.read_records()}
+    for extra, meaning in EXTRAS.items():
+        name = "none" if extra == "base" else f"`{extra}`"
+        for is_default in (False, True):
+            if record := records.get((extra, is_default)):
+                torch = ", default torch" if is_default else ", CPU-only torch" if record["torch"] else ""
+                largest = [f"{package} {mb:,}" for package, mb in record["largest_mb"].items()][:2]
+                size = f"{record['mb']:,}" + (f" ({', '.join(largest)})" if record["mb"] > SMALL_MB else "")
+                lines.append(f"| {name}{torch} | {meaning} | {record['seconds']:.0f} | {size} |")
+    return {page: _replace_between(page, INSTALLS_BEGIN, lines, INSTALLS_END) for page in (README, DOCS / "index.md")}
+
+
+def _replace_between(page: Path, begin: str, lines: Sequence[str], end: str) -> str:
+    """Return a page with other lines between two comments."""
+    before, begin, rest = page.read_text("utf-8").partition(begin)
+    _, end, after = rest.partition(end)
+    return "".join((before, begin, "\n".join(["", *lines, ""]), end, after))
 
 
 def security_page() -> str:
@@ -96,9 +132,7 @@ def security_page() -> str:
     for reads, names in commands.items():
         for number, read in enumerate(reads):
             lines.append(f"| {' | '.join(('' if number else ', '.join(names), *read))} |".replace("|  |", "| |"))
-    before, begin, rest = SECURITY.read_text("utf-8").partition(COMMANDS_BEGIN)
-    _, end, after = rest.partition(COMMANDS_END)
-    return "".join((before, begin, "\n".join(["", *lines, ""]), end, after))
+    return _replace_between(SECURITY, COMMANDS_BEGIN, lines, COMMANDS_END)
 
 
 @cache

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.artifacts.folders import ForeignFolder
+from harness.artifacts.strict_json import read_json
 from harness.errors import UsageError
 from harness.files import write_text
 from harness.records.metrics import Metric
@@ -142,7 +143,7 @@ def iterate_rows(folder: Path, subject: str, evaluation: str) -> Iterator[dict[s
     try:
         for line in ForeignFolder(folder).iterate_lines(path.relative_to(folder).as_posix()):
             if line != b"\n":
-                row = json.loads(line)
+                row = read_json(line, constants=True)  # NaN is a score of a model that broke
                 hash(row["id"])
                 yield row
     except (OSError, ValueError, LookupError, TypeError, RecursionError):
