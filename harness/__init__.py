@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from harness.data.rows import GROUP as GROUP
     from harness.data.rows import HELD_OUT as HELD_OUT
     from harness.data.rows import target_as_continuation as target_as_continuation
+    from harness.document import Document as Document
     from harness.errors import CheckFailedError as CheckFailedError
     from harness.errors import ExitCode as ExitCode
     from harness.errors import Mistakes as Mistakes

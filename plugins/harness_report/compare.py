@@ -6,7 +6,6 @@ And how that is told on a terminal, in a pull request and to programs.
 from __future__ import annotations
 
 import io
-import json
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -38,7 +37,6 @@ READINGS = {
     Outcome.INCONCLUSIVE: "not significantly different",
     Outcome.PASS: "better",
 }  # the worst first
-FORMAT_VERSION = 1  # of the JSON
 INDENT_COLUMNS = 16  # columns of a verdict's word, at least
 STYLES = {"PASS": "green", "FAIL": "red", "ERROR": "red", "INCONCLUSIVE": "yellow", "worse": "red", "better": "green"}
 Line = Table | Text | str | tuple[str, str, Text]  # of a terminal; a tuple is a word, its style, and what it is of
@@ -265,8 +263,8 @@ def _format_outcome_and_estimate(kept: LoadedRun, v: Verdict | None) -> str:
     return "not evaluated" if v is None else f"{GLYPHS[v.outcome]} {v.outcome} {estimate_text(kept, v)}"
 
 
-def comparison_json(c: RunComparison) -> str:
-    """Return the differences between two runs as JSON."""
+def comparison_data(c: RunComparison) -> dict[str, Any]:
+    """Return the differences between two runs as plain data."""
     gates: list[dict[str, Any]] = []
     for b in [*c.gates, *c.same]:
         about = {"gate": b.now.gate, "candidate": b.now.candidate, "claim": claim_text(c.now, b.now), "same": b.is_same}
@@ -280,14 +278,12 @@ def comparison_json(c: RunComparison) -> str:
         metrics.append({**found, "won": won, "lost": lost, "why": v.why})
     settings = [{"key": s.key, "now": s.value, "before": s.before} for s in c.settings]
     value = {
-        "format": FORMAT_VERSION,
         "run": _make_run_summary_json(c.now),
         "against": _make_run_summary_json(c.before),
         "gates": gates,
         "metrics": metrics,
     }
-    value |= {"rules": c.rules, "settings": settings, "notes": c.notes}
-    return json.dumps(value, indent=1, ensure_ascii=False) + "\n"
+    return value | {"rules": c.rules, "settings": settings, "notes": c.notes}
 
 
 def _make_run_summary_json(kept: LoadedRun) -> dict[str, Any]:
