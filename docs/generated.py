@@ -34,12 +34,11 @@ from tests.hostile.commands import COMMANDS, Read
 DOCS = Path(__file__).parent
 MAX_SIGNATURE_CHARS = 100
 README = DOCS.parent / "README.md"
-INSTALLS_BEGIN = "<!-- installs: written by `make docs` from bench/records-installs.jsonl -->"
+INSTALLS_BEGIN = "<!-- installs -->"  # between which `make docs` writes bench/records-installs.jsonl
 INSTALLS_END = "<!-- /installs -->"
-SMALL_MB = 200  # of an install; of a larger one README names the largest packages
 EXTRAS = {  # what each adds, as README says it
-    "base": "gate and verify rows of 0 and 1",
-    "gate": "other scores, clusters, workbooks",
+    "base": "gate and verify 0/1 rows",
+    "gate": "other scores, clusters, workbooks (scipy, numpy)",
     "report": "pages with charts",
     "view": "`harness view`",
     "sign": "keys and signatures",
@@ -109,9 +108,7 @@ def pages_with_installs() -> dict[Path, str]:
         for is_default in (False, True):
             if record := records.get((extra, is_default)):
                 torch = ", default torch" if is_default else ", CPU-only torch" if record["torch"] else ""
-                largest = [f"{package} {mb:,}" for package, mb in record["largest_mb"].items()][:2]
-                size = f"{record['mb']:,}" + (f" ({', '.join(largest)})" if record["mb"] > SMALL_MB else "")
-                lines.append(f"| {name}{torch} | {meaning} | {record['seconds']:.0f} | {size} |")
+                lines.append(f"| {name}{torch} | {meaning} | {record['seconds']:.0f} | {record['mb']:,} |")
     return {page: _replace_between(page, INSTALLS_BEGIN, lines, INSTALLS_END) for page in (README, DOCS / "index.md")}
 
 

@@ -32,7 +32,10 @@ TABLES = {
     "files",
     "evaluations",
 }  # of entries that are alike
-TURNS = (("a path", "a path above"), ("a URL", "a variable", "a module"))  # texts of which a leaf has one at a time
+TURNS = (  # values of which a leaf has one at a time
+    ("a number", "a list", "an object", "null"),
+    ("a huge text that begins with an escape", "a path", "a path above", "a URL", "a variable", "a module"),
+)
 REFUSED_BY_PARSER = {"a huge number", "a number that overflows", "deep", "NaN"}  # wherever in a record they stand
 HUGE_BYTES = 8 << 30  # of a sparse file, which no command may read whole
 MANY = 100_000
@@ -147,7 +150,7 @@ def _list_leaf_cases(
     """Yield the cases of a record's leaves. A leaf that a record of the same kind has is not taken twice.
 
     What a parser refuses stands in the first and in the last leaf of each file.
-    Other types and a huge text stand in each leaf; of each row of `TURNS` one text, by the line and the seed.
+    Of other types and of texts one each stands in a leaf, by the line and the seed.
     """
     if path.suffix not in (".json", ".jsonl") or not path.stat().st_size:
         return

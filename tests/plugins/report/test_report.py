@@ -448,6 +448,13 @@ def test_without_vl_convert_there_are_tables(ran: Path, monkeypatch: pytest.Monk
     assert "<svg" not in html and "as numbers</caption>" in html and "Where it stands" not in html
 
 
+@pytest.mark.parametrize("table", ["model", "adapter", "train", "sweep", "candidate"])
+def test_options_that_are_no_table_are_told(ran: Path, table: str) -> None:
+    """As any lock that cannot be read."""
+    edit_json(ran, "suite.lock.json", lambda lock: lock["suite"].update({table: {"options": 7}}))
+    assert "suite.lock.json cannot be read" in render_run(read_folder(ran))
+
+
 def test_options_of_others_stay_struck(ran: Path) -> None:
     """The configuration is the lock's, in which secrets are struck; another run's keys are marked."""
     edit_json(ran, "suite.lock.json", lambda lock: lock["suite"]["train"]["options"].update(api_key="(struck)"))
