@@ -102,11 +102,11 @@ def test_events_that_cannot_be_read_are_a_line(suite: Project, text: str) -> Non
 def test_a_number_of_rows_that_is_a_text_is_a_line(suite: Project) -> None:
     """`harness view` writes the numbers of a run that goes on with commas."""
     folder = cut(suite, "verdict")
-    text = (folder / FILE).read_text("utf-8")
-    (folder / FILE).write_text(re.sub(r'("kind": "found", "params": \{.*?"n": )\d+', r'\1"many"', text), "utf-8")
+    text = (folder / EVENTS).read_text("utf-8")
+    (folder / EVENTS).write_text(re.sub(r'("kind": "found", "params": \{.*?"n": )\d+', r'\1"many"', text), "utf-8")
     outcome = suite.harness("show", str(folder))
     assert (outcome.code, outcome.err.count("\n")) == (4, 1)
-    assert FILE in outcome.err
+    assert EVENTS in outcome.err
 
 
 def test_time_left_is_of_the_pace_so_far(suite: Project) -> None:
