@@ -12,8 +12,9 @@ NAMES = {str: "a text", int: "an integer", bool: "true or false", dict: "a table
 TEXT_OR_NULL = (str, type(None))
 TABLE_OR_NULL = (dict, type(None))
 
-GATE = {"id": str, "min_n?": int}
-EVAL = {"name": str, "slices?": ([str], type(None)), "private?": bool, "options?": TABLE_OR_NULL}
+NAMES_OR_NULL = ([str], type(None))
+GATE = {"id": str, "min_n?": int, "on?": NAMES_OR_NULL, "requires?": NAMES_OR_NULL}
+EVAL = {"name": str, "slices?": NAMES_OR_NULL, "private?": bool, "options?": TABLE_OR_NULL}
 OPTIONS = ({"options?": TABLE_OR_NULL}, type(None))
 SUITE = {
     "evals": [EVAL],

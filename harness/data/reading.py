@@ -17,6 +17,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from harness.artifacts.strict_json import read_json
 from harness.data import tables
 from harness.data.encodings import MAX_RIVALS, detect_encoding, detect_unicode, guess_encodings
 from harness.errors import Mistakes, UsageError, missing_modules_message
@@ -218,7 +219,7 @@ def limit_mistakes(mistakes: Mistakes, where: str) -> None:
 
 def _parse_json_line(text: str, place: str) -> Any:
     try:
-        found = json.loads(text)
+        found = read_json(text, constants=True)  # NaN is no value, which whoever looks at the cell says
         if "\\ud" in text.lower():  # an escape that may be half of a pair, which no encoding can write
             json.dumps(found, ensure_ascii=False).encode()
         if text.count("[") + text.count("{") > MAX_DEPTH and is_deep(found):
@@ -234,7 +235,10 @@ def _parse_json_line(text: str, place: str) -> Any:
             f"{place}: not valid JSON: {error.msg} at column {error.colno}; correct it, or "
             "check that the file is complete"
         ) from None
-    except ValueError:  # Python reads no whole number of more than 4,300 digits
+    except ValueError as error:
+        if "digits" not in str(error):
+            raise UsageError(f"{place}: {error}; keep one of them") from None
+        # Python reads no whole number of more than 4,300 digits
         raise UsageError(f"{place}: contains an integer of thousands of digits; write it as text") from None
 
 

@@ -76,11 +76,12 @@ def add_shared_clusters(runs: Runs, declared: Sequence[str]) -> Runs:
     notes = [*first.cluster_notes, *map(_describe_cluster, chosen[: MAX_CLUSTERS - len(given)])]
     for partition in chosen[MAX_CLUSTERS - len(given) :]:
         notes.append(f"{_count_repeats(partition)}, which no cluster covers; {write_option('cluster', partition.name)}")
-    notes += [] if tells or chosen or given else [UNSEEN]
-    told = first.columns_told
+    told, names = first.columns_told, ", ".join(f'"{printable(name)}"' for name in categories[:MAX_NAMED])
     if categories:
-        names = ", ".join(f'"{printable(name)}"' for name in categories[:MAX_NAMED])
         told = (*told, f"possible slices, with few values: {names}")
+    if not (tells or chosen or given):  # few short questions look like categories
+        advice = f"; if {names} holds the questions, {write_option('cluster', categories[0])}" if categories else ""
+        notes.append(f"{UNSEEN}{advice}")
     return {side: replace(run, cells=None, cluster_notes=tuple(notes), columns_told=told) for side, run in runs.items()}
 
 

@@ -24,6 +24,7 @@ from harness.reports.run_folder import prompt_of, read_answers
 from harness.texts.secrets import redact_options
 
 SCHEMA = "0.3.0"
+ROW = {"target": object, "resps": [[object]], "weight": object, "weights": dict, "lost?": list}
 
 
 def write_every_eval_ever(folder: Path, out: Path | None = None) -> list[Path]:
@@ -56,6 +57,8 @@ def _write_log_and_samples(
     digest = digest_value([run.digest, run.started, run.digests, report.id])
     named = str(uuid.UUID(digest[:32], version=4))  # the same run has the same name
     rows = list(read_answers(folder, report.subject, report.eval).values())
+    for row in rows:
+        _require_row(row, f"{folder}: a row of {report.id}")
     ours = [m for m in report.metrics if m in scales]
     weighed = {m for row in rows for m in ours if m in row and row["weights"].get(m, row["weight"]) != 1}
     plain = [m for m in ours if OnScale(scales[m]["scale"]).is_mean and m not in weighed]
@@ -91,6 +94,15 @@ def _write_log_and_samples(
         out / place / f"{named}.json", json.dumps(redact_options(log), indent=2, ensure_ascii=False) + "\n", below=below
     )
     return out / place / f"{named}.json"
+
+
+def _require_row(row: Mapping[str, Any], where: str) -> None:
+    """Raise UsageError if a row has no prompt, answer or weights as a run writes them."""
+    try:
+        shapes.require_shape(row, ROW)
+        prompt_of(row), row["resps"][0][0]
+    except (LookupError, TypeError, ValueError) as error:
+        raise UsageError(f"{where} is malformed: {error}; run the suite again") from None
 
 
 def _make_result(run: Run, report: ItemResult, metric: str, about: Mapping[str, Any]) -> dict[str, Any]:

@@ -11,6 +11,10 @@ from harness.internals import prompt_of, read_answers, shapes, shorten_text
 from harness_judge.prompts import prompt_as_text
 
 Row = Mapping[str, Any]
+JUDGMENT = {
+    **dict.fromkeys(("order?", "criterion?", "criteria?", "reason?", "error?", "verdict?"), str),
+    "met?": bool,
+}
 JUDGED_ROW = {
     "id": str,
     "target": (str, [str]),
@@ -18,11 +22,11 @@ JUDGED_ROW = {
     "details?": {
         "baseline_answer?": str,
         "judgments?": [
-            {
-                **dict.fromkeys(("order?", "criterion?", "criteria?", "reason?", "error?"), str),
-                "verdict?": (str, type(None)),
-                "met?": (bool, type(None)),
-            }
+            (
+                {**JUDGMENT, "verdict": str, "reason": str},
+                {**JUDGMENT, "met": bool, "reason": str},
+                {**JUDGMENT, "error": str},
+            )
         ],
     },
 }
@@ -65,7 +69,7 @@ def describe_dispute(item: str, row: Row) -> list[str]:
         if "error" in one:
             lines.append(f"  {where}: ERROR {one['error']}")
         else:
-            verdict = one.get("verdict") or ("met" if one["met"] else "not met")
+            verdict = one["verdict"] if "verdict" in one else "met" if one["met"] else "not met"
             lines.append(f"  {where}: {verdict}; {shorten_text(one['reason'])}")
     return lines
 

@@ -14,7 +14,7 @@ import shutil
 import warnings
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -194,7 +194,7 @@ def _write_trained(
         "dtype": str(trainer.model.dtype).removeprefix("torch."),  # what a 4-bit load rounds from
         "facts": {**facts, **_collect_facts(trainer), **({"report_to": reports} if reports else {})},
         "recipe": dict(job.recipe) | {"seed": trainer.args.seed},
-        "versions": {name: importlib.metadata.version(name) for name in LIBRARIES},
+        "versions": _find_versions(),
     }
     if whole:
         write_whole(trainer, Path(job.ref.path), job.out, note, gathered)
@@ -334,6 +334,15 @@ def base_bytes(model: PreTrainedModel) -> int:
     return int(sum(held.nbytes for held in (*parameters, *constants)))
 
 
+def _find_versions() -> dict[str, str]:
+    """Return the versions of the libraries that decide on a training; bitsandbytes need not be there."""
+    installed = {}
+    for name in LIBRARIES:
+        with suppress(importlib.metadata.PackageNotFoundError):
+            installed[name] = importlib.metadata.version(name)
+    return installed
+
+
 def _digest_job(job: TrainingJob) -> str:
     """Return a digest of everything that determines a training's result.
 
@@ -342,7 +351,7 @@ def _digest_job(job: TrainingJob) -> str:
     adapter, ref, ranks = job.adapter, job.ref, job.ranks
     config = adapter.peft_config().to_dict() if adapter else {}
     lora = {key: sorted(v) if isinstance(v, set) else v for key, v in config.items()}
-    versions = [importlib.metadata.version(name) for name in LIBRARIES]
+    versions = [*_find_versions().values()]
     model = [ref.path, ref.digest, dict(ref.options), adapter and adapter.quantization]
     what = [model, lora, list(job.rows), dict(job.recipe), job.seed, versions]
     # How many processes there are, and whether they share the weights, decides what a checkpoint is.

@@ -195,6 +195,11 @@ BROKEN_FILES = {
         "input,target,kind,kind\na,b,a,a\n",
         'test.csv:1: the column "kind" occurs twice in the header; rename one',
     ),
+    "a key twice": (
+        "test.jsonl",
+        '{"input": "a", "target": "b", "target": "c"}\n',
+        'test.jsonl:1: the key "target" occurs twice; keep one of them',
+    ),
     "digits": (
         "test.jsonl",
         '{"input": "a", "n": ' + "1" * 5000 + "}\n",

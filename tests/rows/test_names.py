@@ -70,6 +70,18 @@ def test_the_verdict_says_which_column_makes_clusters(gate: Gate, table: Table, 
     assert 'possible slices, with few values: "language"' in said
 
 
+def test_few_short_questions_may_be_named(gate: Gate, table: Table) -> None:
+    """They look like categories under a name that nobody knows; the verdict says so, and how they become clusters."""
+    base, candidate = (
+        [{**row, "?": f"w{'abcdefghij'[i % 10]}"} for i, row in enumerate(side)] for side in draw_pair(1)
+    )
+    paths = [table(name, convert_names(side, "x")) for name, side in (("base", base), ("candidate", candidate))]
+    said = " ".join(gate(*paths).out.split())
+    assert 'whether they repeat is unknown; if "x", "language" holds the questions, --cluster x' in said
+    verdict = decide((base, candidate), {"?": "x"}, cluster="x").verdict
+    assert verdict.clusters == decide((base, candidate), {"?": "question"}).verdict.clusters == 10
+
+
 def test_prompts_of_two_templates_repeat_alike() -> None:
     """Prompts that each side renders by its own template are one cluster where both repeat, and ids pair the rows."""
     base, candidate = draw_pair(1)

@@ -155,3 +155,25 @@ def test_a_malformed_lock_is_a_usage_error(lock: str, run: Path, tmp_path: Path)
     (tmp_path / "run/suite.lock.json").write_text(lock, "utf-8")
     with pytest.raises(UsageError, match="has no readable"):
         write_every_eval_ever(tmp_path / "run", tmp_path / "eee")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"arguments": {"gen_args_0": "text"}},
+        {"arguments": 7},
+        {"resps": [[]]},
+        {"resps": "text"},
+        {"weights": 7},
+        {"lost": 7},
+        {"target": None, "weights": None},
+    ],
+    ids=json.dumps,
+)
+def test_a_malformed_row_is_a_usage_error(change: dict[str, object], run: Path, tmp_path: Path) -> None:
+    """Whatever a row holds instead of a prompt, an answer or weights, the command ends with one line."""
+    shutil.copytree(run, tmp_path / "run")
+    for path in (tmp_path / "run").glob("*/samples_*"):
+        path.write_text("".join(json.dumps({**row, **change}) + "\n" for row in read_all(path)), "utf-8")
+    with pytest.raises(UsageError, match="is malformed"):
+        write_every_eval_ever(tmp_path / "run", tmp_path / "eee")

@@ -13,7 +13,17 @@ ROW = {"id": "q", "target": "a", "resps": [["b"]]}
 JUDGMENT = {"order": "candidate first", "verdict": "A", "reason": "better"}
 
 
-@pytest.mark.parametrize("judgments", [["x"], 7, [{**JUDGMENT, "verdict": ["A"]}], [{**JUDGMENT, "reason": 7}]])
+@pytest.mark.parametrize(
+    "judgments",
+    [
+        ["x"],
+        7,
+        [{"a": {"b": 1}}],
+        [{"reason": "better"}],
+        [{**JUDGMENT, "verdict": ["A"]}],
+        [{**JUDGMENT, "reason": 7}],
+    ],
+)
 def test_judgments_of_another_shape_are_one_line(judgments: Any) -> None:
     """The row is named, and no text is made of what is none."""
     with pytest.raises(UsageError, match=r"a row is malformed: details\.judgments"):

@@ -455,6 +455,13 @@ def test_options_that_are_no_table_are_told(ran: Path, table: str) -> None:
     assert "suite.lock.json cannot be read" in render_run(read_folder(ran))
 
 
+@pytest.mark.parametrize("key", ["on", "requires"])
+def test_gates_on_no_list_are_told(ran: Path, key: str) -> None:
+    """A lock in which a gate names its subjects or slices by a number cannot be compared."""
+    edit_json(ran, "suite.lock.json", lambda lock: lock["gates"][0].update({key: 7}))
+    assert "suite.lock.json cannot be read" in render_run(read_folder(ran))
+
+
 def test_options_of_others_stay_struck(ran: Path) -> None:
     """The configuration is the lock's, in which secrets are struck; another run's keys are marked."""
     edit_json(ran, "suite.lock.json", lambda lock: lock["suite"]["train"]["options"].update(api_key="(struck)"))
