@@ -32,16 +32,21 @@ from harness.artifacts.shapes import require_shape
 from harness.artifacts.stamps import read_stamps
 from harness.artifacts.strict_json import MALFORMED
 from harness.errors import UsageError
+from harness.gates.attempts import AttemptNumber
 from harness.gates.waivers import describe_claim
+from harness.records.waivers import IGNORED
 from harness.release import policy_checks
+from harness.release.evidence_rows import EvidenceRows, read_rows
+from harness.release.ledger_evidence import read_attempts
 from harness.release.lock_reader import LockedSuite, read_lock, require_lock_format
 from harness.release.policy import ExportRefusedError, Policy, list_unchecked, require_signers, verified_signers
 from harness.release.recomputation import recompute_verdicts
 from harness.release.served import require_served_statement
 from harness.release.source import find_source_error
-from harness.release.verified import VerifiedExport, read_evidence_file
+from harness.release.verified import SuiteComparison, VerifiedExport, read_evidence_file
 from harness.texts.counts import count_noun
 
+CompareSuite = Callable[[Path, Mapping[str, Any]], SuiteComparison]  # of an export's folder and its lock
 UNSIGNED_TEXT = "no policy: bytes match the evidence, but the evidence is not authenticated"
 
 
@@ -68,22 +73,22 @@ def verify_export(
     *,
     last: Path | None = None,
     beside: Sequence[Path] = (),
-    suite: Path | None = None,
+    compare_suite: CompareSuite | None = None,
     served: Path | None = None,
 ) -> VerifiedExport:
     """Verify an export.
 
     Exports `beside` it are evidence of other suites about the same model. Each is verified, and one of them must meet
-    each gate, data set and claim of the policy. With `suite` the lock and the rows are compared with that copy;
-    `served` is a file of `harness parity` statements to check. Raises UsageError if a folder does not exist, or a
-    needed package is missing; all other failures are part of the result.
+    each gate, data set and claim of the policy. `compare_suite` compares the lock with a copy of the suite; `served` is
+    a file of `harness parity` statements to check. Raises UsageError if a folder does not exist, or a needed package is
+    missing; all other failures are part of the result.
     """
     for one in (folder, *beside):
         if not one.is_dir():
             raise UsageError(f"{one}: is not a folder; name an export of harness run")
     how = (policy, now or datetime.now(UTC), bool(beside), served)
-    check = _Verification(folder, *how, last, [_Verification(one, *how) for one in beside], suite)
-    check.verified.unchecked = list_unchecked(policy, {"suites", "[[claim]]", "data"} if suite else ())
+    check = _Verification(folder, *how, last, [_Verification(one, *how) for one in beside], compare_suite)
+    check.verified.unchecked = list_unchecked(policy, {"suites", "[[claim]]", "data"} if compare_suite else ())
     return check.go()
 
 
@@ -102,10 +107,12 @@ class _Verification:
     served: Path | None
     last: Path | None = None
     others: Sequence[_Verification] = ()
-    suite: Path | None = None
+    suite_comparison: CompareSuite | None = None
 
     def __post_init__(self) -> None:
         self.verified, self.met = VerifiedExport(str(self.folder)), policy_checks.PolicyMatch({}, frozenset())
+        self.rows = EvidenceRows((), {}, {}, {})  # once they were read
+        self.numbers: Mapping[str, AttemptNumber] = {}  # by evaluation, once the ledger was read
 
     def go(self) -> VerifiedExport:
         alone = self.policy and self.policy.all_of and not self.joined  # it stands for all suites that a policy wants
@@ -113,13 +120,14 @@ class _Verification:
             "signatures": self.signatures,
             "digests": self.digests,
             "gates": self.gates,
-            "attempts": self.attempts,
             "formats": lambda: formats.check_files(self.folder / MODEL),
             "configuration": lambda: formats.check_configuration(self.folder / MODEL),
             "chat template": self.template,
+            "rows": self.read_rows,
+            "attempts": self.attempts,
             "verdicts": self.decide_again,
             **({"all_of": self.together} if self.others or alone else {}),
-            **({"suite": self.compare_suite} if self.suite else {}),
+            **({"suite": self.compare_suite} if self.suite_comparison else {}),
             **({"served": self.answers} if self.served or (self.policy and self.policy.served) else {}),
         }
         for name, step in (("digests", self.stamp), *steps.items(), ("digests", self.unchanged)):
@@ -315,6 +323,10 @@ class _Verification:
             self.same_weights(verdict)
         for told in self.evidence.manifest["ignored"]:
             said = f'check "{told["check"]}" failed and was ignored'
+            words = {key: told[key] for key in ("by", "reason", "until")}
+            waivers = [waiver for waiver in self.evidence.lock["waivers"] if waiver["claim"] == IGNORED]
+            if not any(words.items() <= waiver.items() for waiver in waivers):
+                raise ExportRefusedError(f"{said}, but the lock has no such waiver")
             self.waived(said, f"{said}, waived by {told['by']}", told)
         if why := find_source_error(self.evidence.lock["suite"], self.evidence.lock["gates"]):
             raise ExportRefusedError(f"{LOCK}: {why}")
@@ -326,21 +338,24 @@ class _Verification:
 
         Raises ExportRefusedError if earlier attempts may be missing, and the policy forbids that.
         """
-        ledger, wanted = self.evidence.manifest.get("ledger"), self.policy.ledger if self.policy else "any"
-        doubt = "the evidence has no ledger of attempts" if ledger is None else ""
-        before = None
+        ledger, wanted = self.evidence.manifest["ledger"], self.policy.ledger if self.policy else "any"
+        try:
+            self.numbers = read_attempts(self.evidence.manifest, self.locked, self.rows)
+        except ValueError as error:
+            raise ExportRefusedError(str(error)) from None
+        doubt, before = "", None
         if self.last and self.last.resolve() != self.folder.resolve():
             there = ForeignFolder(self.last).has(f"{EVIDENCE}/{MANIFEST}")
             before = parse_record(read_evidence_file(self.last, MANIFEST)).get("ledger") if there else None
-            doubt = doubt or ("" if there else f"the evidence of the last release, {self.last.name}, is missing")
-        if ledger is not None and before is not None and (lost := set(before["heads"]) - set(ledger["lines"])):
+            doubt = "" if there else f"the evidence of the last release, {self.last.name}, is missing"
+        if before is not None and (lost := set(before["heads"]) - set(ledger["lines"])):
             doubt = f"attempts may be missing: the last release's ledger has a line that is missing here ({min(lost)})"
-        elif ledger is not None and ledger["began"] and not (wanted == "first" and before is None):
+        elif ledger["began"] and not (wanted == "first" and before is None):
             doubt = "attempts before this run are unknown: the ledger began with it"
         if doubt and wanted != "any":
             raise ExportRefusedError(f'{doubt}; the policy requires ledger = "{wanted}"')
         self.verified.notes += [doubt] if doubt else []
-        return f"{len(ledger['lines'])} lines in the ledger" if ledger is not None else "no ledger"
+        return f"{len(ledger['lines'])} lines in the ledger"
 
     def gate(self, verdict: Mapping[str, Any]) -> None:
         """Raise ExportRefusedError if a verdict blocks the export. A valid waiver becomes a note."""
@@ -387,6 +402,11 @@ class _Verification:
     def locked(self) -> LockedSuite:
         return read_lock(self.evidence.lock, self.evidence.manifest["candidate"])
 
+    def read_rows(self) -> str:
+        """Read the rows, which most of the next steps need. Raises ValueError and others at malformed ones."""
+        self.rows = read_rows(self.folder, self.evidence.manifest)
+        return ""
+
     # -- 6: the chat template ----------------------------------------------------------------------
 
     def template(self) -> str:
@@ -400,7 +420,8 @@ class _Verification:
         """Return how many verdicts follow from their rows. Raises ExportRefusedError when one does not, or few do."""
         verdicts = {g["gate"]: g for g in self.evidence.gates}
         named = {*self.met.gates, *(set(self.policy.gates) & verdicts.keys() if self.policy else ())}
-        again = recompute_verdicts(self.folder, self.evidence.manifest, self.locked, verdicts, named)
+        manifest, locked = self.evidence.manifest, self.locked
+        again = recompute_verdicts(manifest, locked, verdicts, self.rows, self.numbers, named)
         if again.differs:
             raise ExportRefusedError(again.differs)
         self.verified.unable = {g: why for g, why in again.unable.items() if verdicts[g]["outcome"] != "ERROR"}
@@ -442,10 +463,8 @@ class _Verification:
 
     def compare_suite(self) -> str:
         """Return a summary of the comparison with the deployer's suite. Raises ExportRefusedError on any difference."""
-        assert self.suite
-        from harness.release.suite_comparison import compare_suite
-
-        found = compare_suite(self.suite, self.folder, self.evidence.lock)
+        assert self.suite_comparison
+        found = self.suite_comparison(self.folder, self.evidence.lock)
         self.verified.notes += [f"suite: {note}" for note in found.notes]
         if found.differences:
             first, *rest = found.differences
