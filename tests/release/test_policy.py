@@ -391,7 +391,7 @@ UNTIED: dict[str, tuple[Callable[[Path], None], str]] = {
     ),
     "a digest beside a row": (
         rows(lambda r: "::qa" in r["item"], doc_hash="0" * 64, row="1" * 64),
-        'the rows of "qa" in items.jsonl differ from those of the lock',
+        'a row has the key "row"',
     ),
     "the lock": (
         make_evidence_edit(LOCK, replace_row_digests),

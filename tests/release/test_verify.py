@@ -57,7 +57,7 @@ def export(signed: Path, tmp_path: Path) -> Path:
     return shutil.copytree(signed / "exports/fake", tmp_path / "export")
 
 
-STEPS = ["signatures", "digests", "gates", "attempts", "formats", "configuration", "chat template", "verdicts"]
+STEPS = ["signatures", "digests", "gates", "formats", "configuration", "chat template", "attempts", "verdicts"]
 
 
 def test_export_that_passed_is_verified(export: Path, policy: Policy) -> None:
