@@ -32,6 +32,7 @@ from harness.artifacts.folders import (
 )
 from harness.artifacts.strict_json import MALFORMED
 from harness.errors import UsageError
+from harness.records.figures import slice_figures, verdict_figures
 from harness.records.run import Run
 from harness.records.verdict_text import format_brief, format_notes
 from harness.records.verdicts import Verdict
@@ -96,6 +97,9 @@ def require_wordable(verdict: Verdict) -> None:
         format_notes(verdict.claim_spec, verdict.notes)
         for part in verdict.slices:
             format_brief(part, verdict.claim_spec)
+        for figures in (verdict_figures(verdict), *(slice_figures(verdict, part) for part in verdict.slices)):
+            if figures and not all(type(count) is int for count in (figures.n, figures.lost, figures.won)):
+                raise TypeError("a number of rows is not an integer")
     except MALFORMED as error:
         raise ValueError(f'the notes of gate "{verdict.gate}" are malformed: {error}') from None
 

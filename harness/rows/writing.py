@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.artifacts.attestation import LOCK
+from harness.document import Document
 from harness.errors import ExitCode, UsageError
 from harness.files import reporting_write_errors, write_text
 from harness.gates.gate import DERIVED_FIELDS, GATE_COMMAND
@@ -56,16 +57,16 @@ MOST_GATES = 8  # of more, those that passed are names in one line
 UNCLAIMED_FIELDS = ("id", "metric", *DERIVED_FIELDS)
 
 
-def run_rows(suite: Suite, args: Namespace) -> int:
-    """Run a suite with [rows] and return the exit code.
+def run_rows(suite: Suite, args: Namespace) -> Document[Run]:
+    """Run a suite with [rows].
 
     Its paths are relative to its folder.
     """
     return conclude_gate(judge_rows(suite, load_plugins(suite.path), read_waivers(suite.path)), args)
 
 
-def conclude_gate(found: JudgedRows, args: Namespace) -> int:
-    """Write and print the results, and return the exit code.
+def conclude_gate(found: JudgedRows, args: Namespace) -> Document[Run]:
+    """Write the results.
 
     Raises UsageError if they cannot be written.
     """
@@ -82,10 +83,12 @@ def conclude_gate(found: JudgedRows, args: Namespace) -> int:
     if args.job:
         found.plugins.manager.register(args.job)
     found.plugins.hook.harness_run_finish(run=run)
-    args.document = {"run": json.loads(to_json(run))}
-    for line in format_gate(found, run):
-        print(line)
-    return run.exit_code
+
+    def print_text(run: Run) -> None:
+        for line in format_gate(found, run):
+            print(line)
+
+    return Document(run, print_text, run.exit_code, lambda run: {"run": json.loads(to_json(run))})
 
 
 def make_run(found: JudgedRows) -> Run:

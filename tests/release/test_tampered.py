@@ -193,7 +193,7 @@ def other_values(value: Any) -> list[Any]:
 def is_same(value: Any, other: Any) -> bool:
     """Return whether two values mean the same: numbers below 1e-12 are rounding, as p-values of 0 and 1e-20 are."""
     if type(value) in (int, float) and type(other) in (int, float):
-        return abs(value - other) < 1e-12 and (value != 0 or type(value) is type(other))
+        return abs(value - other) < 1e-12
     return type(value) is type(other) and bool(value == other)
 
 
