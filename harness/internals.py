@@ -98,7 +98,7 @@ if TYPE_CHECKING:
     from harness.release.evidence import open_named_base as open_named_base
     from harness.release.evidence import read_listed_file as read_listed_file
     from harness.release.evidence import reporting_model_errors as reporting_model_errors
-    from harness.release.recomputation import score_from_row as score_from_row
+    from harness.release.evidence_rows import score_from_row as score_from_row
     from harness.release.releases import promotion_history as promotion_history
     from harness.release.signing import load_signer as load_signer
     from harness.release.signing import make_envelope as make_envelope

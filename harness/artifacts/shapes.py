@@ -1,7 +1,7 @@
 """Shapes of the records in folders of others: their keys and types, checked before anyone uses a field.
 
 A shape is a type, a table of keys (`"key?"` may be missing, `str` stands for any name), a list of one shape, or a tuple
-of shapes of which one holds; `object` is anything. Keys that a shape does not name are left alone.
+of shapes of which one holds; `object` is anything. Keys that a shape does not name are left alone, unless it is Closed.
 """
 
 from __future__ import annotations
@@ -13,6 +13,14 @@ TEXT_OR_NULL = (str, type(None))
 TABLE_OR_NULL = (dict, type(None))
 
 NAMES_OR_NULL = ([str], type(None))
+WAIVER = {"by": str, "reason": str, "until": str}
+WAIVER_LINE = {**WAIVER, "gate": str, "claim": str, "added": str, "digest": str}
+
+
+class Closed(dict[Any, Any]):
+    """A table of keys that has no others."""
+
+
 GATE = {"id": str, "min_n?": int, "on?": NAMES_OR_NULL, "requires?": NAMES_OR_NULL}
 EVAL = {"name": str, "slices?": NAMES_OR_NULL, "private?": bool, "options?": TABLE_OR_NULL}
 OPTIONS = ({"options?": TABLE_OR_NULL}, type(None))
@@ -27,37 +35,70 @@ LOCK = {  # of a run, whose suite may be one of rows
     "gates": [GATE],
     "metrics": {str: {str: {"scale": str}}},
 }
-LOCK_OF_EXPORT = {
-    **LOCK,
-    "format": int,
-    "suite": {**SUITE, "name": str, "file": str, "digest": str, "header": dict, "model": {"path": str}},
-    "gates": [{**GATE, "claim": str, "blocking": bool, "candidates": [str]}],
-    "metrics": {str: {str: {"better": str, "scale": str, "combine": TEXT_OR_NULL, "range?": ([object], type(None))}}},
-    "subjects": {str: str},
-    "data": {str: {"rows": int, "sha256": str}},
-    "looks?": {str: [int]},
-    "left_out?": {str: {"rows": int, "of": int, "sha256": str}},
-    "harness": str,
-    "plugins": [{"name": str, "distribution": TEXT_OR_NULL, "code": TEXT_OR_NULL}],
-}
-WAIVER = {"by": str, "reason": str, "until": str}
-MANIFEST = {
-    "format": int,
-    "name": str,
-    "candidate": str,
-    "weights": str,
-    "template": TEXT_OR_NULL,
-    "started": str,
-    "invocation?": dict,
-    "ignored?": [{**WAIVER, "check": str}],
-    "adapter?": {"base": str, "weights": str, "quantization": object},
-    "made_of?": {"candidate": str, "weights": str},
-    "chosen?": dict,
-    "root": str,
-    "evaluations": {str: {"weights": str, "rows": str}},
-    "files": {str: {"size": int, "sha256": str}},
-    "ledger?": {"ledgers": [str], "heads": [str], "lines": [str], "began": bool},
-}
+LOCK_OF_EXPORT = Closed(
+    {
+        **LOCK,
+        "format": int,
+        "recorded": str,
+        "python": str,
+        "packages": {str: object},
+        "suite": {**SUITE, "name": str, "file": str, "digest": str, "header": dict, "model": {"path": str}},
+        "gates": [{**GATE, "claim": str, "blocking": bool, "candidates": [str], "digest": str}],
+        "waivers": [WAIVER_LINE],
+        "attempts": {str: {str: Closed({"rows": str, "claims": str})}},
+        "metrics": {
+            str: {
+                str: Closed(
+                    {
+                        "better": str,
+                        "scale": str,
+                        "combine": TEXT_OR_NULL,
+                        "labelled": bool,
+                        "range?": ([object], type(None)),
+                    }
+                )
+            }
+        },
+        "subjects": {str: str},
+        "data": {str: Closed({"rows": int, "sha256": str})},
+        "looks?": {str: [int]},
+        "left_out?": {str: Closed({"rows": int, "of": int, "sha256": str})},
+        "harness": str,
+        "plugins": [Closed({"name": str, "distribution": TEXT_OR_NULL, "code": TEXT_OR_NULL})],
+    }
+)
+CAVEAT = Closed({"text": str, "outcome": TEXT_OR_NULL, "metrics": [str]})
+MANIFEST = Closed(
+    {
+        "format": int,
+        "name": str,
+        "candidate": str,
+        "weights": str,
+        "template": TEXT_OR_NULL,
+        "started": str,
+        "statistics": object,
+        "answers": Closed({"requests": int, "cache_hits": int}),
+        "invocation?": dict,
+        "ignored": [Closed({**WAIVER, "check": str})],
+        "adapter?": Closed({"base": str, "weights": str, "quantization": object}),
+        "made_of?": Closed({"candidate": str, "weights": str}),
+        "recipe?": Closed({"ships": int, "chosen": str, "seeds": {str: str}}),
+        "chosen?": dict,
+        "root": str,
+        "evaluations": {str: Closed({"weights": str, "rows": str, "caveats": [CAVEAT], "labels?": [dict]})},
+        "files": {str: Closed({"size": int, "sha256": str})},
+        "ledger": Closed(
+            {
+                "ledgers": [str],
+                "heads": [str],
+                "lines": [str],
+                "began": bool,
+                "attempts": {str: Closed({"line": str, "near": [str]})},
+                "looks": [dict],
+            }
+        ),
+    }
+)
 VERDICTS = [
     {
         "gate": str,
@@ -99,6 +140,8 @@ def _require_table(record: Any, shape: dict[Any, Any], where: str) -> None:
             require_shape(record[name], inner, f"{where}.{name}".lstrip("."))
         elif name == key:
             raise ValueError(f"{f'{where}.{name}'.lstrip('.')} is missing")
+    if isinstance(shape, Closed) and (stray := sorted(record.keys() - {key.removesuffix("?") for key in shape})):
+        raise ValueError(f"{f'{where}.{stray[0]}'.lstrip('.')} is not a key of it")
 
 
 def _require_one_of(record: Any, shapes: tuple[Any, ...], where: str) -> None:

@@ -101,8 +101,12 @@ def _run_verification_steps(args: argparse.Namespace, export: Path, policy: Poli
         last = current_release(args.export)
     except UsageError as error:
         unreadable = str(error)
-    copy = args.suite if args.replay is None else None  # a replay compares what it asks
-    found = verify_export(export, policy, last=last, beside=args.beside, suite=copy, served=args.served)
+    compare = None
+    if args.suite and args.replay is None:  # a replay compares what it asks
+        from harness.release.suite_comparison import compare_suite
+
+        compare = partial(compare_suite, args.suite)
+    found = verify_export(export, policy, last=last, beside=args.beside, compare_suite=compare, served=args.served)
     if unreadable and found.ok and policy and policy.ledger != "any":
         found.ok, found.refused = False, f'{unreadable}; the policy requires ledger = "{policy.ledger}"'
     elif unreadable:

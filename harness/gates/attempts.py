@@ -11,14 +11,26 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from harness.artifacts.attestation import LEDGER_FORMAT
 
 Line = Mapping[str, Any]
 HEAD = ("format", "id", "after", "time")  # what every line has
-CLAIMED = ("rows", "claims", "settings", "measure")  # what the lock tells of an attempt as well
-TEXTS = ("place", "role", "weights", "base", "project", "scores", "continues", *CLAIMED)  # that are read again
+TEXTS = (  # that are read again
+    "place",
+    "role",
+    "weights",
+    "base",
+    "project",
+    "rows",
+    "scores",
+    "continues",
+    "claims",
+    "settings",
+    "measure",
+)
+Role = Literal["adapter", "merged", "conversion"]
 ID_DIGITS = 16  # hex digits of a line's digest in the evidence
 
 
@@ -83,6 +95,13 @@ def count_attempts_before(root: str, near: Sequence[Line], base: str, looks: Seq
     number = 1 + sum(counts[one] for one in earlier)
     others = tuple(line["place"] for line in same_base if line["id"] in earlier)
     return EarlierAttempts(number, others, len({first[line["id"]] for line in foreign}))
+
+
+def role_of_candidate(candidate: str, *, is_copy: bool) -> Role:
+    """Return the role of a candidate: models of one role are attempts at the same question."""
+    if is_copy:
+        return "conversion"
+    return "adapter" if candidate == "adapter" else "merged"
 
 
 def is_of_other_base(line: Line, base: str) -> bool:

@@ -15,13 +15,13 @@ from harness.artifacts.digests import digest_value
 from harness.gates.gate import Gate
 from harness.gates.gate_input import as_error, error_verdict
 from harness.records.claim_spec import Note
-from harness.records.findings import Finding
 from harness.records.samples import Sample
 from harness.records.verdict_text import add_reason
 from harness.records.verdicts import Outcome, Verdict
 
 if TYPE_CHECKING:
     from harness.plugins import Plugins
+    from harness.records.findings import Finding
 
 CHECK = "D10"  # the only check that is heard; it must declare that it tells leaks, and be the harness's own
 KINDS = tuple(f"{CHECK}-{kind}" for kind in ("exact", "inside", "coverage", "near", "group"))

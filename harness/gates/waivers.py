@@ -33,11 +33,17 @@ class GateWaivers:
         own = [waiver for waiver in self.waivers if waiver.gate == gate.id]
         if not verdict.blocking or verdict.outcome is Outcome.PASS or not own:
             return verdict
-        errors = [find_waiver_error(waiver, self.claim, self.claim_digest, self.today) for waiver in own]
-        active = [waiver for waiver, error in zip(own, errors, strict=True) if not error]
-        if active:
-            return replace(verdict, waiver=active[-1])
-        return add_reason(verdict, Note("waiver", {"why": errors[-1]}))
+        if waiver := self.find_active(gate):
+            return replace(verdict, waiver=waiver)
+        error = find_waiver_error(own[-1], self.claim, self.claim_digest, self.today)
+        return add_reason(verdict, Note("waiver", {"why": error}))
+
+    def find_active(self, gate: Gate) -> Waiver | None:
+        """Return the newest waiver in force for the gate."""
+        for waiver in reversed(self.waivers):
+            if waiver.gate == gate.id and not find_waiver_error(waiver, self.claim, self.claim_digest, self.today):
+                return waiver
+        return None
 
 
 def find_waiver_error(waiver: Waiver, claim: str, claim_digest: str, today: date) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import date
+from typing import Any
 
 from harness.collection.collection import Collection, Item
 from harness.gates import contamination
@@ -70,6 +71,16 @@ class Adjudicator:
         for gate in self.collection.gates(candidate, item.eval):
             self.decide_if_ready(gate, candidate)
         return self.verdicts[before:]
+
+    def describe_ledger(self, candidate: str) -> dict[str, Any] | None:
+        """Return the ledger as evidence has it: its state, and the lines that a candidate's attempts follow from."""
+        if self.ledger is None:
+            return None
+        extracts = {name: extract for (owner, name), extract in self.extracts.items() if owner == candidate}
+        looks = {line["id"]: line for extract in extracts.values() for line in extract.lines}
+        attempts = {name: {"line": extract.line, "near": list(extract.near)} for name, extract in extracts.items()}
+        ordered = [line for line in self.ledger.read_entries() if line["id"] in looks]
+        return {**self.ledger.state().to_json(), "attempts": attempts, "looks": ordered}
 
     def ledger_entry(self, candidate: str, name: str, result: Result) -> LedgerEntry:
         """Return the ledger entry of an evaluation under the candidate's claims."""

@@ -13,8 +13,9 @@ from typing import Any
 
 from harness.artifacts.digests import digest_value
 from harness.collection.collection import Collection
+from harness.gates.attempts import role_of_candidate
 from harness.gates.gate import DERIVED_FIELDS, Gate
-from harness.pipeline.ledger import LedgerEntry, Role, overlaps, project_name, scores_by_row
+from harness.pipeline.ledger import LedgerEntry, counts_as_attempt, overlaps, project_name, scores_by_row
 from harness.records.samples import Result
 
 # keys that claim nothing
@@ -94,9 +95,22 @@ def make_attempt(
     """Make the ledger entry of a candidate's evaluation. Without a result it has no scores."""
     suite, task = claims.collection.suite, claims.collection.tasks[name]
     scores = scores_by_row(task, result) if result else {}
-    role: Role = "conversion" if candidate in suite.copies else "adapter" if candidate == "adapter" else "merged"
+    role = role_of_candidate(candidate, is_copy=candidate in suite.copies)
     project = project_name(suite.path) if task.brings_rows else ""
     about: dict[str, Any] = {"scores": scores, "base": base, "project": project, "most": task.spec.rows_at_most}
     return replace(
         claims.entries[name], role=role, weights=weights, **about, **asdict(claims.claims_of(candidate, name))
     )
+
+
+def list_claimed_attempts(claims: AttemptClaims) -> dict[str, dict[str, dict[str, str]]]:
+    """Return what each candidate's evaluation claims on which questions, where it counts as an attempt."""
+    counted = {name for name, task in claims.collection.tasks.items() if counts_as_attempt(task)}
+    return {
+        candidate: {
+            name: {"rows": claims.entries[name].digest, "claims": claims.claims_of(candidate, name).claims}
+            for name in sorted(claims.collection.evals_by_subject[candidate])
+            if name in counted
+        }
+        for candidate in claims.collection.candidates
+    }

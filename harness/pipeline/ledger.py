@@ -27,7 +27,7 @@ from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from harness.artifacts.attestation import LEDGER_FORMAT
 from harness.collection.collection import Task
@@ -38,6 +38,7 @@ from harness.gates.attempts import (
     AttemptNumber,
     LedgerExtract,
     Line,
+    Role,
     count_attempts_before,
     derive_attempt,
     extract_lines,
@@ -57,7 +58,6 @@ FILE, ELSEWHERE = "attempts.jsonl", "HARNESS_LEDGER"  # in the cache folder, and
 SUITE_WAY = 'choose on a select split (--select), or write attempts = "spend"'
 MAX_NAMED_SUITES = 4  # suites of earlier looks
 LOST_LEDGER_WARNING = "earlier attempts are then unknown"
-Role = Literal["adapter", "merged", "conversion"]  # of a candidate: models of one are attempts at the same question
 Row = tuple[str, ...]  # the keys of one row
 OVERLAP_DIVISOR = 10  # rows are met again when one in so many of the smaller set is
 ROOTS = (".git", "pyproject.toml")  # what lies in the folder of a project

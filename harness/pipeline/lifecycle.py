@@ -183,7 +183,7 @@ def export_all(run: RunContext, unreached: str = "") -> None:
         why += [f"{one.name}: {one.what}" for one in record.run.findings if one.stops_run]
         why += filter(None, [record.run.part, record.unmade.get(declared.name)])
         ref = record.candidates.get(declared.candidate)
-        ledger = adjudicator.ledger.state().to_json() if adjudicator.ledger else None
+        ledger = adjudicator.describe_ledger(declared.candidate)
         judged = DecisionRecord(
             adjudicator.verdicts,
             adjudicator.results,

@@ -30,9 +30,9 @@ from harness.plugins import Plugins, load_plugins
 from harness.records.metrics import ENDINGS
 from harness.records.models import ModelRef, Source
 from harness.records.samples import Result, Score, rows_digest
+from harness.release.evidence_rows import read_items
 from harness.release.export import evidence_row, scores_without_texts
 from harness.release.lock_writer import describe_plugins, lock_table
-from harness.release.recomputation import read_items
 from harness.release.releases import open_shipped_model
 from harness.release.verified import VerifiedExport
 from harness.suite.reader import read_suite

@@ -25,6 +25,7 @@ from harness.evaluation.evaluate import evaluate, metrics_by_slice, standard_err
 from harness.files import write_text
 from harness.gates.failures import find_fractional_score
 from harness.pipeline.adjudication import Adjudicator
+from harness.pipeline.attempt import list_claimed_attempts
 from harness.pipeline.record import PendingAnswers, Record, StageStop
 from harness.pipeline.session import Session
 from harness.records.copies import detach_copy
@@ -162,7 +163,8 @@ class RunContext:
         """Write the lock, and keep the digests of all rows. It is written before there is a candidate to please."""
         assert self.session.folder
         tasks = self.collection.tasks.items()
-        text = dumps(make_lock(self.collection, self.record.snapshot(), self.adjudicator.leaks))
+        attempts = list_claimed_attempts(self.adjudicator.claims)
+        text = dumps(make_lock(self.collection, self.record.snapshot(), attempts, self.adjudicator.leaks))
         write_text(self.session.folder.path / LOCK, text)
         self.record.lock = text.encode()
         self.record.locked_rows = {name: rows_digest(t.samples) for name, t in tasks if t.samples is not None}

@@ -19,6 +19,7 @@ from harness.records.models import Progress
 from harness.records.run import ItemResult, Run, Trial
 from harness.records.samples import Labels
 from harness.records.verdicts import Verdict
+from harness.records.waivers import Waiver
 from harness.release import lock_reader
 from harness.reports import events, report_json
 from harness.suite.json_schema import DRAFT, Schema, list_schema, named_schema, object_schema
@@ -46,27 +47,22 @@ TYPE_SCHEMAS: Mapping[type, Schema] = {
 }  # fmt: skip
 
 
+LINE_HEAD: Schema = {
+    "format": {"enum": [attestation.LEDGER_FORMAT]},
+    "after": list_schema(DIGEST),
+    "time": TEXT,
+    "id": DIGEST,
+}  # of every line of the ledger of attempts
+
+
 def file_schemas() -> dict[str, Schema]:
     """Return the file schemas by short name. A `.jsonl` schema describes one line."""
     claim = {"payload": TEXT, "payloadType": {"enum": [attestation.PAYLOAD]}}
     claim["signatures"] = list_schema(object_schema({"keyid": TEXT, "sig": TEXT}))
-    head: Schema = {
-        "format": {"enum": [attestation.LEDGER_FORMAT]},
-        "after": list_schema(DIGEST),
-        "time": TEXT,
-        "id": DIGEST,
-    }
-    keys = dict.fromkeys(("place", "suite", "suite_digest", "candidate", "eval", "role", "weights", "base"), TEXT)
-    keys |= dict.fromkeys(("project", "claims", "settings", "measure"), TEXT)
-    keys |= {
-        "attempt": COUNT_SCHEMA,
-        "count": COUNT_SCHEMA,
-        "rows": DIGEST,
-        "n": COUNT_SCHEMA,
-        "scores": TEXT,
-    }
-    look = object_schema({**head, **keys, "most": {"type": ["integer", "null"]}, "continues": TEXT})
-    ledger = [{"title": "a look", **look}, {"title": "the beginning", **object_schema({**head, "ledger": TEXT})}]
+    ledger = [
+        {"title": "a look", **make_look_schema()},
+        {"title": "the beginning", **object_schema({**LINE_HEAD, "ledger": TEXT})},
+    ]
     made: dict[str, Schema] = {
         "report": {
             "title": "report.json",
@@ -82,6 +78,15 @@ def file_schemas() -> dict[str, Schema]:
         "attempt": {"title": "a line of attempts.jsonl", "oneOf": ledger},
     }
     return {name: {"$schema": DRAFT, **schema} for name, schema in made.items()}
+
+
+def make_look_schema() -> Schema:
+    """Return the schema of a look, a line of the ledger of attempts."""
+    names = ("place", "suite", "suite_digest", "candidate", "eval", "role", "weights", "base", "project")
+    texts = (*names, "claims", "settings", "measure", "scores", "continues")
+    counts = dict.fromkeys(("attempt", "count", "n"), COUNT_SCHEMA)
+    most = {"most": {"type": ["integer", "null"]}}
+    return object_schema({**LINE_HEAD, **dict.fromkeys(texts, TEXT), **counts, "rows": DIGEST, **most})
 
 
 def record_schema(cls: type, **more: Schema) -> Schema:
@@ -175,20 +180,39 @@ def _make_manifest_schema() -> Schema:
         "made_of": object_schema({"candidate": TEXT, "weights": TEXT}), "chosen": {"type": "object"}, "root": DIGEST,
         "recipe": object_schema({"ships": COUNT_SCHEMA, "chosen": TEXT, "seeds": named_schema(TEXT)}),
         "evaluations": named_schema(object_schema(evaluation, "labels")), "files": named_schema(of_file),
-        "ledger": object_schema({"ledgers": ids, "heads": ids, "lines": ids, "began": {"type": "boolean"}}),
+        "ledger": object_schema(
+            {
+                "ledgers": ids,
+                "heads": ids,
+                "lines": ids,
+                "began": {"type": "boolean"},
+                "attempts": named_schema(object_schema({"line": DIGEST, "near": list_schema(DIGEST)})),
+                "looks": list_schema(make_look_schema()),
+            }
+        ),
     }  # fmt: skip
-    optional = ("ignored", "adapter", "made_of", "chosen", "recipe", "ledger", "invocation")
+    optional = ("ignored", "adapter", "made_of", "chosen", "recipe", "invocation")
     return {"title": "evidence/manifest.json", **object_schema(keys, *optional)}
 
 
 def _make_lock_schema() -> Schema:
     rows = object_schema({"rows": COUNT_SCHEMA, "sha256": DIGEST})
-    metric = object_schema({"better": TEXT, "scale": TEXT, "combine": {"type": ["string", "null"]}, "range": RANGE})
+    metric = object_schema(
+        {
+            "better": TEXT,
+            "scale": TEXT,
+            "combine": {"type": ["string", "null"]},
+            "range": RANGE,
+            "labelled": {"type": "boolean"},
+        }
+    )
     plugin = object_schema({k: {"type": ["string", "null"]} for k in ("name", "distribution", "code")})
     keys = {
         "format": {"enum": [lock_reader.FORMAT_VERSION]}, "recorded": TEXT, "suite": {"type": "object"},
         "gates": list_schema({"type": "object"}), "subjects": TEXTS,
         "metrics": named_schema(named_schema(metric)), "data": named_schema(rows),
+        "waivers": list_schema(record_schema(Waiver)),
+        "attempts": named_schema(named_schema(object_schema({"rows": DIGEST, "claims": DIGEST}))),
         "looks": named_schema(list_schema(COUNT_SCHEMA)),
         "left_out": named_schema(object_schema({"rows": COUNT_SCHEMA, "of": COUNT_SCHEMA, "sha256": DIGEST})),
         "harness": TEXT, "plugins": list_schema(plugin), "python": TEXT, "packages": TEXTS,

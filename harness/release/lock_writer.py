@@ -10,7 +10,7 @@ import json
 import os
 import platform
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
 from functools import partial
@@ -31,13 +31,20 @@ from harness.records.samples import rows_digest
 from harness.release.lock_reader import FORMAT_VERSION
 from harness.stats.eprocess import interim_sizes
 from harness.suite.tables import Suite
+from harness.suite.waivers import claim_digest
 from harness.texts import secrets
 
 
-def make_lock(collection: Collection, run: Run, leaks: contamination.Leaks | None = None) -> dict[str, Any]:
+def make_lock(
+    collection: Collection,
+    run: Run,
+    attempts: Mapping[str, Mapping[str, Mapping[str, str]]],
+    leaks: contamination.Leaks | None = None,
+) -> dict[str, Any]:
     """Return the resolved suite as plain data, with secrets redacted.
 
-    Requires the rows that preflight read. With `leaks`, the rows left out by gates with `clean_only` are listed by
+    Requires the rows that preflight read. `attempts` are digests of what each candidate's evaluation claims on which
+    questions (`harness.gates.attempts`). With `leaks`, the rows left out by gates with `clean_only` are listed by
     number and digest.
     """
     suite = collection.suite
@@ -62,7 +69,18 @@ def make_lock(collection: Collection, run: Run, leaks: contamination.Leaks | Non
             **_make_source_entry(suite),
             **_make_suite_tables(collection),
         },
-        "gates": [{**own_keys(g), "claim": g.claim(), "blocking": g.blocking, "candidates": on} for g, on in gates],
+        "gates": [
+            {
+                **own_keys(g),
+                "claim": g.claim(),
+                "blocking": g.blocking,
+                "candidates": on,
+                "digest": claim_digest(g, suite),
+            }
+            for g, on in gates
+        ],
+        "waivers": [dataclasses.asdict(waiver) for waiver in run.waivers],
+        "attempts": attempts,
         "subjects": dict(run.digests),
         "metrics": {
             n: {m.name: _convert_metric_to_json(m) for m in t.metrics.values()} for n, t in collection.tasks.items()
@@ -116,7 +134,13 @@ def _convert_metric_to_json(metric: Metric) -> dict[str, Any]:
     inner = getattr(metric.combine, "func", metric.combine)  # the function that a `partial` calls
     name = getattr(inner, "__qualname__", type(inner).__qualname__)
     code = None if metric.combine is None else f"{inner.__module__}:{name}"
-    return {"better": metric.better, "scale": metric.scale, "combine": code, "range": metric.range}
+    return {
+        "better": metric.better,
+        "scale": metric.scale,
+        "combine": code,
+        "range": metric.range,
+        "labelled": metric.labelled,
+    }
 
 
 def own_keys(table: Any) -> dict[str, Any]:

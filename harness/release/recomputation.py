@@ -6,43 +6,38 @@ Needs no model, and numpy and scipy only for what is not about 0/1 rows. The row
 
 from __future__ import annotations
 
-import hashlib
 import importlib
 import json
 import math
 import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
+from datetime import datetime
+from decimal import Decimal
 from typing import Any
 
 from harness import schema
-from harness.artifacts.attestation import EVIDENCE, ITEMS
-from harness.artifacts.digests import digest_value, row_digest
-from harness.artifacts.folders import ForeignFolder, parse_record
+from harness.artifacts.attestation import ITEMS
+from harness.artifacts.digests import digest_value
 from harness.errors import missing_modules_message
-from harness.gates.context import GateContext, GateRows, decide_in_context, describe_unmet_requirement
+from harness.gates.attempts import AttemptNumber
+from harness.gates.context import EvalContext, GateContext, GateRows, decide_in_context, make_context
 from harness.gates.gate import Gate
-from harness.records import verdict_text
-from harness.records.claim_spec import ClaimSpec, Note
-from harness.records.samples import Caveat, Draw, Labels, Result, Sample, Score
+from harness.gates.waivers import GateWaivers
+from harness.records.metrics import Metric
 from harness.records.verdicts import Outcome, Verdict
+from harness.release.evidence_rows import EvidenceRows
 from harness.release.lock_reader import LockedSuite
-from harness.reports.report_json import from_json
 from harness.stats import hypothesis_tests
-from harness.texts.json_text import dumps, json_safe
+from harness.texts.json_text import dumps
 
 COMBINES = ("harness_domain.cost:median_seconds", "harness_domain.cost:ratio_of_medians")  # ours, of values alone
 NEAR_BOUND = 1e-7  # relative; a bound is where a p-value crosses alpha, and the search magnifies how that was rounded
 RELATIVE_TOLERANCE = 1e-9  # by which other numbers may differ, since rows were summed in another order
-WRITTEN = 2e-2  # by which numbers in texts may, which are rounded
+ABSOLUTE_TOLERANCE = 1e-12  # below which numbers are the same whatever their ratio
 BOUNDS = ("lower", "upper")
 NUMBER = re.compile(r"\d+(?:\.\d+)?(?:e[-+]?\d+)?")
-Verdicts = Mapping[str, Mapping[str, Any]]  # by the id of their gate
-Samples = Mapping[str, Sequence[Sample]]  # the rows of items.jsonl, by evaluation: of all subjects together
-Results = Mapping[tuple[str, str], Result]  # and of each
-Leaks = Mapping[str, Mapping[str, str]]
-ABSOLUTE_TOLERANCE = 1e-12  # below which numbers are the same whatever their ratio
+RecordedVerdict = Mapping[str, Any]  # one of gates.json
 
 
 @dataclass
@@ -61,14 +56,16 @@ class RecomputationResult:
 
     @property
     def summary(self) -> str:
-        done = len(self.gates)
-        rest = [f'"{gate}" was not, because {why}' for gate, why in self.unable.items()]
-        return "; ".join([f"{done} of {done + len(rest)} decided again from their rows", *rest])
+        decided = len(self.gates)
+        others = [f'"{gate}" was not, because {reason}' for gate, reason in self.unable.items()]
+        return "; ".join([f"{decided} of {decided + len(others)} decided again from their rows", *others])
 
     @property
     def share(self) -> float:
         """The share of wanted gates that were decided again."""
-        return sum(g in self.gates for g in self.wanted) / len(self.wanted) if self.wanted else 1.0
+        if not self.wanted:
+            return 1.0
+        return sum(gate in self.gates for gate in self.wanted) / len(self.wanted)
 
     def find_shortfall(self, share: float, named: Collection[str]) -> str:
         """Return why a policy refuses this.
@@ -89,299 +86,268 @@ class RecomputationResult:
 
 
 def recompute_verdicts(
-    export: Path, manifest: Mapping[str, Any], locked: LockedSuite, verdicts: Verdicts, named: Collection[str] = ()
+    manifest: Mapping[str, Any],
+    locked: LockedSuite,
+    verdicts: Mapping[str, RecordedVerdict],
+    rows: EvidenceRows,
+    attempts: Mapping[str, AttemptNumber],
+    named: Collection[str] = (),
 ) -> RecomputationResult:
-    """Decide the gates of a verified export again from its rows.
+    """Decide the gates of a verified export again from its rows, which are compared with the lock's as well.
 
-    The export's digests must have been checked before. The rows are compared with the lock's as well. Raises
-    ValueError, KeyError or TypeError on malformed rows.
+    Raises ValueError, KeyError or TypeError on malformed evidence.
     """
     passed = {name for name, v in verdicts.items() if v["blocking"] and v["outcome"] == Outcome.PASS}
-    recomputed = RecomputationResult(wanted={*named, *passed})
-    lines = list(read_items(export, manifest))
-    case = _CandidateEvidence(locked, manifest, verdicts, *_parse_evidence_rows(lines, manifest))
+    result = RecomputationResult(wanted={*named, *passed})
+    evidence = CandidateEvidence(locked, manifest, verdicts, rows, attempts)
     for name in verdicts:
-        if (gate := locked.gates.get(name)) is None:
-            recomputed.differs = f'gate "{name}" is not in the lock'
-        elif why := case.claim_error(gate):
-            recomputed.differs = f'gate "{name}" {why}'
-        elif why := case.unable_error(gate):
-            recomputed.unable[name] = why
-        else:
-            try:
-                why = case.difference_error(gate)
-                recomputed.gates.append(name)
-            except ModuleNotFoundError as error:
-                why, recomputed.missing = "", missing_modules_message(error.name)
-                recomputed.unable[name] = f"it {recomputed.missing}"
-            recomputed.differs = f'gate "{name}" {why}' if why else ""
-        if recomputed.differs:
-            return recomputed
-    recomputed.differs = _find_rows_digest_error(lines, locked)
-    return recomputed
+        if error := _decide_and_compare(name, evidence, result):
+            result.differs = f'gate "{name}" {error}'
+            return result
+    result.differs = rows.find_digest_error(locked.digests)
+    return result
 
 
-# -- the rows --------------------------------------------------------------------------------------
-
-
-def read_items(export: Path, manifest: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
-    """Yield the rows of an export. Raises ValueError at the end if their digest differs from the manifest's."""
-    total, sha256 = hashlib.sha256(), manifest["files"][f"{EVIDENCE}/{ITEMS}"]["sha256"]
-    for line in ForeignFolder(export).iterate_lines(f"{EVIDENCE}/{ITEMS}"):
-        total.update(line)
-        yield parse_record(line)
-    if total.hexdigest() != sha256:
-        raise ValueError(f"{ITEMS} changed while it was read")
-
-
-def _find_rows_digest_error(lines: Sequence[Mapping[str, Any]], locked: LockedSuite) -> str:
-    """Return an error if an evaluation's rows differ from the lock's.
-
-    It names the evaluation. Rows that differ between subjects are an error as well.
-    """
-    digests: dict[str, dict[int, str]] = {}
-    for row in lines:
-        name, number = row["item"].partition("::")[2], row["number"]
-        digest = row_digest(row) if "id" in row else row["row"]
-        if digests.setdefault(name, {}).setdefault(number, digest) != digest:
-            return f'row {number} of "{name}" differs between subjects'
-    for name, rows in digests.items():
-        if digest_value([rows[number] for number in sorted(rows)]) != locked.digests[name]:
-            return f'the rows of "{name}" in {ITEMS} differ from those of the lock'
-    return ""
-
-
-def _parse_evidence_rows(
-    lines: Sequence[Mapping[str, Any]], manifest: Mapping[str, Any]
-) -> tuple[Samples, Results, Leaks]:
-    """Return the rows as they were judged. Raises ValueError when two lines differ about one row."""
-    samples: dict[str, dict[int, Sample]] = {}
-    leaks: dict[str, dict[str, str]] = {}
-    rows: dict[tuple[str, str], list[tuple[int, int, Score]]] = {}
-    for row in lines:
-        subject, _, name = row["item"].partition("::")
-        if "id" not in row:  # private, or not asked
-            continue
-        number, score = row["number"], score_from_row(row)
-        about = {"cluster": row["cluster"], "second_cluster": row.get("second_cluster"), "key": row.get("key", "")}
-        sample = Sample(row["id"], row=dict(row["slices"]), **about)
-        if samples.setdefault(name, {}).setdefault(number, sample) != sample:
-            raise ValueError(f'row {number} of "{name}" differs between subjects')
-        if "leak" in row:
-            leaks.setdefault(name, {})[row["id"]] = row["leak"]
-        rows.setdefault((subject, name), []).append((number, row.get("place", -1), score))
-    results = {
-        key: _make_result_in_judged_order(key, placed, manifest["evaluations"]["::".join(key)])
-        for key, placed in rows.items()
-    }
-    ordered = {name: [by_number[i] for i in sorted(by_number)] for name, by_number in samples.items()}
-    for name, some in ordered.items():
-        if len({s.id for s in some}) < len(some):
-            raise ValueError(f'two rows of "{name}" have the same id')
-    return ordered, results, leaks
-
-
-def score_from_row(row: Mapping[str, Any]) -> Score:
-    """Rebuild the Score of a public row from its evidence. The answer is its digest."""
-
-    def number(value: Any) -> float:
-        return math.nan if value is None else float(value)
-
-    def numbers(told: Mapping[str, Any]) -> dict[str, float]:
-        return {str(name): number(value) for name, value in told.items()}
-
-    values, weights = numbers(row["values"]), numbers(row["weights"])
-    about: dict[str, Any] = {
-        "finish_reason": row.get("finish_reason", ""),
-        "tokens": row.get("tokens"),
-        "answer": row["answer_hash"],
-    }
-    about["lost"] = tuple(str(name) for name in row.get("lost", ()))
-    about["partly_lost"] = numbers(row.get("partly_lost", {}))
-    about["draws"] = tuple(
-        Draw(numbers(draw["values"]), finish_reason=draw.get("finish_reason", ""), tokens=draw.get("tokens"))
-        for draw in row.get("draws", ())
-    )
-    return Score(str(row["id"]), values, number(row["weight"]), weights=weights, **about)
-
-
-def _make_result_in_judged_order(
-    key: tuple[str, str], rows: list[tuple[int, int, Score]], about: Mapping[str, Any]
-) -> Result:
-    """Return a result with its rows as judged.
-
-    These are in the data's order; `order` holds the order of evaluation if they were shuffled. Raises ValueError if a
-    row occurs twice or the order has gaps.
-    """
-    numbers = sorted(number for number, _, _ in rows)
-    if len(set(numbers)) < len(numbers):
-        raise ValueError(f'a row of "{"::".join(key)}" occurs twice')
-    placed = sorted((place, score.id) for _, place, score in rows if place >= 0)
-    if placed and [place for place, _ in placed] != list(range(len(rows))):
-        raise ValueError(f'the order of the rows of "{"::".join(key)}" has gaps')
-    caveats = tuple(Caveat(c["text"], c["outcome"], tuple(c["metrics"])) for c in about["caveats"])
-    labels = []
-    for told in about.get("labels", ()):
-        truth, said, clusters, sides = (tuple(told[key]) for key in ("truth", "said", "clusters", "sides"))
-        ids = tuple(map(str, told.get("rows", ())))
-        labels.append(Labels(str(told["metric"]), truth, said, clusters, str(told["side"]), sides, ids))
-    scores = tuple(score for _, _, score in sorted(rows, key=lambda row: row[0]))
-    how: dict[str, Any] = {"order": tuple(i for _, i in placed), "caveats": caveats, "labels": tuple(labels)}
-    return Result(*key, scores, {}, about["weights"], rows=about["rows"], **how)
-
-
-# -- the gates -------------------------------------------------------------------------------------
+def _decide_and_compare(name: str, evidence: CandidateEvidence, result: RecomputationResult) -> str:
+    """Decide a gate again, and note whether that was possible. Returns the first difference from its verdict."""
+    if (gate := evidence.locked.gates.get(name)) is None:
+        return "is not in the lock"
+    if error := evidence.find_claim_error(gate) or evidence.find_context_error(gate):
+        return error
+    if reason := evidence.find_obstacle(gate):
+        result.unable[name] = reason
+        return ""
+    if error := evidence.find_rows_error(gate):
+        return error
+    try:
+        error = evidence.find_difference(gate)
+    except ModuleNotFoundError as missing:
+        result.missing = missing_modules_message(missing.name)
+        result.unable[name] = f"it {result.missing}"
+        return ""
+    result.gates.append(name)
+    return error
 
 
 @dataclass(frozen=True)
-class _CandidateEvidence:
+class CandidateEvidence:
+    """What the verdicts on a candidate follow from, and the verdicts as recorded."""
+
     locked: LockedSuite
     manifest: Mapping[str, Any]
-    verdicts: Verdicts
-    samples: Samples
-    results: Results
-    leaks: Leaks
+    verdicts: Mapping[str, RecordedVerdict]
+    rows: EvidenceRows
+    attempts: Mapping[str, AttemptNumber]  # by evaluation
 
-    def claim_error(self, gate: Gate) -> str:
-        """Return how a verdict contradicts the gate and its context, whatever its rows."""
+    @property
+    def candidate(self) -> str:
+        return str(self.manifest["candidate"])
+
+    # -- what is known without rows ----------------------------------------------------------------
+
+    def find_claim_error(self, gate: Gate) -> str:
+        """Return how a verdict contradicts the gate in the lock."""
         recorded, metric = self.verdicts[gate.id], self.locked.metric(gate)
         claim = {"metric": gate.metric, "claim": gate.claim(), "versus": gate.versus, "blocking": gate.blocking}
-        for key, want in claim.items():
-            if recorded[key] != want:
-                return f"has {key} {schema.format_toml(recorded[key])}, but the lock has {schema.format_toml(want)}"
-        if recorded["outcome"] == Outcome.ERROR:
-            return ""
-        if metric and (mistakes := gate.find_metric_mistakes(metric)):
+        for key, expected in claim.items():
+            if recorded[key] != expected:
+                return f"has {key} {schema.format_toml(recorded[key])}, but the lock has {schema.format_toml(expected)}"
+        if recorded["outcome"] != Outcome.ERROR and metric and (mistakes := gate.find_metric_mistakes(metric)):
             return f"is invalid: {mistakes[0]}"
+        return ""
+
+    def find_context_error(self, gate: Gate) -> str:
+        """Return how a verdict contradicts lock and ledger, whatever its rows: requires, attempt, looks, risk, waiver.
+
+        Needs the standard library alone.
+        """
+        recorded, metric = self.verdicts[gate.id], self.locked.metric(gate)
         context = self.make_context(gate)
-        if context.obstacle:
+        is_error, is_budget = recorded["outcome"] == Outcome.ERROR, metric is not None and metric.is_count
+        if context.obstacle and not is_error:
             return f"is {recorded['outcome']}, but {context.obstacle}"
-        if context.spends and not context.attempt and not (metric and metric.is_count):
-            return "does not state its attempt number"
+        counted = context.attempt if not is_error and not is_budget else 0
+        if not _is_near(recorded["attempt"], counted):
+            return f"is recorded as attempt {recorded['attempt']}, but the ledger gives {counted}"
+        looks = list(context.looks) if counted and context.interim_looks else []
+        if not _is_near(recorded["looks"], looks):
+            return f"is recorded after looks at {recorded['looks']} rows, but the ledger gives {looks}"
         try:
-            level = context.alpha if metric and metric.is_count else context.level
+            level = context.alpha if is_budget else context.level
         except ValueError as error:
             return f"has impossible interim analyses: {error}"
-        return "" if _is_near(recorded["alpha"], level) else f"was decided at alpha {recorded['alpha']}, not {level:g}"
+        if not _is_near(recorded["alpha"], level):
+            return f"was decided at alpha {recorded['alpha']}, not {level:g}"
+        return self._find_waiver_error(gate, context)
 
-    def unable_error(self, gate: Gate) -> str:
+    def _find_waiver_error(self, gate: Gate, context: GateContext) -> str:
+        """Return how a verdict's waiver differs from the one in the lock that covers it."""
+        recorded = self.verdicts[gate.id]
+        waiver = None
+        if context.waivers and gate.blocking and recorded["outcome"] != Outcome.PASS:
+            waiver = context.waivers.find_active(gate)
+        if recorded["waiver"] == (json.loads(dumps(asdict(waiver))) if waiver else None):
+            return ""
+        if recorded["waiver"] is None:
+            return "is recorded without its waiver in the lock"
+        return "is waived, but the lock has no such waiver in force"
+
+    def make_context(self, gate: Gate) -> GateContext:
+        """Return what the gate's verdict follows from besides its rows, of the lock and the ledger."""
+        evaluation, claim = self.locked.evals[gate.eval], self.locked.claims[gate.id]
+        day = datetime.fromisoformat(self.manifest["started"]).date()
+        looked_for_leaks = gate.eval in self.locked.left_out
+        return make_context(
+            gate,
+            self.candidate,
+            self.locked.about,
+            EvalContext(evaluation.get("slices") or (), evaluation.get("rows_at_most")),
+            self.attempts.get(gate.eval),
+            {name: str(verdict["outcome"]) for name, verdict in self.verdicts.items()},
+            GateWaivers(self.locked.waivers, claim.text, claim.digest, day),
+            leaks=self.rows.leaks if looked_for_leaks else None,
+        )
+
+    # -- what its rows give ------------------------------------------------------------------------
+
+    def find_obstacle(self, gate: Gate) -> str:
         """Return why a gate cannot be decided again from the evidence alone."""
-        name, metric = gate.eval, self.locked.metric(gate)
-        combine = self.locked.combines.get(gate.metric)
-        if self.verdicts[gate.id]["outcome"] == Outcome.ERROR or metric is None:
+        metric, evaluation = self.locked.metric(gate), self.locked.evals[gate.eval]
+        if metric is None:
             return "it was not decided"
         if self.manifest["statistics"] != hypothesis_tests.METHOD_VERSION:
             return (
                 f"it was decided with statistics version {self.manifest['statistics']}, and this "
                 f"harness has {hypothesis_tests.METHOD_VERSION}"
             )
-        if self.locked.evals[name].get("private"):
-            return f'the rows of "{name}" are private'
+        if evaluation.get("private"):
+            return f'the rows of "{gate.eval}" are private'
+        combine = self.locked.combines.get(gate.metric)
         if combine and combine not in COMBINES:
             return (
                 f"{metric.name} is computed from all rows at once by {combine}, whose code or texts "
                 "are not available here"
             )
-        if gate.clean_only and self.locked.evals[name].get("stop") == "early":
+        if gate.clean_only and evaluation.get("stop") == "early":
             return "it stopped early, and rows that were not evaluated may be leaked"
+        if self.verdicts[gate.id]["outcome"] == Outcome.ERROR and not self.make_context(gate).obstacle:
+            missing = [subject for subject in self._subjects_of(gate) if not self._result_of(subject, gate)]
+            if missing:
+                return f'it was not decided: the evidence has no rows of "{missing[0]}::{gate.eval}"'
         return ""
 
-    def difference_error(self, gate: Gate) -> str:
+    def find_rows_error(self, gate: Gate) -> str:
+        """Return how a gate's rows differ from the lock's.
+
+        It compares their number and order, and the rows left out with `clean_only`.
+        """
+        if self.make_context(gate).obstacle:  # of whose rows nothing follows
+            return ""
+        name, expected = gate.eval, self.locked.rows.get(gate.eval)
+        early = self.locked.evals[name].get("stop") == "early"
+        for subject in self._subjects_of(gate):
+            item = f"{subject}::{name}"
+            if (result := self._result_of(subject, gate)) is None:
+                return f'has no rows of "{item}" in {ITEMS}'
+            count, may_stop = len(result.scores), early and subject == self.candidate
+            if expected is not None and count != expected and not (may_stop and count < expected):
+                return f'has {count} rows of "{item}" in {ITEMS}, but the lock has {expected}'
+            if bool(result.order) != may_stop:
+                return f'has rows of "{item}" in another order than its eval uses'
+        left_out = self.locked.left_out.get(name) if gate.clean_only else None
+        leaks = sorted(self.rows.leaks.get(name, {}).items())
+        if left_out is not None and digest_value(leaks) != left_out["sha256"]:
+            return "leaves out other rows than the lock"
+        return ""
+
+    def find_difference(self, gate: Gate) -> str:
         """Decide a gate again, and return the first difference from the evidence."""
-        if why := self.rows_error(gate):
-            return why
         recorded = self.verdicts[gate.id]
         again = json.loads(dumps(asdict(self.decide(gate))))
         if again["outcome"] == Outcome.ERROR != recorded["outcome"]:
             return f"cannot be decided on the rows in the evidence: {again['why']}"
         return find_verdict_difference(recorded, again)
 
-    def rows_error(self, gate: Gate) -> str:
-        """Return how a gate's rows differ from the lock's.
-
-        It compares their number and order, and the rows left out with `clean_only`.
-        """
-        name, candidate = gate.eval, self.manifest["candidate"]
-        early, there = self.locked.evals[name].get("stop") == "early", self.locked.rows.get(name)
-        others = self.locked.runs if gate.of == "recipe" else ()
-        for subject in (candidate, *others, *((gate.versus,) if gate.versus else ())):
-            if (result := self.results.get((subject, name))) is None:
-                return f'has no rows of "{subject}::{name}" in {ITEMS}'
-            fewer = early and subject == candidate
-            if there is not None and len(result.scores) != there and not (fewer and len(result.scores) < there):
-                return f'has {len(result.scores)} rows of "{subject}::{name}" in {ITEMS}, but the lock has {there}'
-            if bool(result.order) != fewer:
-                return f'has rows of "{subject}::{name}" in another order than its eval uses'
-        leaks = sorted(self.leaks.get(name, {}).items())
-        if gate.clean_only and digest_value(leaks) != self.locked.left_out[name]["sha256"]:
-            return "leaves out other rows than the lock"
-        return ""
-
     def decide(self, gate: Gate) -> Verdict:
         """Decide a gate as the run did."""
-        name, metric = str(self.manifest["candidate"]), self.locked.metric(gate)
-        if metric and metric.combine:  # the code that makes it of all rows is ours
-            module, _, function = self.locked.combines[gate.metric].partition(":")
-            metric = replace(metric, combine=getattr(importlib.import_module(module), function))
-        others = [self.results[run, gate.eval] for run in self.locked.runs if gate.of == "recipe"]
-        ours = replace(self.results[name, gate.eval], other_runs=tuple(others))
-        theirs = self.results[gate.versus, gate.eval] if gate.versus else None
-        return decide_in_context(gate, GateRows(metric, ours, theirs, self.samples[gate.eval]), self.make_context(gate))
+        candidate = self._result_of(self.candidate, gate)
+        if candidate and gate.of == "recipe":
+            runs = [self._result_of(run, gate) for run in self.locked.runs]
+            candidate = replace(candidate, other_runs=tuple(run for run in runs if run is not None))
+        baseline = self._result_of(gate.versus, gate) if gate.versus else None
+        rows = GateRows(self._load_metric(gate), candidate, baseline, self.rows.samples.get(gate.eval, ()))
+        return decide_in_context(gate, rows, self.make_context(gate))
 
-    def make_context(self, gate: Gate) -> GateContext:
-        """Return what the gate's verdict follows from besides its rows, of the lock."""
-        about, spec, recorded = self.locked.about, self.locked.evals[gate.eval], self.verdicts[gate.id]
-        name = str(self.manifest["candidate"])
-        outcomes = {other: str(verdict["outcome"]) for other, verdict in self.verdicts.items()}
-        return GateContext(
-            name, gate.alpha or about.alpha, int(recorded["attempt"]), about.attempts == "spend",
-            tuple(map(int, recorded["looks"])), spec.get("rows_at_most"),
-            obstacle=describe_unmet_requirement(gate, name, outcomes), slices=spec.get("slices") or (),
-            leaks=self.leaks,
-        )  # fmt: skip
+    def _load_metric(self, gate: Gate) -> Metric | None:
+        """Return a gate's metric, with our own code that makes it of all rows."""
+        metric = self.locked.metric(gate)
+        if metric is None or not metric.combine:
+            return metric
+        module, _, function = self.locked.combines[gate.metric].partition(":")
+        return replace(metric, combine=getattr(importlib.import_module(module), function))
+
+    def _subjects_of(self, gate: Gate) -> list[str]:
+        """Return whose rows a gate is about."""
+        runs = self.locked.runs if gate.of == "recipe" else ()
+        return [self.candidate, *runs, *([gate.versus] if gate.versus else [])]
+
+    def _result_of(self, subject: str, gate: Gate) -> Any:
+        return self.rows.results.get((subject, gate.eval))
 
 
-def find_verdict_difference(recorded: Mapping[str, Any], again: Mapping[str, Any]) -> str:
-    """Return the first difference of a recorded verdict from the one that its rows give.
+# -- the comparison --------------------------------------------------------------------------------
 
-    A waiver is not decided by rows, and the reason is made of the notes.
-    """
+
+def find_verdict_difference(recorded: RecordedVerdict, again: RecordedVerdict) -> str:
+    """Return the first difference of a recorded verdict from the one that its rows give."""
     if recorded.keys() != again.keys():
         return f"has other fields than a verdict: {', '.join(sorted(recorded.keys() ^ again.keys()))}"
-    notes = recorded["notes"] if isinstance(recorded["notes"], list) else []
-    void = [note for note in notes if isinstance(note, dict) and note.get("kind") == "waiver"]  # which no rows decide
-    again = {**again, "waiver": recorded["waiver"], "notes": [*again["notes"], *void]}
     for key in ("value", "baseline", "estimate", *again):
-        if key not in ("outcome", "why") and not _is_near(recorded[key], again[key], key):
-            if isinstance(again[key], (int, float, str)) or again[key] is None:
-                return f"has {key} {recorded[key]}, but the rows give {again[key]}"
-            return f"has {key} that its rows do not give"
+        if key in ("outcome", "why") or _is_near(recorded[key], again[key], key):
+            continue
+        if isinstance(again[key], (int, float, str)) or again[key] is None:
+            return f"has {key} {recorded[key]}, but the rows give {again[key]}"
+        return f"has {key} that its rows do not give"
     if recorded["outcome"] != again["outcome"]:
         return f"is recorded as {recorded['outcome']}, but its rows give {again['outcome']}"
-    claim = from_json(ClaimSpec, recorded["claim_spec"], "claim_spec") if recorded["claim_spec"] else None
-    if recorded["why"] != json_safe(verdict_text.format_notes(claim, [Note(**note) for note in recorded["notes"]])):
+    if not _is_near(recorded["why"], again["why"]):
         return "has a text that differs from its notes"
     return ""
 
 
-def _is_near(one: Any, other: Any, key: str = "") -> bool:
+def _is_near(recorded: Any, again: Any, key: str = "") -> bool:
     """Return whether two values of a verdict are equal but for rounding."""
-    if isinstance(one, bool) or isinstance(other, bool) or one is None or other is None:
-        return one is other
-    if isinstance(one, (int, float)) and isinstance(other, (int, float)):
-        near = NEAR_BOUND if key in BOUNDS else RELATIVE_TOLERANCE
-        return math.isclose(one, other, rel_tol=near, abs_tol=ABSOLUTE_TOLERANCE)
-    if isinstance(one, str) and isinstance(other, str):
-        return one == other or _is_same_text(one, other)
-    if isinstance(one, list) and isinstance(other, list):
-        return len(one) == len(other) and all(_is_near(a, b, key) for a, b in zip(one, other, strict=True))
-    if isinstance(one, dict) and isinstance(other, dict):
-        return one.keys() == other.keys() and all(_is_near(value, other[name], name) for name, value in one.items())
-    return False
+    if _is_number(recorded) and _is_number(again):
+        tolerance = NEAR_BOUND if key in BOUNDS else RELATIVE_TOLERANCE
+        return math.isclose(recorded, again, rel_tol=tolerance, abs_tol=ABSOLUTE_TOLERANCE)
+    if type(recorded) is not type(again):
+        return False
+    if isinstance(recorded, str):
+        return recorded == again or _is_same_text(recorded, again)
+    if isinstance(recorded, list):
+        return len(recorded) == len(again) and all(
+            _is_near(value, other, key) for value, other in zip(recorded, again, strict=True)
+        )
+    if isinstance(recorded, dict):
+        return recorded.keys() == again.keys() and all(
+            _is_near(value, again[name], name) for name, value in recorded.items()
+        )
+    return bool(recorded == again)
 
 
-def _is_same_text(one: str, other: str) -> bool:
-    """Return whether two texts are equal but for how their numbers were rounded."""
-    numbers, others = ([float(x) for x in NUMBER.findall(text)] for text in (one, other))
-    near = all(math.isclose(a, b, rel_tol=WRITTEN) for a, b in zip(numbers, others, strict=False))
-    return NUMBER.sub("#", one) == NUMBER.sub("#", other) and near
+def _is_number(value: Any) -> bool:
+    return type(value) in (int, float)
+
+
+def _is_same_text(recorded: str, again: str) -> bool:
+    """Return whether two texts are equal but for how the last digits of their numbers were rounded."""
+    if NUMBER.sub("#", recorded) != NUMBER.sub("#", again):
+        return False
+    pairs = zip(NUMBER.findall(recorded), NUMBER.findall(again), strict=True)
+    return all(_is_same_rounded_number(Decimal(number), Decimal(other)) for number, other in pairs)
+
+
+def _is_same_rounded_number(number: Decimal, other: Decimal) -> bool:
+    """Return whether two written numbers differ by no more than one in the last digit of the shorter one."""
+    exponent = max(int(number.as_tuple().exponent), int(other.as_tuple().exponent))
+    return number == other or (exponent < 0 and abs(number - other) <= Decimal(1).scaleb(exponent))

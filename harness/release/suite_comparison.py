@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,27 +20,16 @@ from harness.data.rows import read_rows, to_samples
 from harness.errors import Mistakes
 from harness.records.samples import Sample, rows_digest
 from harness.release.lock_writer import own_keys
+from harness.release.verified import SuiteComparison
 from harness.schema import format_toml
 from harness.suite.reader import read_suite
 from harness.suite.tables import Eval, Suite
 from harness.texts import secrets
 from harness.texts.json_text import dumps
 
-LOCK_KEYS = ("claim", "blocking", "candidates", "files")  # of a table in the lock, beside the suite's own keys
+LOCK_KEYS = ("claim", "blocking", "candidates", "digest", "files")  # of a table, beside the suite's own keys
 Tables = Mapping[str, Mapping[str, Any]]  # by what they are called
 MODEL = (Sample("model"),)  # what an evaluation without data asks
-
-
-@dataclass
-class SuiteComparison:
-    """The result of comparing a lock with a suite.
-
-    `differences` has one line each, `notes` list the parts not compared, `same` names the evals with identical rows.
-    """
-
-    differences: list[str] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-    same: list[str] = field(default_factory=list)
 
 
 def compare_suite(file: Path, export: Path, lock: Mapping[str, Any]) -> SuiteComparison:

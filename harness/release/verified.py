@@ -53,6 +53,18 @@ class VerifiedExport:
             raise UsageError(f"{self.folder}: {changed} changed while it was verified; verify it again")
 
 
+@dataclass
+class SuiteComparison:
+    """The result of comparing a lock with a suite.
+
+    `differences` has one line each, `notes` list the parts not compared, `same` names the evals with identical rows.
+    """
+
+    differences: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    same: list[str] = field(default_factory=list)
+
+
 def read_evidence_file(export: Path, name: str) -> bytes:
     """Read a small file of the evidence, never through a link."""
     try:

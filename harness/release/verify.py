@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from functools import cached_property
@@ -32,16 +31,20 @@ from harness.artifacts.shapes import require_shape
 from harness.artifacts.stamps import read_stamps
 from harness.artifacts.strict_json import MALFORMED
 from harness.errors import UsageError
-from harness.gates.waivers import describe_claim
+from harness.gates.attempts import AttemptNumber
+from harness.records.waivers import IGNORED
 from harness.release import policy_checks
+from harness.release.evidence_rows import EvidenceRows, read_rows
+from harness.release.ledger_evidence import read_attempts
 from harness.release.lock_reader import LockedSuite, read_lock, require_lock_format
 from harness.release.policy import ExportRefusedError, Policy, list_unchecked, require_signers, verified_signers
 from harness.release.recomputation import recompute_verdicts
 from harness.release.served import require_served_statement
 from harness.release.source import find_source_error
-from harness.release.verified import VerifiedExport, read_evidence_file
+from harness.release.verified import SuiteComparison, VerifiedExport, read_evidence_file
 from harness.texts.counts import count_noun
 
+CompareSuite = Callable[[Path, Mapping[str, Any]], SuiteComparison]  # of an export's folder and its lock
 UNSIGNED_TEXT = "no policy: bytes match the evidence, but the evidence is not authenticated"
 
 
@@ -51,6 +54,32 @@ def _require_shape_of(name: str, record: Any, shape: Any) -> None:
         require_shape(record, shape)
     except ValueError as error:
         raise ExportRefusedError(f'"{EVIDENCE}/{name}" is malformed: {error}') from None
+
+
+def _require_plain_names(names: Collection[str]) -> None:
+    """Raise ExportRefusedError at a name that another system could read as another file's, or that exports lack."""
+    by_folded: dict[str, str] = {}
+    for name in names:
+        if not _is_plain_name(name):
+            raise ExportRefusedError(f"{json.dumps(name)} in the manifest is not a plain relative name")
+        if (other := by_folded.setdefault(name.casefold(), name)) != name:
+            raise ExportRefusedError(f'"{name}" and "{other}" differ only in upper and lower case')
+    if stray := sorted(name for name in names if not name.startswith(f"{MODEL}/") and name not in COMPANIONS):
+        raise ExportRefusedError(f'"{stray[0]}" is not a file of an export')
+
+
+def _is_plain_name(name: str) -> bool:
+    """Return whether a name means the same file below a folder on every system."""
+    if not name.isascii() or any(c in '\\:*?"<>|' or ord(c) < 32 or ord(c) == 127 for c in name):
+        return False
+    parts = name.split("/")
+    return not any(p in ("", ".", "..") or p.endswith((".", " ")) or formats.DEVICES.fullmatch(p) for p in parts)
+
+
+def _files_of_model(hashes: Mapping[str, Hashed]) -> dict[str, Hashed]:
+    """Return the hashes of the model's files, by their name in its folder."""
+    prefix = f"{MODEL}/"
+    return {name.removeprefix(prefix): hashed for name, hashed in hashes.items() if name.startswith(prefix)}
 
 
 @dataclass(frozen=True)
@@ -68,22 +97,22 @@ def verify_export(
     *,
     last: Path | None = None,
     beside: Sequence[Path] = (),
-    suite: Path | None = None,
+    compare_suite: CompareSuite | None = None,
     served: Path | None = None,
 ) -> VerifiedExport:
     """Verify an export.
 
     Exports `beside` it are evidence of other suites about the same model. Each is verified, and one of them must meet
-    each gate, data set and claim of the policy. With `suite` the lock and the rows are compared with that copy;
-    `served` is a file of `harness parity` statements to check. Raises UsageError if a folder does not exist, or a
-    needed package is missing; all other failures are part of the result.
+    each gate, data set and claim of the policy. `compare_suite` compares the lock with a copy of the suite; `served` is
+    a file of `harness parity` statements to check. Raises UsageError if a folder does not exist, or a needed package is
+    missing; all other failures are part of the result.
     """
     for one in (folder, *beside):
         if not one.is_dir():
             raise UsageError(f"{one}: is not a folder; name an export of harness run")
     how = (policy, now or datetime.now(UTC), bool(beside), served)
-    check = _Verification(folder, *how, last, [_Verification(one, *how) for one in beside], suite)
-    check.verified.unchecked = list_unchecked(policy, {"suites", "[[claim]]", "data"} if suite else ())
+    check = _Verification(folder, *how, last, [_Verification(one, *how) for one in beside], compare_suite)
+    check.verified.unchecked = list_unchecked(policy, {"suites", "[[claim]]", "data"} if compare_suite else ())
     return check.go()
 
 
@@ -102,10 +131,12 @@ class _Verification:
     served: Path | None
     last: Path | None = None
     others: Sequence[_Verification] = ()
-    suite: Path | None = None
+    suite_comparison: CompareSuite | None = None
 
     def __post_init__(self) -> None:
         self.verified, self.met = VerifiedExport(str(self.folder)), policy_checks.PolicyMatch({}, frozenset())
+        self.rows = EvidenceRows((), {}, {}, {})  # once they were read
+        self.numbers: Mapping[str, AttemptNumber] = {}  # by evaluation, once the ledger was read
 
     def go(self) -> VerifiedExport:
         alone = self.policy and self.policy.all_of and not self.joined  # it stands for all suites that a policy wants
@@ -113,13 +144,14 @@ class _Verification:
             "signatures": self.signatures,
             "digests": self.digests,
             "gates": self.gates,
-            "attempts": self.attempts,
             "formats": lambda: formats.check_files(self.folder / MODEL),
             "configuration": lambda: formats.check_configuration(self.folder / MODEL),
             "chat template": self.template,
+            "rows": self.read_rows,
+            "attempts": self.attempts,
             "verdicts": self.decide_again,
             **({"all_of": self.together} if self.others or alone else {}),
-            **({"suite": self.compare_suite} if self.suite else {}),
+            **({"suite": self.compare_suite} if self.suite_comparison else {}),
             **({"served": self.answers} if self.served or (self.policy and self.policy.served) else {}),
         }
         for name, step in (("digests", self.stamp), *steps.items(), ("digests", self.unchanged)):
@@ -194,6 +226,26 @@ class _Verification:
 
         Raises ExportRefusedError unless the files match the manifest, and the claims are about it.
         """
+        self._require_known_formats()
+        manifest = self.evidence.manifest
+        listed: Mapping[str, Mapping[str, Any]] = manifest["files"]
+        _require_plain_names(listed)
+        hashes = self._hash_listed_files(listed)
+        self._require_judged_weights(hashes)
+        self._require_judged_subjects_and_rows()
+        for name in (LOCK, GATES):
+            if hashlib.sha256(self.evidence.raw[name]).hexdigest() != listed[f"{EVIDENCE}/{name}"]["sha256"]:
+                raise ExportRefusedError(f'"{EVIDENCE}/{name}" changed while it was read')
+        digests = {name: hashed.sha256 for name, hashed in _files_of_model(hashes).items()}
+        if not digests or root_digest(digests) != manifest["root"]:
+            raise ExportRefusedError(f"the root digest of {MODEL}/ differs from the manifest's")
+        self._require_statements()
+        self.verified.root, self.verified.candidate = manifest["root"], str(manifest["candidate"])
+        self.verified.suite = str(self.evidence.lock["suite"]["name"])
+        return f"{len(listed)} files, root {self.verified.root[:16]}"
+
+    def _require_known_formats(self) -> None:
+        """Raise ExportRefusedError at evidence of another version, or with other keys or types."""
         manifest = self.evidence.manifest
         if type(manifest["format"]) is not int or manifest["format"] != attestation.FORMAT_VERSION:
             reads = f"this harness reads {attestation.FORMAT_VERSION}; export again"
@@ -202,54 +254,21 @@ class _Verification:
         _require_shape_of(GATES, self.evidence.gates, shapes.VERDICTS)
         require_lock_format(self.evidence.lock)
         _require_shape_of(LOCK, self.evidence.lock, shapes.LOCK_OF_EXPORT)
-        listed: Mapping[str, Mapping[str, Any]] = manifest["files"]
-        seen: dict[str, str] = {}
-        for name in listed:  # none may be one that another system could read as another file's
-            parts = name.split("/")
-            odd = any(p in ("", ".", "..") or p.endswith((".", " ")) or formats.DEVICES.fullmatch(p) for p in parts)
-            if odd or not name.isascii() or any(c in '\\:*?"<>|' or ord(c) < 32 or ord(c) == 127 for c in name):
-                raise ExportRefusedError(f"{json.dumps(name)} in the manifest is not a plain relative name")
-            if (other := seen.setdefault(name.casefold(), name)) != name:
-                raise ExportRefusedError(f'"{name}" and "{other}" differ only in upper and lower case')
-        if stray := sorted(name for name in listed if not name.startswith(f"{MODEL}/") and name not in COMPANIONS):
-            raise ExportRefusedError(f'"{stray[0]}" is not a file of an export')
-        self.compare(listed)
-        for name in (LOCK, GATES):
-            if hashlib.sha256(self.evidence.raw[name]).hexdigest() != listed[f"{EVIDENCE}/{name}"]["sha256"]:
-                raise ExportRefusedError(f'"{EVIDENCE}/{name}" changed while it was read')
-        model = {n.removeprefix(f"{MODEL}/"): str(e["sha256"]) for n, e in listed.items() if n.startswith(f"{MODEL}/")}
-        if not model or root_digest(model) != manifest["root"]:
-            raise ExportRefusedError(f"the root digest of {MODEL}/ differs from the manifest's")
-        expected = attestation.make_statements(
-            self.evidence.raw[MANIFEST], self.evidence.raw[LOCK], self.evidence.gates
-        )
-        payloads = [e.payload for e in self.envelopes]
-        if any(payload not in expected for payload in payloads):
-            raise ExportRefusedError(f"{CLAIMS} is about another export, or about the evidence of another run")
-        if any(payload not in payloads for payload in expected):
-            raise ExportRefusedError(f"{CLAIMS} lacks a claim about this export")
-        self.verified.root, self.verified.candidate = manifest["root"], str(manifest["candidate"])
-        self.verified.suite = str(self.evidence.lock["suite"]["name"])
-        return f"{len(listed)} files, root {self.verified.root[:16]}"
 
-    def compare(self, listed: Mapping[str, Mapping[str, Any]]) -> None:
-        """Raise ExportRefusedError unless the files match the manifest.
-
-        Names and sizes are compared first, because that is cheap.
-        """
-        there = ForeignFolder(self.folder).list_files()
+    def _hash_listed_files(self, listed: Mapping[str, Mapping[str, Any]]) -> Mapping[str, Hashed]:
+        """Return the hashes of all files. Raises ExportRefusedError unless they match the manifest."""
+        sizes = ForeignFolder(self.folder).list_files()
         for name in UNLISTED:
-            if there.pop(name, None) is None:
+            if sizes.pop(name, None) is None:
                 raise ExportRefusedError(f'"{name}" is missing')
-        for name in sorted(listed.keys() | there.keys()):
-            if name not in there:
+        for name in sorted(listed.keys() | sizes.keys()):  # names and sizes first, because that is cheap
+            if name not in sizes:
                 raise ExportRefusedError(f'"{name}" is missing')
             if name not in listed:
                 raise ExportRefusedError(f'"{name}" is not in the manifest')
-            if there[name] != listed[name]["size"]:
-                raise ExportRefusedError(
-                    f'"{name}" has {there[name]} bytes, but {listed[name]["size"]} in the manifest'
-                )
+            if sizes[name] != listed[name]["size"]:
+                expected = f"{listed[name]['size']} in the manifest"
+                raise ExportRefusedError(f'"{name}" has {sizes[name]} bytes, but {expected}')
         try:
             hashes = hash_files(self.folder, listed)
         except ValueError as error:
@@ -257,31 +276,43 @@ class _Verification:
         for name, entry in listed.items():
             if hashes[name].sha256 != entry["sha256"]:
                 raise ExportRefusedError(f'"{name}" differs from the file of the manifest: another sha256')
-        self.judged({n.removeprefix(f"{MODEL}/"): h for n, h in hashes.items() if n.startswith(f"{MODEL}/")})
+        return hashes
 
-    def judged(self, model: Mapping[str, Hashed]) -> None:
-        """Raise ExportRefusedError unless the gates judged these weights and rows.
-
-        An adapter's base must be the lock's as well.
-        """
+    def _require_judged_weights(self, hashes: Mapping[str, Hashed]) -> None:
+        """Raise ExportRefusedError unless the gates judged these weights, and an adapter's base is the lock's."""
         manifest = self.evidence.manifest
         try:
-            digest = weights_digest_of_files(model)
+            digest = weights_digest_of_files(_files_of_model(hashes))
         except ValueError as error:
             raise ExportRefusedError(f"{MODEL}/ {error}") from None
-        if on := manifest.get("adapter"):
-            if on["base"] != self.evidence.lock["subjects"]["base"]:
+        if adapter := manifest.get("adapter"):
+            if adapter["base"] != self.evidence.lock["subjects"]["base"]:
                 raise ExportRefusedError(
                     f"the adapter in {MODEL}/ was evaluated on a base that differs from the suite's"
                 )
-            digest = digest_value([on["base"], digest, on["quantization"]])
+            digest = digest_value([adapter["base"], digest, adapter["quantization"]])
         if digest != manifest["weights"]:
             raise ExportRefusedError(f"the weights in {MODEL}/ differ from the evaluated ones")
-        for name, about in manifest["evaluations"].items():
-            if about["weights"] != self.evidence.lock["subjects"].get(name.partition("::")[0], about["weights"]):
-                raise ExportRefusedError(f"{name} was evaluated on weights that differ from those in suite.lock.json")
-            if about["rows"] != self.locked.digests.get(name.partition("::")[2], about["rows"]):
-                raise ExportRefusedError(f"{name} was evaluated on rows that differ from those in suite.lock.json")
+
+    def _require_judged_subjects_and_rows(self) -> None:
+        """Raise ExportRefusedError unless the evaluations are of the lock's models and rows."""
+        weights, digests = self.evidence.lock["subjects"], self.locked.digests
+        for item, evaluation in self.evidence.manifest["evaluations"].items():
+            subject, _, name = item.partition("::")
+            if evaluation["weights"] != weights.get(subject, evaluation["weights"]):
+                raise ExportRefusedError(f"{item} was evaluated on weights that differ from those in {LOCK}")
+            if evaluation["rows"] != digests.get(name, evaluation["rows"]):
+                raise ExportRefusedError(f"{item} was evaluated on rows that differ from those in {LOCK}")
+
+    def _require_statements(self) -> None:
+        """Raise ExportRefusedError unless the statements are all that are made of this evidence, and no others."""
+        raw = self.evidence.raw
+        expected = attestation.make_statements(raw[MANIFEST], raw[LOCK], self.evidence.gates)
+        payloads = [envelope.payload for envelope in self.envelopes]
+        if any(payload not in expected for payload in payloads):
+            raise ExportRefusedError(f"{CLAIMS} is about another export, or about the evidence of another run")
+        if any(payload not in payloads for payload in expected):
+            raise ExportRefusedError(f"{CLAIMS} lacks a claim about this export")
 
     # -- 3: gates ----------------------------------------------------------------------------------
 
@@ -290,93 +321,119 @@ class _Verification:
 
         Raises ExportRefusedError where one that blocks neither passed here nor is waived.
         """
-        candidate = self.evidence.manifest["candidate"]
-        verdicts = {g["gate"]: g for g in self.evidence.gates}
-        if len(verdicts) < len(self.evidence.gates):
-            twice = next(name for name, n in Counter(g["gate"] for g in self.evidence.gates).items() if n > 1)
-            raise ExportRefusedError(f'{EVIDENCE}/{GATES}: gate "{twice}" has two verdicts')
-        wanted = {g["id"] for g in self.evidence.lock["gates"] if g["blocking"] and candidate in g["candidates"]}
-        if not wanted:
+        candidate, lock = self.evidence.manifest["candidate"], self.evidence.lock
+        verdicts = self._verdicts_by_gate()
+        on_candidate = [gate for gate in lock["gates"] if candidate in gate["candidates"]]
+        required = {gate["id"] for gate in on_candidate if gate["blocking"]}
+        if not required:
             raise ExportRefusedError(f"no blocking gate is on {candidate}")
         if self.policy:
-            if why := next(
-                policy_checks.find_refusals(self.policy, self.evidence.manifest, self.evidence.lock, self.now), ""
-            ):
-                raise ExportRefusedError(why)
-            self.met = policy_checks.match_policy(self.policy, self.evidence.lock, self.locked, verdicts, candidate)
-            if self.met.lacking and not self.joined:
-                raise ExportRefusedError(next(iter(self.met.lacking.values())))
-            wanted |= set(self.policy.gates) & verdicts.keys()
-        for gate in sorted(wanted):
-            if gate not in verdicts:
-                raise ExportRefusedError(f'gate "{gate}" has no verdict on {candidate}')
-            self.gate(verdicts[gate])
+            self._require_policy_met(self.policy, verdicts)
+            required |= set(self.policy.gates) & verdicts.keys()
+        for name in sorted({*required, *(gate["id"] for gate in on_candidate)}):
+            if name not in verdicts:
+                raise ExportRefusedError(f'gate "{name}" has no verdict on {candidate}')
         for verdict in self.evidence.gates:
-            self.same_weights(verdict)
-        for told in self.evidence.manifest["ignored"]:
-            said = f'check "{told["check"]}" failed and was ignored'
-            self.waived(said, f"{said}, waived by {told['by']}", told)
-        if why := find_source_error(self.evidence.lock["suite"], self.evidence.lock["gates"]):
-            raise ExportRefusedError(f"{LOCK}: {why}")
-        waived = sum(verdicts[gate]["outcome"] != "PASS" for gate in wanted)
-        return count_noun(len(wanted), "gate") + (f", {waived} of them waived" if waived else " passed")
+            self._require_same_weights(verdict)
+        for name in sorted(required):
+            self._require_passed_or_waived(verdicts[name])
+        for ignored in self.evidence.manifest["ignored"]:
+            self._require_waived_check(ignored)
+        if error := find_source_error(lock["suite"], lock["gates"]):
+            raise ExportRefusedError(f"{LOCK}: {error}")
+        waived = sum(verdicts[gate]["outcome"] != "PASS" for gate in required)
+        return count_noun(len(required), "gate") + (f", {waived} of them waived" if waived else " passed")
+
+    def _verdicts_by_gate(self) -> dict[str, Mapping[str, Any]]:
+        """Return the verdicts. Raises ExportRefusedError where a gate has two."""
+        verdicts: dict[str, Mapping[str, Any]] = {}
+        for verdict in self.evidence.gates:
+            if verdict["gate"] in verdicts:
+                raise ExportRefusedError(f'{EVIDENCE}/{GATES}: gate "{verdict["gate"]}" has two verdicts')
+            verdicts[verdict["gate"]] = verdict
+        return verdicts
+
+    def _require_policy_met(self, policy: Policy, verdicts: Mapping[str, Mapping[str, Any]]) -> None:
+        """Raise ExportRefusedError at the first demand of the policy that is not met, here or by another export."""
+        manifest, lock = self.evidence.manifest, self.evidence.lock
+        for refusal in policy_checks.find_refusals(policy, manifest, lock, self.now):
+            raise ExportRefusedError(refusal)
+        self.met = policy_checks.match_policy(policy, lock, self.locked, verdicts, manifest["candidate"])
+        if self.met.lacking and not self.joined:
+            raise ExportRefusedError(next(iter(self.met.lacking.values())))
+
+    def _require_waived_check(self, ignored: Mapping[str, Any]) -> None:
+        """Raise ExportRefusedError unless a waiver of the lock covers a check's errors, which becomes a note."""
+        problem = f'check "{ignored["check"]}" failed and was ignored'
+        facts = {key: ignored[key] for key in ("by", "reason", "until")}
+        waivers = [waiver for waiver in self.evidence.lock["waivers"] if waiver["claim"] == IGNORED]
+        if not any(facts.items() <= waiver.items() for waiver in waivers):
+            raise ExportRefusedError(f"{problem}, but the lock has no such waiver")
+        self._note_waiver(problem, f"{problem}, waived by {ignored['by']}", ignored)
 
     def attempts(self) -> str:
         """Return a summary of the ledger.
 
         Raises ExportRefusedError if earlier attempts may be missing, and the policy forbids that.
         """
-        ledger, wanted = self.evidence.manifest.get("ledger"), self.policy.ledger if self.policy else "any"
-        doubt = "the evidence has no ledger of attempts" if ledger is None else ""
-        before = None
+        ledger, wanted = self.evidence.manifest["ledger"], self.policy.ledger if self.policy else "any"
+        try:
+            self.numbers = read_attempts(self.evidence.manifest, self.locked, self.rows)
+        except ValueError as error:
+            raise ExportRefusedError(str(error)) from None
+        doubt, before = "", None
         if self.last and self.last.resolve() != self.folder.resolve():
             there = ForeignFolder(self.last).has(f"{EVIDENCE}/{MANIFEST}")
             before = parse_record(read_evidence_file(self.last, MANIFEST)).get("ledger") if there else None
-            doubt = doubt or ("" if there else f"the evidence of the last release, {self.last.name}, is missing")
-        if ledger is not None and before is not None and (lost := set(before["heads"]) - set(ledger["lines"])):
+            doubt = "" if there else f"the evidence of the last release, {self.last.name}, is missing"
+        if before is not None and (lost := set(before["heads"]) - set(ledger["lines"])):
             doubt = f"attempts may be missing: the last release's ledger has a line that is missing here ({min(lost)})"
-        elif ledger is not None and ledger["began"] and not (wanted == "first" and before is None):
+        elif ledger["began"] and not (wanted == "first" and before is None):
             doubt = "attempts before this run are unknown: the ledger began with it"
         if doubt and wanted != "any":
             raise ExportRefusedError(f'{doubt}; the policy requires ledger = "{wanted}"')
         self.verified.notes += [doubt] if doubt else []
-        return f"{len(ledger['lines'])} lines in the ledger" if ledger is not None else "no ledger"
+        return f"{len(ledger['lines'])} lines in the ledger"
 
-    def gate(self, verdict: Mapping[str, Any]) -> None:
+    def _require_passed_or_waived(self, verdict: Mapping[str, Any]) -> None:
         """Raise ExportRefusedError if a verdict blocks the export. A valid waiver becomes a note."""
-        self.same_weights(verdict)
-        gate, passed = verdict["gate"], verdict["outcome"] == "PASS"
-        if not passed and self.policy and gate in self.policy.gates:
-            raise ExportRefusedError(f'gate "{gate}" is {verdict["outcome"]}, but the policy requires it to pass')
-        if not passed:
-            said, waiver = f'gate "{gate}" is {verdict["outcome"]}', verdict.get("waiver")
-            if not waiver:
-                raise ExportRefusedError(said)
-            if self.policy and not self.policy.waivers:
-                raise ExportRefusedError(f"{said} and waived, but the policy allows no waivers")
-            if (waiver["gate"], waiver["claim"]) != (gate, describe_claim(self.locked.gates[gate])):
-                raise ExportRefusedError(f"{said}, and its waiver is for another claim")
-            self.waived(said, f'gate "{gate}" is waived', waiver)
-        if passed and self.policy and not self.policy.approximate and verdict.get("risk") != "exact":
-            raise ExportRefusedError(
-                f'gate "{gate}" passed at an approximate risk, but the policy allows none (approximate)'
-            )
-        allowed = self.policy.max_attempts if self.policy else None
-        if allowed is not None and "attempt" not in verdict:
-            raise ExportRefusedError(f'gate "{gate}" does not state its attempt number (max_attempts)')
-        attempt = int(verdict.get("attempt") or 1)
+        if verdict["outcome"] == "PASS":
+            self._require_exact_risk(verdict)
+        else:
+            self._require_waived(verdict)
+        allowed, attempt = self.policy.max_attempts if self.policy else None, int(verdict.get("attempt") or 1)
         if allowed is not None and attempt > allowed:
+            counts = f"was attempted {attempt} times, but the policy allows {allowed}"
+            raise ExportRefusedError(f'gate "{verdict["gate"]}" {counts} (max_attempts)')
+
+    def _require_exact_risk(self, verdict: Mapping[str, Any]) -> None:
+        """Raise ExportRefusedError if the policy takes no approximate risk, and this is one."""
+        if self.policy and not self.policy.approximate and verdict.get("risk") != "exact":
             raise ExportRefusedError(
-                f'gate "{gate}" was attempted {attempt} times, but the policy allows {allowed} (max_attempts)'
+                f'gate "{verdict["gate"]}" passed at an approximate risk, but the policy allows none (approximate)'
             )
 
-    def waived(self, said: str, noted: str, waiver: Mapping[str, Any]) -> None:
+    def _require_waived(self, verdict: Mapping[str, Any]) -> None:
+        """Raise ExportRefusedError unless a gate that did not pass has a waiver that counts here."""
+        gate, waiver = verdict["gate"], verdict.get("waiver")
+        problem = f'gate "{gate}" is {verdict["outcome"]}'
+        if self.policy and gate in self.policy.gates:
+            raise ExportRefusedError(f"{problem}, but the policy requires it to pass")
+        if not waiver:
+            raise ExportRefusedError(problem)
+        if self.policy and not self.policy.waivers:
+            raise ExportRefusedError(f"{problem} and waived, but the policy allows no waivers")
+        if (waiver["gate"], waiver["claim"]) != (gate, self.locked.claims[gate].text):
+            raise ExportRefusedError(f"{problem}, and its waiver is for another claim")
+        self._note_waiver(problem, f'gate "{gate}" is waived', waiver)
+
+    def _note_waiver(self, problem: str, note: str, waiver: Mapping[str, Any]) -> None:
         """Note a waiver; raises ExportRefusedError once it has ended."""
         if date.fromisoformat(waiver["until"]) < self.now.astimezone(UTC).date():
-            raise ExportRefusedError(f"{said}, and its waiver expired on {waiver['until']}")
-        self.verified.notes.append(f"{noted} until {waiver['until']}: {waiver['reason']}")
+            raise ExportRefusedError(f"{problem}, and its waiver expired on {waiver['until']}")
+        self.verified.notes.append(f"{note} until {waiver['until']}: {waiver['reason']}")
 
-    def same_weights(self, verdict: Mapping[str, Any]) -> None:
+    def _require_same_weights(self, verdict: Mapping[str, Any]) -> None:
         """Raise ExportRefusedError if a verdict is about other weights. A verdict that is no PASS may lack a digest."""
         manifest, passed = self.evidence.manifest, verdict["outcome"] == "PASS"
         judged = verdict["digest"] == manifest["weights"] or (not passed and not verdict["digest"])
@@ -386,6 +443,11 @@ class _Verification:
     @cached_property
     def locked(self) -> LockedSuite:
         return read_lock(self.evidence.lock, self.evidence.manifest["candidate"])
+
+    def read_rows(self) -> str:
+        """Read the rows, which most of the next steps need. Raises ValueError and others at malformed ones."""
+        self.rows = read_rows(self.folder, self.evidence.manifest)
+        return ""
 
     # -- 6: the chat template ----------------------------------------------------------------------
 
@@ -400,7 +462,8 @@ class _Verification:
         """Return how many verdicts follow from their rows. Raises ExportRefusedError when one does not, or few do."""
         verdicts = {g["gate"]: g for g in self.evidence.gates}
         named = {*self.met.gates, *(set(self.policy.gates) & verdicts.keys() if self.policy else ())}
-        again = recompute_verdicts(self.folder, self.evidence.manifest, self.locked, verdicts, named)
+        manifest, locked = self.evidence.manifest, self.locked
+        again = recompute_verdicts(manifest, locked, verdicts, self.rows, self.numbers, named)
         if again.differs:
             raise ExportRefusedError(again.differs)
         self.verified.unable = {g: why for g, why in again.unable.items() if verdicts[g]["outcome"] != "ERROR"}
@@ -442,10 +505,8 @@ class _Verification:
 
     def compare_suite(self) -> str:
         """Return a summary of the comparison with the deployer's suite. Raises ExportRefusedError on any difference."""
-        assert self.suite
-        from harness.release.suite_comparison import compare_suite
-
-        found = compare_suite(self.suite, self.folder, self.evidence.lock)
+        assert self.suite_comparison
+        found = self.suite_comparison(self.folder, self.evidence.lock)
         self.verified.notes += [f"suite: {note}" for note in found.notes]
         if found.differences:
             first, *rest = found.differences

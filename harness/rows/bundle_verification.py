@@ -125,7 +125,7 @@ def _require_policy_met(policy: Policy, manifest: Mapping[str, Any], again: Judg
         raise ValueError(why)
     lock: dict[str, Any] = {"suite": about, "harness": manifest["harness"], "data": {}, "plugins": []}
     metrics = {name: {one.metric.name: one.metric} for name, one in again.measured.items()}
-    locked = LockedSuite(suite.header, {g.id: g for g in suite.gates}, metrics, {}, {}, {}, {}, {})
+    locked = LockedSuite(suite.header, {g.id: g for g in suite.gates}, metrics)
     met = policy_checks.match_policy(policy, lock, locked, {v.gate: asdict(v) for v in again.verdicts}, "candidate")
     for why in (*policy_checks.find_refusals(policy, told, lock, datetime.now(UTC)), *met.lacking.values()):
         raise ValueError(why)

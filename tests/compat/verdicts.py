@@ -24,6 +24,7 @@ from harness.pipeline.adjudication import Adjudicator
 from harness.records.metrics import Metric
 from harness.records.samples import Caveat, Labels, Result, Sample, Score, rows_digest
 from harness.records.suite_header import SuiteTable
+from harness.release.evidence_rows import read_rows
 from harness.release.export import evidence_evaluations, evidence_rows
 from harness.release.lock_reader import FORMAT_VERSION, read_lock
 from harness.release.recomputation import recompute_verdicts
@@ -273,6 +274,8 @@ class Evidence:
             "statistics": hypothesis_tests.METHOD_VERSION,
             "files": files,
             "evaluations": told,
+            "started": "2026-01-01T00:00:00+00:00",
+            "ledger": {"lines": [], "looks": [], "attempts": {}},
         }
         self.locked = read_lock(_make_lock(case), "merged")
 
@@ -282,7 +285,8 @@ def _make_lock(case: Drawn) -> dict[str, Any]:
 
     code = {"seconds": "harness_domain.cost:median_seconds"}
     metrics = {
-        m.name: {"better": m.better, "scale": m.scale, "combine": code.get(m.name)} for m in case.metrics.values()
+        m.name: {"better": m.better, "scale": m.scale, "combine": code.get(m.name), "labelled": m.labelled}
+        for m in case.metrics.values()
     }
     left_out = (
         contamination.count_left_out(case.leaks, case.gates, {"e": case.samples}) if case.leaks is not None else {}
@@ -295,9 +299,12 @@ def _make_lock(case: Drawn) -> dict[str, Any]:
             "evals": [_table_to_dict(case.spec)],
         },
         "gates": [
-            {**_table_to_dict(g), "claim": g.claim(), "blocking": g.blocking, "candidates": ["merged"]}
+            {**_table_to_dict(g), "claim": g.claim(), "blocking": g.blocking, "candidates": ["merged"], "digest": ""}
             for g in case.gates
         ],
+        "waivers": [],
+        "attempts": {},
+        "subjects": {"base": "base"},
         "metrics": {"e": metrics},
         "data": {"e": {"rows": len(case.samples), "sha256": rows_digest(case.samples)}},
         **({"looks": {"e": interim_sizes(len(case.samples))}} if case.spec.stop == "early" else {}),
@@ -312,7 +319,9 @@ def _table_to_dict(table: Any) -> dict[str, Any]:
 def verify_case(evidence: Evidence, verdicts: Mapping[str, dict[str, Any]]) -> tuple[list[Any], list[str]]:
     """Return whether verdicts are decided again alike, which of them, and in which words."""
     try:
-        again = recompute_verdicts(evidence.folder, evidence.manifest, evidence.locked, verdicts)
+        again = recompute_verdicts(
+            evidence.manifest, evidence.locked, verdicts, read_rows(evidence.folder, evidence.manifest), {}
+        )
     except (ValueError, KeyError, TypeError) as error:
         return ["malformed"], [str(error)]
     return [not again.differs, sorted(again.gates), sorted(again.unable)], [again.differs, again.summary]

@@ -11,8 +11,10 @@ from harness.artifacts import attestation
 from harness.artifacts.attestation import CLAIMS, EVIDENCE, GATES, LOCK, MANIFEST, MODEL
 from harness.artifacts.digests import file_digest, hash_files, root_digest, weights_digest_of_files
 from harness.artifacts.folders import list_files
+from harness.release.evidence_rows import read_rows
+from harness.release.ledger_evidence import read_attempts
 from harness.release.lock_reader import read_lock
-from harness.release.recomputation import _CandidateEvidence, _parse_evidence_rows, read_items
+from harness.release.recomputation import CandidateEvidence
 from harness.texts.json_text import dumps
 
 
@@ -54,6 +56,16 @@ def edit_gates(export: Path, **changes: Any) -> None:
     reseal(export)
 
 
+def waive_gate(export: Path, waiver: dict[str, str]) -> None:
+    """Waive a gate in the lock and in its verdict, as if somebody had before the run."""
+    path = export / EVIDENCE / LOCK
+    lock = json.loads(path.read_text("utf-8"))
+    digest = next(gate["digest"] for gate in lock["gates"] if gate["id"] == waiver["gate"])
+    lock["waivers"] = [{**waiver, "digest": digest}]
+    path.write_text(json.dumps(lock), "utf-8")
+    edit_gates(export, waiver=lock["waivers"][0])
+
+
 def decide_gates_again(export: Path) -> None:
     """Let the verdicts say what lock and rows give, as one who made these up would."""
     folder = export / EVIDENCE
@@ -61,11 +73,11 @@ def decide_gates_again(export: Path) -> None:
     reseal(export)
     manifest = json.loads((folder / MANIFEST).read_text("utf-8"))
     locked, recorded = read_lock(lock, manifest["candidate"]), {verdict["gate"]: verdict for verdict in gates}
-    rows = _parse_evidence_rows(list(read_items(export, manifest)), manifest)
-    evidence = _CandidateEvidence(locked, manifest, recorded, *rows)
+    rows = read_rows(export, manifest)
+    evidence = CandidateEvidence(locked, manifest, recorded, rows, read_attempts(manifest, locked, rows))
     decided = [
         verdict
-        if evidence.unable_error(locked.gates[name])
+        if evidence.find_obstacle(locked.gates[name])
         else json.loads(dumps(asdict(evidence.decide(locked.gates[name]))))
         for name, verdict in recorded.items()
     ]

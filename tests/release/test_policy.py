@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import fields, replace
 from datetime import date, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,10 @@ from harness.artifacts.attestation import EVIDENCE, GATES, ITEMS, LOCK
 from harness.artifacts.digests import digest_value
 from harness.cli.main import main
 from harness.errors import ExitCode
+from harness.records.waivers import IGNORED
 from harness.release.policy import POLICY_DEMANDS, STRICT_POLICY, Policy, list_unchecked, read_policy
 from harness.release.releases import current_release
+from harness.release.suite_comparison import compare_suite
 from harness.release.verify import VerifiedExport, verify_export
 from harness.testing import ROWS, SUITE, Project, write_fake
 from tests.helpers.exports import decide_gates_again, reseal
@@ -313,6 +316,10 @@ def test_ignored_findings(once: Path, exports: Path) -> None:
     path = exports / "policy.toml"
     path.write_text(make_policy_text(once, ""), "utf-8")
     unsigned = replace(read_policy(path), threshold=0)
+    lock = exports / "domain" / EVIDENCE / LOCK
+    waiver = {"gate": "D10-exact", "claim": IGNORED, "added": "2026-01-01", "digest": "0" * 64}
+    waivers = [waiver | {key: value for key, value in ignored[0].items() if key != "check"}]
+    lock.write_text(json.dumps(json.loads(lock.read_text("utf-8")) | {"waivers": waivers}), "utf-8")
     reseal(exports / "domain", ignored=ignored)
     refused = 'gates: the finding "D10-exact" was ignored, but the policy does not allow that (ignored)'
     assert verify_export(exports / "domain", unsigned).refused == refused
@@ -320,6 +327,8 @@ def test_ignored_findings(once: Path, exports: Path) -> None:
     assert verify_export(exports / "domain", replace(unsigned, ignored=["D10-exact"])).ok
     reseal(exports / "domain", ignored=[])
     assert verify_export(exports / "domain", replace(unsigned, ignored=[])).ok
+    reseal(exports / "domain", ignored=[{**ignored[0], "by": "nobody"}])
+    assert "but the lock has no such waiver" in verify_export(exports / "domain").refused
 
 
 def test_a_leak_that_was_waived_is_named_or_refused(project: Project) -> None:
@@ -382,7 +391,7 @@ UNTIED: dict[str, tuple[Callable[[Path], None], str]] = {
     ),
     "a digest beside a row": (
         rows(lambda r: "::qa" in r["item"], doc_hash="0" * 64, row="1" * 64),
-        'the rows of "qa" in items.jsonl differ from those of the lock',
+        'a row has the key "row"',
     ),
     "the lock": (
         make_evidence_edit(LOCK, replace_row_digests),
@@ -466,18 +475,18 @@ def test_the_copy_of_a_suite(once: Path, exports: Path, tmp_path: Path) -> None:
     for name in ("suite.toml", "test.jsonl", "more.jsonl"):
         shutil.copy(once / name, tmp_path / name)
     shutil.copytree(once / "made", tmp_path / "made")
-    found = verify_export(exports / "domain", suite=tmp_path / "suite.toml")
+    found = verify_export(exports / "domain", compare_suite=partial(compare_suite, tmp_path / "suite.toml"))
     assert (found.ok, found.steps["suite"]) == (True, "as in the copy, with the rows of qa, hidden, quick")
     rows = [{**r, "input": "question say w3"} if r["id"] == "q3" else r for r in ROWS]
     (tmp_path / "test.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows), "utf-8")
-    found = verify_export(exports / "domain", suite=tmp_path / "suite.toml")
+    found = verify_export(exports / "domain", compare_suite=partial(compare_suite, tmp_path / "suite.toml"))
     which = 'differ from those of test.jsonl: the first is row "q3"'
     assert found.refused == f'suite: rows of "qa" {which} (1 more)'
     assert f'suite: rows of "hidden" {which}' in found.notes
     shutil.copy(once / "test.jsonl", tmp_path / "test.jsonl")
     suite = (once / "suite.toml").read_text("utf-8").replace("min = 0.5\n", "min = 0.6\n", 1)
     (tmp_path / "suite.toml").write_text(suite.replace('data = "test.jsonl"', 'data = "hub:a/b:test"', 1), "utf-8")
-    found = verify_export(exports / "domain", suite=tmp_path / "suite.toml")
+    found = verify_export(exports / "domain", compare_suite=partial(compare_suite, tmp_path / "suite.toml"))
     assert "its digest is" in found.refused
     assert f'suite: min of gate "floor" is 0.5, but 0.6 in {tmp_path / "suite.toml"}' in found.notes
     assert not any("suite: stop of" in note for note in found.notes)

@@ -168,7 +168,6 @@ def export(once: Path, tmp_path: Path) -> Path:
 
 
 UNABLE = {
-    "fluent": "it was not decided",
     "in private": 'the rows of "hidden" are private',
     "by its own": (
         "share is computed from all rows at once by harnessfile:<lambda>, whose code or texts are not available here"
@@ -184,7 +183,7 @@ def test_every_kind_of_gate_is_recomputed(export: Path) -> None:
     reasons = "; ".join(f'"{gate}" was not, because {why}' for gate, why in UNABLE.items())
     assert (
         found.steps["verdicts"]
-        == f"{len(CLAIMS) + 1 - 3} of {len(CLAIMS) + 1} decided again from their rows; {reasons}"
+        == f"{len(CLAIMS) + 1 - 2} of {len(CLAIMS) + 1} decided again from their rows; {reasons}"
     )
     verdicts = json.loads((export / EVIDENCE / GATES).read_text("utf-8"))
     methods = {v["method"] for v in verdicts}
@@ -268,11 +267,15 @@ FORGED: dict[str, tuple[str, Callable[[Any], Any], str]] = {
         make_verdict_edit("floor", alpha=0.05),
         'gate "floor" was decided at alpha 0.05, not 0.0303964',
     ),
-    "no attempt": (GATES, make_verdict_edit("floor", attempt=0), "does not state its attempt number"),
+    "no attempt": (
+        GATES,
+        make_verdict_edit("floor", attempt=0),
+        'gate "floor" is recorded as attempt 0, but the ledger gives 1',
+    ),
     "a later attempt": (
         GATES,
         make_verdict_edit("floor", attempt=2),
-        "was decided at alpha 0.0303",
+        'gate "floor" is recorded as attempt 2, but the ledger gives 1',
     ),
     "severity": (GATES, make_verdict_edit("hope", blocking=True), "has blocking true, but the lock has false"),
     "severity in the lock": (LOCK, make_gate_edit("floor", severity="warn"), "the evidence is malformed"),
@@ -415,7 +418,7 @@ ROWS_FORGED: dict[str, tuple[str, Callable[[Any], Any], str]] = {
     "the order": (
         ITEMS,
         lambda rows: [{**r, "place": -1 - r["place"]} if "place" in r else r for r in rows],
-        '" in another order than its eval uses',
+        "is not the number of a row",
     ),
     "a weight": (ITEMS, make_rows_edit("merged::fluency", weight=math.pi), "has"),
     "labels": (MANIFEST, lambda told: agree_on_labels(told), ", but the rows give"),
@@ -458,7 +461,7 @@ def test_verdicts_that_do_not_come_out_of_their_rows_are_refused(case: str, expo
     name, change, told = ROWS_FORGED[case]
     edit(export, name, change)
     found = verify_export(export)
-    assert found.refused.startswith("verdicts: ")
+    assert found.refused.startswith(("verdicts: ", "rows: "))
     assert told in found.refused, found.refused
     assert "\n" not in found.refused
 

@@ -23,7 +23,7 @@ from harness.artifacts.folders import list_files
 from harness.release.policy import Key, Policy, read_policy
 from harness.release.verify import VerifiedExport, verify_export
 from harness.testing import ROWS, SUITE, Project
-from tests.helpers.exports import decide_gates_again, edit_gates, reseal
+from tests.helpers.exports import decide_gates_again, edit_gates, reseal, waive_gate
 from tests.helpers.files import F32, write
 from tests.helpers.suites import run_commands
 
@@ -57,7 +57,7 @@ def export(signed: Path, tmp_path: Path) -> Path:
     return shutil.copytree(signed / "exports/fake", tmp_path / "export")
 
 
-STEPS = ["signatures", "digests", "gates", "attempts", "formats", "configuration", "chat template", "verdicts"]
+STEPS = ["signatures", "digests", "gates", "formats", "configuration", "chat template", "attempts", "verdicts"]
 
 
 def test_export_that_passed_is_verified(export: Path, policy: Policy) -> None:
@@ -400,7 +400,7 @@ def test_waiver_in_force_is_taken_and_told(export: Path) -> None:
     """A waiver stands for a verdict until its last day, and is never silent."""
     until = datetime.now(UTC).date() + timedelta(days=1)
     refute_floor(export)
-    edit_gates(export, waiver={**WAIVER, "until": until.isoformat()})
+    waive_gate(export, {**WAIVER, "until": until.isoformat()})
     found = verify_export(export)
     assert found.ok
     assert f'gate "floor" is waived until {until}: launch' in found.notes
@@ -580,7 +580,7 @@ def test_a_gate_that_a_policy_names_must_pass(export: Path, policy: Policy) -> N
     """A waiver covers a gate of the suite; what the deployer names must have passed itself."""
     until = (datetime.now(UTC).date() + timedelta(days=1)).isoformat()
     refute_floor(export)
-    edit_gates(export, waiver={**WAIVER, "until": until})
+    waive_gate(export, {**WAIVER, "until": until})
     unsigned = dataclasses.replace(policy, threshold=0)
     assert verify_export(export, unsigned).ok
     found = verify_export(export, dataclasses.replace(unsigned, gates=["floor"]))
