@@ -141,8 +141,11 @@ if TYPE_CHECKING:
     from harness.texts.escaping import shorten_text as shorten_text
     from harness.texts.folding import fold_case as fold_case
     from harness.texts.missing import DOUBTFUL_LABELS as DOUBTFUL_LABELS
+    from harness.texts.numbers import format_duration as format_duration
     from harness.texts.printing import print_line as print_line
     from harness.texts.secrets import is_secret as is_secret
+    from harness.texts.shortening import shorten as shorten
+    from harness.texts.shortening import shorten_to_line as shorten_to_line
     from harness.texts.words import ALONE as ALONE
     from harness.texts.words import UNSPACED_SHINGLE as UNSPACED_SHINGLE
     from harness.texts.words import count_words as count_words

@@ -22,6 +22,7 @@ from harness.reports.summary import sort_worst_first
 from harness.suite.lines import read_gate_lines
 from harness.texts.escaping import escape_markdown, printable
 from harness.texts.secrets import redact_text
+from harness.texts.shortening import shorten
 
 MAX_ANNOTATIONS = 10  # annotations of a kind that GitHub shows of a step; it drops the others without a word
 MAX_MESSAGE_CHARS = 1000  # characters of a message
@@ -140,8 +141,7 @@ def format_annotation(kind: str, message: str, file: str = "", line: int | None 
 
     All texts are escaped, and the message is cut at MAX_MESSAGE_CHARS.
     """
-    text = printable(message)
-    text = text if len(text) <= MAX_MESSAGE_CHARS else f"{text[:MAX_MESSAGE_CHARS]}…"
+    text = shorten(printable(message), MAX_MESSAGE_CHARS)
     if file:  # from the root of the repository, where it lies in it
         root, path = Path(os.environ.get("GITHUB_WORKSPACE") or Path.cwd()).resolve(), Path(file).resolve()
         file = path.relative_to(root).as_posix() if path.is_relative_to(root) else file

@@ -360,7 +360,7 @@ class Summary:
             change = (
                 "–" if t.change is None else write(t.change) + format_interval(t.change_lower, t.change_upper, write)
             )
-            seconds = ("–" if t.seconds is None else format_duration(t.seconds)) + (" (earlier)" if t.reused else "")
+            seconds = format_duration(t.seconds) + (" (earlier)" if t.reused else "")
             parameters = "–" if t.parameters is None else f"{t.parameters:,}"
             p = "–" if t.p is None else format_p(t.p, sweep.alpha)
             rows.append([f"{mark} {format_toml(t.value)}", metric, change, p, parameters, seconds])

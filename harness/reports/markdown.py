@@ -26,6 +26,7 @@ from harness.reports.summary import GLYPHS, describe_exemption, sort_worst_first
 from harness.texts.counts import count_noun
 from harness.texts.escaping import escape_markdown, markdown_code, printable
 from harness.texts.numbers import format_percent
+from harness.texts.shortening import shorten
 
 MAX_FLIPS = 10  # rows that are shown
 MAX_CELL_CHARS = 300  # characters of a text in a cell
@@ -125,7 +126,5 @@ def _format_html_table_row(tag: str, texts: Sequence[str]) -> str:
 
 def _escape_cell_as_html(text: str) -> str:
     """Return a text on one line as HTML that says it: no tag, no entity, no link, no secret of its own."""
-    line = printable(text)
-    if len(line) > MAX_CELL_CHARS:
-        line = f"{line[: MAX_CELL_CHARS // 2]} … {line[-MAX_CELL_CHARS // 2 :]}"
+    line = shorten(printable(text), MAX_CELL_CHARS, middle=True)
     return html.escape(line).replace("##[", "##&#91;").replace("://", ":&#47;/")

@@ -16,9 +16,19 @@ from typing import TYPE_CHECKING, Any
 
 import harness
 from harness import Run, write_text
-from harness.internals import BUNDLE, count_noun, format_finish_reasons, printable, rules, suggest_next_step, summary
+from harness.internals import (
+    BUNDLE,
+    count_noun,
+    format_duration,
+    format_finish_reasons,
+    printable,
+    rules,
+    shorten,
+    suggest_next_step,
+    summary,
+)
 from harness_report import configuration, metrics, pairs, svg
-from harness_report.formatting import GLYPHS, format_confidence, format_seconds, shorten_text
+from harness_report.formatting import GLYPHS, format_confidence, make_excerpt
 from harness_report.gates import (
     blocking_reasons,
     comparison_link,
@@ -93,7 +103,7 @@ def make_page(kept: LoadedRun, last: LoadedRun | None) -> SimpleNamespace:
         lead=[_format_as_sentence(c) for c in run.warranted],
         rest=[_format_as_sentence(c) for c in run.conclusions if c not in (*run.warranted, *through)],
         reasons=reasons, more_reasons=more_reasons, remarks=rows_remarks(kept),
-        problems=[shorten_text(p, 500) for p in problems],
+        problems=[make_excerpt(p, 500) for p in problems],
         facts=configuration.header_facts(kept),
         heads=headline_gates(kept), **_make_gate_sections(kept, links=links), tally=gate_tally(run),
         heat=heat_maps(kept), drawn=svg.can_draw(),
@@ -104,16 +114,16 @@ def make_page(kept: LoadedRun, last: LoadedRun | None) -> SimpleNamespace:
         training=configuration.training_section(kept), rows=rows, rows_note=note,
         settings=configuration.settings_rows(kept, last), last=folder_name(last) if last else "",
         rules=rule_lines(kept, last),
-        stages=stages, memory=any(s.memory for s in stages), took=format_seconds(run.seconds),
-        digests=[(printable(name), digest[:24] + "…") for name, digest in run.digests.items()],
+        stages=stages, memory=any(s.memory for s in stages), took=format_duration(run.seconds),
+        digests=[(printable(name), shorten(digest, 25)) for name, digest in run.digests.items()],
         versions=", ".join(f"{name} {version}" for name, version in run.versions.items()),
-        attempts=configuration.attempt_sentences(run), warnings=[shorten_text(w, 500) for w in run.warnings],
+        attempts=configuration.attempt_sentences(run), warnings=[make_excerpt(w, 500) for w in run.warnings],
         commands=list(page_commands(kept)), trust=trust_line(run), step=next_step(kept), wrong=wrong,
         unchanged=unchanged_note(run),
         digests_of="rows of every side" if run.is_of_scored_rows else "weights of every subject",
         changes=changed_row_sections(kept, {e["name"] for e in rows}), slices=metrics.slice_charts(kept),
         traded=metrics.tradeoff_of_runs(kept), by_row=metrics.row_charts(kept),
-        missing=[shorten_text(m, 300) for m in dict.fromkeys(kept.missing)],  # last: what is read above is told here
+        missing=[make_excerpt(m, 300) for m in dict.fromkeys(kept.missing)],  # last: what is read above is told here
     )  # fmt: skip
 
 

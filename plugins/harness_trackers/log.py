@@ -28,6 +28,7 @@ from harness.internals import (
     printable,
     prompt_of,
     read_answers,
+    shorten,
     summary,
     to_json,
     verdict_text,
@@ -142,8 +143,7 @@ def _list_changed_answers(run: Run, folder: Path) -> list[list[str]]:
                 asked = [t if isinstance(t, str) else json.dumps(t, ensure_ascii=False) for t in both]
                 said = [rows[i]["resps"][0][0] for rows in (theirs, ours)]
                 texts = [printable("" if text is None else str(text), lines=True) for text in (*asked, *said)]
-                cut = [text if len(text) <= MAX_TEXT_CHARS else text[:MAX_TEXT_CHARS] + " …" for text in texts]
-                found.append([gate, candidate, versus, change, i, *cut])
+                found.append([gate, candidate, versus, change, i, *(shorten(text, MAX_TEXT_CHARS) for text in texts)])
     return found[:MAX_ROWS]
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from threading import Lock
 
 from harness import UsageError
-from harness.internals import EVENTS, RunProgress, printable, read_events, rules, summary
+from harness.internals import EVENTS, RunProgress, format_duration, printable, read_events, rules, summary
 from harness_report import formatting, gates, history, page, reading
 
 REPORT, LOCK = "report.json", "suite.lock.json"
@@ -113,7 +113,7 @@ class Runs:
             )
             return stamps, RunListEntry(
                 folder, *about, judged=judged, settings=rules.flatten_rules(kept.rules), exports=weights,
-                candidate=_name_candidate_or_scored_model(kept), took=formatting.format_seconds(run.seconds),
+                candidate=_name_candidate_or_scored_model(kept), took=format_duration(run.seconds),
             )  # fmt: skip
         except UsageError as error:
             return stamps, RunListEntry(folder, error=printable(str(error)).replace(f"{folder}/", ""))
