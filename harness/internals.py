@@ -111,7 +111,6 @@ if TYPE_CHECKING:
     from harness.reports.events import read_events as read_events
     from harness.reports.markdown import format_run_markdown as format_run_markdown
     from harness.reports.next_step import BUNDLE as BUNDLE
-    from harness.reports.next_step import suggest_next_step as suggest_next_step
     from harness.reports.report_json import dumps as dumps
     from harness.reports.report_json import to_json as to_json
     from harness.reports.rows import correctness_metric as correctness_metric
@@ -120,6 +119,7 @@ if TYPE_CHECKING:
     from harness.reports.run_folder import prompt_of as prompt_of
     from harness.reports.run_folder import read_answers as read_answers
     from harness.reports.run_folder import read_steps as read_steps
+    from harness.reports.view import view_run as view_run
     from harness.rows.readers.inspect import parse_sample_scores as parse_sample_scores
     from harness.rows.to_every_eval_ever import write_every_eval_ever as write_every_eval_ever
     from harness.stats.hypothesis_tests import cluster_t as cluster_t

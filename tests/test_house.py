@@ -362,3 +362,17 @@ def test_another_notation_of_a_duration_is_found(line: str) -> None:
 def test_another_way_to_shorten_is_found(line: str) -> None:
     """At its end or in its middle."""
     assert [text for node in ast.walk(ast.parse(line)) for text in iterate_own_shortenings(node)]
+
+
+def test_facts_of_a_run_are_computed_in_its_view() -> None:
+    """No renderer works out by itself what a run came to, or in which order its gates stand."""
+    facts = {"run_outcome", "verdict_sentence", "deciding_verdict", "sort_worst_first", "waived_and_ignored"}
+    facts |= {"suggest_next_step", "describe_rules"}
+    home = {f"harness/reports/{name}.py" for name in ("view", "summary", "next_step", "rules")}
+    calls = {
+        f"{module}: {called(node)}"
+        for module in list_modules("harness", "plugins")
+        for node in list_nodes(module)
+        if isinstance(node, ast.Call) and called(node) in facts and module not in home
+    }
+    assert calls == set()

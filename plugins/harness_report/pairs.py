@@ -12,7 +12,7 @@ from types import SimpleNamespace
 from typing import Any
 from urllib.parse import quote
 
-from harness.internals import adjust_holm, is_significant, summary
+from harness.internals import adjust_holm, is_significant, view_run
 from harness_report import reading
 from harness_report.formatting import MAX_TEXT_CHARS, make_excerpt
 from harness_report.reading import LoadedRun, Row, Rows, last_prompt_line, row_answer, row_slice, row_value, subtable
@@ -144,7 +144,7 @@ def browser_data(kept: LoadedRun) -> tuple[list[dict[str, Any]], str]:
     Beyond MAX_WHOLE_ROWS rows it holds a sample, drawn with the run's seed, and of 0/1 metrics all rows that were lost
     or won; the note says so, and is empty otherwise.
     """
-    judged = [v.metric.partition(".")[0] for v in summary.sort_worst_first(kept.run)]
+    judged = [v.metric.partition(".")[0] for v in view_run(kept.run).verdicts]
     names = dict.fromkeys([*judged, *kept.evals])
     told = [e for e in names if kept.report(kept.ours, e) and not kept.scale(f"{e}.{kept.against(e)[0]}").is_count]
     found = {e: pairs for e in told for pairs in [pairs_of_evaluation(kept, e)] if kept.rows(kept.ours, e)}

@@ -29,9 +29,9 @@ from harness.internals import (
     prompt_of,
     read_answers,
     shorten,
-    summary,
     to_json,
     verdict_text,
+    view_run,
 )
 
 MAX_ROWS = 1000  # rows of the table of what changed
@@ -97,8 +97,9 @@ def log_run(run: Run, names: Sequence[str]) -> None:
 def logged_run(run: Run) -> LoggedRun:
     """Collect the contents of a run for the trackers."""
     folder = Path(run.folder)
-    about = {"verdict": f"{summary.GLYPHS[summary.run_outcome(run)]} {summary.verdict_sentence(run)}"}
-    about |= {f"let through {i}": text for i, text in enumerate(summary.waived_and_ignored(run), 1)}
+    view = view_run(run)
+    about = {"verdict": f"{view.glyph} {view.sentence}"}
+    about |= {f"let through {i}": text for i, text in enumerate(view.exceptions, 1)}
     about |= {"suite": run.suite, "suite_digest": run.digest, "model": run.model, "started": run.started}
     about |= {"exit_code": str(int(run.exit_code)), "harness": run.harness}
     about |= {f"weights {name}": digest for name, digest in run.digests.items()}

@@ -18,6 +18,7 @@ from harness.internals import (
     summary,
     verdict_figures,
     verdict_text,
+    view_run,
 )
 from harness_report import gates
 
@@ -37,7 +38,7 @@ def live_parts(found: RunProgress) -> dict[str, Any]:
         "stages": _make_stage_rows(found),
         "loss": _make_loss_polyline(found.losses),
         "metrics": _make_metrics_by_subject_table(found),
-        "gates": [_make_gate_row(v) for v in summary.sort_worst_first(found.run)],
+        "gates": [_make_gate_row(v) for v in view_run(found.run).verdicts],
         "odd": odd,
     }
 
