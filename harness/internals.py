@@ -129,7 +129,6 @@ if TYPE_CHECKING:
     from harness.stats.significance import is_significant as is_significant
     from harness.stats.values import find_alpha_error as find_alpha_error
     from harness.suite.reader import read_suite as read_suite
-    from harness.suite.tables import Eval as Eval
     from harness.suite.tables import Model as Model
     from harness.suite.tables import Suite as Suite
     from harness.texts import numbers as numbers
