@@ -111,7 +111,6 @@ if TYPE_CHECKING:
     from harness.reports.events import read_events as read_events
     from harness.reports.markdown import format_run_markdown as format_run_markdown
     from harness.reports.next_step import BUNDLE as BUNDLE
-    from harness.reports.next_step import suggest_next_step as suggest_next_step
     from harness.reports.report_json import to_json as to_json
     from harness.reports.rows import correctness_metric as correctness_metric
     from harness.reports.run_folder import answer_of as answer_of
@@ -119,6 +118,7 @@ if TYPE_CHECKING:
     from harness.reports.run_folder import prompt_of as prompt_of
     from harness.reports.run_folder import read_answers as read_answers
     from harness.reports.run_folder import read_steps as read_steps
+    from harness.reports.view import view_run as view_run
     from harness.rows.readers.inspect import parse_sample_scores as parse_sample_scores
     from harness.rows.to_every_eval_ever import write_every_eval_ever as write_every_eval_ever
     from harness.stats.hypothesis_tests import cluster_t as cluster_t
@@ -128,7 +128,6 @@ if TYPE_CHECKING:
     from harness.stats.significance import is_significant as is_significant
     from harness.stats.values import find_alpha_error as find_alpha_error
     from harness.suite.reader import read_suite as read_suite
-    from harness.suite.tables import Eval as Eval
     from harness.suite.tables import Model as Model
     from harness.suite.tables import Suite as Suite
     from harness.texts import numbers as numbers
@@ -141,8 +140,11 @@ if TYPE_CHECKING:
     from harness.texts.folding import fold_case as fold_case
     from harness.texts.json_text import dumps as dumps
     from harness.texts.missing import DOUBTFUL_LABELS as DOUBTFUL_LABELS
+    from harness.texts.numbers import format_duration as format_duration
     from harness.texts.printing import print_line as print_line
     from harness.texts.secrets import is_secret as is_secret
+    from harness.texts.shortening import shorten as shorten
+    from harness.texts.shortening import shorten_to_line as shorten_to_line
     from harness.texts.words import ALONE as ALONE
     from harness.texts.words import UNSPACED_SHINGLE as UNSPACED_SHINGLE
     from harness.texts.words import count_words as count_words

@@ -13,6 +13,7 @@ from contextlib import suppress
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from harness.errors import suggest_option
+from harness.texts.shortening import shorten
 
 # options that are given by the harness, not by the suite
 INJECTED_PARAMETERS = {
@@ -253,4 +254,4 @@ def format_toml(value: Any) -> str:
     if isinstance(value, int) and abs(value) > MAX_INTEGER:
         return f"a number of {value.bit_length() * 3 // 10} digits"  # Python writes none of more than 4,300
     text = f'"{value}"' if isinstance(value, str) else repr(value)
-    return text if len(text) <= MAX_VALUE_CHARS else f"{text[:MAX_VALUE_CHARS]}…"
+    return shorten(text, MAX_VALUE_CHARS)

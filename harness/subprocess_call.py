@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from harness.errors import CheckFailedError, UsageError
+from harness.texts.numbers import format_duration
 
 SIGN = "progress: "  # begins a line that is no answer yet
 Heard = Callable[[str, int, int], None]  # what, done and total
@@ -52,7 +53,7 @@ def call_module(
         errors.seek(0)
         said = errors.read()
     if time.monotonic() >= ends:
-        raise UsageError(f"{lost}: the subprocess did not end within {seconds:g} s")
+        raise UsageError(f"{lost}: the subprocess did not end within {format_duration(seconds)}")
     try:
         told = json.loads(last)
     except ValueError:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import ast
+import re
 import tomllib
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import fields
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -292,3 +294,85 @@ def test_exceptions_end_in_error() -> None:
     }:
         raised |= more
     assert {name for name in raised if not name.endswith("Error")} == {"Exception", "BaseException"}
+
+
+DURATIONS, SHORTENING = "harness/texts/numbers.py", "harness/texts/shortening.py"
+UNIT = re.compile(r" (s|min|h|m|sec|seconds|minutes|hours)\b")
+SHORT_UNIT = re.compile(r"(s|m|h)\b")  # of a number, which has a format
+MARKS = ("…", " …", "...", " ...")
+
+
+def iterate_own_durations(node: ast.AST) -> Iterator[str]:
+    """Yield what divides by 60 or 3600, or writes a number before "s", "min" or "h"."""
+    if isinstance(node, ast.BinOp) and isinstance(node.op, (ast.FloorDiv, ast.Mod, ast.Div)):
+        if isinstance(node.right, ast.Constant) and node.right.value in (60, 3600, 60.0, 3600.0):
+            yield ast.unparse(node)
+    elif isinstance(node, ast.Call) and ast.unparse(node.func) == "divmod":
+        yield from (ast.unparse(node) for given in node.args[1:] if ast.unparse(given) in ("60", "3600"))
+    elif isinstance(node, ast.JoinedStr):
+        for value, text in pairwise(node.values):
+            if not (isinstance(value, ast.FormattedValue) and isinstance(text, ast.Constant)):
+                continue
+            unit = str(text.value)
+            if UNIT.match(unit) or (value.format_spec and SHORT_UNIT.match(unit)):
+                yield ast.unparse(node)
+
+
+def iterate_own_shortenings(node: ast.AST) -> Iterator[str]:
+    """Yield what cuts a text by a slice and marks the cut, or calls `textwrap.shorten`."""
+    if isinstance(node, ast.Call) and ast.unparse(node.func) == "textwrap.shorten":
+        yield ast.unparse(node)
+    parts: list[ast.expr] = []
+    if isinstance(node, ast.JoinedStr):
+        parts = node.values
+    elif isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add):
+        parts = [node.left, node.right]
+    for cut, mark in pairwise(parts):
+        is_marked = isinstance(mark, ast.Constant) and str(mark.value).startswith(MARKS)
+        if is_marked and any(isinstance(part, ast.Slice) for part in ast.walk(cut)):
+            yield ast.unparse(node)
+
+
+def test_a_duration_and_a_cut_text_are_written_in_one_place() -> None:
+    """A duration has one notation, and a text is shortened in one way, wherever they stand."""
+    durations, shortenings = set[str](), set[str]()
+    for module in list_modules("harness", "plugins"):
+        for node in list_nodes(module):
+            if module != DURATIONS:
+                durations |= {f"{module}: {text}" for text in iterate_own_durations(node)}
+            if module != SHORTENING:
+                shortenings |= {f"{module}: {text}" for text in iterate_own_shortenings(node)}
+    assert durations == set()
+    assert shortenings == set()
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["x = s // 60", "x = s % 3600", "x = divmod(s, 60)", "x = f'{s:.1f} s'", "x = f'{m}m{s:02d}s'", "x = f'{n} min'"],
+)
+def test_another_notation_of_a_duration_is_found(line: str) -> None:
+    """However it is written."""
+    assert [text for node in ast.walk(ast.parse(line)) for text in iterate_own_durations(node)]
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["x = f'{t[:9]}…'", "x = t[:9] + '…'", "x = t[:9] + '...'", "textwrap.shorten(t, 9)", "x = f'{t[:4]} … {t[-4:]}'"],
+)
+def test_another_way_to_shorten_is_found(line: str) -> None:
+    """At its end or in its middle."""
+    assert [text for node in ast.walk(ast.parse(line)) for text in iterate_own_shortenings(node)]
+
+
+def test_facts_of_a_run_are_computed_in_its_view() -> None:
+    """No renderer works out by itself what a run came to, or in which order its gates stand."""
+    facts = {"run_outcome", "verdict_sentence", "deciding_verdict", "sort_worst_first", "waived_and_ignored"}
+    facts |= {"suggest_next_step", "describe_rules"}
+    home = {f"harness/reports/{name}.py" for name in ("view", "summary", "next_step", "rules")}
+    calls = {
+        f"{module}: {called(node)}"
+        for module in list_modules("harness", "plugins")
+        for node in list_nodes(module)
+        if isinstance(node, ast.Call) and called(node) in facts and module not in home
+    }
+    assert calls == set()

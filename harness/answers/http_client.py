@@ -33,6 +33,8 @@ from harness.answers.requests import map_concurrent as map_concurrent
 from harness.answers.requests import retry as retry
 from harness.errors import UsageError
 from harness.texts import secrets
+from harness.texts.numbers import format_duration
+from harness.texts.shortening import shorten_to_line
 
 CONNECT_TIMEOUT_S = 5.0  # seconds
 # and 5xx but 501; 424 is text-generation-inference's "failed while generating"
@@ -80,8 +82,7 @@ class ServerConnection:
         is cut.
         """
         text = secrets.redact_parts(text[: 20 * most], self._secrets)
-        line = " ".join("".join(c if c.isprintable() else " " for c in text).split())
-        return line if len(line) <= most else line[:most] + "…"
+        return shorten_to_line("".join(c if c.isprintable() else " " for c in text), most)
 
     def record_model(self, asked: str, reply: Any) -> None:
         """Record the model and system fingerprint that a reply names.
@@ -196,7 +197,9 @@ class Client:
                 )
             reply = json.loads(reply) if isinstance(reply, str) else reply  # a text: it did not say that it is JSON
         except sdk.APITimeoutError:
-            raise RequestError(f"did not answer within {timeout:g} s (timeout)", passing=True, charged=True) from None
+            raise RequestError(
+                f"did not answer within {format_duration(timeout)} (timeout)", passing=True, charged=True
+            ) from None
         except sdk.APIConnectionError as error:
             cause: BaseException | None = error
             while cause is not None and not isinstance(cause, RequestError):
@@ -435,4 +438,4 @@ def _read_response_within_limits(response: Any, until: float, seconds: float) ->
 
 
 def _make_timeout_error(seconds: float) -> RequestError:
-    return RequestError(f"did not complete its answer within {seconds:.3g} s", passing=True, charged=True)
+    return RequestError(f"did not complete its answer within {format_duration(seconds)}", passing=True, charged=True)

@@ -18,6 +18,7 @@ from harness.cli.options import (
 from harness.document import Document, to_plain_data
 from harness.errors import UsageError
 from harness.texts.counts import count_noun
+from harness.texts.numbers import format_duration
 
 if TYPE_CHECKING:
     from harness.cli.screen import Screen
@@ -87,7 +88,7 @@ def _print_answers(screen: Screen, found: Answers) -> None:
             _print_prompt(screen, reply, where, found)
         told = [count_noun(reply.tokens, "token")] if reply.tokens is not None else []
         told += [ENDINGS[reply.finish_reason]] if reply.finish_reason in ENDINGS else []
-        screen.print_line(f"{reply.subject}  {', '.join([*told, f'{reply.seconds:.1f} s'])}", "bold")
+        screen.print_line(f"{reply.subject}  {', '.join([*told, format_duration(reply.seconds)])}", "bold")
         screen.print_lines(reply.text or "(empty)")
     for note in found.notes:
         screen.print_line(f"note: {note}", "yellow")

@@ -24,6 +24,7 @@ from harness.reports.rows import (
 )
 from harness.texts.counts import count_noun
 from harness.texts.escaping import printable
+from harness.texts.shortening import shorten
 
 MAX_TEXT_CHARS = 600  # characters of a text that is shown
 
@@ -103,9 +104,7 @@ def _print_row(screen: Screen, row: DisplayRow) -> None:
     room = max(map(len, labels)) + 2
     texts = (row.prompt, row.id, row.target, *(answer for _, answer in row.answers))
     for number, (label, text) in enumerate(zip(labels, texts, strict=True)):
-        text = (
-            text if len(text) <= MAX_TEXT_CHARS else f"{text[: MAX_TEXT_CHARS // 2]} … {text[-MAX_TEXT_CHARS // 2 :]}"
-        )
+        text = shorten(text, MAX_TEXT_CHARS, middle=True)
         for i, line in enumerate(printable(text, lines=True).split("\n") if text else ["–"]):
             if number == i == 0:
                 screen.print_entry(label.ljust(room), "bold", line, room)

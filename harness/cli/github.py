@@ -18,10 +18,11 @@ from harness.records.run import Run
 from harness.records.verdict_text import format_claim
 from harness.records.verdicts import Outcome
 from harness.reports.markdown import format_run_markdown
-from harness.reports.summary import sort_worst_first
+from harness.reports.view import view_run
 from harness.suite.lines import read_gate_lines
 from harness.texts.escaping import escape_markdown, printable
 from harness.texts.secrets import redact_text
+from harness.texts.shortening import shorten
 
 MAX_ANNOTATIONS = 10  # annotations of a kind that GitHub shows of a step; it drops the others without a word
 MAX_MESSAGE_CHARS = 1000  # characters of a message
@@ -104,11 +105,12 @@ def list_annotations(run: Run, lines: Mapping[str, int]) -> list[str]:
 
     The worst come first, at most MAX_ANNOTATIONS of a kind. `lines` maps the ids of gates to lines of the suite.
     """
-    problems = [(line, "the run ended early") for line in (run.problem or "").splitlines()]
-    problems += [(f"{f.what}; {f.fix}".rstrip("; "), f.name) for f in run.findings if f.stops_run]
-    problems += [(r.error or "", f"ERROR {r.id}") for r in run.results if r.outcome == "error" and not r.verdicts]
+    view = view_run(run)
+    problems = [(line, "the run ended early") for line in view.problems]
+    problems += [(f"{f.what}; {f.fix}".rstrip("; "), f.name) for f in view.stopping_findings]
+    problems += [(item.error or "", f"ERROR {item.id}") for item in view.failed_items if not item.verdicts]
     found = [format_annotation("error", what, run.path, None, title) for what, title in problems]
-    for v in sort_worst_first(run):
+    for v in view.verdicts:
         if v.outcome is not Outcome.PASS:
             message = f"{v.candidate}: {format_claim(v)}: {v.why}"
             message += f"; {v.waiver.summary()}" if v.waiver else ""
@@ -140,8 +142,7 @@ def format_annotation(kind: str, message: str, file: str = "", line: int | None 
 
     All texts are escaped, and the message is cut at MAX_MESSAGE_CHARS.
     """
-    text = printable(message)
-    text = text if len(text) <= MAX_MESSAGE_CHARS else f"{text[:MAX_MESSAGE_CHARS]}…"
+    text = shorten(printable(message), MAX_MESSAGE_CHARS)
     if file:  # from the root of the repository, where it lies in it
         root, path = Path(os.environ.get("GITHUB_WORKSPACE") or Path.cwd()).resolve(), Path(file).resolve()
         file = path.relative_to(root).as_posix() if path.is_relative_to(root) else file

@@ -25,6 +25,7 @@ from harness.cli.options import (
 from harness.document import Document, to_plain_data
 from harness.errors import ExitCode, UsageError, missing_modules_message
 from harness.files import write_text
+from harness.texts.numbers import format_duration
 from harness.texts.printing import print_line
 
 if TYPE_CHECKING:
@@ -120,7 +121,7 @@ def _print_checked_suite(terminal: Terminal, checked: _CheckReport) -> None:
         terminal.print_line(f"{path}: {rows:,} training rows")
     counts = ", ".join(count_noun(n, severity) for severity, n in checked.counts.items())
     ignored = sum(f.ignored is not None for f in checked.findings)
-    terminal.print_line(f"{checked.suite}: {counts}, {ignored} ignored in {checked.seconds:.1f} s")
+    terminal.print_line(f"{checked.suite}: {counts}, {ignored} ignored in {format_duration(checked.seconds)}")
 
 
 def print_third_party_code(terminal: Terminal, plugins: Plugins) -> None:

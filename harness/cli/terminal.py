@@ -6,8 +6,6 @@ It is one listener among others. Data goes to stdout, and nothing depends on col
 from __future__ import annotations
 
 import time
-from collections import Counter
-from collections.abc import Iterable
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -35,9 +33,7 @@ from harness.records.models import Progress as Sign
 from harness.records.run import ItemResult, Run, Swept, Trial
 from harness.records.verdicts import Outcome, Verdict
 from harness.reports.events import RunProgress
-from harness.reports.next_step import suggest_next_step
-from harness.reports.rules import describe_rules
-from harness.reports.summary import describe_exemption, sort_worst_first, verdict_sentence, waived_and_ignored
+from harness.reports.view import view_run
 from harness.schema import format_toml
 from harness.texts.counts import count_noun
 from harness.texts.escaping import printable, shorten_text
@@ -267,11 +263,12 @@ class Summary:
 
     def __init__(self, screen: Screen, run: Run, verbosity: int) -> None:
         self.screen, self.run, self.verbosity = screen, run, verbosity
+        self.view = view_run(run)
         self.line = screen.print_line
 
     def print_all(self) -> None:
         """Print it."""
-        run = self.run
+        run, view = self.run, self.view
         if self.verbosity >= 0:
             self.line("")
         self.screen.print_rule("summary")
@@ -281,21 +278,20 @@ class Summary:
         if (training := run.facts.get("training")) and self.verbosity >= 0:
             said = (format_fact(k, v) for k, v in training.items() if isinstance(v, (str, int, float)))
             self.line("training: " + ", ".join(said), hang=10)
-        for flag in (f for f in run.findings if f.severity != "note" or f.ignored is not None):
-            print_finding(self.screen, replace(flag, evidence=(), fix=""))
-        for report in (r for r in run.results if r.outcome == "error"):
-            self.line(f"ERROR {report.id}: {report.error}", "bold red")
+        for finding in view.findings:
+            print_finding(self.screen, replace(finding, evidence=(), fix=""))
+        for item in view.failed_items:
+            self.line(f"ERROR {item.id}: {item.error}", "bold red")
         self.print_not_passed()
-        through = waived_and_ignored(run)
-        for conclusion in (c for c in run.conclusions if c not in through):
+        for conclusion in view.conclusions:
             self.line(conclusion, "bold")
-        for e in (e for e in run.exports if not e.written):
-            self.line(f"not exported: {e.candidate} to {short_path(e.to)}", "bold red")
-            for reason in () if any(v.blocks_release for v in run.verdicts) else e.reasons:  # they stand above
+        for export, reasons in view.refused_exports:
+            self.line(f"not exported: {export.candidate} to {short_path(export.to)}", "bold red")
+            for reason in reasons:
                 self.line(f"  because {reason}")
         if run.deselected:
             self.line(f"{count_noun(len(run.deselected), 'item')} deselected")
-        for problem in run.problem.split("\n") if run.problem else ():
+        for problem in view.problems:
             self.line(f"error: {problem}", "bold red")
         if run.traceback and (self.verbosity > 0 or run.exit_code == ExitCode.INTERNAL):
             self.screen.print_lines(run.traceback, "dim")
@@ -303,7 +299,7 @@ class Summary:
 
     def print_not_passed(self) -> None:
         """Print the verdicts that did not pass, with claim and reason."""
-        open_ = [v for v in sort_worst_first(self.run) if v.outcome is not Outcome.PASS]
+        open_ = [v for v in self.view.verdicts if v.outcome is not Outcome.PASS]
         left = [v for v in open_ if not _is_shown_in_one_line(v, self.verbosity)]
         if self.verbosity < 0 and any(v.lower is not None or v.upper is not None for v in left):
             self.line(bounds_legend(self.run.alpha))
@@ -316,24 +312,21 @@ class Summary:
 
     def print_ending(self) -> None:
         """Print the last lines: outcomes, time and exit code, what was decided, and where things are."""
-        run = self.run
-        passes = "yellow" if any(v.waived for v in run.verdicts) or run.passed_over else "green"
+        run, view = self.run, self.view
+        passes = "yellow" if view.has_exceptions else "green"
         style = passes if run.exit_code == ExitCode.OK else "bold red"
-        self.screen.print_rule(
-            f"{summarize_outcomes(run.verdicts)} in {format_duration(run.seconds)} · exit {int(run.exit_code)}", style
-        )
-        self.line(verdict_sentence(run), style if style == "yellow" else f"bold {style.split()[-1]}")
-        for line in [*waived_and_ignored(run), *(describe_rules(Path(run.folder)) if run.folder else [])]:
+        self.screen.print_rule(f"{view.outcome_counts} in {view.duration} · {view.exit}", style)
+        self.line(view.sentence, style if style == "yellow" else f"bold {style.split()[-1]}")
+        for line in [*view.exceptions, *view.changed_rules]:
             self.line(line, "yellow")
-        for e in (e for e in run.exports if e.written):
-            self.line(
-                f"exported {e.candidate} to {short_path(e.to)} ({format_bytes(e.bytes)}, weights {e.digest[:12]})"
-            )
+        for export in view.exported:
+            size = f"{format_bytes(export.bytes)}, weights {export.digest[:12]}"
+            self.line(f"exported {export.candidate} to {short_path(export.to)} ({size})")
         if run.folder:
             if (there := Path(run.folder) / REPORT).is_file():
                 self.line(f"report   {short_path(there)}", hang=9)
             self.line(f"run      {short_path(run.folder)}", hang=9)
-            if step := suggest_next_step(run, Path(run.folder)):
+            if step := view.next_step:
                 self.line(f"next     {step.command or step.what}", hang=9)
 
     def print_table(self) -> None:
@@ -360,7 +353,7 @@ class Summary:
             change = (
                 "–" if t.change is None else write(t.change) + format_interval(t.change_lower, t.change_upper, write)
             )
-            seconds = ("–" if t.seconds is None else format_duration(t.seconds)) + (" (earlier)" if t.reused else "")
+            seconds = format_duration(t.seconds) + (" (earlier)" if t.reused else "")
             parameters = "–" if t.parameters is None else f"{t.parameters:,}"
             p = "–" if t.p is None else format_p(t.p, sweep.alpha)
             rows.append([f"{mark} {format_toml(t.value)}", metric, change, p, parameters, seconds])
@@ -395,17 +388,6 @@ def other_confidence(v: Verdict, alpha: float) -> str:
     """
     bounded = (v.lower is not None or v.upper is not None) and v.method not in ("point", "failures counted")
     return f"; bounds at {format_percent(1 - v.alpha)}" if v.alpha and v.alpha != alpha and bounded else ""
-
-
-def summarize_outcomes(verdicts: Iterable[Verdict]) -> str:
-    """Return the counts of verdicts by outcome, as text.
-
-    Verdicts that block nothing are counted apart, with the reason.
-    """
-    counts = Counter((describe_exemption(v), v.outcome) for v in verdicts)
-    order = ("", "waived", "warn", "not what ships")
-    parts = [f"{n} {o}" + (f" ({why})" if why else "") for why in order for o in Outcome if (n := counts[why, o])]
-    return ", ".join(parts) or "nothing was gated"
 
 
 def _is_shown_in_one_line(v: Verdict, verbosity: int) -> bool:

@@ -12,6 +12,7 @@ from harness.errors import UsageError
 from harness.records.run import ItemResult
 from harness.reports.run_folder import read_last_run
 from harness.schema import MAX_VALUE_CHARS
+from harness.texts.shortening import shorten
 
 PRECEDENCE = {"or": 1, "and": 2, "not": 3}  # operators of `-k`, and how closely
 
@@ -106,7 +107,7 @@ def _parse_expression_to_postfix(expression: str) -> list[str]:
 
 
 def _make_syntax_error(expression: str, why: str) -> UsageError:
-    shown = expression if len(expression) <= MAX_VALUE_CHARS else f"{expression[:MAX_VALUE_CHARS]}…"
+    shown = shorten(expression, MAX_VALUE_CHARS)
     return UsageError(f'-k "{shown}": {why}; write parts of names, joined with and, or, not and parentheses')
 
 

@@ -9,7 +9,6 @@ import csv
 import io
 import json
 import re
-import textwrap
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
@@ -23,6 +22,7 @@ from harness.data.encodings import MAX_RIVALS, detect_encoding, detect_unicode, 
 from harness.errors import Mistakes, UsageError, missing_modules_message
 from harness.schema import MAX_DEPTH, format_toml, is_deep
 from harness.texts.escaping import shorten_repr
+from harness.texts.shortening import shorten_to_line
 
 Row = dict[str, Any]
 FILES = (".jsonl", ".json", ".csv", ".tsv", ".parquet", ".arrow", ".xlsx")
@@ -197,7 +197,7 @@ def read_hub(source: str, where: str) -> list[Row]:
     try:
         return _to_plain_rows([dict(row) for row in load_dataset("/".join(parts), config, split=split or "train")])
     except Exception as error:  # the library raises a dozen kinds; what helps is the name and its last line
-        why = textwrap.shorten(str(error), MAX_MESSAGE_CHARS, placeholder=" …")
+        why = shorten_to_line(error, MAX_MESSAGE_CHARS)
         raise UsageError(
             f'{where}: data "{source}" cannot be read: {why}; check the name and the network connection'
         ) from None

@@ -6,7 +6,6 @@ import bz2
 import gzip
 import io
 import lzma
-import textwrap
 import zipfile
 import zlib
 from collections import Counter
@@ -18,6 +17,7 @@ from pathlib import PurePath
 from typing import IO, Any, cast
 
 from harness.errors import UsageError, missing_modules_message
+from harness.texts.shortening import shorten_to_line
 
 Row = dict[str, Any]
 MAX_BYTES = 1 << 32  # of a file, decompressed
@@ -277,4 +277,4 @@ def extract_json_rows(value: Any) -> Any:
 
 
 def _shorten_error(error: BaseException) -> str:
-    return textwrap.shorten(str(error), MAX_MESSAGE_CHARS, placeholder=" …") or type(error).__name__
+    return shorten_to_line(error, MAX_MESSAGE_CHARS) or type(error).__name__

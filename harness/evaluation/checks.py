@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import inspect
 import re
-import textwrap
 from collections.abc import Callable, Container, Iterable, Mapping
 from dataclasses import asdict, replace
 from functools import partial
@@ -22,6 +21,7 @@ from harness.records.copies import copy_record, detach_copy
 from harness.records.findings import Built, Finding, TrainingRow
 from harness.records.models import ModelRef, Progress
 from harness.records.waivers import Waiver
+from harness.texts.shortening import shorten, shorten_to_line
 
 if TYPE_CHECKING:
     from harness.collection.collection import Collection
@@ -192,7 +192,7 @@ def _run_check_catching_crashes(
                     kind=CRASH_KIND,
                 )
             ]
-        why = f"{type(error).__name__}: {textwrap.shorten(str(error), 300, placeholder=' …')}"
+        why = f"{type(error).__name__}: {shorten_to_line(error, 300)}"
         if theirs or not own:  # it may be the one that would have stopped the run
             why = theirs or str(plugin_errors.plugin_error(check, f": {why}"))
             return [
@@ -238,6 +238,4 @@ def build_trainer(collection: Collection, base: ModelRef, adapter: Any) -> Built
 def quote_text(text: str, width: int = 90) -> str:
     """Quote a text on one line, with a long middle elided."""
     line = text.encode("utf-8", "backslashreplace").decode().replace("\n", "\\n")
-    if len(line) > width:
-        line = f"{line[: width * 2 // 3]} … {line[-width // 3 :]}"
-    return f'"{line}"'
+    return f'"{shorten(line, width, middle=True)}"'

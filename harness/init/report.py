@@ -8,9 +8,11 @@ from collections.abc import Mapping, Sequence
 
 from harness.data.resolver import quote_text
 from harness.init.columns import CONFLICTING, CONTRADICTED, REPEATED, SHOWN_EXAMPLES, WITHOUT
+from harness.texts.shortening import shorten
 
 ALPHA = 0.05  # of the suite
 NEAR_COPIES_TEXT = "near-copies of rows of another part"
+MAX_LABEL_CHARS = 30
 MAX_LEFT_OUT = 0.05  # share of the rows that are left out without a warning
 CORRECT = "correct these rows to keep them"
 KEEP = {  # how rows are kept, by why they are left out
@@ -34,7 +36,7 @@ def describe_large_losses(left_out: Counter[str], rows: int, examples: Mapping[s
 
 
 def describe_part(part: str, labels: Counter[str], choices: bool) -> str:
-    first = [f"{quote_text(shorten(label))} {n / labels.total():.0%}" for label, n in labels.most_common(4)]
+    first = [f"{_quote_label(label)} {n / labels.total():.0%}" for label, n in labels.most_common(4)]
     shares = f": {', '.join(first)}{' …' * (len(labels) > 4)}" if choices and labels else ""
     return f"{part}: {labels.total():,} rows{shares}"
 
@@ -48,12 +50,10 @@ def describe_majority_baseline(counts: Mapping[str, Counter[str]], choices: bool
     (answer, often), *_ = confirm.most_common(1)
     share, total = often / confirm.total(), confirm.total()
     what = "majority class" if choices else "constant answer"
-    lines = [f"{what} {quote_text(shorten(answer))}: {share:.1%} of the rows that confirm, which is the score to beat"]
+    lines = [f"{what} {_quote_label(answer)}: {share:.1%} of the rows that confirm, which is the score to beat"]
     known = sum(counts.values(), Counter[str]()) if choices else Counter[str]()
     for part in ("select", "confirm"):
-        lacking = [
-            f"{quote_text(shorten(label))} ({known[label]} in all)" for label in known if label not in counts[part]
-        ]
+        lacking = [f"{_quote_label(label)} ({known[label]} in all)" for label in known if label not in counts[part]]
         if lacking and counts[part]:
             more = f" and {len(lacking) - 3} more" if len(lacking) > 3 else ""
             lines.append(f"{part} has no row with {', '.join(lacking[:3])}{more}; it proves nothing about such rows")
@@ -66,6 +66,5 @@ def describe_majority_baseline(counts: Mapping[str, Counter[str]], choices: bool
     return lines
 
 
-def shorten(text: str) -> str:
-    """Truncate a text to 30 characters, marking the cut with "…"."""
-    return text if len(text) <= 30 else f"{text[:29]}…"
+def _quote_label(label: str) -> str:
+    return quote_text(shorten(label, MAX_LABEL_CHARS))

@@ -27,6 +27,7 @@ from harness.reports.report_json import from_json
 from harness.schema import format_toml
 from harness.texts.counts import count_noun
 from harness.texts.escaping import drop_surrogates
+from harness.texts.shortening import shorten
 from harness.workers.loading import load_uncached
 
 MAX_ROW_CHARS = 20_000  # characters of a training row that a report shows
@@ -100,8 +101,8 @@ def recall_checks_before_training(run: RunContext) -> list[Finding]:
             assert built
             left, segments = MAX_ROW_CHARS, []
             for learnt, text in built.parts(example):
-                cut = text if len(text) <= left else text[:left] + "…"
-                segments += [Segment(drop_surrogates(cut), learnt)] if left > 0 else []
+                if left > 0:
+                    segments.append(Segment(drop_surrogates(shorten(text, left)), learnt))
                 left -= len(text)
             shown.append(ShownRow(example.number, tuple(segments)))
         record.run.shown_rows = tuple(shown) or record.run.shown_rows

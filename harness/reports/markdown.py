@@ -13,7 +13,6 @@ from harness.errors import UsageError
 from harness.records import verdict_text
 from harness.records.run import Run
 from harness.records.verdicts import Verdict
-from harness.reports.next_step import suggest_next_step
 from harness.reports.rows import (
     DisplayRow,
     count_lost_and_won,
@@ -21,11 +20,12 @@ from harness.reports.rows import (
     read_changed_rows,
     read_private_evals,
 )
-from harness.reports.rules import describe_rules
-from harness.reports.summary import GLYPHS, describe_exemption, sort_worst_first, verdict_sentence, waived_and_ignored
+from harness.reports.summary import GLYPHS, describe_exemption
+from harness.reports.view import RunView
 from harness.texts.counts import count_noun
 from harness.texts.escaping import escape_markdown, markdown_code, printable
 from harness.texts.numbers import format_percent
+from harness.texts.shortening import shorten
 
 MAX_FLIPS = 10  # rows that are shown
 MAX_CELL_CHARS = 300  # characters of a text in a cell
@@ -37,27 +37,26 @@ def format_run_markdown(run: Run, folder: Path | None = None) -> str:
 
     `folder` holds its rows; without one none are shown. At most MAX_SUMMARY_BYTES, cut at the end of a line.
     """
+    view = RunView(run, folder)
     gates = ["| | gate | candidate | claim | result |", "|---|---|---|---|---|"] if run.verdicts else []
-    for v in sort_worst_first(run):
+    for v in view.verdicts:
         cells = (v.gate, v.candidate, verdict_text.format_claim(v), verdict_text.format_brief(v))
         note = f" ({why})" if (why := describe_exemption(v)) else ""
         gates.append(f"| {GLYPHS[v.outcome]} {v.outcome}{note} | " + " | ".join(map(escape_markdown, cells)) + " |")
     if any(v.lower is not None or v.upper is not None for v in run.verdicts):
         gates.append(f"\nEach bound in brackets holds at {format_percent(1 - run.alpha)}, one-sided.")
     parts = [
-        f"## {escape_markdown(verdict_sentence(run))}",
-        " · ".join([markdown_code(run.suite), markdown_code(run.model), run.started, f"exit {int(run.exit_code)}"]),
-        *map(escape_markdown, (run.problem or "").splitlines()[:MAX_FLIPS]),
-        "\n".join(
-            f"- **{escape_markdown(line)}**" for line in [*waived_and_ignored(run), *_describe_changed_rules(folder)]
-        ),
+        f"## {escape_markdown(view.sentence)}",
+        " · ".join([markdown_code(run.suite), markdown_code(run.model), run.started, view.exit]),
+        *map(escape_markdown, view.problems[:MAX_FLIPS]),
+        "\n".join(f"- **{escape_markdown(line)}**" for line in [*view.exceptions, *view.changed_rules]),
         "\n".join(gates),
-        "\n".join(f"- {escape_markdown(line)}" for line in _iterate_conclusion_lines(run)),
+        "\n".join(f"- {escape_markdown(line)}" for line in _iterate_conclusion_lines(view)),
     ]
     text = "".join(f"{part}\n\n" for part in parts if part)
-    if folder and (step := suggest_next_step(run, folder)):
+    if step := view.next_step:
         text += f"{escape_markdown(step.what)} {markdown_code(step.command) if step.command else ''}".rstrip() + "\n\n"
-    for block in _iterate_changed_row_blocks(run, folder) if folder else ():
+    for block in _iterate_changed_row_blocks(view, folder) if folder else ():
         if len((text + block).encode()) < MAX_SUMMARY_BYTES:
             text += f"{block}\n\n"
     if len(data := text.encode()) <= MAX_SUMMARY_BYTES:
@@ -65,32 +64,28 @@ def format_run_markdown(run: Run, folder: Path | None = None) -> str:
     return data[:MAX_SUMMARY_BYTES].decode(errors="ignore").rpartition("\n")[0] + "\n\n… and more, in report.json\n"
 
 
-def _describe_changed_rules(folder: Path | None) -> list[str]:
-    return describe_rules(folder) if folder else []
-
-
-def _iterate_conclusion_lines(run: Run) -> Iterator[str]:
+def _iterate_conclusion_lines(view: RunView) -> Iterator[str]:
     """Yield lines on conclusions, findings, errors and exports. An edited report's warning is first."""
-    yield from run.warnings[:1] if run.edited else ()
-    yield from (c for c in run.conclusions if c not in waived_and_ignored(run))
-    yield from (f"{f.severity}: {f.name}: {f.what}" for f in run.findings if f.severity != "note" and f.ignored is None)
-    yield from (f"{r.id}: {r.error}" for r in run.results if r.outcome == "error")
-    held = any(v.blocks_release for v in run.verdicts)  # and the table says why
-    for e in run.exports:
-        done = f"exported {e.candidate} to {Path(e.to).name}, weights {e.digest[:12]}"
-        yield done if e.written else f"not exported: {e.candidate}" + ("" if held else f": {'; '.join(e.reasons)}")
+    yield from view.run.warnings[:1] if view.run.edited else ()
+    yield from view.conclusions
+    yield from (f"{f.severity}: {f.name}: {f.what}" for f in view.findings if f.ignored is None)
+    yield from (f"{item.id}: {item.error}" for item in view.failed_items)
+    for export in view.exported:
+        yield f"exported {export.candidate} to {Path(export.to).name}, weights {export.digest[:12]}"
+    for export, reasons in view.refused_exports:
+        yield f"not exported: {export.candidate}" + (f": {'; '.join(reasons)}" if reasons else "")
 
 
-def _iterate_changed_row_blocks(run: Run, folder: Path) -> Iterator[str]:
+def _iterate_changed_row_blocks(view: RunView, folder: Path) -> Iterator[str]:
     """Yield HTML blocks of changed or failed rows, worst gate first.
 
     Only gates that decide have one; at most MAX_FLIPS rows in all, and none of a private eval.
     """
     left = MAX_FLIPS
-    for v in sort_worst_first(run):
+    for v in view.verdicts:
         try:
             hidden = v.metric.partition(".")[0] in read_private_evals(folder)
-            rows = read_changed_rows(run, folder, v) if left and v.decides and not hidden else []
+            rows = read_changed_rows(view.run, folder, v) if left and v.decides and not hidden else []
         except UsageError:
             rows = []
         if rows:
@@ -125,7 +120,5 @@ def _format_html_table_row(tag: str, texts: Sequence[str]) -> str:
 
 def _escape_cell_as_html(text: str) -> str:
     """Return a text on one line as HTML that says it: no tag, no entity, no link, no secret of its own."""
-    line = printable(text)
-    if len(line) > MAX_CELL_CHARS:
-        line = f"{line[: MAX_CELL_CHARS // 2]} … {line[-MAX_CELL_CHARS // 2 :]}"
+    line = shorten(printable(text), MAX_CELL_CHARS, middle=True)
     return html.escape(line).replace("##[", "##&#91;").replace("://", ":&#47;/")

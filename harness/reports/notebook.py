@@ -16,8 +16,8 @@ from harness.records.figures import NO_VALUE, verdict_figures
 from harness.records.run import Run
 from harness.records.verdicts import Verdict
 from harness.reports import summary
-from harness.reports.next_step import suggest_next_step
 from harness.reports.run_folder import prompt_of, read_answers
+from harness.reports.view import view_run
 from harness.texts.escaping import printable
 
 # entry points: functions of a Run that return HTML to show below the gates, or an empty text
@@ -32,17 +32,15 @@ def run_html(run: Run) -> str:
 
     Entry points in `harness.notebook` may add to it; one that fails is left out.
     """
-    glyph = summary.GLYPHS[summary.run_outcome(run)]
-    lines = [f"{run.suite} · exit {int(run.exit_code)}", *summary.waived_and_ignored(run)]
-    lines += (run.problem or "").split("\n")
-    rest = [line for line in run.conclusions if line not in lines]
-    worst_first = summary.sort_worst_first(run)
-    ships, others = [v for v in worst_first if v.decides], [v for v in worst_first if not v.decides]
-    told = f"<p><b>{glyph} {_escape_html_text(summary.verdict_sentence(run))}</b></p>"
+    view = view_run(run)
+    lines = [f"{run.suite} · {view.exit}", *view.exceptions, *view.problems]
+    rest = [line for line in view.conclusions if line not in lines]
+    tables = [verdicts for verdicts in (view.shipping_verdicts, view.other_verdicts) if verdicts]
+    told = f"<p><b>{view.glyph} {_escape_html_text(view.sentence)}</b></p>"
     told += "".join(f"<p>{_escape_html_text(line)}</p>" for line in lines if line)
-    told += "".join(_format_html_gate_table(run, verdicts) for verdicts in (ships, others) if verdicts)
+    told += "".join(_format_html_gate_table(run, verdicts) for verdicts in tables)
     told += f"<p>Bounds are one-sided, at {100 * (1 - run.alpha):g}% confidence each.</p>" if run.verdicts else ""
-    step = suggest_next_step(run, Path(run.folder)) if run.folder else None
+    step = view.next_step
     told += f"<p>{_escape_html_text(step.what)} <code>{_escape_html_text(step.command)}</code></p>" if step else ""
     told += _format_html_conclusions(rest) + _format_html_page_link(run)
     for point in importlib.metadata.entry_points(group=NOTEBOOK_ENTRY_POINTS):

@@ -26,6 +26,7 @@ from harness.rows.records import Better, RawRow, RawRows, Wanted
 from harness.rows.wording import MissingOptionError, write_option
 from harness.texts.counts import agree_verb, count_noun
 from harness.texts.escaping import printable
+from harness.texts.shortening import shorten
 
 MAX_EXAMPLES = 3  # rows and reasons that are named
 MAX_REASON_CHARS = 60  # characters of a reason by which errors are counted
@@ -100,7 +101,7 @@ def measure_rows(name: str, runs: dict[str, RawRows], want: Wanted) -> MeasuredR
     candidate, base, same = runs["candidate"], runs.get("base"), ""
     read = [run.contents for run in runs.values()]
     if base and read[0] and read[0] == read[1] and base.part == candidate.part and base.rows == candidate.rows:
-        same = f"base and candidate are the same file (sha256 {read[0][0][:4]}…)"
+        same = f"base and candidate are the same file (sha256 {shorten(read[0][0], 5)})"
         if comparability.IDENTICAL_TEXT not in (want.allow or ()):
             raise UsageError(
                 f"{same}; gate the candidate's scores, or {write_option('allow', 'identical')} if that is intended"

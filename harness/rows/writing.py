@@ -29,11 +29,9 @@ from harness.records.figures import Figures, verdict_figures, verdict_numbers
 from harness.records.run import Run
 from harness.records.verdicts import Outcome, Verdict
 from harness.reports.junit import find_overwrite_error, format_junit
-from harness.reports.next_step import suggest_next_step
 from harness.reports.report_json import to_json
-from harness.reports.rules import describe_rules
 from harness.reports.run_folder import RunFolder
-from harness.reports.summary import sort_worst_first, verdict_sentence
+from harness.reports.view import view_run
 from harness.rows.arguments import describe_invocation
 from harness.rows.bundle import FOLDER, write_bundle
 from harness.rows.gating import MAX_EXAMPLES, MAX_ROWS, UNKNOWN_PREFIX, MeasuredRows
@@ -224,7 +222,7 @@ def format_gate(found: JudgedRows, run: Run) -> Iterator[str]:
     for line in (*run.conclusions, *(f"warning    {w}" for w in run.warnings)):
         yield from _wrap_line(printable(line))
     guards = {gate.id for gate in found.suite.gates if gate.guards}
-    claims = [v for v in sort_worst_first(run) if v.gate not in guards]
+    claims = [v for v in view_run(run).verdicts if v.gate not in guards]
     passed = [v for v in claims if v.outcome is Outcome.PASS] if len(claims) > MOST_GATES else []
     for verdict in claims:
         if verdict not in passed:
@@ -240,14 +238,14 @@ def format_gate(found: JudgedRows, run: Run) -> Iterator[str]:
     yield ""
     for trust in dict.fromkeys(one.conditions[-1] for one in found.measured.values()):
         yield from _wrap_line(f"{trust[:1].upper()}{trust[1:]}.")
-    yield from _wrap_line(f"{printable(verdict_sentence(run))} · exit {int(run.exit_code)}", "")
-    if run.folder:
-        folder = Path(run.folder)
-        for line in describe_rules(folder):
+    view = view_run(run)
+    yield from _wrap_line(f"{printable(view.sentence)} · {view.exit}", "")
+    if view.folder:
+        for line in view.changed_rules:
             yield from _wrap_line(printable(line), "")
-        page, step = folder / "report.html", suggest_next_step(run, folder)
+        page = view.folder / "report.html"
         yield f"report  {page if page.is_file() else run.folder}"
-        if step:
+        if step := view.next_step:
             yield from _wrap_line(f"next    {step.command or step.what}", " " * 8)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 
 from harness.texts.secrets import redact_text
+from harness.texts.shortening import shorten
 
 MAX_LINE_CHARS = 10_000  # characters of a line
 SURROGATE = re.compile("[\ud800-\udfff]")
@@ -34,14 +35,12 @@ def printable(text: str, *, lines: bool = False) -> str:
 
 def shorten_text(text: str, width: int = 400) -> str:
     """Put a text on one line, without its middle if long."""
-    line = escape_controls(text)
-    return line if len(line) <= width else f"{line[: width // 2]} … {line[-width // 2 :]}"
+    return shorten(escape_controls(text), width, middle=True)
 
 
 def shorten_repr(value: object, width: int = 60) -> str:
     """Return the repr of a value, shortened to `width`. It then ends in "…"."""
-    text = repr(value)
-    return text if len(text) <= width else f"{text[: width - 1]}…"
+    return shorten(repr(value), width)
 
 
 def limit_length(text: str) -> str:
@@ -49,11 +48,7 @@ def limit_length(text: str) -> str:
 
     A foreign error may have millions of characters, and is repeated in reports.
     """
-    return (
-        text
-        if len(text) <= MAX_LINE_CHARS
-        else f"{text[:MAX_LINE_CHARS]} … and {len(text) - MAX_LINE_CHARS:,} characters more"
-    )
+    return shorten(text, MAX_LINE_CHARS)
 
 
 def drop_surrogates(text: str) -> str:

@@ -6,6 +6,7 @@ import math
 
 MIN_PRINTED_P = 1e-4  # p-value that is written by its digits
 MAX_P_DIGITS = 6
+SECONDS_PER_MINUTE = MINUTES_PER_HOUR = 60
 SIZES = ((10**9, "GB"), (10**6, "MB"), (10**3, "kB"))
 
 
@@ -60,6 +61,14 @@ def format_bytes(n: float) -> str:
     return typographic_minus(f"{n / unit:,.1f}").removesuffix(".0") + f" {name}"
 
 
-def format_duration(seconds: float) -> str:
-    """Write seconds as a person would: 12.3 s, 4 min 05 s."""
-    return f"{seconds:.1f} s" if seconds < 60 else f"{int(seconds) // 60} min {int(seconds) % 60:02d} s"
+def format_duration(seconds: float | None) -> str:
+    """Write seconds as a person would: 12.3 s, 4 min 05 s, 2 h 10 min."""
+    if seconds is None or not math.isfinite(seconds):
+        return "–"
+    if round(seconds, 1) < SECONDS_PER_MINUTE:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), SECONDS_PER_MINUTE)
+    if minutes < MINUTES_PER_HOUR:
+        return f"{minutes} min {rest:02d} s"
+    hours, rest = divmod(minutes, MINUTES_PER_HOUR)
+    return f"{hours} h {rest:02d} min"

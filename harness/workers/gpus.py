@@ -19,6 +19,7 @@ from typing import NamedTuple
 from harness.errors import UsageError
 from harness.texts import secrets
 from harness.texts.escaping import shorten_text
+from harness.texts.numbers import format_duration
 
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "RAYON_NUM_THREADS")
 VISIBLE_DEVICES_VARIABLES = ("HIP_VISIBLE_DEVICES", "CUDA_VISIBLE_DEVICES")  # ROCm reads both, the first of them first
@@ -181,7 +182,7 @@ def _probe_gpus_in_interpreter(python: str, told: tuple[tuple[str, str], ...]) -
         raise UsageError(f'python "{python}": {error.strerror}; name the interpreter of an environment') from None
     except subprocess.TimeoutExpired:
         raise UsageError(
-            f"the GPU driver did not answer for {DRIVER_TIMEOUT_S:g} s; check it with nvidia-smi"
+            f"the GPU driver did not answer for {format_duration(DRIVER_TIMEOUT_S)}; check it with nvidia-smi"
         ) from None
     with suppress(ValueError, TypeError):
         version, built, why, found = json.loads(done.stdout.splitlines()[-1] if done.stdout else "")

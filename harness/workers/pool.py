@@ -21,6 +21,7 @@ from harness.answers import keys
 from harness.errors import WorkersGoneError
 from harness.plugins import Plugins
 from harness.records.models import ModelRef, Progress, Subject
+from harness.texts.numbers import format_duration
 from harness.workers import protocol
 from harness.workers.chunks import (
     ChunkQueue,
@@ -284,7 +285,9 @@ class Pool:
         """Stop a worker without heartbeats or progress. Its future then raises WorkerLostError with the reason."""
         now = time.monotonic()
         if task.worker.beats and now - task.heard > self.patience:
-            task.worker.close(f"it sent no heartbeat for {self.patience:g} s and was stopped; --patience allows more")
+            task.worker.close(
+                f"it sent no heartbeat for {format_duration(self.patience)} and was stopped; --patience allows more"
+            )
         elif (
             now - task.moved > PATIENCE_FACTOR * self.patience
         ):  # or what others took, of whom the median is not for each look
@@ -296,9 +299,8 @@ class Pool:
             )
             if now - task.moved > (most := max(PATIENCE_FACTOR * self.patience, others)):
                 what = "finished no row" if task.method else "did not finish loading"
-                task.worker.close(
-                    f"it sent heartbeats, but {what} within {most:g} s and was stopped; --patience allows more"
-                )
+                what += f" within {format_duration(most)}"
+                task.worker.close(f"it sent heartbeats, but {what} and was stopped; --patience allows more")
 
     def _again(self, worker: Worker, why: WorkerLostError, *, loading: bool) -> None:
         """Note a loss, and start a successor."""

@@ -12,7 +12,7 @@ from functools import partial
 from typing import Any, ClassVar, TypeVar
 
 from harness import UsageError, did_you_mean
-from harness.internals import http_client, missing_modules_message
+from harness.internals import format_duration, http_client, missing_modules_message
 from harness_api import replies
 from harness_api.options import ApiOptions
 
@@ -85,7 +85,7 @@ class Server(http_client.Client):
                 hint = f"; {trouble.hint}" if trouble.hint else ""
                 raise RequestRefusedError(self._replace_names_with_words(f"{what}{about}{hint}"), trouble) from None
             asked = (
-                f" and asks to wait {trouble.after:.0f} s"
+                f" and asks to wait {format_duration(trouble.after)}"
                 if (trouble.after or 0.0) > http_client.MAX_RETRY_AFTER_S
                 else ""
             )

@@ -27,6 +27,7 @@ from harness.internals import (
     make_pair_key,
     prompt_text,
     schema,
+    shorten,
     template_columns,
 )
 from harness_checks.damage import compare_endings, find_damage
@@ -393,7 +394,7 @@ def _find_secret_error(row: TrainingRow) -> str | None:
     if not (hit := SECRET.search(row.prompt) or SECRET.search(row.answer)):
         return None
     name = next(name for name, pattern in SECRETS.items() if re.fullmatch(pattern, hit[0]))
-    return f"{name}, {quote_text(hit[0][:6] + '…')}"
+    return f"{name}, {quote_text(shorten(hit[0], 7))}"
 
 
 def _quote_mojibake(row: TrainingRow) -> str | None:

@@ -24,7 +24,7 @@ from gguf.quants import dequantize, quant_shape_to_byte_shape, quantize
 from safetensors import safe_open
 
 from harness import CONVERSION_NOTES, CheckFailedError, UsageError
-from harness.internals import ROPE_FACTORS, Gguf, read_gguf, subprocess_call, template_digest
+from harness.internals import ROPE_FACTORS, Gguf, read_gguf, shorten, subprocess_call, template_digest
 from harness_export.k_quants import K_QUANTS
 from harness_export.llama import Llama, gguf_metadata, gguf_tensor_name, read_llama_config, reorder_heads
 from harness_export.rounding import CODES, EXACT_TYPES, compare_blocks
@@ -251,7 +251,7 @@ def compare_tokenizers(folder: Path, back: Path) -> None:
         raise CheckFailedError("the chat template that was read back differs")
     for text in TEXTS:
         if ours.encode_prompts([text]) != theirs.encode_prompts([text]):
-            raise CheckFailedError(f'the tokenizer that was read back splits "{text[:24]}…" into other tokens')
+            raise CheckFailedError(f'the tokenizer that was read back splits "{shorten(text, 24)}" into other tokens')
     special = [(t.tokenizer.bos_token_id, t.tokenizer.eos_token_id, t.stop_ids) for t in (ours, theirs)]
     if special[0] != special[1]:
         raise CheckFailedError("the tokenizer that was read back has other special tokens")

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from harness import UsageError, cache_dir, digest_value, write_text
-from harness.internals import memory_error, read_safetensors, subprocess_call, weight_files
+from harness.internals import format_duration, memory_error, read_safetensors, subprocess_call, weight_files
 from harness_hf import sources
 
 PROBE_TIMEOUT_S = 120.0  # for all of it, imports included, on a busy machine
@@ -111,7 +111,7 @@ def _find_template_error(path: str) -> str:
 @contextmanager
 def _limit_rendering_time() -> Iterator[None]:
     def late(*_: object) -> None:
-        raise UsageError(f"its chat template takes over {RENDER_TIMEOUT_S} s to render a few words")
+        raise UsageError(f"its chat template takes over {format_duration(RENDER_TIMEOUT_S)} to render a few words")
 
     signal.signal(signal.SIGALRM, late)
     signal.alarm(RENDER_TIMEOUT_S)

@@ -15,7 +15,6 @@ import re
 import shutil
 import sys
 import tempfile
-import textwrap
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr, suppress
@@ -35,6 +34,7 @@ from harness.internals import (
     read_json,
     read_safetensors,
     replace_folder,
+    shorten_to_line,
     weight_files,
 )
 from harness_hf import fp8, restore
@@ -381,7 +381,7 @@ def _download_model_from_hub(name: str, revision: str | None) -> Path:
     except (LocalEntryNotFoundError, HfHubHTTPError, OSError, ValueError) as error:
         if disk_full_error(error):
             raise
-        why = textwrap.shorten(str(error), 300, placeholder=" …")
+        why = shorten_to_line(error, 300)
         what = f"no local folder, and downloading it from the Hub failed ({why}); download it first, or {FORMS}"
         raise UsageError(f'model "{shown}": {what}') from None
 

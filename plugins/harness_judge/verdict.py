@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from harness.internals import read_json
+from harness.internals import read_json, shorten_to_line
 
 SWAPPED_VERDICTS = {"A": "B", "B": "A", "tie": "tie"}
 
@@ -86,5 +86,4 @@ def _parse_reply_object(reply: Reply) -> Mapping[str, Any]:
 
 
 def _quote_shortened_json(value: Any) -> str:
-    text = " ".join(json.dumps(value, ensure_ascii=False).split())
-    return text if len(text) <= 80 else text[:80] + "…"
+    return shorten_to_line(json.dumps(value, ensure_ascii=False), 80)

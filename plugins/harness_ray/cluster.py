@@ -18,7 +18,7 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 from harness import UsageError, Worker, WorkerLostError, WorkerServer, is_heartbeat
-from harness.internals import is_secret, missing_modules_message, shorten_text
+from harness.internals import format_duration, is_secret, missing_modules_message, shorten_text
 
 OBJECT_STORE_BYTES = 100 << 20  # bytes of shared memory: messages are small
 QUIET_ENVIRONMENT = {  # before Ray is imported
@@ -61,7 +61,8 @@ class RayWorkers:
         )  # a cluster grows when it is asked
         _held[self.place] = count
         if not count:
-            what = f"of {offered.get(self.kind, 0):g} {self.kind}s none became free in {RELEASE_TIMEOUT_S:g} s"
+            timeout = format_duration(RELEASE_TIMEOUT_S)
+            what = f"of {offered.get(self.kind, 0):g} {self.kind}s none became free in {timeout}"
             raise UsageError(f'--on "{self.said}": {what}')
         return [self._start_worker_actor(ray) for _ in range(count)]
 

@@ -21,8 +21,8 @@ from harness.internals import (
     missing_modules_message,
     printable,
     rules,
-    summary,
     verdict_numbers,
+    view_run,
 )
 from harness_report.configuration import Setting
 from harness_report.formatting import GLYPHS, format_day
@@ -106,7 +106,7 @@ class RunComparison:
 def compare_runs(now: LoadedRun, before: LoadedRun) -> RunComparison:
     """Compare a run with another one, which came before it."""
     theirs = {(v.gate, v.candidate): v for v in before.run.verdicts}
-    both = [GatePair(v, theirs.get((v.gate, v.candidate))) for v in summary.sort_worst_first(now.run)]
+    both = [GatePair(v, theirs.get((v.gate, v.candidate))) for v in view_run(now.run).verdicts]
     differ, same = [b for b in both if not b.is_same], [b for b in both if b.is_same]
     between = []  # every metric of one number a row that both runs have of the page's candidate, the worst first
     for report in now.run.results:
@@ -189,8 +189,8 @@ def comparison_lines(c: RunComparison) -> str:
     """Format the differences between two runs for a terminal."""
     before, now = c.labels
     parts: list[Line] = [
-        f"{now}: {printable(summary.verdict_sentence(c.now.run))}",
-        f"{before}: {printable(summary.verdict_sentence(c.before.run))}",
+        f"{now}: {printable(view_run(c.now.run).sentence)}",
+        f"{before}: {printable(view_run(c.before.run).sentence)}",
         *(f"note: {n}" for n in c.notes),
     ]
     if c.rules:
@@ -222,9 +222,9 @@ def comparison_lines(c: RunComparison) -> str:
 def comparison_markdown(c: RunComparison) -> str:
     """Format the differences between two runs as Markdown."""
     before, now = map(escape_markdown, c.labels)
-    lines = [f"## {escape_markdown(summary.verdict_sentence(c.now.run))}", "", f"Against {before}:"]
+    lines = [f"## {escape_markdown(view_run(c.now.run).sentence)}", "", f"Against {before}:"]
     lines += [
-        f"{escape_markdown(summary.verdict_sentence(c.before.run))}.",
+        f"{escape_markdown(view_run(c.before.run).sentence)}.",
         *(f"- {escape_markdown(n)}" for n in c.notes),
     ]
     if c.rules:
@@ -289,7 +289,7 @@ def comparison_data(c: RunComparison) -> dict[str, Any]:
 def _make_run_summary_json(kept: LoadedRun) -> dict[str, Any]:
     run = kept.run
     about = {"folder": kept.folder.name, "suite": run.suite, "started": run.started, "exit_code": int(run.exit_code)}
-    return {**about, "sentence": summary.verdict_sentence(run), "candidate": kept.ours}
+    return {**about, "sentence": view_run(run).sentence, "candidate": kept.ours}
 
 
 def format_verdict_json(v: Verdict) -> dict[str, Any]:

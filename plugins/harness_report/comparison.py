@@ -10,7 +10,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from harness import UsageError
-from harness.internals import count_noun, printable, summary
+from harness.internals import count_noun, printable, summary, view_run
 from harness_report import pairs, svg
 from harness_report.compare import SAME_TEXT, RunComparison, compare_runs
 from harness_report.formatting import GLYPHS, NO_VALUE, format_confidence, format_day, minus
@@ -57,9 +57,9 @@ def render_comparison(kept: LoadedRun, other: LoadedRun | None, past: Sequence[P
 
 
 def _make_comparison_page_values(kept: LoadedRun, c: RunComparison | None, past: Sequence[PastRun]) -> SimpleNamespace:
-    outcome, facts = summary.run_outcome(kept.run), []
+    outcome, facts = view_run(kept.run).outcome, []
     for name, one in [("This run", kept)] + ([("Against", c.before)] if c else []):
-        said = printable(summary.verdict_sentence(one.run))
+        said = printable(view_run(one.run).sentence)
         facts.append((name, f"{format_day(one.run.started)}: {said}; {folder_name(one)}"))
     page: dict[str, Any] = {"sentence": headline_text(kept.run), "outcome": outcome.value, "glyph": GLYPHS[outcome]}
     page |= {

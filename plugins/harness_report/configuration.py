@@ -11,17 +11,15 @@ from types import SimpleNamespace
 from typing import Any
 
 from harness import Run, TrainingStep
-from harness.internals import count_noun, printable
+from harness.internals import count_noun, format_duration, printable
 from harness_report import charts
 from harness_report.formatting import (
-    NO_VALUE,
     escape_text,
     format_bytes,
     format_day,
     format_on_scale,
-    format_seconds,
     format_value,
-    shorten_text,
+    make_excerpt,
 )
 from harness_report.pairs import Part
 from harness_report.reading import LoadedRun, subtable
@@ -77,7 +75,7 @@ def _make_sweep_section(run: Run) -> SimpleNamespace | None:
     for t in s.trials:
         change, low, high = (format_on_scale(x, s, versus=True) for x in (t.change, t.change_lower, t.change_upper))
         change += "" if t.change_lower is None or t.change_upper is None else f" [{low}, {high}]"
-        took = NO_VALUE if t.seconds is None else format_seconds(t.seconds)
+        took = format_duration(t.seconds)
         mark = " ✓ chosen" if s.chosen is not None and t.value == s.chosen else ""
         lines.append([escape_text(text) for text in (f"{t.value}{mark}", format_value(t.metric), change, took)])
     said = f"Tried on {s.rows:,} selection rows, each step tested at α = {s.alpha:g}. {s.why}"
@@ -125,7 +123,7 @@ def training_row_parts(run: Run) -> list[list[Part]]:
 
     Each part comes with whether it is trained. At most SHOWN_ROWS rows are returned.
     """
-    return [[(shorten_text(s.text, 1200), s.trained) for s in row.segments] for row in run.shown_rows if row.segments][
+    return [[(make_excerpt(s.text, 1200), s.trained) for s in row.segments] for row in run.shown_rows if row.segments][
         :SHOWN_ROWS
     ]
 
@@ -164,8 +162,8 @@ def _format_shortened_setting(value: object) -> str:
     if isinstance(value, list):
         return ", ".join(map(_format_shortened_setting, value))
     if isinstance(value, str):
-        return shorten_text(value.replace("\n", "⏎"), 160) if value.strip(" ") else f'"{value}"'
-    return shorten_text(str(value), 160)
+        return make_excerpt(value.replace("\n", "⏎"), 160) if value.strip(" ") else f'"{value}"'
+    return make_excerpt(str(value), 160)
 
 
 def stage_rows(kept: LoadedRun) -> list[SimpleNamespace]:
@@ -179,7 +177,7 @@ def stage_rows(kept: LoadedRun) -> list[SimpleNamespace]:
         keys = [k for k in (name, f"{name} (cuda)") if k in peaks]
         used = ", ".join(format_bytes(float(peaks[k])) + k.removeprefix(name) for k in keys)
         found.append(
-            SimpleNamespace(name=escape_text(name), seconds=format_seconds(took), share=took / longest, memory=used)
+            SimpleNamespace(name=escape_text(name), seconds=format_duration(took), share=took / longest, memory=used)
         )
     return found
 
@@ -220,7 +218,7 @@ def header_facts(kept: LoadedRun) -> list[tuple[str, str]]:
     )
     if versus := list(dict.fromkeys(v.versus for v in run.verdicts if v.versus and v.versus != kept.ours)):
         lines.append(("Compared with", ", ".join(str(v) for v in versus) + ", on the same rows"))
-    lines.append(("Run", f"{format_day(run.started)}, {format_seconds(run.seconds)}, exit {run.exit_code}"))
+    lines.append(("Run", f"{format_day(run.started)}, {format_duration(run.seconds)}, exit {run.exit_code}"))
     for e in run.exports:
         inside = "/exports/" in e.to
         where = "exports/" + e.to.replace("\\", "/").split("/exports/")[-1] if inside else e.to.rsplit("/", 1)[-1]

@@ -6,7 +6,7 @@ import math
 from datetime import datetime
 
 from harness import Scaled, Verdict
-from harness.internals import numbers, printable, summary
+from harness.internals import numbers, printable, shorten, summary
 from harness.internals import verdict_text as verdicts
 
 GLYPHS, minus = summary.GLYPHS, numbers.typographic_minus
@@ -57,16 +57,6 @@ def format_limit(x: float) -> str:
     return minus(verdicts.format_limit(x))
 
 
-def format_seconds(x: float) -> str:
-    """Write a time: 12.3 s, 4 min 5 s, 2 h 10 min."""
-    if not math.isfinite(x):
-        return NO_VALUE
-    if x < 60:
-        return f"{x:.1f} s"
-    whole = int(x)
-    return f"{whole // 60} min {whole % 60} s" if x < 3600 else f"{whole // 3600} h {whole % 3600 // 60} min"
-
-
 def format_day(stamp: str, *, time: bool = True) -> str:
     """Write an ISO 8601 time as 25 November 2026, 09:52 UTC."""
     try:
@@ -113,9 +103,6 @@ def claim_in_words(v: Verdict, unit: str = "") -> str:
     return f"{what}, {distance} {side} {v.versus}’s{points}{verdicts.format_conditions(about)}"
 
 
-def shorten_text(text: str, most: int = MAX_TEXT_CHARS) -> str:
+def make_excerpt(text: str, most: int = MAX_TEXT_CHARS) -> str:
     """Escape and redact a foreign text for display. The middle of a long text is left out."""
-    if (left := len(text) - most) > 0:
-        half = most // 2
-        text = f"{text[:half]} […{left:,} characters left out…] {text[-half:]}"
-    return printable(text, lines=True)
+    return printable(shorten(text, most, middle=True), lines=True)

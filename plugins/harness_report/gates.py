@@ -20,6 +20,7 @@ from harness.internals import (
     summary,
     verdict_figures,
     verdict_text,
+    view_run,
 )
 from harness_report.formatting import (
     GLYPHS,
@@ -244,7 +245,7 @@ def headline_gates(kept: LoadedRun) -> list[SimpleNamespace]:
 
     They are its largest proven gain, the deciding or closest gate, and proven losses that no gate covers.
     """
-    gain, driver = summary.largest_gain(kept.run), summary.deciding_verdict(kept.run)
+    gain, driver = summary.largest_gain(kept.run), view_run(kept.run).deciding_verdict
     close = "The closest gate" if driver and driver.outcome == "PASS" else "The deciding gate"
     turns = [(f"{close}: ", driver)] if driver and driver.estimate is not None else []
     if gain and gain is not driver:
@@ -275,7 +276,7 @@ def blocking_reasons(kept: LoadedRun, *, links: bool) -> tuple[list[SimpleNamesp
 
     The second value describes how many more there are.
     """
-    held = [v for v in summary.sort_worst_first(kept.run) if v.blocks_release]
+    held = [v for v in view_run(kept.run).verdicts if v.blocks_release]
     more = Counter(v.outcome for v in held[MOST_REASONS:])
     rest = ", ".join(f"{n:,} {outcome}" for outcome, n in more.items())
     reasons = [

@@ -16,7 +16,7 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from harness import Run, UsageError, Verdict, read_run
-from harness.internals import ForeignFolder, is_plain_path, printable, promotion_history, rules, summary
+from harness.internals import ForeignFolder, is_plain_path, printable, promotion_history, rules, view_run
 from harness_report.compare import STYLES, format_verdict_json, render_lines
 from harness_report.formatting import GLYPHS, format_day, format_short_day
 from harness_report.formatting import escape_text as spelt
@@ -128,7 +128,7 @@ def gate_tracks(past: Sequence[PastRun]) -> list[GateTrack]:
     They are in the order of the last run, worst first; gates that it lacks come after its own.
     """
     by_run = [{(v.gate, v.candidate): v for v in p.run.verdicts} for p in past]
-    last = [(v.gate, v.candidate) for v in summary.sort_worst_first(past[-1].run)]
+    last = [(v.gate, v.candidate) for v in view_run(past[-1].run).verdicts]
     keys = dict.fromkeys([*last, *(key for run in by_run for key in run)])
     return [GateTrack(*key, [run.get(key) for run in by_run]) for key in keys]
 
@@ -169,14 +169,15 @@ def run_rows(past: Sequence[PastRun]) -> list[SimpleNamespace]:
     """Return the last runs, the newest first: what each came to, what decided, and what was set otherwise before it."""
     last, found = past[-MAX_RUNS:], []
     for before, p in zip([None, *last], last, strict=False):
-        v, outcome = summary.deciding_verdict(p.run), summary.run_outcome(p.run)
+        view = view_run(p.run, p.folder)
+        v = view.deciding_verdict
         locked = before is not None and before.kept.lock and p.kept.lock
         changes = rules.changed_rules(p.kept.rules, before.kept.rules) if before and locked else []
         keys = [replace(c, would_be=()).describe() for c in changes]
         more = len(keys) - MAX_CHANGED_KEYS
-        said = f"{GLYPHS[outcome]} {summary.verdict_sentence(p.run)}"
+        said = f"{view.glyph} {view.sentence}"
         found.append(SimpleNamespace(
-            folder=printable(p.folder.name), path=p.folder, when=format_day(p.run.started), outcome=outcome.value,
+            folder=printable(p.folder.name), path=p.folder, when=format_day(p.run.started), outcome=view.outcome.value,
             said=printable(f"{said}; released on {p.release}" if p.release else said),
             driver=printable(f"{v.gate} {number_writer(p.kept, v)(v.estimate)}") if v else "",
             changed="; ".join([*map(printable, keys[:MAX_CHANGED_KEYS]), *([f"{more} more"] if more > 0 else [])]),
@@ -192,7 +193,7 @@ def history_data(suite: str, past: Sequence[PastRun]) -> dict[str, Any]:
         with suppress(UsageError):
             run = read_run(p.folder)  # which `p` would keep
             gates = [{"gate": v.gate, "candidate": v.candidate, **format_verdict_json(v)} for v in run.verdicts]
-            said = summary.verdict_sentence(run)
+            said = view_run(run).sentence
             runs.append({**about, "exit_code": int(run.exit_code), "sentence": said, "gates": gates})
     return {"suite": suite, "runs": runs}
 

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from harness import Gate, ItemResult, Verdict
-from harness.internals import decide, printable, summary, wilson
+from harness.internals import decide, printable, summary, view_run, wilson
 from harness_report import charts
 from harness_report.formatting import NAMES, NO_VALUE, format_short_day, format_value, metric_in_words, minus
 from harness_report.pairs import BOTH, LOST, NEITHER, WON, pairs_of_evaluation
@@ -136,7 +136,7 @@ def tradeoff_of_runs(kept: LoadedRun, past: Sequence[LoadedRun] = ()) -> Chart |
     Each point is a model, or with `past` a run of the suite; margins are lines. None unless one gate claims a gain,
     another limits a loss, and there are two points.
     """
-    asked = [v for v in summary.sort_worst_first(kept.run) if v.candidate == kept.ours and v.claim_spec and v.versus]
+    asked = [v for v in view_run(kept.run).verdicts if v.candidate == kept.ours and v.claim_spec and v.versus]
     gains = [v for v in asked if v.claim_spec and v.claim_spec.threshold >= 0]
     losses = [v for v in asked if v.claim_spec and v.claim_spec.threshold < 0]
     if not gains or not losses:

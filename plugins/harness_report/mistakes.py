@@ -8,7 +8,7 @@ from types import SimpleNamespace
 from urllib.parse import quote, urlencode
 
 from harness.internals import count_noun, fold_case
-from harness_report.formatting import shorten_text
+from harness_report.formatting import make_excerpt
 from harness_report.pairs import LOST, pairs_of_evaluation
 from harness_report.reading import LoadedRun, Row, row_answer, row_value
 
@@ -60,7 +60,7 @@ def _make_wrong_answers_section(
         ids = [key for key, one in texts.items() if one == pair]
         query = urlencode({"expected": expected, "said": said}, quote_via=quote)
         found.append(SimpleNamespace(
-            expected=shorten_text(expected, MAX_TARGET_CHARS), said=shorten_text(said, MAX_TARGET_CHARS) or "(empty)",
+            expected=make_excerpt(expected, MAX_TARGET_CHARS), said=make_excerpt(said, MAX_TARGET_CHARS) or "(empty)",
             kind=KINDS[_classify_mistake(expected, said, labels)], count=n, lost=sum(key in lost for key in ids),
             before=before[pair], link=f"#{quote(evaluation, '')}:wrong?{query}" if linked else "",
         ))  # fmt: skip

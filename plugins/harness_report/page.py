@@ -16,9 +16,18 @@ from typing import TYPE_CHECKING, Any
 
 import harness
 from harness import Run, write_text
-from harness.internals import BUNDLE, count_noun, format_finish_reasons, printable, rules, suggest_next_step, summary
+from harness.internals import (
+    BUNDLE,
+    count_noun,
+    format_finish_reasons,
+    printable,
+    rules,
+    shorten,
+    summary,
+    view_run,
+)
 from harness_report import configuration, metrics, pairs, svg
-from harness_report.formatting import GLYPHS, format_confidence, format_seconds, shorten_text
+from harness_report.formatting import format_confidence, make_excerpt
 from harness_report.gates import (
     blocking_reasons,
     comparison_link,
@@ -75,25 +84,23 @@ def rule_lines(kept: LoadedRun, last: LoadedRun | None) -> list[str]:
 
 def make_page(kept: LoadedRun, last: LoadedRun | None) -> SimpleNamespace:
     """Return the contents of a run's page."""
-    run = kept.run
-    through, outcome = summary.waived_and_ignored(run), summary.run_outcome(run)
+    run, view = kept.run, view_run(kept.run, kept.folder)
     rows, note = pairs.browser_data(kept)
     reasons, more_reasons = blocking_reasons(kept, links=bool(rows))
-    deciding = summary.deciding_verdict(run)
+    deciding = view.deciding_verdict
     rows.sort(key=lambda e: deciding is None or e["name"] != deciding.metric.partition(".")[0])  # it opens at the first
     links, stages = bool(rows), configuration.stage_rows(kept)
     wrong = list(mistake_sections(kept, {e["name"] for e in rows if len(e["rows"]) == e["total"]}))
-    problems = run.problem.split("\n") if run.problem else []
-    problems += [f"{r.id}: {r.error}" for r in run.results if r.outcome == "error"]
+    problems = [*view.problems, *(f"{item.id}: {item.error}" for item in view.failed_items)]
     if run.deselected:
         problems.append(f"{len(run.deselected)} items were deselected: the others prove nothing about the whole suite.")
     return SimpleNamespace(
-        sentence=headline_text(run), glyph=GLYPHS[outcome], outcome=outcome.value,
-        through=[printable(c) for c in through],
+        sentence=headline_text(run), glyph=view.glyph, outcome=view.outcome.value,
+        through=[printable(line) for line in view.exceptions],
         lead=[_format_as_sentence(c) for c in run.warranted],
-        rest=[_format_as_sentence(c) for c in run.conclusions if c not in (*run.warranted, *through)],
+        rest=[_format_as_sentence(line) for line in view.conclusions if line not in run.warranted],
         reasons=reasons, more_reasons=more_reasons, remarks=rows_remarks(kept),
-        problems=[shorten_text(p, 500) for p in problems],
+        problems=[make_excerpt(p, 500) for p in problems],
         facts=configuration.header_facts(kept),
         heads=headline_gates(kept), **_make_gate_sections(kept, links=links), tally=gate_tally(run),
         heat=heat_maps(kept), drawn=svg.can_draw(),
@@ -104,16 +111,16 @@ def make_page(kept: LoadedRun, last: LoadedRun | None) -> SimpleNamespace:
         training=configuration.training_section(kept), rows=rows, rows_note=note,
         settings=configuration.settings_rows(kept, last), last=folder_name(last) if last else "",
         rules=rule_lines(kept, last),
-        stages=stages, memory=any(s.memory for s in stages), took=format_seconds(run.seconds),
-        digests=[(printable(name), digest[:24] + "…") for name, digest in run.digests.items()],
+        stages=stages, memory=any(s.memory for s in stages), took=view.duration,
+        digests=[(printable(name), shorten(digest, 25)) for name, digest in run.digests.items()],
         versions=", ".join(f"{name} {version}" for name, version in run.versions.items()),
-        attempts=configuration.attempt_sentences(run), warnings=[shorten_text(w, 500) for w in run.warnings],
+        attempts=configuration.attempt_sentences(run), warnings=[make_excerpt(w, 500) for w in run.warnings],
         commands=list(page_commands(kept)), trust=trust_line(run), step=next_step(kept), wrong=wrong,
         unchanged=unchanged_note(run),
         digests_of="rows of every side" if run.is_of_scored_rows else "weights of every subject",
         changes=changed_row_sections(kept, {e["name"] for e in rows}), slices=metrics.slice_charts(kept),
         traded=metrics.tradeoff_of_runs(kept), by_row=metrics.row_charts(kept),
-        missing=[shorten_text(m, 300) for m in dict.fromkeys(kept.missing)],  # last: what is read above is told here
+        missing=[make_excerpt(m, 300) for m in dict.fromkeys(kept.missing)],  # last: what is read above is told here
     )  # fmt: skip
 
 
@@ -134,7 +141,7 @@ def page_commands(kept: LoadedRun) -> Iterator[str]:
 
 def next_step(kept: LoadedRun) -> SimpleNamespace | None:
     """Return the suggested next step with its command."""
-    step = suggest_next_step(kept.run, kept.folder)
+    step = view_run(kept.run, kept.folder).next_step
     return SimpleNamespace(what=printable(step.what), command=printable(step.command)) if step else None
 
 
@@ -176,8 +183,8 @@ def _make_gate_sections(kept: LoadedRun, *, links: bool) -> dict[str, Any]:
 
     Passed gates beyond the first MOST_GATES are folded, and so are those that decide nothing.
     """
-    worst_first, axis = summary.sort_worst_first(kept.run), shared_axes([kept])
-    decide, aside = [v for v in worst_first if v.decides], [v for v in worst_first if not v.decides]
+    view, axis = view_run(kept.run, kept.folder), shared_axes([kept])
+    worst_first, decide, aside = view.verdicts, view.shipping_verdicts, view.other_verdicts
     open_ = max(MOST_GATES, sum(v.outcome != "PASS" for v in decide))
     found = [("", decide[:open_])]
     if passed := decide[open_:]:
@@ -199,14 +206,14 @@ def _make_gate_sections(kept: LoadedRun, *, links: bool) -> dict[str, Any]:
 
 def headline_text(run: Run) -> str:
     """Return the sentence; a candidate's name keeps its case."""
-    said = printable(summary.verdict_sentence(run))
+    said = printable(view_run(run).sentence)
     return said[:1].upper() + said[1:] if said.startswith(("nothing", "the claim")) else said
 
 
 def changed_row_sections(kept: LoadedRun, browsed: set[str]) -> list[SimpleNamespace]:
     """Return the rows that changed on the candidate: by gate, then adapter as trained against what was merged."""
     found: dict[tuple[str, str, str], SimpleNamespace] = {}
-    for v in summary.sort_worst_first(kept.run):
+    for v in view_run(kept.run).verdicts:
         evaluation, _, metric = v.metric.partition(".")
         key = evaluation, metric, v.versus or ""
         if v.candidate != kept.ours or not v.versus or key in found or kept.scale(v.metric).is_count:

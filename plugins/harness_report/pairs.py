@@ -12,9 +12,9 @@ from types import SimpleNamespace
 from typing import Any
 from urllib.parse import quote
 
-from harness.internals import adjust_holm, is_significant, summary
+from harness.internals import adjust_holm, is_significant, view_run
 from harness_report import reading
-from harness_report.formatting import MAX_TEXT_CHARS, shorten_text
+from harness_report.formatting import MAX_TEXT_CHARS, make_excerpt
 from harness_report.reading import LoadedRun, Row, Rows, last_prompt_line, row_answer, row_slice, row_value, subtable
 
 MAX_WHOLE_ROWS = 20_000  # rows of all evaluations that a page holds whole
@@ -112,7 +112,7 @@ def find_lost_slices(kept: LoadedRun, evaluation: str, metric: str, theirs: str)
         if is_significant(chance, kept.run.alpha):
             counts = Counter(p.outcome for p in parts)
             before, after = counts[BOTH] + counts[LOST], counts[BOTH] + counts[WON]
-            told.append(f"“{shorten_text(name, 80)}” {before} of {len(parts)} to {after}")
+            told.append(f"“{make_excerpt(name, 80)}” {before} of {len(parts)} to {after}")
     return told
 
 
@@ -144,7 +144,7 @@ def browser_data(kept: LoadedRun) -> tuple[list[dict[str, Any]], str]:
     Beyond MAX_WHOLE_ROWS rows it holds a sample, drawn with the run's seed, and of 0/1 metrics all rows that were lost
     or won; the note says so, and is empty otherwise.
     """
-    judged = [v.metric.partition(".")[0] for v in summary.sort_worst_first(kept.run)]
+    judged = [v.metric.partition(".")[0] for v in view_run(kept.run).verdicts]
     names = dict.fromkeys([*judged, *kept.evals])
     told = [e for e in names if kept.report(kept.ours, e) and not kept.scale(f"{e}.{kept.against(e)[0]}").is_count]
     found = {e: pairs for e in told for pairs in [pairs_of_evaluation(kept, e)] if kept.rows(kept.ours, e)}
@@ -192,15 +192,15 @@ def _make_evaluation_json(
             digests = [str(row.get(f"{k}_hash", ""))[:16] for k in ("doc", "prompt", "target")]
             lines.append([digests[0], outcome, "", *(f"sha256 {d}" for d in digests), [None] * len(there), scores])
             continue
-        turns = [(shorten_text(role, 80), shorten_text(text, most)) for role, text in reading.row_turns(row)]
-        asked, target = turns or shorten_text(reading.row_prompt(row), most), row.get("target", "")
+        turns = [(make_excerpt(role, 80), make_excerpt(text, most)) for role, text in reading.row_turns(row)]
+        asked, target = turns or make_excerpt(reading.row_prompt(row), most), row.get("target", "")
         target = " | ".join(map(str, target)) if isinstance(target, list) else str(target)
-        texts = [shorten_text(last_prompt_line(row)[:200], most), asked, shorten_text(target, most)]
-        said = [None if (text := row_answer(one)) is None else shorten_text(text, most) for one in answered]
+        texts = [make_excerpt(last_prompt_line(row)[:200], most), asked, make_excerpt(target, most)]
+        said = [None if (text := row_answer(one)) is None else make_excerpt(text, most) for one in answered]
         why = [_list_scoring_reasons(one, pairs.metric, min(most, 600)) for one in answered]
         why = why if any(why) else []
         lines.append(
-            [shorten_text(i, 200), outcome, shorten_text(row_slice(row, column), 80), *texts, said, scores, why]
+            [make_excerpt(i, 200), outcome, make_excerpt(row_slice(row, column), 80), *texts, said, scores, why]
         )
     return {
         "name": evaluation, "metric": pairs.metric, "binary": pairs.binary, "lower": lower,
@@ -217,12 +217,12 @@ def _list_scoring_reasons(row: Row, metric: str, most: int) -> list[tuple[str, s
     """
     told = {"note": row.get("note"), **subtable(row, "details")}
     said = {key: reading.as_text(value) for key, value in told.items() if value not in (None, "", [], {})}
-    found = [(shorten_text(key, 80), shorten_text(text, most)) for key, text in said.items()]
+    found = [(make_excerpt(key, 80), make_excerpt(text, most)) for key, text in said.items()]
     names: object = row.get("metrics")
     others = (
         (m, _round_finite_score(row, m)) for m in map(str, names if isinstance(names, list) else ()) if m != metric
     )
-    return found + [(shorten_text(m, 80), f"{x:g}") for m, x in others if x is not None]
+    return found + [(make_excerpt(m, 80), f"{x:g}") for m, x in others if x is not None]
 
 
 def _round_finite_score(row: Row, metric: str) -> float | None:
@@ -243,11 +243,11 @@ def change_section(kept: LoadedRun, title: str, evaluation: str, pairs: Pairs, l
             first.setdefault((row_answer(p.theirs), row_answer(p.ours)), p)
         ids = {p.id for p in first.values()}
         for i, p in enumerate([*first.values(), *(p for p in found if p.id not in ids)][:shown]):
-            one, other = diff_answers(*(shorten_text((row_answer(r) or "").strip(), 600) for r in (p.theirs, p.ours)))
+            one, other = diff_answers(*(make_excerpt((row_answer(r) or "").strip(), 600) for r in (p.theirs, p.ours)))
             rows.append(SimpleNamespace(
                 outcome=OUTCOMES[p.outcome], link=f"#{quote(evaluation, '')}/{quote(p.id, '')}",
-                prompt=shorten_text(last_prompt_line(p.ours), 200),
-                slice=shorten_text(row_slice(p.ours, kept.column(evaluation)), 80),
+                prompt=make_excerpt(last_prompt_line(p.ours), 200),
+                slice=make_excerpt(row_slice(p.ours, kept.column(evaluation)), 80),
                 theirs=one, ours=other,
                 marks=(_format_right_or_score(p.theirs, pairs), _format_right_or_score(p.ours, pairs)),
                 fold=i >= narrow,

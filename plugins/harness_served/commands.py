@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness import Document, ExitCode, UsageError, did_you_mean
-from harness.internals import add_plugin_option, find_alpha_error, print_line, set_command
+from harness.internals import add_plugin_option, find_alpha_error, format_duration, print_line, set_command
 from harness_served import DRAWN, GREEDILY, IDENTITY, LAYERS, REQUIRED_LAYERS
 
 if TYPE_CHECKING:
@@ -175,8 +175,8 @@ def _compare_fingerprint(args: Namespace) -> Document[dict[str, Any]]:
                 print_line(f"note: {note}", sys.stderr)
             chances = missed_replicas(int(layer.numbers.get("probes", 0)))
             shares = ", ".join(f"{share:.1%} of {k}" for k, share in chances.items())
-            seconds = time.monotonic() - began
-            print_line(f"{runtime.requests} requests, {seconds:.1f} s; misses one replica: {shares}", sys.stderr)
+            took = format_duration(time.monotonic() - began)
+            print_line(f"{runtime.requests} requests, {took}; misses one replica: {shares}", sys.stderr)
     except ServerUnavailableError as error:
         failure = error
         print_line(f"error: {error}", sys.stderr)
@@ -277,7 +277,8 @@ def _compare_replicas(args: Namespace, made: Sequence[Parity], asked: Sequence[s
     for note in dict.fromkeys(note for parity in made for note in parity.notes):
         print_line(f"note: {note}", sys.stderr)
     requests, tokens = (sum(getattr(p.runtime, name) for p in made) for name in ("requests", "tokens"))
-    print_line(f"{requests} requests, {tokens} generated tokens, {time.monotonic() - began:.0f} s", sys.stderr)
+    took = format_duration(time.monotonic() - began)
+    print_line(f"{requests} requests, {tokens} generated tokens, {took}", sys.stderr)
     if len(made) == 1 and (answers := made[0].compared_answers):
         shares = ", ".join(f"{share:.1%} of {k}" for k, share in missed_replicas(answers).items())
         print_line(f"a wrong replica escapes {answers} answers with a chance of {shares}; use --replica", sys.stderr)

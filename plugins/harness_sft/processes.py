@@ -22,7 +22,15 @@ from statistics import median
 from typing import IO, Any, NamedTuple
 
 from harness import Adapter, Finding, Progress, UsageError, write_text
-from harness.internals import assign_gpus, disk_full_error, error_from_json, list_gpus, ref_to_json, shorten_text
+from harness.internals import (
+    assign_gpus,
+    disk_full_error,
+    error_from_json,
+    format_duration,
+    list_gpus,
+    ref_to_json,
+    shorten_text,
+)
 from harness_sft.job import TrainingJob, resume_hint
 from harness_sft.ranks import raise_finding
 
@@ -343,5 +351,5 @@ class StepPace:
             if gone
             else "all ranks send heartbeats, but made no step"
         )
-        then = "was stopped" if hung else f"will be stopped after {end / 60:.0f} minutes without a step"
-        return PaceWarning(f"{who} for {self.idle / 60:.0f} minutes; the training {then}", hung)
+        then = "was stopped" if hung else f"will be stopped after {format_duration(end)} without a step"
+        return PaceWarning(f"{who} for {format_duration(self.idle)}; the training {then}", hung)

@@ -23,6 +23,7 @@ from transformers import PreTrainedModel, Trainer, TrainingArguments
 from transformers.trainer_callback import PrinterCallback, TrainerCallback, TrainerControl, TrainerState
 
 from harness import Finding, ModelRef, Progress, TrainingStep, write_text
+from harness.internals import format_duration
 from harness_hf import assert_not_repacked, open_live_model
 from harness_sft import sharding
 from harness_sft.job import CHECKPOINT_FILE, TrainingJob, reporting_full_disk
@@ -368,11 +369,3 @@ class ProgressCallback(TrainerCallback):  # type: ignore[misc]
         Counted since this call began, not since a training that it resumes.
         """
         return float(self.trainer._total_train_tokens / max(time.monotonic() - self.began, 1e-9))
-
-
-def format_duration(seconds: float) -> str:
-    """Write seconds as "3m10s", "45s" or "2h05m"."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole}s"
-    return f"{whole // 60}m{whole % 60:02d}s" if whole < 3600 else f"{whole // 3600}h{whole % 3600 // 60:02d}m"

@@ -28,9 +28,10 @@ from harness.internals import (
     printable,
     prompt_of,
     read_answers,
-    summary,
+    shorten,
     to_json,
     verdict_text,
+    view_run,
 )
 
 MAX_ROWS = 1000  # rows of the table of what changed
@@ -96,8 +97,9 @@ def log_run(run: Run, names: Sequence[str]) -> None:
 def logged_run(run: Run) -> LoggedRun:
     """Collect the contents of a run for the trackers."""
     folder = Path(run.folder)
-    about = {"verdict": f"{summary.GLYPHS[summary.run_outcome(run)]} {summary.verdict_sentence(run)}"}
-    about |= {f"let through {i}": text for i, text in enumerate(summary.waived_and_ignored(run), 1)}
+    view = view_run(run)
+    about = {"verdict": f"{view.glyph} {view.sentence}"}
+    about |= {f"let through {i}": text for i, text in enumerate(view.exceptions, 1)}
     about |= {"suite": run.suite, "suite_digest": run.digest, "model": run.model, "started": run.started}
     about |= {"exit_code": str(int(run.exit_code)), "harness": run.harness}
     about |= {f"weights {name}": digest for name, digest in run.digests.items()}
@@ -142,8 +144,7 @@ def _list_changed_answers(run: Run, folder: Path) -> list[list[str]]:
                 asked = [t if isinstance(t, str) else json.dumps(t, ensure_ascii=False) for t in both]
                 said = [rows[i]["resps"][0][0] for rows in (theirs, ours)]
                 texts = [printable("" if text is None else str(text), lines=True) for text in (*asked, *said)]
-                cut = [text if len(text) <= MAX_TEXT_CHARS else text[:MAX_TEXT_CHARS] + " …" for text in texts]
-                found.append([gate, candidate, versus, change, i, *cut])
+                found.append([gate, candidate, versus, change, i, *(shorten(text, MAX_TEXT_CHARS) for text in texts)])
     return found[:MAX_ROWS]
 
 

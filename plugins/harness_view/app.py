@@ -154,10 +154,10 @@ class Pages:
             "q": question,
         }
         if question:  # blind: nothing of whose answer it is, or what the judge said
-            answers = [spelt.shorten_text(answer, MAX_ANSWER_CHARS) for answer in question.answers]
+            answers = [spelt.make_excerpt(answer, MAX_ANSWER_CHARS) for answer in question.answers]
             given |= {
-                "prompt": spelt.shorten_text(question.prompt, MAX_ANSWER_CHARS),
-                "reference": spelt.shorten_text(question.reference, MAX_ANSWER_CHARS),
+                "prompt": spelt.make_excerpt(question.prompt, MAX_ANSWER_CHARS),
+                "reference": spelt.make_excerpt(question.reference, MAX_ANSWER_CHARS),
             }
             given |= {"answers": answers[::-1] if question.is_baseline_first(given["by"]) else answers}
             given |= {"buttons": list((MET if question.criterion else PAIR).items())}

@@ -12,13 +12,15 @@ from harness.internals import (
     Figures,
     RunProgress,
     count_noun,
+    format_duration,
     numbers,
     printable,
     summary,
     verdict_figures,
     verdict_text,
+    view_run,
 )
-from harness_report import formatting, gates
+from harness_report import gates
 
 WIDTH, HEIGHT = 640, 120  # px, of the loss
 MAX_POINTS = 320  # of its line, at most
@@ -32,11 +34,11 @@ def live_parts(found: RunProgress) -> dict[str, Any]:
     left = found.seconds_left
     return {
         "said": printable(found.summary(datetime.now(UTC))),
-        "left": "" if left is None else f"About {formatting.format_seconds(left)} left in all.",
+        "left": "" if left is None else f"About {format_duration(left)} left in all.",
         "stages": _make_stage_rows(found),
         "loss": _make_loss_polyline(found.losses),
         "metrics": _make_metrics_by_subject_table(found),
-        "gates": [_make_gate_row(v) for v in summary.sort_worst_first(found.run)],
+        "gates": [_make_gate_row(v) for v in view_run(found.run).verdicts],
         "odd": odd,
     }
 
@@ -46,7 +48,7 @@ def _make_stage_rows(found: RunProgress) -> list[SimpleNamespace]:
     rail = []
     for stage in found.stages:
         glyph, word = DONE if stage.ended else RUNNING if found.running is not False else CUT
-        took = formatting.format_seconds(stage.seconds)
+        took = format_duration(stage.seconds)
         rail.append(SimpleNamespace(glyph=glyph, word=word, name=printable(stage.name), took=took))
     begun = {stage.name for stage in found.stages}
     measured = {r.subject for r in found.run.results}

@@ -9,7 +9,7 @@ from pathlib import Path
 from threading import Lock
 
 from harness import UsageError
-from harness.internals import EVENTS, RunProgress, printable, read_events, rules, summary
+from harness.internals import EVENTS, RunProgress, printable, read_events, rules, summary, view_run
 from harness_report import formatting, gates, history, page, reading
 
 REPORT, LOCK = "report.json", "suite.lock.json"
@@ -100,20 +100,21 @@ class Runs:
                 )
                 return stamps, line
             kept = reading.read_folder(folder)
-            run, v, came = kept.run, summary.deciding_verdict(kept.run), summary.run_outcome(kept.run)
+            run, view = kept.run, view_run(kept.run, kept.folder)
+            v = view.deciding_verdict
             said = printable(f"{summary.GLYPHS[v.outcome]} {v.gate}: {gates.estimate_text(kept, v)}") if v else ""
             judged = any("injection_suspect" in r.metrics for r in run.results)
             weights = tuple((e.to, e.digest) for e in run.exports if e.digest)
             about = (
                 run.started,
                 printable(run.suite),
-                came.value,
-                f"{summary.GLYPHS[came]} {page.headline_text(run)}",
+                view.outcome.value,
+                f"{view.glyph} {page.headline_text(run)}",
                 said,
             )
             return stamps, RunListEntry(
                 folder, *about, judged=judged, settings=rules.flatten_rules(kept.rules), exports=weights,
-                candidate=_name_candidate_or_scored_model(kept), took=formatting.format_seconds(run.seconds),
+                candidate=_name_candidate_or_scored_model(kept), took=view.duration,
             )  # fmt: skip
         except UsageError as error:
             return stamps, RunListEntry(folder, error=printable(str(error)).replace(f"{folder}/", ""))

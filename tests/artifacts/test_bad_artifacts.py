@@ -261,7 +261,7 @@ MERGED: dict[str, tuple[Edit, str]] = {
     ),
     "with a template that loops": (
         set_chat_template("{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"),
-        "its chat template takes over 5 s to render a few words",
+        "its chat template takes over 5.0 s to render a few words",
     ),
     "with a template that explodes": (
         set_chat_template("{{ 'x' * 10**11 }}"),

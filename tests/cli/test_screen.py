@@ -11,12 +11,13 @@ import pytest
 from rich.console import Console
 
 from harness.cli.screen import Screen, format_value
-from harness.cli.terminal import Summary, Terminal, summarize_outcomes
+from harness.cli.terminal import Summary, Terminal
 from harness.records.claim_spec import ClaimSpec, Note
 from harness.records.models import Progress
-from harness.records.run import Run, Segment, ShownRow
+from harness.records.run import ItemResult, Run, Segment, ShownRow
 from harness.records.verdict_text import format_brief, format_notes
 from harness.records.verdicts import Outcome, Verdict
+from harness.reports.view import view_run
 from harness.testing import ROWS, SUITE, TRAIN, Project
 from harness.texts.counts import count_noun
 from harness.texts.numbers import format_percent
@@ -196,9 +197,14 @@ def test_what_holds_nothing_up_is_counted_apart() -> None:
         make_verdict(Outcome.FAIL, blocking=False),
         make_verdict(Outcome.INCONCLUSIVE, decides=False),
     ]
-    assert summarize_outcomes(found) == "2 PASS, 1 FAIL (warn), 1 INCONCLUSIVE (not what ships)"
-    assert summarize_outcomes([make_verdict(Outcome.FAIL)]) == "1 FAIL"
-    assert summarize_outcomes([]) == "nothing was gated"
+    assert count_outcomes(*found) == "2 PASS, 1 FAIL (warn), 1 INCONCLUSIVE (not what ships)"
+    assert count_outcomes(make_verdict(Outcome.FAIL)) == "1 FAIL"
+    assert count_outcomes() == "nothing was gated"
+
+
+def count_outcomes(*verdicts: Verdict) -> str:
+    item = ItemResult("x::merged::qa", "merged", "qa", "done", verdicts=verdicts)
+    return view_run(Run("x", "x.toml", "d", 17, 0.05, "m", "now", "0", results=[item])).outcome_counts
 
 
 def test_the_last_lines_say_what_was_decided_and_where_things_are(project: Project) -> None:

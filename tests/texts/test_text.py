@@ -122,12 +122,12 @@ def test_errors_of_the_command_line_are_one_line_each(project: Project, text: st
 
 
 def test_a_line_of_millions_of_characters_is_cut(capsys: pytest.CaptureFixture[str]) -> None:
-    """An error of others is printed with its beginning and its length; reports have all of it."""
+    """An error of others is printed with its beginning; reports have all of it."""
     from harness.cli.screen import Screen
     from harness.texts.printing import print_line
 
     print_line("x" * 2_000_000)
     Screen().print_line("y" * 2_000_000)
     printed = capsys.readouterr().out
-    assert printed.count("and 1,990,000 characters more") == 2
+    assert printed.count("…") == 2
     assert len(printed) < 21_000

@@ -304,12 +304,12 @@ def test_a_worker_that_hangs_is_ended(sign: str, clock: Clock, monkeypatch: pyte
             (
                 3600,
                 (
-                    "worker 1 was lost (it sent heartbeats, but finished no row within 3600 s and was "
+                    "worker 1 was lost (it sent heartbeats, but finished no row within 1 h 00 min and was "
                     "stopped; --patience allows more), and its rows were reassigned']"
                 ),
             )
             if sign
-            else (600, "it sent no heartbeat for 600 s and was stopped; --patience allows more")
+            else (600, "it sent no heartbeat for 10 min 00 s and was stopped; --patience allows more")
         )
         assert least <= clock.now - begun < least + 100
         assert how in str(one.notes)  # type: ignore[attr-defined]

@@ -19,6 +19,7 @@ from harness.rows.wording import MissingOptionError, write_option
 from harness.texts.counts import count_noun
 from harness.texts.escaping import printable, shorten_text
 from harness.texts.secrets import redact_options
+from harness.texts.shortening import shorten
 
 SHARES = {
     "acc", "acc_norm", "accuracy", "contains", "correct", "em", "exact_match", "f1", "includes", "is_correct", "match",
@@ -101,8 +102,7 @@ class TextBudget:
             if self.wanted is not None and row.content not in self.wanted and row.key not in self.wanted:
                 row.input = row.target = row.answer = ""
             for name in ("input", "target", "answer"):
-                if len(text := getattr(row, name)) > MAX_CELL_CHARS:
-                    setattr(row, name, text[:MAX_CELL_CHARS] + " …")
+                setattr(row, name, shorten(getattr(row, name), MAX_CELL_CHARS))
             self.left -= len(row.input) + len(row.target) + len(row.answer)
         if self.left < 0:
             for row in rows if self.left > -math.inf else rows[-new:]:

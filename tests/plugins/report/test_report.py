@@ -23,7 +23,7 @@ import pytest
 import harness_report
 from harness import Outcome, TrainingStep, UsageError
 from harness.cli.github import list_annotations
-from harness.internals import OnScale
+from harness.internals import OnScale, format_duration
 from harness.records import verdict_text as verdict_words
 from harness.records.changes import Change
 from harness.records.claim_spec import Note
@@ -368,7 +368,7 @@ def test_ten_megabytes_in_a_row_are_cut(ran: Path) -> None:
     """A row of 10 MB does not make a page of 10 MB, and the page says that it was cut."""
     edit_rows(ran, "merged", "qa", lambda i, row: row.update(resps=[["x" * 10_000_000 if i == 7 else "y"]]))
     html = render_run(read_folder(ran))
-    assert len(html) < 1_500_000 and "9,998,000 characters left out" in html
+    assert len(html) < 1_500_000 and re.search("x{50} … x{50}", html)
 
 
 def test_private_rows_are_digests(ran: Path) -> None:
@@ -757,7 +757,7 @@ def test_trials_of_a_sweep_are_shown(ran: Path) -> None:
     edit_json(ran, "report.json", lambda r: r.update(sweep=swept | {"trials": [trial], "chosen": 8, "why": "it is"}))
     edit_json(ran, "report.json", lambda r: r["facts"].update(training={"steps": 3, "rows": 20}))
     html = render_run(read_folder(ran))
-    for text in ("Sweep of adapter.r", "8 ✓ chosen", "+0.100 [+0.020, +0.200]", "1 min 1 s", "3 steps over 20 rows"):
+    for text in ("Sweep of adapter.r", "8 ✓ chosen", "+0.100 [+0.020, +0.200]", "1 min 01 s", "3 steps over 20 rows"):
         assert text in html, text
 
 
@@ -787,7 +787,7 @@ def test_numbers_have_the_digits_that_matter() -> None:
     assert formatting.format_value(134515000.0, "count") == "134.5\xa0M"
     assert formatting.format_value(288.7e6, "bytes") == "288.7\xa0MB" and formatting.format_value(float("nan")) == "–"
     assert formatting.format_on_scale(-0.69314718, OnScale("perplexity"), versus=True) == "−50.0%"
-    assert formatting.format_seconds(453.0) == "7 min 33 s"
+    assert format_duration(453.0) == "7 min 33 s"
     assert formatting.format_short_day("2026-11-05T09:00:00+00:00") == "5 Nov"
 
 

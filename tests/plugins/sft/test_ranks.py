@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -94,19 +95,18 @@ def test_one_that_hangs_is_told_and_ended(launch: Launch) -> None:
     told: list[Progress] = []
     with pytest.raises(UsageError) as caught:
         launch(HANGS, told.append)
-    who = "rank 1 of 2 sent no heartbeat for 0 minutes"
-    assert (
-        told[-1].remark == f"{who}; the training will be stopped after 0 minutes without a step" and told[-1].done == 2
-    )
+    who = r"rank 1 of 2 sent no heartbeat for \d\.\d s"
+    assert told[-1].done == 2
+    assert re.fullmatch(rf"{who}; the training will be stopped after \d\.\d s without a step", told[-1].remark)
     assert [one.remark for one in told].count(told[-1].remark) == 1
-    assert str(caught.value) == f"{who}; the training was stopped; {AGAIN}"
+    assert re.fullmatch(rf"{who}; the training was stopped; {re.escape(AGAIN)}", str(caught.value))
 
 
 @pytest.mark.slow
 def test_a_deadlock_of_living_ranks_is_ended(launch: Launch) -> None:
     """Where all give signs of life and none comes to a step, that is told; batches between steps are work."""
     with pytest.raises(
-        UsageError, match="all ranks send heartbeats, but made no step for 0 minutes; the training was stopped"
+        UsageError, match=r"all ranks send heartbeats, but made no step for \d\.\d s; the training was stopped"
     ):
         launch("step(1); time.sleep(60)")
     works = "for _ in range(15): time.sleep(0.1); desk.tell({'at work': True})\nif not number: step(2)"
