@@ -79,13 +79,14 @@ from harness.planning.gate_power import describe_few_rows_power as describe_few_
 from harness.records import verdict_text as verdict_text
 from harness.records.completion import format_finish_reasons as format_finish_reasons
 from harness.records.figures import Figures as Figures
-from harness.records.figures import change_figures as change_figures
-from harness.records.figures import slice_figures as slice_figures
-from harness.records.figures import verdict_figures as verdict_figures
-from harness.records.figures import verdict_numbers as numbers_of_verdict
 from harness.records.findings import mark_trained_tokens as marked_text
 from harness.records.findings import prompt_text as prompt_text
+from harness.records.parts.slices import Slices as Slices
 from harness.records.scales import OnScale as OnScale
+from harness.records.verdict_figures import change_figures as change_figures
+from harness.records.verdict_figures import slice_figures as slice_figures
+from harness.records.verdict_figures import verdict_figures as verdict_figures
+from harness.records.verdict_figures import verdict_numbers as numbers_of_verdict
 from harness.release import LAYERS as LAYERS
 from harness.release.evidence import open_named_base as open_named_base
 from harness.release.evidence import read_listed_file as read_listed_file
@@ -183,6 +184,7 @@ __all__ = [
     "OnScale",
     "ReplayRows",
     "RunProgress",
+    "Slices",
     "StageModels",
     "Suite",
     "Task",

@@ -27,9 +27,9 @@ from harness.texts.printing import print_line
 if TYPE_CHECKING:
     from harness.cli.terminal import Terminal
     from harness.collection.collection import Collection
-    from harness.gates.gate import Gate
     from harness.pipeline.run import Options
     from harness.plugins import Plugins
+    from harness.records.claims.gate import Gate
     from harness.reports.events import RunProgress
 
 SHOWN_ROWS = 10  # rows of a gate or an eval

@@ -7,12 +7,13 @@ from dataclasses import dataclass, replace
 
 from harness.gates.contamination import Leaks, decide_without_leaks
 from harness.gates.decide import decide
-from harness.gates.gate import Gate
 from harness.gates.gate_input import error_verdict
-from harness.records.claim_spec import Note
+from harness.records.claims.gate import Gate
 from harness.records.metrics import Metric
+from harness.records.parts.attempts import Attempt, InterimAnalysis
+from harness.records.parts.part import Part
 from harness.records.samples import Result, Sample
-from harness.records.verdict_text import add_reason
+from harness.records.verdict_text import complete
 from harness.records.verdicts import Outcome, Verdict
 from harness.stats.multiple_testing import attempt_alpha, interim_levels
 
@@ -72,12 +73,10 @@ def decide_in_context(gate: Gate, rows: GateRows, context: GateContext) -> Verdi
     verdict = replace(_decide_at(gate, rows, context, alpha), decides=context.decides)
     if not context.attempt or verdict.outcome is Outcome.ERROR or budget:
         return verdict  # an error looked at no number
-    notes = [Note("attempt", {"number": context.attempt})] if context.attempt > 1 else []
+    parts: list[Part] = [Attempt(context.attempt)]
     if context.rows_at_most is not None and context.looks:
-        looks, most = context.looks, context.rows_at_most
-        notes.append(Note("look", {"number": len(looks), "at": looks[-1], "most": most, "alpha": alpha}))
-        verdict = replace(verdict, looks=looks)
-    return add_reason(replace(verdict, attempt=context.attempt), *notes)
+        parts.append(InterimAnalysis(context.looks, context.rows_at_most, alpha))
+    return complete(verdict, *parts)
 
 
 def _decide_at(gate: Gate, rows: GateRows, context: GateContext, alpha: float) -> Verdict:

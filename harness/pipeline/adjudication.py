@@ -9,12 +9,12 @@ from datetime import date
 from harness.collection.collection import Collection, Item
 from harness.gates import contamination
 from harness.gates.context import GateContext, GateRows, decide_in_context, describe_unmet_requirement
-from harness.gates.gate import Gate
 from harness.pipeline.attempt import AttemptClaims, make_attempt
 from harness.pipeline.ledger import AttemptNumber, Ledger, LedgerEntry, counts_as_attempt
-from harness.records.claim_spec import Note
+from harness.records.claims.gate import Gate
+from harness.records.parts.waived import VoidWaiver, Waived
 from harness.records.samples import Result
-from harness.records.verdict_text import add_reason
+from harness.records.verdict_text import complete
 from harness.records.verdicts import Outcome, Verdict
 from harness.records.waivers import Waiver
 from harness.suite.waivers import active_waiver, find_waiver_error
@@ -136,10 +136,9 @@ class Adjudicator:
         gate, suite = self.gates[verdict.gate], self.collection.suite
         if verdict.blocking and verdict.outcome is not Outcome.PASS:
             waiver = active_waiver(self.waivers, gate, suite, self.today)
-            void = [
-                find_waiver_error(w, gate, suite, self.today) for w in self.waivers if w.gate == gate.id and not waiver
-            ]
-            verdict = add_reason(
-                replace(verdict, waiver=waiver), *([Note("waiver", {"why": void[-1]})] if void else [])
-            )
+            own = [w for w in self.waivers if w.gate == gate.id]
+            if waiver:
+                verdict = complete(verdict, Waived(waiver))
+            elif own:
+                verdict = complete(verdict, VoidWaiver(find_waiver_error(own[-1], gate, suite, self.today)))
         self.said[verdict.candidate, verdict.gate] = verdict

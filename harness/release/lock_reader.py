@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from harness import schema
-from harness.gates.gate import PARENT, Gate
+from harness.records.claims.gate import PARENT, Gate
 from harness.records.metrics import Metric
 from harness.records.samples import Score
 from harness.stats.values import find_alpha_error

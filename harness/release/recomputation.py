@@ -17,18 +17,20 @@ from pathlib import Path
 from typing import Any
 
 from harness import schema
-from harness.artifacts.attestation import EVIDENCE, ITEMS
+from harness.artifacts.attestation import EVIDENCE, ITEMS, recorded_attempt
 from harness.artifacts.digests import digest_value, row_digest
 from harness.artifacts.folders import ForeignFolder, parse_record
 from harness.errors import missing_modules_message
 from harness.gates.context import GateContext, GateRows, decide_in_context, describe_unmet_requirement
-from harness.gates.gate import Gate
 from harness.records import verdict_text
-from harness.records.claim_spec import ClaimSpec, Note
+from harness.records.claims.gate import Gate
+from harness.records.parts.attempts import InterimAnalysis
+from harness.records.parts.part import Part
+from harness.records.parts.waived import VoidWaiver, Waived
 from harness.records.samples import Caveat, Draw, Labels, Result, Sample, Score
 from harness.records.verdicts import Outcome, Verdict
 from harness.release.lock_reader import LockedSuite
-from harness.reports.report_json import dumps, from_json, json_safe
+from harness.reports.report_json import dumps, from_json, json_safe, require_wordable
 from harness.stats import hypothesis_tests
 
 COMBINES = ("harness_domain.cost:median_seconds", "harness_domain.cost:ratio_of_medians")  # ours, of values alone
@@ -244,6 +246,11 @@ class _CandidateEvidence:
     def claim_error(self, gate: Gate) -> str:
         """Return how a verdict contradicts the gate and its context, whatever its rows."""
         recorded, metric = self.verdicts[gate.id], self.locked.metric(gate)
+        for name, part in recorded["parts"].items():
+            try:
+                Part.class_of(name, part)
+            except TypeError as error:
+                return f"is malformed: {error}"
         claim = {"metric": gate.metric, "claim": gate.claim(), "versus": gate.versus, "blocking": gate.blocking}
         for key, want in claim.items():
             if recorded[key] != want:
@@ -329,15 +336,24 @@ class _CandidateEvidence:
 
     def make_context(self, gate: Gate) -> GateContext:
         """Return what the gate's verdict follows from besides its rows, of the lock."""
-        about, spec, recorded = self.locked.about, self.locked.evals[gate.eval], self.verdicts[gate.id]
+        about, spec = self.locked.about, self.locked.evals[gate.eval]
+        parts = self.verdicts[gate.id]["parts"]
+        looks = parts.get(InterimAnalysis.name) or {}
         name = str(self.manifest["candidate"])
         outcomes = {other: str(verdict["outcome"]) for other, verdict in self.verdicts.items()}
         return GateContext(
-            name, gate.alpha or about.alpha, int(recorded["attempt"]), about.attempts == "spend",
-            tuple(map(int, recorded["looks"])), spec.get("rows_at_most"),
+            name, gate.alpha or about.alpha, recorded_attempt(self.verdicts[gate.id]), about.attempts == "spend",
+            tuple(map(int, looks.get("looks", ()))), spec.get("rows_at_most"),
             obstacle=describe_unmet_requirement(gate, name, outcomes), slices=spec.get("slices") or (),
             leaks=self.leaks,
         )  # fmt: skip
+
+
+def parse_verdict(recorded: Mapping[str, Any]) -> Verdict:
+    """Parse a verdict of the evidence. Raises TypeError or ValueError where it is malformed or has unknown parts."""
+    verdict: Verdict = from_json(Verdict, dict(recorded), "the verdict")
+    require_wordable(verdict)
+    return verdict
 
 
 def find_verdict_difference(recorded: Mapping[str, Any], again: Mapping[str, Any]) -> str:
@@ -347,19 +363,25 @@ def find_verdict_difference(recorded: Mapping[str, Any], again: Mapping[str, Any
     """
     if recorded.keys() != again.keys():
         return f"has other fields than a verdict: {', '.join(sorted(recorded.keys() ^ again.keys()))}"
-    notes = recorded["notes"] if isinstance(recorded["notes"], list) else []
-    void = [note for note in notes if isinstance(note, dict) and note.get("kind") == "waiver"]  # which no rows decide
-    again = {**again, "waiver": recorded["waiver"], "notes": [*again["notes"], *void]}
-    for key in ("value", "baseline", "estimate", *again):
+    undecided = {name: part for name, part in recorded["parts"].items() if name in (Waived.name, VoidWaiver.name)}
+    unknown = {name: part for name, part in recorded["parts"].items() if name not in Part.registry}
+    again = {**again, "parts": {**again["parts"], **undecided, **unknown}}
+    for key in ("value", "baseline", "estimate", *(key for key in again if key != "parts")):
         if key not in ("outcome", "why") and not _is_near(recorded[key], again[key], key):
             if isinstance(again[key], (int, float, str)) or again[key] is None:
                 return f"has {key} {recorded[key]}, but the rows give {again[key]}"
             return f"has {key} that its rows do not give"
+    for name in {**recorded["parts"], **again["parts"]}:
+        if not _is_near(recorded["parts"].get(name), again["parts"].get(name)):
+            return f'has a part "{name}" that its rows do not give'
     if recorded["outcome"] != again["outcome"]:
         return f"is recorded as {recorded['outcome']}, but its rows give {again['outcome']}"
-    claim = from_json(ClaimSpec, recorded["claim_spec"], "claim_spec") if recorded["claim_spec"] else None
-    if recorded["why"] != json_safe(verdict_text.format_notes(claim, [Note(**note) for note in recorded["notes"]])):
-        return "has a text that differs from its notes"
+    try:
+        text = verdict_text.format_why(parse_verdict(recorded))
+    except (TypeError, ValueError) as error:
+        return f"is malformed: {error}"
+    if recorded["why"] != json_safe(text):
+        return "has a text that differs from its parts"
     return ""
 
 

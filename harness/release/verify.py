@@ -18,7 +18,19 @@ from pathlib import Path
 from typing import Any
 
 from harness.artifacts import attestation, formats, shapes
-from harness.artifacts.attestation import CLAIMS, COMPANIONS, EVIDENCE, GATES, LOCK, MANIFEST, MODEL, UNLISTED, Envelope
+from harness.artifacts.attestation import (
+    CLAIMS,
+    COMPANIONS,
+    EVIDENCE,
+    GATES,
+    LOCK,
+    MANIFEST,
+    MODEL,
+    UNLISTED,
+    Envelope,
+    recorded_attempt,
+    recorded_waiver,
+)
 from harness.artifacts.digests import (
     Hashed,
     digest_value,
@@ -349,7 +361,7 @@ class _Verification:
         if not passed and self.policy and gate in self.policy.gates:
             raise ExportRefusedError(f'gate "{gate}" is {verdict["outcome"]}, but the policy requires it to pass')
         if not passed:
-            said, waiver = f'gate "{gate}" is {verdict["outcome"]}', verdict.get("waiver")
+            said, waiver = f'gate "{gate}" is {verdict["outcome"]}', recorded_waiver(verdict)
             if not waiver:
                 raise ExportRefusedError(said)
             if self.policy and not self.policy.waivers:
@@ -362,9 +374,7 @@ class _Verification:
                 f'gate "{gate}" passed at an approximate risk, but the policy allows none (approximate)'
             )
         allowed = self.policy.max_attempts if self.policy else None
-        if allowed is not None and "attempt" not in verdict:
-            raise ExportRefusedError(f'gate "{gate}" does not state its attempt number (max_attempts)')
-        attempt = int(verdict.get("attempt") or 1)
+        attempt = recorded_attempt(verdict) or 1
         if allowed is not None and attempt > allowed:
             raise ExportRefusedError(
                 f'gate "{gate}" was attempted {attempt} times, but the policy allows {allowed} (max_attempts)'

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from harness.artifacts.digests import digest_value
 from harness.errors import Mistakes
 from harness.files import read_text
-from harness.gates.gate import DERIVED_FIELDS, Gate
+from harness.records.claims.gate import DERIVED_FIELDS, Gate
 from harness.records.waivers import IGNORED, Waiver
 
 if TYPE_CHECKING:
