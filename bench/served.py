@@ -164,11 +164,11 @@ def look(
     given = parse_arguments([*words, *(["--arithmetic", kind] if kind else []), *more])
     began, busy = time.perf_counter(), time.process_time()
     with redirect_stdout(StringIO()), redirect_stderr(StringIO()):
-        code = measure_parity(given, ())
-    found = {key: given.document[key] for key in ("layers", "tokens", "requests", "notes", "longest")}
+        compared = measure_parity(given, ())
+    found = {key: compared.value[key] for key in ("layers", "tokens", "requests", "notes", "longest")}
     alarms = {n: f"{n}: {layer['reason']}" for n, layer in found["layers"].items() if layer["verdict"] == "differs"}
     took = {"seconds": time.perf_counter() - began, "processor": time.process_time() - busy}
-    return {"code": code, "alarms": alarms, **took, **found}
+    return {"code": int(compared.exit_code), "alarms": alarms, **took, **found}
 
 
 def start(

@@ -20,6 +20,7 @@ from typing import Any
 import griffe
 
 import harness
+from bench import installs
 from harness import hookspec, testing, training
 from harness.cli.catalogue import catalogue_data
 from harness.cli.parser import make_parser
@@ -32,6 +33,18 @@ from tests.hostile.commands import COMMANDS, Read
 
 DOCS = Path(__file__).parent
 MAX_SIGNATURE_CHARS = 100
+README = DOCS.parent / "README.md"
+INSTALLS_BEGIN = "<!-- installs -->"  # between which `make docs` writes bench/records-installs.jsonl
+INSTALLS_END = "<!-- /installs -->"
+EXTRAS = {  # what each adds, as README says it
+    "base": "gate and verify 0/1 rows",
+    "gate": "other scores, clusters, workbooks (scipy, numpy)",
+    "report": "pages with charts",
+    "view": "`harness view`",
+    "sign": "keys and signatures",
+    "api": "served models",
+    "hf": "training and evaluation",
+}
 SECURITY = DOCS.parent / "SECURITY.md"
 COMMANDS_BEGIN = "<!-- commands: written by `make docs` from tests/hostile/commands.py -->"
 COMMANDS_END = "<!-- /commands -->"
@@ -79,11 +92,31 @@ def main() -> int:
             path.parent.mkdir(exist_ok=True)
             path.write_text(text, "utf-8")
             print(f"wrote docs/{name}")
-    text = security_page()
-    if SECURITY.read_text("utf-8") != text:
-        SECURITY.write_text(text, "utf-8")
-        print(f"wrote {SECURITY.name}")
+    for path, text in {SECURITY: security_page(), **pages_with_installs()}.items():
+        if path.read_text("utf-8") != text:
+            path.write_text(text, "utf-8")
+            print(f"wrote {path.name}")
     return 0
+
+
+def pages_with_installs() -> dict[Path, str]:
+    """Return README and the site's first page with what each extra takes, from the records of bench/installs.py."""
+    lines = ["| extra | what it adds | seconds | MB |", "|---|---|---|---|"]
+    records = {installs.key(record): record for record in installs.read_records()}
+    for extra, meaning in EXTRAS.items():
+        name = "none" if extra == "base" else f"`{extra}`"
+        for is_default in (False, True):
+            if record := records.get((extra, is_default)):
+                torch = ", default torch" if is_default else ", CPU-only torch" if record["torch"] else ""
+                lines.append(f"| {name}{torch} | {meaning} | {record['seconds']:.0f} | {record['mb']:,} |")
+    return {page: _replace_between(page, INSTALLS_BEGIN, lines, INSTALLS_END) for page in (README, DOCS / "index.md")}
+
+
+def _replace_between(page: Path, begin: str, lines: Sequence[str], end: str) -> str:
+    """Return a page with other lines between two comments."""
+    before, begin, rest = page.read_text("utf-8").partition(begin)
+    _, end, after = rest.partition(end)
+    return "".join((before, begin, "\n".join(["", *lines, ""]), end, after))
 
 
 def security_page() -> str:
@@ -96,9 +129,7 @@ def security_page() -> str:
     for reads, names in commands.items():
         for number, read in enumerate(reads):
             lines.append(f"| {' | '.join(('' if number else ', '.join(names), *read))} |".replace("|  |", "| |"))
-    before, begin, rest = SECURITY.read_text("utf-8").partition(COMMANDS_BEGIN)
-    _, end, after = rest.partition(COMMANDS_END)
-    return "".join((before, begin, "\n".join(["", *lines, ""]), end, after))
+    return _replace_between(SECURITY, COMMANDS_BEGIN, lines, COMMANDS_END)
 
 
 @cache
@@ -361,8 +392,8 @@ def testing_page() -> str:
 
 
 def _homes() -> dict[str, str]:
-    """Return the path of every public name where it is defined, which the stub of `harness` names."""
-    tree = ast.parse(Path(harness.__file__).with_suffix(".pyi").read_text("utf-8"))
+    """Return the path of every public name where it is defined, which `harness` imports it from."""
+    tree = ast.parse(Path(harness.__file__).read_text("utf-8"))
     imported = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
     found = {alias.asname or alias.name: f"{node.module}.{alias.name}" for node in imported for alias in node.names}
     return {name: found.get(name, f"harness.{name}") for name in sorted(harness.__all__)}

@@ -1,7 +1,7 @@
 """Decide whether a fine-tuned language model may ship: `run`, and everything that a plugin may import.
 
 A name is looked up when it is asked for, so that a plugin that is listed costs no more than its own module;
-`__init__.pyi` says where each is defined.
+the imports below say where each is defined.
 """
 
 from __future__ import annotations
@@ -16,7 +16,124 @@ from harness.version import __version__ as __version__
 if TYPE_CHECKING:
     from typing import Literal
 
-    from harness import GateResult, Run
+    from harness.answers.store import Responses as Responses
+    from harness.artifacts.digests import digest_value as digest_value
+    from harness.artifacts.digests import weights_digest as weights_digest
+    from harness.capabilities import adapter as adapter
+    from harness.capabilities import checker as checker
+    from harness.capabilities import evaluator as evaluator
+    from harness.capabilities import exporter as exporter
+    from harness.capabilities import loader as loader
+    from harness.capabilities import trainer as trainer
+    from harness.data.encoding import AnswerTokens as AnswerTokens
+    from harness.data.encoding import cut_answer as cut_answer
+    from harness.data.pypi import fetch_wheel as fetch_wheel
+    from harness.data.rows import GROUP as GROUP
+    from harness.data.rows import HELD_OUT as HELD_OUT
+    from harness.data.rows import target_as_continuation as target_as_continuation
+    from harness.document import Document as Document
+    from harness.errors import CheckFailedError as CheckFailedError
+    from harness.errors import ExitCode as ExitCode
+    from harness.errors import Mistakes as Mistakes
+    from harness.errors import UsageError as UsageError
+    from harness.errors import did_you_mean as did_you_mean
+    from harness.evaluation.checks import quote_text as quote_text
+    from harness.evaluation.grading import Marking as Marking
+    from harness.files import cache_dir as cache_dir
+    from harness.files import write_text as write_text
+    from harness.hookspec import hookimpl as hookimpl
+    from harness.protocols import AdapterFactory as AdapterFactory
+    from harness.protocols import BaseEvaluator as BaseEvaluator
+    from harness.protocols import BaseExporter as BaseExporter
+    from harness.protocols import BaseLoader as BaseLoader
+    from harness.protocols import BaseTrainer as BaseTrainer
+    from harness.protocols import Check as Check
+    from harness.protocols import CheckedSuite as CheckedSuite
+    from harness.protocols import CheckedTask as CheckedTask
+    from harness.protocols import EvalTable as EvalTable
+    from harness.protocols import Evaluator as Evaluator
+    from harness.protocols import Exporter as Exporter
+    from harness.protocols import Loader as Loader
+    from harness.protocols import LoadModels as LoadModels
+    from harness.protocols import Marker as Marker
+    from harness.protocols import OnFinding as OnFinding
+    from harness.protocols import OnProgress as OnProgress
+    from harness.protocols import Options as Options
+    from harness.protocols import PluginTable as PluginTable
+    from harness.protocols import Saboteur as Saboteur
+    from harness.protocols import Trainer as Trainer
+    from harness.protocols import Watch as Watch
+    from harness.protocols import Worker as Worker
+    from harness.protocols import WorkerBackend as WorkerBackend
+    from harness.protocols import Workers as Workers
+    from harness.records.changes import Change as Change
+    from harness.records.claims.gate import BestCase as BestCase
+    from harness.records.claims.gate import ClaimTerms as ClaimTerms
+    from harness.records.claims.gate import ClaimType as ClaimType
+    from harness.records.claims.gate import Gate as Gate
+    from harness.records.claims.gate import Oriented as Oriented
+    from harness.records.claims.gate import Units as Units
+    from harness.records.completion import Completion as Completion
+    from harness.records.completion import FinishReason as FinishReason
+    from harness.records.findings import Built as Built
+    from harness.records.findings import Example as Example
+    from harness.records.findings import Finding as Finding
+    from harness.records.findings import FindingNames as FindingNames
+    from harness.records.findings import Severity as Severity
+    from harness.records.findings import TrainingRow as TrainingRow
+    from harness.records.metrics import Better as Better
+    from harness.records.metrics import Metric as Metric
+    from harness.records.metrics import metric as metric
+    from harness.records.models import Adapter as Adapter
+    from harness.records.models import Distributions as Distributions
+    from harness.records.models import ExtendedSubject as ExtendedSubject
+    from harness.records.models import Generate as Generate
+    from harness.records.models import Generation as Generation
+    from harness.records.models import Logprob as Logprob
+    from harness.records.models import ModelRef as ModelRef
+    from harness.records.models import Progress as Progress
+    from harness.records.models import Sampling as Sampling
+    from harness.records.models import Seal as Seal
+    from harness.records.models import Source as Source
+    from harness.records.models import Subject as Subject
+    from harness.records.models import ThoughtBudget as ThoughtBudget
+    from harness.records.parts.part import Part as Part
+    from harness.records.parts.slices import Slice as Slice
+    from harness.records.run import Exported as Exported
+    from harness.records.run import ItemResult as ItemResult
+    from harness.records.run import Run as Run
+    from harness.records.run import Segment as Segment
+    from harness.records.run import ShownRow as ShownRow
+    from harness.records.run import Swept as Swept
+    from harness.records.run import TrainingStep as TrainingStep
+    from harness.records.run import Trial as Trial
+    from harness.records.samples import Caveat as Caveat
+    from harness.records.samples import Draw as Draw
+    from harness.records.samples import Labels as Labels
+    from harness.records.samples import Prompt as Prompt
+    from harness.records.samples import Result as Result
+    from harness.records.samples import Sample as Sample
+    from harness.records.samples import Score as Score
+    from harness.records.scales import Scale as Scale
+    from harness.records.scales import Scaled as Scaled
+    from harness.records.verdicts import Outcome as Outcome
+    from harness.records.verdicts import Risk as Risk
+    from harness.records.verdicts import Verdict as Verdict
+    from harness.records.waivers import Waiver as Waiver
+    from harness.release.conversions import CONVERSION_NOTES as CONVERSION_NOTES
+    from harness.release.conversions import copy_files as copy_files
+    from harness.reports.report_json import read_run as read_run
+    from harness.reports.run_folder import TRAINING_LOGS as TRAINING_LOGS
+    from harness.reports.run_folder import write_steps as write_steps
+    from harness.rows.api import GateResult as GateResult
+    from harness.stats.result import Test as Test
+    from harness.stats.values import Bounds as Bounds
+    from harness.stats.values import PValues as PValues
+    from harness.stats.values import Range as Range
+    from harness.workers.child import WorkerServer as WorkerServer
+    from harness.workers.protocol import WorkerLostError as WorkerLostError
+    from harness.workers.protocol import is_heartbeat as is_heartbeat
+
 
 __getattr__, _names = attach_lazily(__name__, __file__)
 __all__ = [*_names, "gate", "run"]

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from harness import UsageError, adapter, capabilities, checker, exporter, trainer
+from harness import Document, UsageError, adapter, capabilities, checker, exporter, trainer
 from harness.cli.parser import COMMAND_ENTRY_POINTS
 from harness.plugins import load_plugins
 from harness.testing import SUITE as PASSES
@@ -141,7 +141,7 @@ def add_greeting_command(parser: Any) -> None:
     And more that is not the line of help.
     """
     parser.add_argument("name")
-    parser.set_defaults(command=lambda args: print(f"hello {args.name}") or 0)
+    parser.set_defaults(command=lambda args: Document(args.name, lambda name: print(f"hello {name}")))
 
 
 @pytest.fixture

@@ -34,20 +34,14 @@ def iterate_imports(text: str, known: Set[str]) -> Iterator[str]:
 
 
 def iterate_imports_by_text(text: str, known: Set[str]) -> Iterator[str]:
-    """Yield what a module imports by a text: in `import_module`, some of it left open, or of `lazy_getattr`."""
-    nodes = list(ast.walk(ast.parse(text)))
-    tables = {ast.unparse(n.targets[0]): n.value for n in nodes if isinstance(n, ast.Assign)}
-    for node in nodes:
+    """Yield what a module imports by a text: in `import_module`, some of it left open."""
+    for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.Call) and ast.unparse(node.func).rpartition(".")[2] == "import_module":
             whole, said = True, node.args[0]
             if isinstance(said, ast.JoinedStr):
                 whole, said = False, said.values[0]
             if isinstance(said, ast.Constant):
                 yield from (m for m in known if m == said.value or (not whole and m.startswith(said.value)))
-        elif isinstance(node, ast.Call) and ast.unparse(node.func).rpartition(".")[2] == "lazy_getattr":
-            table = tables.get(ast.unparse(node.args[1]), node.args[1])
-            places = [value.value.partition(":")[0] for value in getattr(table, "values", ())]
-            yield from (place for place in places if place in known)
 
 
 # a Run opens its folder and draws itself, in methods
@@ -94,7 +88,7 @@ def test_no_module_imports_itself_by_way_of_others() -> None:
 
 @pytest.mark.slow
 def test_no_module_imports_itself_by_a_text() -> None:
-    """What `import_module` and `lazy_getattr` are told counts as well: a circle that is written as a text is one."""
+    """What `import_module` is told counts as well: a circle that is written as a text is one."""
     graph = make_import_graph(read_sources(), by_name=True)
     assert {"harness_hf.models", "harness_hf.tokens"} <= graph["harness_hf"]
     assert not [sorted(circle) for circle in find_cycles(graph)]
@@ -121,8 +115,6 @@ def test_no_name_is_that_of_a_module_beside_it() -> None:
         "import_module('p.a')",
         "importlib.import_module('p.a').x",
         "import_module(f'p.{kind}')",
-        "LATER = {'x': 'p.a', 'y': 'p.b:other'}\n__getattr__ = lazy_getattr(__name__, LATER)",
-        "__getattr__ = harness.lazy_getattr(__name__, {'x': 'p.a:'})",
     ],
 )
 def test_circles_by_a_text_are_found(back: str) -> None:

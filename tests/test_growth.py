@@ -23,7 +23,7 @@ from harness.records.run import ItemResult, Run
 from harness.records.samples import Result, Sample, Score
 from harness.reports import rows as rows_module
 from harness.reports.rows import read_all_rows
-from harness.reports.run_folder import RunFolder, iterate_rows, read_rows
+from harness.reports.run_folder import RunFolder, iterate_rows, read_answers
 from harness.testing import SUITE, Project
 from harness_report import reading
 from harness_report.history import MAX_RUNS
@@ -176,7 +176,7 @@ def test_a_page_holds_of_a_row_what_it_shows(tmp_path: Path) -> None:
     """What two subjects' rows have in common is in memory once, and what no page shows is not."""
     run, folder = write_run(tmp_path, 1000)
     lock = {"suite": {"evals": [{"name": "qa", "slices": []}]}}
-    whole = measure_peak_bytes(lambda: [read_rows(folder, s, "qa") for s in ("base", "merged")])
+    whole = measure_peak_bytes(lambda: [read_answers(folder, s, "qa") for s in ("base", "merged")])
     page = LoadedRun(folder, run, lock)
     assert measure_peak_bytes(lambda: [page.rows(s, "qa") for s in ("base", "merged")]) < whole / 2
     ours, theirs = (page.rows(s, "qa")["q5"] for s in ("merged", "base"))

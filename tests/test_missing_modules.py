@@ -19,7 +19,7 @@ from harness.testing import ROWS, Project
 pytestmark = pytest.mark.slow
 # in a process of its own: None in sys.modules is what both an import and `find_spec` take for "not there"
 WALK = """
-import contextlib, io, json, sys, time
+import contextlib, io, json, sys
 blocked, commands = json.loads(sys.argv[1])
 sys.modules |= dict.fromkeys(blocked)
 from harness.cli.main import main
@@ -30,7 +30,7 @@ for words in commands:
             code = main(words)
         except SystemExit as end:
             code = end.code
-    print(json.dumps([time.process_time(), code, err.getvalue()]))
+    print(json.dumps([code, err.getvalue(), out.getvalue()]))
 """
 COMMANDS = (
     "plugins", "explain", "explain D01", "schema", "init other", "show RUN", "show RUN --rows", "history fake",
@@ -123,7 +123,7 @@ def walk(folder: Path, extra: str) -> list[tuple[str, int, str]]:
         check=True,
     )
     lines = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("[")]
-    return [(command, code, error) for command, (_, code, error) in zip(commands, lines, strict=True)]
+    return [(command, code, error) for command, (code, error, _) in zip(commands, lines, strict=True)]
 
 
 @pytest.mark.parametrize("extra", REFUSED)
@@ -180,7 +180,7 @@ def test_init_and_run_name_the_same_modules(tmp_path: Path) -> None:
     words = [["init", "mine"], ["run", "mine/suite.toml"]]
     command = [sys.executable, "-c", WALK, json.dumps([modules, words])]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
-    init, run = (json.loads(line)[2] for line in done.stdout.splitlines())
+    (_, init, _), (_, run, printed) = map(json.loads, done.stdout.splitlines())
     needs = init.partition("before: a run ")[2].partition("\n")[0]
     assert needs.endswith("install with the extra [hf]") and '"trl"' in needs
-    assert run.endswith(f"{needs}\n")
+    assert run.endswith(f"{needs}\n") and run.count("\n") == 1 and printed == ""

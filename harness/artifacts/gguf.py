@@ -19,7 +19,7 @@ from harness.artifacts.model_files import has_weights
 
 SUFFIX = ".gguf"
 TEMPLATE = "tokenizer.chat_template"
-FACTORS = "rope_freqs.weight"  # the tensor that each rotary frequency is divided by
+ROPE_FACTORS = "rope_freqs.weight"  # the tensor that each rotary frequency is divided by
 READ_VERSIONS = (2, 3)
 # of struct
 STRUCT_FORMATS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}

@@ -14,10 +14,12 @@ TABLE_OR_NULL = (dict, type(None))
 
 GATE = {"id": str, "min_n?": int}
 EVAL = {"name": str, "slices?": ([str], type(None)), "private?": bool, "options?": TABLE_OR_NULL}
+OPTIONS = ({"options?": TABLE_OR_NULL}, type(None))
 SUITE = {
     "evals": [EVAL],
     "exports?": [dict],
-    **dict.fromkeys(("header?", "model?", "adapter?", "train?"), TABLE_OR_NULL),
+    "header?": TABLE_OR_NULL,
+    **dict.fromkeys(("model?", "adapter?", "train?", "sweep?", "candidate?"), OPTIONS),
 }
 LOCK = {  # of a run, whose suite may be one of rows
     "suite": SUITE,

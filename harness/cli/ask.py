@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import sys
 from argparse import ArgumentParser, Namespace
-from dataclasses import asdict
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from harness.cli.options import (
     add_candidate_option,
@@ -15,7 +15,8 @@ from harness.cli.options import (
     parse_run_options,
     set_command,
 )
-from harness.errors import ExitCode, UsageError
+from harness.document import Document, to_plain_data
+from harness.errors import UsageError
 from harness.texts.counts import count_noun
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ def ask(parser: ArgumentParser) -> None:
     add_override_option(parser)
 
 
-def _run_ask(args: Namespace) -> int:
+def _run_ask(args: Namespace) -> Document[Answers]:
     from harness.cli.terminal import Terminal
     from harness.pipeline.asking import ask_export, ask_suite
 
@@ -62,11 +63,15 @@ def _run_ask(args: Namespace) -> int:
             found = ask_suite(args.suite, prompt, parse_run_options(args))
     finally:
         terminal.clear_progress()
-    args.document = {"eval": found.question.evaluation, "prompt": found.question.prompt, "notes": found.notes}
-    args.document |= {"replies": [reply._asdict() for reply in found.replies], "generation": asdict(found.question.how)}
-    if not args.json:
-        _print_answers(terminal, found)
-    return ExitCode.OK
+    return Document(found, partial(_print_answers, terminal), to_data=_convert_answers)
+
+
+def _convert_answers(found: Answers) -> dict[str, Any]:
+    question = found.question
+    replies = [reply._asdict() for reply in found.replies]
+    generation = to_plain_data(question.how)
+    asked = {"eval": question.evaluation, "prompt": question.prompt}
+    return {**asked, "notes": found.notes, "replies": replies, "generation": generation}
 
 
 def _print_answers(screen: Screen, found: Answers) -> None:

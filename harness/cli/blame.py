@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from argparse import ArgumentParser, ArgumentTypeError, Namespace
-from dataclasses import asdict, replace
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from harness.cli.options import (
     add_override_option,
@@ -14,14 +15,14 @@ from harness.cli.options import (
     parse_run_options,
     set_command,
 )
-from harness.errors import ExitCode, UsageError
+from harness.document import Document, to_plain_data
+from harness.errors import UsageError
 from harness.texts.counts import count_noun
 
 if TYPE_CHECKING:
     from harness.cause.blame import Blame
     from harness.cause.proof import Proof
     from harness.cli.screen import Screen
-    from harness.cli.terminal import Terminal
 
 SHOWN_ROWS = 10  # lost rows and groups
 MAX_TEXT_CHARS = 160  # characters of a text
@@ -67,8 +68,13 @@ def _parse_kinds(text: str) -> tuple[str, ...]:
     return kinds
 
 
-def _run_blame(args: Namespace) -> int:
+def _run_blame(args: Namespace) -> Document[Any]:
+    """Find suspects, and with --retrain a proof.
+
+    The suspects are printed before the trainings, which take hours.
+    """
     from harness.cause.blame import BlameQuestion, find_suspects
+    from harness.cause.proof import MIN_CONTROLS, prove_cause, write_suspects
     from harness.cli.terminal import Terminal
 
     if args.controls is not None and not args.retrain:
@@ -77,35 +83,36 @@ def _run_blame(args: Namespace) -> int:
     try:
         asked = BlameQuestion(args.gate, args.rows, args.share, args.by)
         found = find_suspects(args.suite, args.run, asked, replace(parse_run_options(args), listeners=(terminal,)))
-        args.document = {
-            "run": str(found.folder), "gate": found.verdict.gate, "candidate": found.verdict.candidate,
-            "claim": NO_CLAIM, "choosing": found.rows.choosing, "confirming": len(found.rows.confirming),
-            "trained": found.trained, "lost": [asdict(row) for row in found.rows.lost],
-            "suspects": [asdict(row) for row in found.suspects], "groups": [asdict(group) for group in found.groups],
-        }  # fmt: skip
+        if not args.retrain:
+            return Document(found, partial(_print_suspects, terminal), to_data=_convert_suspects)
         terminal.clear_progress()
-        if not args.json:
-            _print_suspects(terminal, found)
-        if args.retrain:
-            _retrain_and_print_proof(args, terminal, found)
+        _print_suspects(terminal, found)
+        proof = prove_cause(found, MIN_CONTROLS if args.controls is None else args.controls)
     finally:
         terminal.clear_progress()
-    return ExitCode.OK
+    proven = found, proof, write_suspects(found)
+    return Document(proven, partial(_print_proof, terminal), to_data=_convert_proof)
 
 
-def _retrain_and_print_proof(args: Namespace, terminal: Terminal, found: Blame) -> None:
-    """Retrain, write the suspects to a file, and print the verdict."""
-    from harness.cause.proof import MIN_CONTROLS, prove_cause, write_suspects
+def _convert_suspects(found: Blame) -> dict[str, Any]:
+    rows, verdict = found.rows, found.verdict
+    about: dict[str, Any] = {"run": str(found.folder), "gate": verdict.gate, "candidate": verdict.candidate}
+    about |= {
+        "claim": NO_CLAIM,
+        "choosing": rows.choosing,
+        "confirming": len(rows.confirming),
+        "trained": found.trained,
+    }
+    suspects = {"lost": rows.lost, "suspects": found.suspects, "groups": found.groups}
+    return {**about, **to_plain_data(suspects)}
 
-    proof = prove_cause(found, MIN_CONTROLS if args.controls is None else args.controls)
-    terminal.clear_progress()
-    path = write_suspects(found)
-    args.document |= {"proof": asdict(proof), "file": str(path)}
-    if not args.json:
-        _print_proof(terminal, proof, path)
+
+def _convert_proof(proven: tuple[Blame, Proof, Path]) -> dict[str, Any]:
+    found, proof, path = proven
+    return {**_convert_suspects(found), "proof": to_plain_data(proof), "file": str(path)}
 
 
-def _print_proof(screen: Screen, proof: Proof, path: Path) -> None:
+def _print_proof(screen: Screen, proven: tuple[Blame, Proof, Path]) -> None:
     """Print the verdict in one sentence, then every metric and slice.
 
     The path of the suspects follows.
@@ -113,6 +120,7 @@ def _print_proof(screen: Screen, proof: Proof, path: Path) -> None:
     from harness.cli.screen import short_path
     from harness.texts.numbers import format_metric
 
+    _, proof, path = proven
     screen.print_line(f"{proof.verdict}: {proof.told}", "bold")
     rows = [["", "before", "without", "controls", "difference"]]
     for one in (proof.effect, *proof.costs):

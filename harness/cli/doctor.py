@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from harness.cli.options import add_worker_options, set_command
+from harness.document import Document
 from harness.errors import ExitCode
+
+if TYPE_CHECKING:
+    from harness.cli.doctor_report import MachineCheck
 
 
 def doctor(parser: ArgumentParser) -> None:
@@ -21,18 +26,23 @@ def doctor(parser: ArgumentParser) -> None:
     add_worker_options(parser)
 
 
-def _run_doctor(args: Namespace) -> int:
-    """Print the checks of this machine.
+def _run_doctor(args: Namespace) -> Document[Any]:
+    """Examine this machine.
 
-    Returns exit code 4 if a run would fail.
+    The exit code is 4 if a run would fail.
     """
-    from harness.cli.doctor_report import FAILS, SIGNS, examine_machine
+    from harness.cli.doctor_report import FAILS, examine_machine
+
+    lines = examine_machine(args.device, args.on, args.python)
+    code = ExitCode.USAGE if any(line.state == FAILS for line in lines) else ExitCode.OK
+    return Document({"lines": lines}, _print_machine, code)
+
+
+def _print_machine(report: Mapping[str, Sequence[MachineCheck]]) -> None:
+    from harness.cli.doctor_report import FAILS, SIGNS
     from harness.cli.terminal import Terminal
 
-    found, terminal = examine_machine(args.device, args.on, args.python), Terminal()
-    for line in found:
-        terminal.print_line(
-            f"{SIGNS[line.state]} {line.name:<13} {line.text}", "red" if line.state == FAILS else "", hang=16
-        )
-    args.document = {"lines": [asdict(line) for line in found]}
-    return ExitCode.USAGE if any(line.state == FAILS for line in found) else ExitCode.OK
+    terminal = Terminal()
+    for line in report["lines"]:
+        style = "red" if line.state == FAILS else ""
+        terminal.print_line(f"{SIGNS[line.state]} {line.name:<13} {line.text}", style, hang=16)

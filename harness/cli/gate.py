@@ -6,11 +6,13 @@ from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from harness.document import Document
 from harness.errors import UsageError, missing_modules_message
 
 if TYPE_CHECKING:
     from argparse import _ArgumentGroup
 
+    from harness.records.run import Run
     from harness.rows.suites import PreparedRows
 
 
@@ -115,7 +117,7 @@ def _parse_margin(text: str) -> float | str:
         raise ArgumentTypeError(f'"{text}" is not a number, or a share such as 2%') from None
 
 
-def _run_gate(args: Namespace) -> int:
+def _run_gate(args: Namespace) -> Document[Run]:
     """Read, decide, write and print. Raises UsageError where the libraries that decide are not there."""
     try:
         from harness.rows import suites, writing

@@ -5,11 +5,15 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from harness.cli.options import set_command
-from harness.errors import ExitCode, UsageError, missing_modules_message
+from harness.document import Document
+from harness.errors import UsageError, missing_modules_message
 
 EXAMPLES = Path(__file__).parents[1] / "init/examples"  # a folder a task, of files that are written as they lie there
 ROWS, SCHEMA = ("data/train.jsonl", "data/test.jsonl"), "suite.schema.json"
@@ -25,7 +29,7 @@ TASKS = {  # each runs and passes as it is, on a model that it builds; what a fo
 }
 
 
-def _run_init(args: argparse.Namespace) -> int:
+def _run_init(args: argparse.Namespace) -> Document[dict[str, Any]]:
     """Write a suite for a task or a table.
 
     A task's suite runs and passes as it is. The JSON Schema of suites is written beside it, for editors. Raises
@@ -70,16 +74,21 @@ def _run_init(args: argparse.Namespace) -> int:
     made = suite_schema(plugins)
     files[SCHEMA] = json.dumps(made, indent=1, ensure_ascii=False) + "\n"
     write_text(args.folder / SCHEMA, files[SCHEMA])
-    print(*(args.folder / name for name in files), sep="\n")
-    args.document = {"written": [str(args.folder / name) for name in files], **told}
+    hints = [f"next: {' && '.join(commands)}"]
     with suppress(UsageError):  # of which `check` tells
         if lacking := find_missing_modules(collect(read_suite(first), plugins)):
-            print(f"before: a run {missing_modules_message(*lacking)}", file=sys.stderr)
-    print(f"next: {' && '.join(commands)}", file=sys.stderr)
-    return ExitCode.OK
+            hints.insert(0, f"before: a run {missing_modules_message(*lacking)}")
+    written = [str(args.folder / name) for name in files]
+    return Document({"written": written, **told}, partial(_print_written_files, hints))
 
 
-def _write_plugin_package(args: argparse.Namespace) -> int:
+def _print_written_files(hints: Sequence[str], report: Mapping[str, Any]) -> None:
+    print(*report["written"], sep="\n")
+    for hint in hints:
+        print(hint, file=sys.stderr)
+
+
+def _write_plugin_package(args: argparse.Namespace) -> Document[dict[str, Any]]:
     """Write a package with a plugin, its test and entry point.
 
     Its folder has the plugin's name. Raises UsageError if options conflict or the folder is not empty.
@@ -98,13 +107,9 @@ def _write_plugin_package(args: argparse.Namespace) -> int:
         raise UsageError(f"{folder}: exists and is not empty; choose another name or folder")
     for name, text in files.items():
         write_text(folder / name, text)
-    print(*(folder / name for name in files), sep="\n")
-    args.document = {"written": [str(folder / name) for name in files]}
-    print(
-        f"next: cd {shlex.quote(str(folder))} && pip install --editable . --group dev && mypy && pytest",
-        file=sys.stderr,
-    )
-    return ExitCode.OK
+    command = f"cd {shlex.quote(str(folder))} && pip install --editable . --group dev && mypy && pytest"
+    written = {"written": [str(folder / name) for name in files]}
+    return Document(written, partial(_print_written_files, [f"next: {command}"]))
 
 
 def list_example_suites(task: str) -> list[str]:

@@ -14,6 +14,7 @@ from harness import plugin_errors
 from harness.cli import streams
 from harness.cli.parser import parse_arguments as parsed
 from harness.cli.signals import run_guarded, signals_as_interrupts
+from harness.document import Document
 from harness.errors import ExitCode, UsageError, missing_extra_error, resource_error
 from harness.texts.escaping import printable
 from harness.texts.printing import print_line
@@ -47,17 +48,19 @@ def _open_job(args: argparse.Namespace) -> AbstractContextManager[Any]:
 
 
 def _run_command(args: argparse.Namespace) -> int:
-    """Run a command and return its exit code.
+    """Run a command, print its document and return its exit code.
 
-    With --json its output goes to stderr, and one JSON document to stdout. In a GitHub job the runner ignores workflow
+    With --json its text goes to stderr, and one JSON document to stdout. In a GitHub job the runner ignores workflow
     commands in its output.
     """
     asked = getattr(args, "github", False) or os.environ.get("GITHUB_ACTIONS") == "true"
     job: AbstractContextManager[Any] = _open_job(args) if asked else nullcontext()  # obeys nothing that models say
-    errors: list[str] = []
+    document, errors = Document[Any]({}), list[str]()
     with streams.reserve_stdout(wants_json(args)) as write, job as args.job:
         try:
-            code = int(args.command(args))
+            document = args.command(args)
+            document.print_text(document.value)
+            code = int(document.exit_code)
         except UsageError as error:
             code, errors = _print_mistakes(error.messages), list(error.messages)
         except KeyboardInterrupt:
@@ -74,10 +77,11 @@ def _run_command(args: argparse.Namespace) -> int:
         if args.job:
             args.job.write_annotations(errors)
         if wants_json(args):
-            from harness.reports.report_json import dumps
+            from harness.texts.json_text import dumps
 
             told = {"format": FORMAT_VERSION, "command": args.documented, "exit_code": int(code)}
-            write(dumps({**told, **getattr(args, "document", {}), **({"errors": errors} if errors else {})}))
+            data = document.to_data(document.value)
+            write(dumps({**told, **data, **({"errors": errors} if errors else {})}))
         return code
 
 

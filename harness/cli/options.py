@@ -12,6 +12,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from harness.document import Document
 from harness.errors import ExitCode
 from harness.texts.escaping import printable
 
@@ -33,7 +34,9 @@ class Parser(argparse.ArgumentParser):
         self.exit(ExitCode.USAGE, f"{self.prog}: error: {printable(message)}\n")
 
 
-def set_command(parser: argparse.ArgumentParser, function: Callable[[argparse.Namespace], int], *examples: str) -> None:
+def set_command(
+    parser: argparse.ArgumentParser, function: Callable[[argparse.Namespace], Document[Any]], *examples: str
+) -> None:
     """Set a command's function, and the examples in its help."""
     parser.set_defaults(command=function)
     parser.epilog = "\n  ".join(["examples:", *examples])
@@ -42,8 +45,7 @@ def set_command(parser: argparse.ArgumentParser, function: Callable[[argparse.Na
 def add_json_option(parser: argparse.ArgumentParser, name: str) -> None:
     """Add --json to a command, or to its subcommands.
 
-    A command that already has the option is skipped. With --json its output goes to stderr, and `args.document` to
-    stdout.
+    With --json a command's text goes to stderr, and its data to stdout.
     """
     below = [a for a in parser._actions if isinstance(a, argparse._SubParsersAction)]
     for action in below:

@@ -49,8 +49,7 @@ class _Whole(Parser):
         """Add a command from the function that builds its parser.
 
         The function's docstring is the help. It adds the arguments and sets `command`, a function of the parsed
-        arguments that returns the exit code. With --json, which every command has, stdout gets `args.document` as that
-        function left it.
+        arguments that returns a Document.
         """
         help = (inspect.getdoc(build) or "").partition("\n")[0]
         parser: argparse.ArgumentParser = self.commands.add_parser(name, help=help, description=help)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
-from dataclasses import asdict, replace
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from harness.cli.gate import add_rows_options
 from harness.cli.options import (
@@ -14,7 +16,12 @@ from harness.cli.options import (
     parse_run_options,
     set_command,
 )
-from harness.errors import ExitCode
+from harness.document import Document
+
+if TYPE_CHECKING:
+    from harness.cli.terminal import Terminal
+    from harness.planning.forecast import Forecast
+    from harness.plugins import Plugins
 
 
 def plan(parser: ArgumentParser) -> None:
@@ -43,7 +50,7 @@ def plan(parser: ArgumentParser) -> None:
     add_rows_options(parser)
 
 
-def _run_plan(args: Namespace) -> int:
+def _run_plan(args: Namespace) -> Document[Any]:
     if args.other is not None or args.base_score:
         from harness.cli.plan_rows import plan_rows
 
@@ -63,12 +70,12 @@ def _run_plan(args: Namespace) -> int:
         found = make_forecast(run, known)
     finally:
         terminal.clear_progress()
-    if args.json:
-        args.document = asdict(found)
-        return ExitCode.OK
+    return Document(found, partial(_print_plan, terminal, run.collection.plugins))
+
+
+def _print_plan(terminal: Terminal, plugins: Plugins, forecast: Forecast) -> None:
     from harness.cli.plan_report import print_forecast
     from harness.cli.run import print_third_party_code
 
-    print_third_party_code(terminal, run.collection.plugins)
-    print_forecast(found, terminal)
-    return ExitCode.OK
+    print_third_party_code(terminal, plugins)
+    print_forecast(forecast, terminal)

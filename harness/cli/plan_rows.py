@@ -5,19 +5,24 @@ from __future__ import annotations
 import shlex
 import textwrap
 from argparse import Namespace
-from collections.abc import Iterator
-from dataclasses import asdict
+from collections.abc import Iterator, Mapping
+from functools import partial
+from typing import TYPE_CHECKING
 
 from harness.cli.terminal import Terminal
-from harness.errors import ExitCode, UsageError
+from harness.document import Document
+from harness.errors import UsageError
 from harness.planning.pair_forecast import PairForecast, forecast_pair
 from harness.texts.counts import agree_verb, count_noun
+
+if TYPE_CHECKING:
+    from harness.rows.gating import MeasuredRows
 
 ALPHA, WIDTH, INDENT = 0.05, 80, "  "
 
 
-def plan_rows(args: Namespace) -> int:
-    """Print the claims that two sets of scored rows could prove.
+def plan_rows(args: Namespace) -> Document[PairForecast]:
+    """Forecast the claims that two sets of scored rows could prove.
 
     Reads both sides as `harness gate` does. Raises UsageError if they cannot be read or compared.
     """
@@ -37,21 +42,21 @@ def plan_rows(args: Namespace) -> int:
         forecast = forecast_pair(found.metric, found.samples, ours, theirs, ALPHA)
     except ValueError as error:
         raise UsageError(f"plan: {error}") from None
-    if args.json:
-        args.document = asdict(forecast)
-        return ExitCode.OK
+    words, _ = write_option_words(args)
+    command = shlex.join(["harness", "gate", *dict.fromkeys(paths.values()), "--worse-by-at-most", "X", *words])
+    return Document(forecast, partial(_print_forecast, paths, found, command))
+
+
+def _print_forecast(paths: Mapping[str, str], measured: MeasuredRows, command: str, forecast: PairForecast) -> None:
     terminal = Terminal()
     terminal.print_rule(f"harness plan: {paths['base']} and {paths['candidate']}")
-    about = found.runs["candidate"]
-    lines = _iterate_forecast_lines(forecast, f"{found.metric.better} is better, {found.metric_reason}")
+    about = measured.runs["candidate"]
+    lines = _iterate_forecast_lines(forecast, f"{measured.metric.better} is better, {measured.metric_reason}")
     for line in (*lines, *(f"columns: {line}" for line in (*about.columns_told, *about.cluster_notes))):
         for part in textwrap.wrap(line, WIDTH, subsequent_indent=INDENT):
             terminal.print_line(part)
-    words, _ = write_option_words(args)
-    claim = shlex.join(["harness", "gate", *dict.fromkeys(paths.values()), "--worse-by-at-most", "X", *words])
     terminal.print_line("choose a claim before you look at which side is ahead, then:")
-    terminal.print_line(f"{INDENT}{claim}")
-    return ExitCode.OK
+    terminal.print_line(f"{INDENT}{command}")
 
 
 def _iterate_forecast_lines(one: PairForecast, why: str) -> Iterator[str]:

@@ -7,17 +7,23 @@ import json
 import re
 import sys
 from argparse import ArgumentParser, Namespace
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from harness.cli.options import PLUGIN_HELP, add_harnessfile_options, add_plugin_option, set_command
+from harness.document import Document, print_nothing, to_plain_data
 from harness.errors import ExitCode, UsageError, did_you_mean
 from harness.texts.printing import print_line
 
 if TYPE_CHECKING:
     from harness.plugins import Plugins
+    from harness.records.waivers import Waiver
     from harness.release.publish import Repository
+    from harness.release.releases import Promotion
+    from harness.release.verified import VerifiedExport
 
 ORDER = ("evaluator", "adapter", "trainer", "loader", "exporter", "workers", "saboteur", "check")  # of the list
 
@@ -119,89 +125,131 @@ def explain(parser: ArgumentParser) -> None:
     add_harnessfile_options(parser)
 
 
-def _run_waive(args: Namespace) -> int:
+def _run_waive(args: Namespace) -> Document[Any]:
     from harness.suite.waiving import append_waiver as add
 
-    path, made = add(args.gate, args.reason, args.until, args.suite, args.by, args.plugins)
-    args.document = {"path": str(path), "waiver": asdict(made)}
-    print_line(f'{path}: "{made.gate}" ({made.claim}) {made.summary()}')
-    return ExitCode.OK
+    path, waiver = add(args.gate, args.reason, args.until, args.suite, args.by, args.plugins)
+    return Document({"path": str(path), "waiver": waiver}, _print_waiver)
 
 
-def _run_keygen(args: Namespace) -> int:
+def _print_waiver(report: Mapping[str, Any]) -> None:
+    waiver: Waiver = report["waiver"]
+    print_line(f'{report["path"]}: "{waiver.gate}" ({waiver.claim}) {waiver.summary()}')
+
+
+def _run_keygen(args: Namespace) -> Document[Any]:
     from harness.release.signing import generate_key
 
     private, public = generate_key(args.name)
-    print_line(str(private))
-    print_line(str(public))
-    args.document = {"private": str(private), "public": str(public)}
+    return Document({"private": str(private), "public": str(public)}, _print_keys)
+
+
+def _print_keys(keys: Mapping[str, str]) -> None:
+    private, public = keys["private"], keys["public"]
+    print_line(private)
+    print_line(public)
     print_line(f"keep {private} where only the signing step can read it; add {public} to the policy", sys.stderr)
-    return ExitCode.OK
 
 
-def _run_sign(args: Namespace) -> int:
+def _run_sign(args: Namespace) -> Document[Any]:
     from harness.release.signing import sign_export
 
     key, root = sign_export(args.export, args.key, unrecomputed=args.unrecomputed)
-    args.document = {"export": str(args.export), "root": root, "key": key}
-    print_line(f"signed {args.export}, root {root}, with key {key}")
-    return ExitCode.OK
+    return Document({"export": str(args.export), "root": root, "key": key}, _print_signature)
 
 
-def _run_promote(args: Namespace) -> int:
+def _print_signature(signature: Mapping[str, str]) -> None:
+    print_line("signed {export}, root {root}, with key {key}".format_map(signature))
+
+
+def _run_promote(args: Namespace) -> Document[Any]:
     from harness.release.policy import read_policy
     from harness.release.promote import promote_export, roll_back
     from harness.release.releases import promotion_history
 
     if args.list:
-        lines = promotion_history(args.export)
-        args.document = {"promotions": [asdict(line) for line in lines]}
-        if not lines:
-            print_line(
-                f"{args.export}: nothing was promoted yet; make it the release with harness promote {args.export}"
-            )
-        for line in lines:
-            what = "back to" if line.back else "promoted"
-            print_line(f"{line.at}  {what} {line.root[:16]}  {line.candidate} of suite {line.suite}  by {line.by}")
-        return ExitCode.OK
+        return Document({"promotions": promotion_history(args.export)}, partial(_print_promotions, args.export))
     policy = read_policy(args.policy) if args.policy else None
-    found, folder, changes = (roll_back if args.back else promote_export)(args.export, policy, args.beside)
-    args.document = {**asdict(found), "kept": str(folder) if found.ok else None, "changes": changes}
-    if not found.ok:
-        print_line(f"refused: {found.folder}: {found.refused}", sys.stderr)
-        return ExitCode.REFUSED
-    print_line(f"released: {found.candidate} of suite {found.suite}, root {found.root}, kept in {folder}")
-    for changed in changes:
-        print_line(changed)
-    return ExitCode.OK
+    verified, folder, changes = (roll_back if args.back else promote_export)(args.export, policy, args.beside)
+    code = ExitCode.OK if verified.ok else ExitCode.REFUSED
+    return Document(_Promoted(verified, folder, changes), _print_promoted, code, _Promoted.to_data)
 
 
-def _run_publish(args: Namespace) -> int:
+def _print_promotions(export: Path, record: Mapping[str, Sequence[Promotion]]) -> None:
+    promotions = record["promotions"]
+    if not promotions:
+        print_line(f"{export}: nothing was promoted yet; make it the release with harness promote {export}")
+    for line in promotions:
+        verb = "back to" if line.back else "promoted"
+        print_line(f"{line.at}  {verb} {line.root[:16]}  {line.candidate} of suite {line.suite}  by {line.by}")
+
+
+@dataclass(frozen=True)
+class _Promoted:
+    """An export that was promoted or refused, the folder that keeps it, and what changed since the release before."""
+
+    export: VerifiedExport
+    folder: Path | None
+    changes: Sequence[str]
+
+    def to_data(self) -> dict[str, Any]:
+        """Return the verification with the folder and the changes."""
+        kept = str(self.folder) if self.export.ok else None
+        return {**to_plain_data(self.export), "kept": kept, "changes": self.changes}
+
+
+def _print_promoted(promoted: _Promoted) -> None:
+    export = promoted.export
+    if not export.ok:
+        _print_refusal(export.folder, export)
+        return
+    print_line(f"released: {export.candidate} of suite {export.suite}, root {export.root}, kept in {promoted.folder}")
+    for change in promoted.changes:
+        print_line(change)
+
+
+def _print_refusal(folder: Path | str, export: VerifiedExport) -> None:
+    print_line(f"refused: {folder}: {export.refused}", sys.stderr)
+
+
+def _run_publish(args: Namespace) -> Document[Any]:
     from harness.release.publish import HubUnavailableError, stage_repository, upload_repository, write_upload
     from harness.release.verify import verify_export
 
-    found = verify_export(args.export)
-    if not found.ok:
-        args.document = asdict(found)
-        print_line(f"refused: {args.export}: {found.refused}", sys.stderr)
-        return ExitCode.REFUSED
+    export = verify_export(args.export)
+    if not export.ok:
+        return Document(export, partial(_print_refusal, args.export), ExitCode.REFUSED)
     if args.to:
-        write_upload(found, args.repo, args.to)
-        where = str(args.to)
-    else:
-        try:
-            with stage_repository(found, args.repo, public=args.public) as staged:
-                if not _confirm_upload(args, staged):
-                    print_line("nothing was uploaded", sys.stderr)
-                    return ExitCode.OK
-                where = upload_repository(staged, found.root, public=args.public)
-        except HubUnavailableError as error:
-            print_line(f"error: {error}", sys.stderr)
-            return ExitCode.UNAVAILABLE
-    args.document = {**asdict(found), "published": where}
-    print_line(f"{'written' if args.to else 'published'}: {where}, root {found.root}")
+        write_upload(export, args.repo, args.to)
+        return Document(_Published(export, str(args.to), "written"), _print_published, to_data=_Published.to_data)
+    try:
+        with stage_repository(export, args.repo, public=args.public) as staged:
+            if not _confirm_upload(args, staged):
+                print_line("nothing was uploaded", sys.stderr)
+                return Document({})
+            address = upload_repository(staged, export.root, public=args.public)
+    except HubUnavailableError as error:
+        print_line(f"error: {error}", sys.stderr)
+        return Document({"errors": [str(error)]}, exit_code=ExitCode.UNAVAILABLE)
+    return Document(_Published(export, address, "published"), _print_published, to_data=_Published.to_data)
+
+
+@dataclass(frozen=True)
+class _Published:
+    """An export, and the address or folder to which it was uploaded or written."""
+
+    export: VerifiedExport
+    address: str
+    verb: str
+
+    def to_data(self) -> dict[str, Any]:
+        """Return the verification with the address."""
+        return {**to_plain_data(self.export), "published": self.address}
+
+
+def _print_published(published: _Published) -> None:
+    print_line(f"{published.verb}: {published.address}, root {published.export.root}")
     print_line("short answers can be guessed from their digests in evidence/items.jsonl", sys.stderr)
-    return ExitCode.OK
 
 
 def _confirm_upload(args: Namespace, staged: Repository) -> bool:
@@ -222,7 +270,7 @@ def _confirm_upload(args: Namespace, staged: Repository) -> bool:
     return sys.stdin.readline().strip().lower() in ("y", "yes")
 
 
-def _run_schema(args: Namespace) -> int:
+def _run_schema(args: Namespace) -> Document[Any]:
     if args.of:
         from harness.release.file_schemas import file_schemas
 
@@ -234,10 +282,11 @@ def _run_schema(args: Namespace) -> int:
         from harness.suite.json_schema import suite_schema
 
         made = suite_schema(_load_plugins(args))
-    args.document = {"schema": made}
-    if not args.json:
-        print(json.dumps(made, indent=1, ensure_ascii=False))
-    return ExitCode.OK
+    return Document({"schema": made}, print_nothing if args.json else _print_schema)
+
+
+def _print_schema(report: Mapping[str, Any]) -> None:
+    print(json.dumps(report["schema"], indent=1, ensure_ascii=False))
 
 
 def _load_plugins(args: Namespace) -> Plugins:
@@ -251,7 +300,7 @@ def _load_plugins(args: Namespace) -> Plugins:
     return load_plugins(suite, args.plugins)
 
 
-def _run_plugins(args: Namespace) -> int:
+def _run_plugins(args: Namespace) -> Document[Any]:
     from harness.cli.catalogue import catalogue_data, catalogue_lines
     from harness.suite.json_schema import TABLES, table_keys
 
@@ -264,15 +313,17 @@ def _run_plugins(args: Namespace) -> int:
         names = {*TABLES, *(p.name for p in found.provided.values())}
         hint = did_you_mean(args.name, names) or "; see harness plugins"
         raise UsageError(f'no plugin provides "{args.name}", and no table has this name{hint}')
-    args.document = catalogue_data(chosen, found, tables, whole=args.name is None)
-    for line in catalogue_lines(args.document, whole=args.name is None):
-        print_line(line)
-    return ExitCode.OK
+    whole = args.name is None
+
+    def print_text(catalogue: Mapping[str, Any]) -> None:
+        for line in catalogue_lines(catalogue, whole=whole):
+            print_line(line)
+
+    return Document(catalogue_data(chosen, found, tables, whole=whole), print_text)
 
 
-def _run_explain(args: Namespace) -> int:
+def _run_explain(args: Namespace) -> Document[Any]:
     from harness.evaluation.checks import BUILD, check_title
-    from harness.texts.wrapping import join_paragraphs
 
     found = {n: p for (kind, n), p in _load_plugins(args).provided.items() if kind == "check"}
     texts = {"build": BUILD} | {name: inspect.getdoc(p.function) or "" for name, p in found.items()}
@@ -285,13 +336,22 @@ def _run_explain(args: Namespace) -> int:
         if not (names := [codes[word] for word in asked if word in codes][:1]):
             hint = did_you_mean(args.code, [*texts, *titles.values()]) or "; see harness explain"
             raise UsageError(f'there is no check "{args.code}"{hint}')
-    args.document = {"checks": [{"code": n, "title": titles.get(n, ""), "text": texts[n]} for n in names]}
-    for name in names:
-        if args.code is None:
-            title = f"{titles[name]}: " if name in titles else ""
-            print_line(f"{name:<6} {title}{texts[name].partition(chr(10))[0]}")
-        else:
-            title = f" {titles[name]}" if name in titles else ""
-            for line in join_paragraphs(f"{name}{title}: {texts[name]}"):
-                print_line(line)
-    return ExitCode.OK
+    checks = [{"code": n, "title": titles.get(n, ""), "text": texts[n]} for n in names]
+    return Document({"checks": checks}, _list_checks if args.code is None else _print_checks)
+
+
+def _list_checks(report: Mapping[str, Sequence[Mapping[str, str]]]) -> None:
+    """Print a line for each check."""
+    for check in report["checks"]:
+        title = f"{check['title']}: " if check["title"] else ""
+        print_line(f"{check['code']:<6} {title}{check['text'].partition(chr(10))[0]}")
+
+
+def _print_checks(report: Mapping[str, Sequence[Mapping[str, str]]]) -> None:
+    """Print the whole text of each check."""
+    from harness.texts.wrapping import join_paragraphs
+
+    for check in report["checks"]:
+        title = f" {check['title']}" if check["title"] else ""
+        for line in join_paragraphs(f"{check['code']}{title}: {check['text']}"):
+            print_line(line)

@@ -6,8 +6,10 @@ import argparse
 import json
 import sys
 import time
+from collections.abc import Sequence
 from contextlib import ExitStack, closing
-from dataclasses import asdict, replace
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,16 +22,19 @@ from harness.cli.options import (
     parse_run_options,
     set_command,
 )
+from harness.document import Document, to_plain_data
 from harness.errors import ExitCode, UsageError, missing_modules_message
 from harness.files import write_text
 from harness.texts.printing import print_line
 
 if TYPE_CHECKING:
     from harness.cli.terminal import Terminal
-    from harness.collection.collection import Collection
+    from harness.collection.collection import Collection, Item
     from harness.pipeline.run import Options
     from harness.plugins import Plugins
     from harness.records.claims.gate import Gate
+    from harness.records.findings import Built, Finding
+    from harness.records.run import Run
     from harness.reports.events import RunProgress
 
 SHOWN_ROWS = 10  # rows of a gate or an eval
@@ -40,8 +45,33 @@ EXIT_CODE_ORDER = (  # first what kept a suite from being judged, for the others
 )  # fmt: skip
 
 
-def _run_check(args: argparse.Namespace) -> int:
-    from harness.cli.terminal import Terminal, print_finding
+@dataclass(frozen=True)
+class _CheckReport:
+    """What `harness check` found of a suite, and how many clean rows it wrote."""
+
+    suite: Path
+    collection: Collection
+    findings: Sequence[Finding]
+    built: Built | None
+    clean_rows: tuple[Path, int] | None
+    seconds: float
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """The number of findings of each severity, without the ignored; warnings of the collection count as well."""
+        severities = [f.severity for f in self.findings if f.ignored is None]
+        counts = {severity: severities.count(severity) for severity in ("error", "warning", "note")}
+        counts["warning"] += len(self.collection.warnings)
+        return counts
+
+    def to_data(self) -> dict[str, Any]:
+        """Return the findings and what the collection tells."""
+        told = {"warnings": self.collection.warnings, "readings": self.collection.readings}
+        return {"findings": to_plain_data(self.findings), **told, "counts": self.counts}
+
+
+def _run_check(args: argparse.Namespace) -> Document[_CheckReport]:
+    from harness.cli.terminal import Terminal
     from harness.pipeline.run import check_suite, prepare_collection
 
     terminal, begun = Terminal(args.v - args.q), time.monotonic()
@@ -51,38 +81,46 @@ def _run_check(args: argparse.Namespace) -> int:
         args.overrides = [*args.overrides, "train.drop_leaks=true"]
     options = replace(parse_run_options(args), listeners=(terminal,))
     try:
-        found, built, collection = check_suite(prepare_collection(args.suite, options), options)
+        findings, built, collection = check_suite(prepare_collection(args.suite, options), options)
     finally:
         terminal.clear_progress()
+    clean_rows = (args.write_clean, _write_clean_rows(args.write_clean, collection)) if args.write_clean else None
+    seconds = time.monotonic() - begun
+    checked = _CheckReport(args.suite, collection, findings, built, clean_rows, seconds)
+    code = ExitCode.USAGE if checked.counts["error"] else ExitCode.OK
+    return Document(checked, partial(_print_checked_suite, terminal), code, _CheckReport.to_data)
+
+
+def _write_clean_rows(path: Path, collection: Collection) -> int:
+    """Write the training rows as they were read, without those that leak, and return their number."""
+    train = collection.suite.train
+    rows = [row for source, row in collection.origins if train and source != train.validation_data]
+    if not rows:
+        raise UsageError(f'--write-clean "{path}": the suite has no training rows, so there is nothing to write')
+    write_text(path, (json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    return len(rows)
+
+
+def _print_checked_suite(terminal: Terminal, checked: _CheckReport) -> None:
+    from harness.cli.terminal import print_finding
+    from harness.texts.counts import count_noun
+
+    collection = checked.collection
     for reading in collection.readings:
         terminal.print_line(reading)
     for warning in collection.warnings:
         terminal.print_line(f"warning: {warning}", "yellow")
     print_third_party_code(terminal, collection.plugins)
-    if built:
-        terminal.print_preview(built)
-    for flag in found:
-        print_finding(terminal, flag)
-    words = [f.severity for f in found if f.ignored is None]
-    counts = {word: words.count(word) for word in ("error", "warning", "note")}
-    counts["warning"] += len(collection.warnings)
-    told = ", ".join(f"{n} {word}{'s' if n != 1 else ''}" for word, n in counts.items())
-    if args.write_clean:
-        train = collection.suite.train  # its rows as they were read, without what was taken out of them
-        if not (rows := [row for source, row in collection.origins if train and source != train.validation_data]):
-            what = "the suite has no training rows, so there is nothing to write"
-            raise UsageError(f'--write-clean "{args.write_clean}": {what}')
-        write_text(args.write_clean, (json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
-        terminal.print_line(f"{args.write_clean}: {len(rows):,} training rows")
-    ignored = sum(f.ignored is not None for f in found)
-    terminal.print_line(f"{args.suite}: {told}, {ignored} ignored in {time.monotonic() - begun:.1f} s")
-    args.document = {
-        "findings": [asdict(f) for f in found],
-        "warnings": collection.warnings,
-        "readings": collection.readings,
-        "counts": counts,
-    }
-    return ExitCode.USAGE if counts["error"] else ExitCode.OK
+    if checked.built:
+        terminal.print_preview(checked.built)
+    for finding in checked.findings:
+        print_finding(terminal, finding)
+    if checked.clean_rows:
+        path, rows = checked.clean_rows
+        terminal.print_line(f"{path}: {rows:,} training rows")
+    counts = ", ".join(count_noun(n, severity) for severity, n in checked.counts.items())
+    ignored = sum(f.ignored is not None for f in checked.findings)
+    terminal.print_line(f"{checked.suite}: {counts}, {ignored} ignored in {checked.seconds:.1f} s")
 
 
 def print_third_party_code(terminal: Terminal, plugins: Plugins) -> None:
@@ -91,7 +129,7 @@ def print_third_party_code(terminal: Terminal, plugins: Plugins) -> None:
         terminal.print_line(f"loads code of other packages: {', '.join(others)}")
 
 
-def _run_suites(args: argparse.Namespace) -> int:
+def _run_suites(args: argparse.Namespace) -> Document[Any]:
     from harness.pipeline.run import prepare_collection
     from harness.suite.reader import read_suite
 
@@ -114,22 +152,23 @@ def _run_suites(args: argparse.Namespace) -> int:
     if args.collect_only or len(args.suite) > 1:  # a mistake in the last shows before the first runs
         collections = [prepare_collection(path, options) for path in args.suite]
         if args.collect_only:
-            return max(_print_collection(collection, args) for collection in collections)
+            print_text = partial(_print_collections, args.v >= args.q)
+            return Document(collections, print_text, to_data=_convert_collections)
     return _run_suites_in_turn(args, options)
 
 
-def _run_suites_in_turn(args: argparse.Namespace, options: Options) -> int:
-    """Run suites in turn and return the worst exit code.
+def _run_suites_in_turn(args: argparse.Namespace, options: Options) -> Document[list[Run]]:
+    """Run suites in turn. The terminal prints each while it runs.
 
-    The suites share loaded models; EXIT_CODE_ORDER ranks the codes.
+    The suites share loaded models; the exit code is the worst by EXIT_CODE_ORDER.
     """
     from harness.cli.terminal import Terminal
     from harness.pipeline.run import run_suite
     from harness.reports.events import Events
-    from harness.reports.report_json import to_json
     from harness.workers.loading import ModelCache
 
-    codes, told = [], []
+    codes: list[ExitCode] = []
+    runs: list[Run] = []
     others = [args.job] if args.job else []  # of what watches all runs: a job of GitHub's, a file of events
     several = len(args.suite) > 1
     with ExitStack() as closed:
@@ -139,7 +178,7 @@ def _run_suites_in_turn(args: argparse.Namespace, options: Options) -> int:
             try:
                 found = run_suite(path, replace(options, shelf=shelf, listeners=(Terminal(args.v - args.q), *others)))
                 codes.append(ExitCode(found.exit_code))
-                told.append(json.loads(to_json(found)))
+                runs.append(found)
             except UsageError as error:
                 if not several:
                     raise
@@ -148,48 +187,83 @@ def _run_suites_in_turn(args: argparse.Namespace, options: Options) -> int:
                 codes.append(ExitCode.USAGE)
             if codes[-1] is ExitCode.INTERRUPTED:
                 break
-    args.document = {"runs": told} if several else {"run": told[0]}
-    return min(codes, key=EXIT_CODE_ORDER.index)
+    exit_code = min(codes, key=EXIT_CODE_ORDER.index)
+    return Document(runs, exit_code=exit_code, to_data=_convert_runs if several else _convert_single_run)
 
 
-def _print_collection(collection: Collection, args: argparse.Namespace) -> int:
-    from harness.texts.counts import count_noun
+def _convert_runs(runs: Sequence[Run]) -> dict[str, Any]:
+    return {"runs": [_convert_run(run) for run in runs]}
 
-    order = {name: i for i, name in enumerate(collection.tasks)}
-    gates: dict[str, list[Gate]] = {name: [] for name in order}
-    for gate in collection.suite.gates if args.v >= args.q else ():
-        gates[gate.eval].append(gate)
-    items: list[dict[str, Any]] = []
+
+def _convert_single_run(runs: Sequence[Run]) -> dict[str, Any]:
+    return {"run": _convert_run(runs[0])}
+
+
+def _convert_run(run: Run) -> Any:
+    from harness.reports.report_json import to_json
+
+    return json.loads(to_json(run))
+
+
+def _list_item_gates(collection: Collection, item: Item) -> list[Gate]:
+    """Return the gates that an item's result decides: none if its subject is no candidate."""
+    if item.subject not in collection.candidates:
+        return []
+    return [gate for gate in collection.suite.gates if gate.eval == item.eval and gate.applies_to(item.subject)]
+
+
+def _convert_collections(collections: Sequence[Collection]) -> dict[str, Any]:
+    """Return the items of a suite; of several suites, each with its path."""
+    if len(collections) == 1:
+        return _convert_collection(collections[0])
+    return {"suites": [{"suite": str(c.suite.path), **_convert_collection(c)} for c in collections]}
+
+
+def _convert_collection(collection: Collection) -> dict[str, Any]:
+    items = []
     for item in collection.items:
         rows = collection.tasks[item.eval].samples
-        unread = "rows of its own" if collection.tasks[item.eval].brings_rows else "remote rows"
-        items.append({"id": item.id, "rows": None if rows is None else len(rows), "gates": []})
-        print_line(f"{item.id}  {unread if rows is None else count_noun(len(rows), 'row')}")
-        for gate in gates[item.eval] if item.subject in collection.candidates else ():
-            if gate.applies_to(item.subject):
+        gates = [
+            {"id": gate.id, "claim": _describe_claim(gate), "blocking": gate.blocking}
+            for gate in _list_item_gates(collection, item)
+        ]
+        items.append({"id": item.id, "rows": None if rows is None else len(rows), "gates": gates})
+    return {"items": items, "warnings": collection.warnings, "deselected": collection.deselected}
+
+
+def _describe_claim(gate: Gate) -> str:
+    return f"{gate.metric} {gate.claim()}".strip()
+
+
+def _print_collections(with_gates: bool, collections: Sequence[Collection]) -> None:
+    from harness.texts.counts import count_noun
+
+    for collection in collections:
+        for item in collection.items:
+            task = collection.tasks[item.eval]
+            unread = "rows of its own" if task.brings_rows else "remote rows"
+            rows = unread if task.samples is None else count_noun(len(task.samples), "row")
+            print_line(f"{item.id}  {rows}")
+            for gate in _list_item_gates(collection, item) if with_gates else ():
                 note = "" if gate.blocking else " (warn)"
-                claim = f"{gate.metric} {gate.claim()}".strip()
-                items[-1]["gates"].append({"id": gate.id, "claim": claim, "blocking": gate.blocking})
-                print_line(f"    {gate.id}: {claim}{note}")
-    for warning in collection.warnings:
-        print_line(f"warning: {warning}", sys.stderr)
-    counts = (count_noun(len(collection.items), "item"), count_noun(len(collection.suite.gates), "gate"))
-    print(f"{', '.join(counts)}, {len(collection.deselected)} deselected")
-    args.document = {"items": items, "warnings": collection.warnings, "deselected": collection.deselected}
-    return ExitCode.OK
+                print_line(f"    {gate.id}: {_describe_claim(gate)}{note}")
+        for warning in collection.warnings:
+            print_line(f"warning: {warning}", sys.stderr)
+        counts = (count_noun(len(collection.items), "item"), count_noun(len(collection.suite.gates), "gate"))
+        print(f"{', '.join(counts)}, {len(collection.deselected)} deselected")
 
 
-def _run_show(args: argparse.Namespace) -> int:
-    from harness.reports.events import FILE, read_events
-    from harness.reports.report_json import read_run, to_json
+def _run_show(args: argparse.Namespace) -> Document[Any]:
+    from harness.reports.events import EVENTS, read_events
+    from harness.reports.report_json import read_run
     from harness.reports.run_folder import find_newest
 
     if args.n < 1:
         raise UsageError(f"-n is {args.n}; it must be 1 or more")
     asks = args.flips or args.rows is not None or args.wrong
-    names = ("report.json",) if asks else ("report.json", FILE)
+    names = ("report.json",) if asks else ("report.json", EVENTS)
     place = args.run or find_newest(Path("reports"), names)
-    if place.is_dir() and not any((place / name).exists() for name in ("report.json", FILE)):
+    if place.is_dir() and not any((place / name).exists() for name in ("report.json", EVENTS)):
         place = find_newest(place, names)  # of the runs in a folder
     if place.is_dir() and not (place / "report.json").exists():
         if asks:
@@ -200,30 +274,30 @@ def _run_show(args: argparse.Namespace) -> int:
     if asks:
         from harness.cli.flips import show_flips, show_rows
 
-        (show_flips if args.flips else show_rows)(args, report, folder)
-        return ExitCode.OK
-    args.document = {"run": json.loads(to_json(report))}
-    if not args.json:
-        from harness.cli.terminal import Terminal
+        return (show_flips if args.flips else show_rows)(args, report, folder)
+    from harness.cli.terminal import Terminal
 
-        Terminal(args.v - args.q).print_run(replace(report, folder=str(folder)))
-    return ExitCode.OK
+    def print_text(runs: Sequence[Run]) -> None:
+        Terminal(args.v - args.q).print_run(replace(runs[0], folder=str(folder)))
+
+    return Document([report], print_text, to_data=_convert_single_run)
 
 
-def _show_unfinished_run(args: argparse.Namespace, found: RunProgress) -> int:
-    """Print the state of a run that has no report.
+def _show_unfinished_run(args: argparse.Namespace, found: RunProgress) -> Document[RunProgress]:
+    """Return the state of a run that has no report.
 
     It may still be running, or was cut off.
     """
-    progress, run = found.progress, found.run
-    told = {"suite": run.suite, "state": found.state, "stage": found.stage, "heard": found.heard.isoformat()}
-    signs = {"progress": progress and asdict(progress), "left_seconds": found.left}
-    args.document = {"underway": {**told, **signs, "results": [asdict(r) for r in run.results]}}
-    if not args.json:
-        from harness.cli.terminal import Terminal
+    from harness.cli.terminal import Terminal
 
-        Terminal(args.v - args.q).print_progress(found)
-    return ExitCode.OK
+    return Document(found, Terminal(args.v - args.q).print_progress, to_data=_convert_progress)
+
+
+def _convert_progress(found: RunProgress) -> dict[str, Any]:
+    run = found.run
+    told = {"suite": run.suite, "state": found.state, "stage": found.stage, "heard": found.heard.isoformat()}
+    signs = {"progress": to_plain_data(found.progress), "left_seconds": found.left}
+    return {"underway": {**told, **signs, "results": to_plain_data(run.results)}}
 
 
 def check(parser: argparse.ArgumentParser) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,10 +16,12 @@ from harness.cli.options import (
     parse_run_options,
     set_command,
 )
+from harness.document import Document
 from harness.texts.printing import print_line
 
 if TYPE_CHECKING:
-    from harness.selftest import ControlTrial
+    from harness.planning.equal_runs import EqualRuns
+    from harness.selftest import ControlTrial, SelfTest
 
 INDENT_COLUMNS = 9  # column at which what is said of a model goes on
 
@@ -37,12 +38,18 @@ def selftest(parser: argparse.ArgumentParser) -> None:
     add_override_option(parser)
 
 
-def _run_selftest(args: argparse.Namespace) -> int:
-    from harness.cli.screen import Screen
+def _run_selftest(args: argparse.Namespace) -> Document[SelfTest]:
     from harness.selftest import run_selftest as put_through
 
     to_stderr = partial(print_line, to=sys.stderr)
     found = put_through(args.suite, parse_run_options(args), only=args.only, told=_print_trial, said=to_stderr)
+    return Document(found, _print_selftest, found.exit_code)
+
+
+def _print_selftest(found: SelfTest) -> None:
+    """Print the gates on equal models, and how many saboteurs were caught. Each was printed as it ended."""
+    from harness.cli.screen import Screen
+
     for equal in found.equals:  # how often a gate blocked and passed two equal models
         rates = f"blocked {equal.blocked:.1%}, passed {equal.passed:.1%} of {equal.swaps} (alpha {equal.alpha:g})"
         word, style = ("clean", "green") if equal.is_within_alpha else ("BLOCKS", "bold red")
@@ -51,8 +58,6 @@ def _run_selftest(args: argparse.Namespace) -> int:
     caught, undecided = [t for t in tried if t.caught and not t.undecided], [t for t in tried if t.undecided]
     rest = f", {len(undecided)} not decided" if undecided else ""
     print(f"{len(caught)} of {len(tried)} saboteurs caught{rest}")
-    args.document = {"trials": [asdict(t) for t in found.trials], "equals": [asdict(e) for e in found.equals]}
-    return found.exit_code
 
 
 def _print_trial(trial: ControlTrial) -> None:
@@ -92,12 +97,19 @@ def aa(parser: argparse.ArgumentParser) -> None:
     add_override_option(parser)
 
 
-def _run_aa(args: argparse.Namespace) -> int:
-    from harness.cli.screen import Screen
-    from harness.planning.equal_runs import SOURCES, compare_equal_runs
+def _run_aa(args: argparse.Namespace) -> Document[EqualRuns]:
+    from harness.planning.equal_runs import compare_equal_runs
 
     vary = [name.strip() for name in args.vary.split(",") if name.strip()]
-    found, screen = compare_equal_runs(args.suite, parse_run_options(args), args.runs, vary), Screen()
+    found = compare_equal_runs(args.suite, parse_run_options(args), args.runs, vary)
+    return Document(found, _print_equal_runs, found.exit_code)
+
+
+def _print_equal_runs(found: EqualRuns) -> None:
+    from harness.cli.screen import Screen
+    from harness.planning.equal_runs import SOURCES
+
+    screen = Screen()
     differ = " and ".join(SOURCES[name] for name in found.sources)
     screen.print_line(f"{found.runs} runs of the base, each with {differ}")
     for line in found.skipped:
@@ -117,5 +129,3 @@ def _run_aa(args: argparse.Namespace) -> int:
         word, style = ("clean", "green") if gate.is_within_alpha else ("WRONG", "bold red")
         screen.print_entry(word.ljust(6), style, f"  {gate.gate}: {shares} of {gate.pairs} pairs{limit}", 9)
     screen.print_line(f"kept in {found.record}" if found.record else "not kept: --limit leaves rows out")
-    args.document = asdict(found)
-    return found.exit_code

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import argparse
 import sys
-from dataclasses import asdict
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from harness.artifacts.attestation import EVIDENCE, ITEMS, MODEL
 from harness.cli.options import PLUGIN_HELP, add_plugin_option, set_command
+from harness.document import Document
 from harness.errors import ExitCode, UsageError
 from harness.texts.printing import print_line
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from harness.release.policy import Policy
     from harness.release.verified import VerifiedExport
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 STRICT_NAME = Path("strict")  # the policy of this name is the harness's own; a file called so is ./strict
 
 
-def _run_verify(args: argparse.Namespace) -> int:
+def _run_verify(args: argparse.Namespace) -> Document[Any]:
     from harness.artifacts.folders import FolderError, restore_export
     from harness.release.verified import VerifiedExport
 
@@ -42,12 +43,14 @@ def _run_verify(args: argparse.Namespace) -> int:
         raise UsageError("--sign-with signs the document of --as; add --as, or use harness sign for the export")
     try:
         with restore_export(args.export) as export:
-            return _verify_and_print_export(args, export)
+            return _verify_export(args, export)
     except FolderError as error:  # of a published folder, of which no export can be made
         refused = VerifiedExport(str(args.export), refused=f"digests: {error.problem}")
-        args.document = asdict(refused)
-        print_line(f"refused: {args.export}: {refused.refused}", sys.stderr)
-        return ExitCode.REFUSED
+        return Document(refused, partial(_print_refusal, args.export), ExitCode.REFUSED)
+
+
+def _print_refusal(folder: Path, export: VerifiedExport) -> None:
+    print_line(f"refused: {folder}: {export.refused}", sys.stderr)
 
 
 def _is_rows_evidence(folder: Path) -> bool:
@@ -55,32 +58,37 @@ def _is_rows_evidence(folder: Path) -> bool:
     return (folder / ITEMS).is_file() and not any((folder / name).exists() for name in (EVIDENCE, MODEL))
 
 
-def _verify_and_print_export(args: argparse.Namespace, export: Path) -> int:
-    """Verify an export, print the result and return the exit code."""
+def _verify_export(args: argparse.Namespace, export: Path) -> Document[VerifiedExport]:
+    """Verify an export."""
     policy, demands = _read_policy(args)
     write = _make_document_writer(args) if args.told_as else None
     found = _run_verification_steps(args, export, policy)
-    document = write(found) if write else ""
-    where = sys.stderr if write else None
-    if args.json:
-        args.document = asdict(found)
-    else:
-        told = [("demands", line) for line in demands] + [("not checked", line) for line in found.unchecked]
-        told += [*found.steps.items(), *(("note", line) for line in found.notes)]
-        for name, line in told:
-            print_line(f"{name}: {line}", where)
-        if found.ok:
-            about = f"{found.candidate} of suite {found.suite}, root {found.root}"
-            if found.recorded:
-                names = ", ".join(f'"{gate}"' for gate in found.recorded)
-                about = f"not verified: {about}: files match, but its producer's word is taken for {names}"
-            else:
-                about = f"verified: {about}"
-            print_line(about, where)
-    print(document, end="")
+    statement = write(found) if write else None
+    code = ExitCode.OK if found.ok else ExitCode.REFUSED
+    return Document(found, partial(_print_verification, args.export, demands, statement), code)
+
+
+def _print_verification(folder: Path, demands: Sequence[str], statement: str | None, found: VerifiedExport) -> None:
+    """Print the steps and their result.
+
+    A statement for another tool is printed alone on stdout, and all else on stderr.
+    """
+    where = sys.stderr if statement is not None else None
+    told = [("demands", line) for line in demands] + [("not checked", line) for line in found.unchecked]
+    told += [*found.steps.items(), *(("note", line) for line in found.notes)]
+    for name, line in told:
+        print_line(f"{name}: {line}", where)
+    if found.ok:
+        about = f"{found.candidate} of suite {found.suite}, root {found.root}"
+        if found.recorded:
+            names = ", ".join(f'"{gate}"' for gate in found.recorded)
+            about = f"not verified: {about}: files match, but its producer's word is taken for {names}"
+        else:
+            about = f"verified: {about}"
+        print_line(about, where)
+    print(statement or "", end="")
     if not found.ok:
-        print_line(f"refused: {args.export}: {found.refused}", sys.stderr)
-    return ExitCode.OK if found.ok else ExitCode.REFUSED
+        _print_refusal(folder, found)
 
 
 def _run_verification_steps(args: argparse.Namespace, export: Path, policy: Policy | None) -> VerifiedExport:

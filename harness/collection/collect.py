@@ -25,7 +25,8 @@ from harness.records.metrics import Metric
 from harness.records.parts import CONDITIONS
 from harness.records.parts.approximate import format_exact_risk_ways
 from harness.records.parts.part import EvalFacts
-from harness.suite.tables import RELEASES, Export, Suite, find_name_error, gate_alpha, is_reserved, name_of_run
+from harness.records.suite_header import name_of_run
+from harness.suite.tables import RELEASES, Export, Suite, find_name_error, gate_alpha, is_reserved
 
 LARGE_ALPHA = 0.2  # an alpha above which a gate says little
 

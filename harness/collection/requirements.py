@@ -1,10 +1,11 @@
-"""Checks for required modules, before anything is opened.
+"""Checks for a required system and modules, before anything is opened.
 
 Missing modules are reported with the packages to install.
 """
 
 from __future__ import annotations
 
+import os
 import sys
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
@@ -16,10 +17,13 @@ if TYPE_CHECKING:
     from harness.collection.collection import Collection
 
 STATISTICS = ("numpy", "scipy")
+NEEDS_POSIX = "runs models, which needs Linux or macOS; on Windows use WSL (gate, verify, show and init run on Windows)"
 
 
 def check_requirements(collection: Collection) -> None:
-    """Raise UsageError if a required module is not installed."""
+    """Raise UsageError if the system runs no models, or a required module is not installed."""
+    if not hasattr(os, "fork"):
+        raise UsageError(f"{collection.suite.path}: {NEEDS_POSIX}")
     if lacking := find_missing_modules(collection):
         raise UsageError(f"{collection.suite.path}: {missing_modules_message(*lacking)}")
 

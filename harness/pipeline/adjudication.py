@@ -8,16 +8,22 @@ from datetime import date
 
 from harness.collection.collection import Collection, Item
 from harness.gates import contamination
-from harness.gates.context import GateContext, GateRows, decide_in_context, describe_unmet_requirement
+from harness.gates.attempts import AttemptNumber, LedgerExtract, derive_attempt
+from harness.gates.context import (
+    EvalContext,
+    GateContext,
+    GateRows,
+    decide_in_context,
+    make_context,
+)
+from harness.gates.waivers import GateWaivers, describe_claim
 from harness.pipeline.attempt import AttemptClaims, make_attempt
-from harness.pipeline.ledger import AttemptNumber, Ledger, LedgerEntry, counts_as_attempt
+from harness.pipeline.ledger import Ledger, LedgerEntry, counts_as_attempt
 from harness.records.claims.gate import Gate
-from harness.records.parts.waived import VoidWaiver, Waived
 from harness.records.samples import Result
-from harness.records.verdict_text import complete
 from harness.records.verdicts import Outcome, Verdict
 from harness.records.waivers import Waiver
-from harness.suite.waivers import active_waiver, find_waiver_error
+from harness.suite.waivers import claim_digest
 
 
 class Adjudicator:
@@ -38,10 +44,10 @@ class Adjudicator:
         self.said: dict[tuple[str, str], Verdict] = {}
         self.lost_runs: dict[str, str] = {}  # runs of a recipe that there are none of, and why
         self.leaks: contamination.Leaks | None = None  # rows by evaluation; None as long as nobody looked
-        self.standings: dict[tuple[str, str], AttemptNumber] = {}  # by candidate and eval, once they are in the ledger
-        self.provisional_attempts: dict[
-            tuple[str, str], AttemptNumber
-        ] = {}  # the same, of evaluations that may stop early
+        # By candidate and eval: the attempts that are in the ledger, and what of it they follow from.
+        self.standings: dict[tuple[str, str], AttemptNumber] = {}
+        self.extracts: dict[tuple[str, str], LedgerExtract] = {}
+        self.provisional_attempts: dict[tuple[str, str], AttemptNumber] = {}  # of evaluations that may stop early
 
     @property
     def verdicts(self) -> tuple[Verdict, ...]:
@@ -64,8 +70,9 @@ class Adjudicator:
             # Which attempt at its rows it is, is written down before anything is said of it.
             look = self.ledger_entry(*key, result)
             with self.ledger.lock():
-                self.standings[key] = self.ledger.number_attempt(look)
-                self.ledger.record(self.standings[key], look, self.collection.suite, *key)
+                line = self.ledger.record(self.ledger.number_attempt(look), look, self.collection.suite, *key)
+                self.extracts[key] = self.ledger.extract(look, line)
+            self.standings[key] = derive_attempt(self.extracts[key], self.base)
         for gate in self.collection.gates(candidate, item.eval):
             self.decide_if_ready(gate, candidate)
         return self.verdicts[before:]
@@ -85,7 +92,7 @@ class Adjudicator:
             return
         for name in gate.requires:
             self.decide_if_ready(self.collection.resolve_gate(self.gates[name], candidate), candidate)
-        self.record_verdict(self.decide_gate(gate, candidate))
+        self.said[candidate, gate.id] = self.decide_gate(gate, candidate)
 
     def decide_gate(self, gate: Gate, candidate: str, result: Result | None = None) -> Verdict:
         """Decide a single gate, on other rows of the candidate if given."""
@@ -101,16 +108,26 @@ class Adjudicator:
 
     def make_context(self, gate: Gate, candidate: str, obstacle: str = "") -> GateContext:
         """Return what a gate's verdict follows from besides its rows."""
-        header, spec = self.collection.suite.header, self.collection.tasks[gate.eval].spec
-        standing = self.standings.get((candidate, gate.eval))
-        outcomes = {g: str(v.outcome) for (name, g), v in self.said.items() if name == candidate}
-        unmet = describe_unmet_requirement(gate, candidate, outcomes)
-        return GateContext(
-            candidate, gate.alpha or header.alpha, self.attempt_number(gate, candidate), header.attempts == "spend",
-            standing.stages if standing else (), spec.rows_at_most,
-            obstacle=unmet or self.lacking.get(gate.versus or "", "") or obstacle, slices=spec.slices,
-            leaks=self.leaks, decides=self.collection.is_decisive(gate, candidate),
-        )  # fmt: skip
+        suite, spec, key = self.collection.suite, self.collection.tasks[gate.eval].spec, (candidate, gate.eval)
+        return make_context(
+            gate,
+            candidate,
+            suite.header,
+            EvalContext(spec.slices, spec.rows_at_most),
+            self.standings.get(key) or self.provisional_attempts.get(key),
+            {decided: str(v.outcome) for (name, decided), v in self.said.items() if name == candidate},
+            self.waivers_of(self.gates[gate.id]),
+            obstacle=self.lacking.get(gate.versus or "", "") or obstacle,
+            leaks=self.leaks,
+            decides=self.collection.is_decisive(gate, candidate),
+        )
+
+    def waivers_of(self, gate: Gate) -> GateWaivers | None:
+        """Return what a waiver of a gate is compared with, if there are waivers."""
+        if not self.waivers:
+            return None
+        digest = claim_digest(gate, self.collection.suite)
+        return GateWaivers(self.waivers, describe_claim(gate), digest, self.today)
 
     def is_settled(self, item: Item, result: Result) -> bool:
         """Return whether the rows so far decide every gate of an item."""
@@ -125,20 +142,3 @@ class Adjudicator:
                 )
         verdicts = [self.decide_gate(replace(g, requires=[]), item.subject, result) for g in gates]
         return all(v.outcome in (Outcome.PASS, Outcome.FAIL) for v in verdicts)
-
-    def attempt_number(self, gate: Gate, candidate: str) -> int:
-        """Return which attempt a gate is judged as, 0 if none is counted."""
-        key = candidate, gate.eval
-        standing = self.standings.get(key) or self.provisional_attempts.get(key)
-        return standing.number if standing else 0
-
-    def record_verdict(self, verdict: Verdict) -> None:
-        gate, suite = self.gates[verdict.gate], self.collection.suite
-        if verdict.blocking and verdict.outcome is not Outcome.PASS:
-            waiver = active_waiver(self.waivers, gate, suite, self.today)
-            own = [w for w in self.waivers if w.gate == gate.id]
-            if waiver:
-                verdict = complete(verdict, Waived(waiver))
-            elif own:
-                verdict = complete(verdict, VoidWaiver(find_waiver_error(own[-1], gate, suite, self.today)))
-        self.said[verdict.candidate, verdict.gate] = verdict

@@ -28,10 +28,10 @@ from harness.records.findings import Finding
 from harness.records.models import ModelRef, Progress, Subject
 from harness.release import conversions
 from harness.release.conversions import seal_candidate
-from harness.reports.report_json import dumps
-from harness.reports.run_folder import LOGS, read_steps
+from harness.reports.run_folder import TRAINING_LOGS, read_steps
 from harness.suite.tables import MERGES, Export
 from harness.texts.counts import count_noun
+from harness.texts.json_text import dumps
 from harness.texts.numbers import format_duration
 
 FACTS = "harness-adapter.json"  # in an adapter's folder: what its trainer noted
@@ -110,7 +110,7 @@ def train_adapter(run: RunContext) -> Trained | StageStop:
             if not whole and not artifact_cache.is_sealed(folder):
                 artifact_cache.seal_folder(folder)
             facts = {"reused": str(folder)} if whole else {}
-            facts |= read_facts(folder / FACTS) | copy_training_logs(run, folder.parent / LOGS)
+            facts |= read_facts(folder / FACTS) | copy_training_logs(run, folder.parent / TRAINING_LOGS)
             found.facts["training"] = facts
             found.training = read_steps(folder) or found.training
     seconds = time.monotonic() - begun
@@ -160,7 +160,7 @@ def make_copy(run: RunContext, parent: ModelRef, declared: Export) -> ModelRef:
         out = Artifacts(run.session).copy(declared, parent)
         with _lock_and_check_artifact(run, out):
             ref = conversions.make_copy(declared, parent, exporter, out, run.session.progress)
-        run.record.run.facts[declared.name] = read_facts(out / conversions.NOTE)
+        run.record.run.facts[declared.name] = read_facts(out / conversions.CONVERSION_NOTES)
         return ref
 
 

@@ -19,7 +19,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import re
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -34,6 +33,22 @@ from harness.artifacts.attestation import LEDGER_FORMAT
 from harness.collection.collection import Task
 from harness.errors import UsageError
 from harness.files import append_line, cache_dir, hold_exclusively, split_json_lines, write_text
+from harness.gates.attempts import (
+    ID_DIGITS,
+    AttemptNumber,
+    LedgerExtract,
+    Line,
+    count_attempts_before,
+    derive_attempt,
+    extract_lines,
+    has_head,
+    hash_line,
+    is_look,
+    is_of_other_base,
+    list_stages,
+    make_attempt_key,
+    map_looks_to_attempts,
+)  # fmt: skip
 from harness.records.samples import Result
 from harness.records.verdicts import Verdict
 from harness.suite.tables import Suite
@@ -41,22 +56,7 @@ from harness.suite.tables import Suite
 FILE, ELSEWHERE = "attempts.jsonl", "HARNESS_LEDGER"  # in the cache folder, and the only file there that matters
 SUITE_WAY = 'choose on a select split (--select), or write attempts = "spend"'
 MAX_NAMED_SUITES = 4  # suites of earlier looks
-HEX_DIGITS = 16  # hex digits of a line's digest in the evidence
 LOST_LEDGER_WARNING = "earlier attempts are then unknown"
-HEAD = ("format", "id", "after", "time")  # what every line has
-TEXTS = (  # that are read again
-    "place",
-    "role",
-    "weights",
-    "base",
-    "project",
-    "rows",
-    "scores",
-    "continues",
-    "claims",
-    "settings",
-    "measure",
-)
 Role = Literal["adapter", "merged", "conversion"]  # of a candidate: models of one are attempts at the same question
 Row = tuple[str, ...]  # the keys of one row
 OVERLAP_DIVISOR = 10  # rows are met again when one in so many of the smaller set is
@@ -138,21 +138,6 @@ def _hash_value(value: Any) -> str:
 
 
 @dataclass(frozen=True)
-class AttemptNumber:
-    """The number of an attempt at its rows, from 1.
-
-    `stages` has the number of rows of each of its looks, its own last.
-    """
-
-    number: int
-    stages: tuple[int, ...]
-    line: str = ""  # what it goes by in the ledger, empty where it is not there yet
-    continues: str = ""  # the look of the same weights at some of the rows
-    others: tuple[str, ...] = ()  # the suites of the attempts before it
-    foreign: int = 0  # looks at models of another base
-
-
-@dataclass(frozen=True)
 class LedgerState:
     """The line digests of a ledger.
 
@@ -167,7 +152,7 @@ class LedgerState:
     def to_json(self) -> dict[str, Any]:
         """Return it as evidence has it."""
         names = {"ledgers": self.ledgers, "heads": self.heads, "lines": self.lines}
-        return {name: sorted(x[:HEX_DIGITS] for x in many) for name, many in names.items()} | {"began": self.began}
+        return {name: sorted(x[:ID_DIGITS] for x in many) for name, many in names.items()} | {"began": self.began}
 
 
 class Ledger:
@@ -203,39 +188,50 @@ class Ledger:
         claims. Weights that were looked at on some of the rows, and scored the same there, go on where more rows were
         declared.
         """
-        near = [
-            line for line in self.read_entries() if line["role"] == look.role and self._is_look_at_same_rows(line, look)
-        ]
-        foreign = [line for line in near if line["base"] and look.base and line["base"] != look.base]
-        near = [line for line in near if line not in foreign]
-        first = _map_looks_to_attempts(self.read_entries())
-        roots = list(dict.fromkeys(first[line["id"]] for line in near))
-        ours = [line for line in near if (line["weights"], line["claims"]) == (look.weights, look.claims)]
-        looked = [line for line in ours if line["rows"] == look.digest]
+        looks, near = self.read_entries(), self._find_near_looks(look)
+        claimed = [line for line in near if (line["weights"], line["claims"]) == (look.weights, look.claims)]
+        claimed = [line for line in claimed if not is_of_other_base(line, look.base)]
+        looked = [line for line in claimed if line["rows"] == look.digest]
         same = next((line for line in reversed(looked) if look.scores_digest() in ("", line["scores"])), None)
-        before, continued = same, {line["continues"] for line in near}
-        for line in ours if same is None and look.most is not None else ():  # the last at fewer rows, which goes on
-            told = line["most"] == look.most and line["id"] not in continued
-            rows = self._read(line["rows"]) if told and line["n"] < len(look.rows) else None
-            if rows is not None and rows < look.rows and look.scores_digest(rows) in ("", line["scores"]):
-                before = line
-        root = first[before["id"]] if before else _find_joined_attempt(look, ours, first)
-        earlier = roots[: roots.index(root)] if root in roots else roots
-        counts = {line["id"]: line["count"] for line in self.read_entries()}
-        number = 1 + sum(counts[one] for one in earlier)
-        stages, by_id, went_on = [] if same else [len(look.rows)], {x["id"]: x for x in self.read_entries()}, before
-        while went_on:  # the looks that it goes on from, the first of them first
-            stages.insert(0, int(went_on["n"]))
-            went_on = by_id.get(went_on["continues"])
-        others = tuple(line["place"] for line in near if line["id"] in earlier)
-        _flatten_row_keys.cache_clear()  # of millions of rows they are much to hold
-        written, on = (same["id"], same["continues"]) if same else ("", before["id"] if before else "")
-        return AttemptNumber(number, tuple(stages), written, on, others, len({first[x["id"]] for x in foreign}))
+        if same is not None:
+            return derive_attempt(extract_lines(same["id"], near, looks), look.base)
+        before = self._find_continued_look(look, claimed, near)
+        attempts = map_looks_to_attempts(looks)
+        root = attempts[before["id"]] if before else _find_joined_attempt(look, claimed, attempts)
+        earlier = count_attempts_before(root, near, look.base, looks)
+        continues = before["id"] if before else ""
+        stages = (*list_stages(continues, looks), len(look.rows))
+        return AttemptNumber(earlier.number, stages, "", continues, earlier.others, earlier.foreign)
 
-    def record(self, standing: AttemptNumber, look: LedgerEntry, suite: Suite, candidate: str, name: str) -> None:
-        """Write a look down, unless it stands there already. Raises UsageError where that is impossible."""
+    def extract(self, look: LedgerEntry, line: str) -> LedgerExtract:
+        """Return the lines that the number of a recorded look follows from."""
+        return extract_lines(line, self._find_near_looks(look), self.read_entries())
+
+    def _find_near_looks(self, look: LedgerEntry) -> Sequence[Line]:
+        """Return the looks in the same role at enough of the same rows."""
+        lines = [line for line in self.read_entries() if line["role"] == look.role]
+        near = [line for line in lines if self._is_look_at_same_rows(line, look)]
+        _flatten_row_keys.cache_clear()  # of millions of rows they are much to hold
+        return near
+
+    def _find_continued_look(self, look: LedgerEntry, claimed: Sequence[Line], near: Sequence[Line]) -> Line | None:
+        """Return the last look of the same weights at fewer of the declared rows, which this one continues."""
+        continued, found = {line["continues"] for line in near}, None
+        for line in claimed if look.most is not None else ():
+            if line["most"] != look.most or line["id"] in continued or line["n"] >= len(look.rows):
+                continue
+            rows = self._read(line["rows"])
+            if rows is not None and rows < look.rows and look.scores_digest(rows) in ("", line["scores"]):
+                found = line
+        return found
+
+    def record(self, standing: AttemptNumber, look: LedgerEntry, suite: Suite, candidate: str, name: str) -> str:
+        """Write a look down, unless it stands there already, and return the id of its line.
+
+        Raises UsageError where that is impossible.
+        """
         if standing.line:
-            return
+            return standing.line
         told = {
             "place": suite.place,  # no more of the machine than the name of a folder
             "suite": suite.name, "suite_digest": suite.digest, "candidate": candidate, "eval": name,
@@ -249,7 +245,7 @@ class Ledger:
                 self._append_ledger_line({"ledger": uuid.uuid4().hex})
             if self._read_intact_rows_bytes(look.digest) is None:
                 write_text(self.rows_file(look.digest), look.text)
-            self._append_ledger_line(told)
+            return self._append_ledger_line(told)
         except OSError as error:
             raise self._make_write_error(error) from None
 
@@ -318,10 +314,11 @@ class Ledger:
 
     # -- lines -------------------------------------------------------------------------------------
 
-    def _append_ledger_line(self, told: Mapping[str, Any]) -> None:
+    def _append_ledger_line(self, told: Mapping[str, Any]) -> str:
         after, time = sorted(self.state().heads), datetime.now(UTC).isoformat(timespec="seconds")
         line = {"format": LEDGER_FORMAT, "after": after, "time": time, **told}
-        append_line(self.path, {**line, "id": _hash_line(line)})
+        append_line(self.path, {**line, "id": hash_line(line)})
+        return hash_line(line)
 
     def _parse_and_verify_lines(self, data: bytes) -> list[dict[str, Any]]:
         """Parse and verify the lines of a ledger, each once.
@@ -343,17 +340,15 @@ class Ledger:
                 what = f"format {line.get('format')}, and this one reads {LEDGER_FORMAT}"
                 where = f"{self.path}:{number}: was written by another version of the harness ({what})"
                 raise UsageError(f"{where}; move the file away: {LOST_LEDGER_WARNING}")
-            if (
-                not _is_valid_ledger_line(line)
-                or _hash_line({k: v for k, v in line.items() if k != "id"}) != line["id"]
-            ):
+            valid = has_head(line) and ("ledger" in line or is_look(line))
+            if not valid or hash_line(line) != line["id"]:
                 where = f"{self.path}:{number}: was changed or truncated after it was written"
                 raise UsageError(f"{where}; restore the file, or move it away: {LOST_LEDGER_WARNING}")
             found[line["id"]] = line
             numbers.setdefault(line["id"], number)
         for line in map(found.__getitem__, numbers):
             if lost := [a for a in line["after"] if a not in found]:
-                where = f"{self.path}:{numbers[line['id']]}: its previous line {lost[0][:HEX_DIGITS]} is missing"
+                where = f"{self.path}:{numbers[line['id']]}: its previous line {lost[0][:ID_DIGITS]} is missing"
                 raise UsageError(f"{where}; restore the file, or move it away: {LOST_LEDGER_WARNING}")
         if found and not any("ledger" in line for line in found.values()):
             raise UsageError(
@@ -365,41 +360,6 @@ class Ledger:
 
     def _make_write_error(self, error: OSError) -> UsageError:
         return UsageError(f"{self.path}: attempts cannot be recorded: {error.strerror}; nothing was exported")
-
-
-def _map_looks_to_attempts(looks: Sequence[Mapping[str, Any]]) -> dict[str, str]:
-    """Map each look to its attempt, the id of its first look.
-
-    Looks that went on from each other are one attempt, and so are those at one candidate under one set of claims and
-    settings, unless an evaluation was repeated with other scores.
-    """
-    found: dict[str, str] = {}
-    pairs: dict[tuple[str, ...], str] = {}
-    scored: dict[tuple[str, ...], dict[str, str]] = {}
-    for line in looks:
-        id_, pair = line["id"], _make_attempt_key(line["role"], line["weights"], line["claims"], line["settings"])
-        if line["continues"] in found:
-            found[id_] = found[line["continues"]]
-        elif not line["claims"]:
-            found[id_] = id_
-        else:
-            before = scored.setdefault((*pair, line["measure"]), {})
-            root = before.get(line["scores"]) or (id_ if before else pairs.get(pair, id_))
-            pairs[pair], found[id_] = root, root
-            before[line["scores"]] = root
-    return found
-
-
-def _find_joined_attempt(look: LedgerEntry, ours: Sequence[Mapping[str, Any]], first: Mapping[str, str]) -> str:
-    """Return the earlier attempt that a new look joins. Empty if it begins an attempt."""
-    pair = _make_attempt_key(look.role, look.weights, look.claims, look.settings)
-    same = [x for x in ours if _make_attempt_key(x["role"], x["weights"], x["claims"], x["settings"]) == pair]
-    repeated = any(line["measure"] == look.measure for line in same)
-    return first[same[-1]["id"]] if look.claims and same and not repeated else ""
-
-
-def _make_attempt_key(role: str, weights: str, claims: str, settings: str) -> tuple[str, ...]:
-    return role, weights, claims, settings
 
 
 def describe_attempts(
@@ -430,20 +390,9 @@ def describe_attempts(
     return found
 
 
-def _is_valid_ledger_line(line: Any) -> bool:
-    """Return whether a value is a line of a ledger: its beginning, or a look."""
-    if not isinstance(line, dict) or not all(key in line for key in HEAD) or not isinstance(line["after"], list):
-        return False
-    if not all(isinstance(text, str) for text in (line["id"], *line["after"])):
-        return False
-    if "ledger" in line:
-        return True
-    texts = all(isinstance(line.get(key), str) for key in TEXTS)
-    named = texts and re.fullmatch("[0-9a-f]{64}", line["rows"]) is not None
-    whole = all(isinstance(line.get(key), int) for key in ("n", "count"))
-    return named and whole and isinstance(line.get("most"), int | None)
-
-
-def _hash_line(line: Mapping[str, Any]) -> str:
-    text = json.dumps(line, sort_keys=True, ensure_ascii=False)
-    return hashlib.sha256(text.encode("utf-8", "backslashreplace")).hexdigest()
+def _find_joined_attempt(look: LedgerEntry, claimed: Sequence[Line], attempts: Mapping[str, str]) -> str:
+    """Return the earlier attempt that a new look joins. Empty if it begins an attempt."""
+    key = (look.role, look.weights, look.claims, look.settings)
+    same = [line for line in claimed if make_attempt_key(line) == key]
+    repeated = any(line["measure"] == look.measure for line in same)
+    return attempts[same[-1]["id"]] if look.claims and same and not repeated else ""

@@ -14,6 +14,7 @@ from harness.artifacts.fingerprint import Fingerprint
 from harness.artifacts.model_files import extra_files
 from harness.collection.collection import Collection
 from harness.collection.output_paths import find_write_error
+from harness.collection.requirements import check_requirements
 from harness.errors import CheckFailedError, ExitCode, UsageError, disk_full_error, resource_error
 from harness.files import write_text
 from harness.pipeline.adjudication import Adjudicator
@@ -38,6 +39,7 @@ def start_run(collection: Collection, options: Options) -> RunContext:
     """Call the hook of a run's beginning, and run preflight. Raises UsageError with every mistake."""
     if why := find_write_error(options.out / "report.json"):  # told before libraries are loaded and models opened
         raise UsageError(f"--out {format_toml(str(options.out))}: {why}; name a writable folder")
+    check_requirements(collection)  # a header above one line would say nothing
     record, checks = Record(collection), collect_checks(collection, options)
     record.run.invocation = options.to_json()
     if options.limit:

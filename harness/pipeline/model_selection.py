@@ -36,7 +36,7 @@ from harness.records.models import ModelRef
 from harness.records.run import Run, Swept, Trial
 from harness.records.samples import Result
 from harness.records.verdicts import Outcome, Verdict
-from harness.reports.run_folder import LOGS, read_steps
+from harness.reports.run_folder import TRAINING_LOGS, read_steps
 from harness.schema import format_toml
 from harness.texts.numbers import format_metric, format_p_in_sentence
 
@@ -216,7 +216,7 @@ def run_sweep(run: RunContext) -> Trained | StageStop:
             break
     assert best and found.sweep  # there is nothing that the first could fail to be better than
     place = Artifacts(best[0].run.session)
-    found.facts["training"] = {**best[0].facts, **copy_training_logs(run, place.work / LOGS)}
+    found.facts["training"] = {**best[0].facts, **copy_training_logs(run, place.work / TRAINING_LOGS)}
     found.training = read_steps(place.adapter) or found.training
     found.sweep = swept = _conclude_sweep(found.sweep)
     left = ", ".join(map(format_toml, swept.values[len(swept.trials) :]))

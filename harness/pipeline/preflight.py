@@ -5,7 +5,6 @@ They cover real configuration objects, tokenizer, lengths and remote data.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -29,8 +28,6 @@ from harness.release.export import find_destination_error
 from harness.release.releases import find_release_error, open_release
 from harness.suite.tables import Model
 from harness.texts.escaping import shorten_text
-
-NEEDS_POSIX = "runs models, which needs Linux or macOS; on Windows use WSL (gate, verify, show and init run on Windows)"
 
 
 @dataclass(frozen=True)
@@ -58,8 +55,6 @@ def run_preflight(
     Raises UsageError on mistakes. A build that passed once on exactly this collection, model and code is skipped,
     unless `remembers` is false.
     """
-    if not hasattr(os, "fork"):
-        raise UsageError(f"{collection.suite.path}: {NEEDS_POSIX}")
     requirements.check_requirements(collection)
     suite, plugins = collection.suite, collection.plugins
     trained = (*suite.train.sources, suite.train.validation_data or "") if suite.train else ()

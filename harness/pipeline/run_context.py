@@ -33,8 +33,8 @@ from harness.records.run import ItemResult
 from harness.records.samples import Result, rows_digest
 from harness.records.verdicts import Outcome
 from harness.release.lock_writer import make_lock
-from harness.reports.report_json import dumps
 from harness.suite.tables import Suite
+from harness.texts.json_text import dumps
 
 
 class ErrorDescription(NamedTuple):

@@ -18,8 +18,9 @@ from harness.errors import UsageError
 from harness.files import read_text, reporting_write_errors, write_text
 from harness.records.models import ModelRef
 from harness.records.samples import rows_digest
-from harness.reports.report_json import dumps, from_json
+from harness.reports.report_json import from_json
 from harness.suite.waivers import CLAIM_KEYS
+from harness.texts.json_text import dumps
 
 RECORD_SUFFIX = ".aa.json"  # behind the name of a suite
 FORMAT_VERSION = 1

@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from harness.collection.collection import Collection, Task
+from harness.gates.attempts import AttemptNumber
 from harness.gates.clusterings import sort_clusterings
 from harness.gates.min_rows import find_unprovable_error
-from harness.pipeline.ledger import AttemptNumber
 from harness.planning.aa_record import AaRecord
 from harness.planning.few_rows import FEW_ROWS, describe_few_rows
 from harness.planning.history import MIN_ROWS, History, PastRows, run_name

@@ -19,7 +19,7 @@ from harness.records.run import Run
 from harness.records.samples import Sample
 from harness.records.verdicts import Verdict
 from harness.reports.report_json import read_run, relative_paths
-from harness.reports.run_folder import metric_value, read_rows
+from harness.reports.run_folder import metric_value, read_answers
 from harness.stats.arrays import np
 
 MIN_ROWS = 30  # rows of an earlier run from which on it says more than the defaults
@@ -42,7 +42,7 @@ class History:
     """The earlier runs of a suite's model, newest first."""
 
     def __init__(self, out: Path, collection: Collection) -> None:
-        suite, self.runs, self.rows = collection.suite, list[Run](), cache(read_rows)
+        suite, self.runs, self.rows = collection.suite, list[Run](), cache(read_answers)
         for path in sorted(out.glob(f"{suite.name}-*T*Z*/report.json"), key=lambda p: p.parent.name, reverse=True):
             with suppress(UsageError):  # not a report of this version: nothing to learn
                 run = read_run(path)

@@ -33,7 +33,7 @@ from harness.records.models import ModelRef, Seal
 from harness.suite.tables import Export
 from harness.texts.escaping import shorten_repr
 
-NOTE = f"{NOTE_PREFIX}copy.json"
+CONVERSION_NOTES = f"{NOTE_PREFIX}copy.json"
 """The file in which an exporter writes facts for the report, as JSON: {"facts": {…}}. It is not shipped."""
 
 

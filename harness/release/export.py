@@ -52,11 +52,12 @@ from harness.records.verdicts import Verdict
 from harness.release import model_card
 from harness.release.conversions import copy_files, require_output_folder
 from harness.release.releases import keep_first_release
-from harness.reports.report_json import dumps, json_safe, relative_paths, to_json
+from harness.reports.report_json import relative_paths, to_json
 from harness.reports.run_folder import is_writable, make_row
 from harness.schema import has_parameter
 from harness.stats import hypothesis_tests
 from harness.suite.tables import Export
+from harness.texts.json_text import dumps, json_safe
 
 PLACES = ("base_model_name_or_path", "revision", "auto_mapping")  # where an adapter's base and its class lay
 Results = Mapping[tuple[str, str], Result]  # by subject and evaluation

@@ -11,8 +11,8 @@ from harness import schema
 from harness.records.claims.gate import PARENT, Gate
 from harness.records.metrics import Metric
 from harness.records.samples import Score
+from harness.records.suite_header import SuiteTable, name_of_run
 from harness.stats.values import find_alpha_error
-from harness.suite.tables import SuiteTable, name_of_run
 
 FORMAT_VERSION = 1  # of suite.lock.json; raised when an older `verify` would misread
 

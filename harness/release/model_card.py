@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from harness.artifacts.gguf import FACTORS, find_gguf, read_gguf
+from harness.artifacts.gguf import ROPE_FACTORS, find_gguf, read_gguf
 from harness.records.models import ModelRef
 from harness.records.run import Run
 from harness.records.verdict_text import format_claim
@@ -25,7 +25,7 @@ from harness.texts.secrets import redact_options, redact_text
 USE = "## Use\n\n"
 VLLM_RANK = 16  # the largest it serves unless told otherwise
 SCALED_ROPE_TEXT = (
-    f"\nIt has scaled rotary positions (`{FACTORS}`), which plain transformers does not read "
+    f"\nIt has scaled rotary positions (`{ROPE_FACTORS}`), which plain transformers does not read "
     "from a GGUF file: loaded there it computes something else, so use llama.cpp or the "
     "harness."
 )
@@ -142,7 +142,7 @@ def usage_markdown(ref: ModelRef, base: str) -> str:
             'model.create_chat_completion([{"role": "user", "content": "…"}])',
         ]
         serve = f"llama-server -m {shlex.quote(escape_controls(f'model/{single.name}'))}"
-        if FACTORS in read_gguf(single).tensors:
+        if ROPE_FACTORS in read_gguf(single).tensors:
             careful = SCALED_ROPE_TEXT
     else:
         load = [

@@ -9,10 +9,10 @@ from typing import Any
 
 from harness.errors import did_you_mean
 from harness.records.claims.gate import PARENT, Gate
+from harness.records.suite_header import SuiteTable
 from harness.records.verdicts import Outcome
 from harness.release.lock_reader import LockedSuite
 from harness.release.policy import ANY_SUITE, Policy
-from harness.suite.tables import SuiteTable
 
 Verdicts = Mapping[str, Mapping[str, Any]]  # by the id of their gate
 SKEW = timedelta(hours=1)  # by which clocks may differ

@@ -30,8 +30,9 @@ from harness.records.parts.waived import VoidWaiver, Waived
 from harness.records.samples import Caveat, Draw, Labels, Result, Sample, Score
 from harness.records.verdicts import Outcome, Verdict
 from harness.release.lock_reader import LockedSuite
-from harness.reports.report_json import dumps, from_json, json_safe, require_wordable
+from harness.reports.report_json import from_json, require_wordable
 from harness.stats import hypothesis_tests
+from harness.texts.json_text import dumps, json_safe
 
 COMBINES = ("harness_domain.cost:median_seconds", "harness_domain.cost:ratio_of_medians")  # ours, of values alone
 NEAR_BOUND = 1e-7  # relative; a bound is where a p-value crosses alpha, and the search magnifies how that was rounded

@@ -10,7 +10,7 @@ from typing import Any
 from harness import schema
 from harness.artifacts.digests import digest_value
 from harness.records.claims.gate import PARENT, Gate, assign_recipe_gates
-from harness.suite.tables import SuiteTable
+from harness.records.suite_header import SuiteTable
 
 DEFAULTS = json.loads(json.dumps(asdict(Gate(""))))  # of the keys of a gate that a lock leaves out
 ANY_METRIC = ".?"  # how a gate on rows names an eval's only metric

@@ -21,11 +21,11 @@ from harness.data.rows import read_rows, to_samples
 from harness.errors import Mistakes
 from harness.records.samples import Sample, rows_digest
 from harness.release.lock_writer import own_keys
-from harness.reports.report_json import dumps
 from harness.schema import format_toml
 from harness.suite.reader import read_suite
 from harness.suite.tables import Eval, Suite
 from harness.texts import secrets
+from harness.texts.json_text import dumps
 
 LOCK_KEYS = ("claim", "blocking", "candidates", "files")  # of a table in the lock, beside the suite's own keys
 Tables = Mapping[str, Mapping[str, Any]]  # by what they are called

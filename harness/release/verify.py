@@ -44,6 +44,7 @@ from harness.artifacts.shapes import require_shape
 from harness.artifacts.stamps import read_stamps
 from harness.artifacts.strict_json import MALFORMED
 from harness.errors import UsageError
+from harness.gates.waivers import describe_claim
 from harness.release import policy_checks
 from harness.release.lock_reader import LockedSuite, read_lock, require_lock_format
 from harness.release.policy import ExportRefusedError, Policy, list_unchecked, require_signers, verified_signers
@@ -51,7 +52,6 @@ from harness.release.recomputation import recompute_verdicts
 from harness.release.served import require_served_statement
 from harness.release.source import find_source_error
 from harness.release.verified import VerifiedExport, read_evidence_file
-from harness.suite.waivers import describe_claim
 from harness.texts.counts import count_noun
 
 UNSIGNED_TEXT = "no policy: bytes match the evidence, but the evidence is not authenticated"

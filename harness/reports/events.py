@@ -23,13 +23,14 @@ from harness.records.findings import Finding
 from harness.records.models import Progress
 from harness.records.run import ItemResult, Run, Trial
 from harness.records.verdicts import Verdict
-from harness.reports.report_json import from_json, json_safe, relative_paths, require_wordable
+from harness.reports.report_json import from_json, relative_paths, require_wordable
 from harness.texts.counts import count_noun
+from harness.texts.json_text import json_safe
 from harness.texts.numbers import format_duration
 
 MAX_LOG_BYTES = 1 << 27  # of a log, which is read as a whole
 FORMAT_VERSION = 1  # of a line; raised when a reader of an older one would misread it
-FILE = "events.jsonl"  # in a run's folder
+EVENTS = "events.jsonl"  # in a run's folder
 PROGRESS_INTERVAL_S = 1.0  # seconds between two signs of life of one kind that are written
 START_KEYS = ("suite", "path", "digest", "seed", "alpha", "model", "started", "harness", "items", "gates", "shipping")
 
@@ -114,7 +115,7 @@ class Events:
         self.waiting.append(json.dumps(json_safe(line), ensure_ascii=False, default=str, allow_nan=False) + "\n")
         try:
             if self.file is None and run and run.folder:
-                self.file = _open_events(Path(run.folder) / FILE)
+                self.file = _open_events(Path(run.folder) / EVENTS)
                 try_lock(self.file.fileno())
             if self.file is None:
                 return
@@ -231,9 +232,9 @@ def read_events(folder: Path) -> RunProgress:
 
     Raises UsageError if its event log is missing, invalid or of another version.
     """
-    path = folder / FILE
+    path = folder / EVENTS
     try:
-        with ForeignFolder(folder).open(FILE) as file:
+        with ForeignFolder(folder).open(EVENTS) as file:
             free = try_lock(file.fileno(), shared=True)  # None where its file system knows no locks
             content = file.read(MAX_LOG_BYTES + 1)
         if len(content) > MAX_LOG_BYTES:

@@ -18,8 +18,7 @@ from harness.records.verdict_figures import verdict_figures
 from harness.records.verdicts import Verdict
 from harness.reports import summary
 from harness.reports.next_step import suggest_next_step
-from harness.reports.run_folder import prompt_of
-from harness.reports.run_folder import read_rows as read_answers
+from harness.reports.run_folder import prompt_of, read_answers
 from harness.texts.escaping import printable
 
 # entry points: functions of a Run that return HTML to show below the gates, or an empty text

@@ -34,10 +34,11 @@ from harness.artifacts.strict_json import MALFORMED
 from harness.errors import UsageError
 from harness.records.parts.part import Part
 from harness.records.run import Run
-from harness.records.verdict_text import format_why
+from harness.records.verdict_text import deciding_result, format_why
 from harness.records.verdicts import Verdict
 from harness.schema import field_hints
-from harness.texts.secrets import redact_options, redact_text
+from harness.texts.json_text import dumps
+from harness.texts.secrets import redact_options
 
 FORMAT_VERSION = 1  # of report.json; raised when an older reader would misread
 END, SUM = "\n}\n", ',\n "sha256": "'  # how it ends, and its last key: the digest of all before it
@@ -53,11 +54,6 @@ def to_json(run: Run) -> str:
     facts = {name: redact_options(told) for name, told in run.facts.items()}
     text = dumps({"format": FORMAT_VERSION, **relative_paths(dataclasses.asdict(run) | {"facts": facts}, run)})
     return f'{text.removesuffix(END)}{SUM}{hashlib.sha256(text.encode("utf-8", "backslashreplace")).hexdigest()}"{END}'
-
-
-def dumps(value: Any) -> str:
-    """Serialize a value as JSON, with secrets redacted. Non-finite numbers become null: JSON has none."""
-    return json.dumps(json_safe(value), indent=1, ensure_ascii=False, default=str, allow_nan=False) + "\n"
 
 
 def read_run(folder: str | Path) -> Run:
@@ -100,6 +96,9 @@ def require_wordable(verdict: Verdict) -> None:
     try:
         format_why(verdict)
         verdict.table()
+        for result in (verdict, deciding_result(verdict)):
+            if not all(type(count) is int for count in (result.n, result.won_count, result.lost_count)):
+                raise TypeError("a number of rows is not an integer")
     except MALFORMED as error:
         raise ValueError(f'the parts of gate "{verdict.gate}" are malformed: {error}') from None
 
@@ -146,17 +145,6 @@ def _from_first_kind(kinds: Sequence[Any], value: Any, place: str) -> Any:
         with suppress(TypeError):
             return from_json(kind, value, place)
     return from_json(kinds[-1], value, place)
-
-
-def json_safe(value: Any) -> Any:
-    """Return a value as JSON can hold it: without secrets, and null for a number that is not finite."""
-    if isinstance(value, dict):
-        return {str(k): json_safe(v) for k, v in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [json_safe(v) for v in value]
-    if isinstance(value, float) and (value != value or value in (float("inf"), float("-inf"))):
-        return None
-    return redact_text(value) if isinstance(value, str) else value
 
 
 def relative_paths(value: Any, run: Run) -> Any:

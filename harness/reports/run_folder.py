@@ -19,17 +19,19 @@ from pathlib import Path
 from typing import Any
 
 from harness.artifacts.folders import ForeignFolder
+from harness.artifacts.strict_json import read_json
 from harness.errors import UsageError
 from harness.files import write_text
 from harness.records.metrics import Metric
 from harness.records.run import Run, TrainingStep, is_plain_name
 from harness.records.samples import Draw, Result, Sample
 from harness.reports.junit import format_junit
-from harness.reports.report_json import dumps, from_json, read_run, relative_paths, to_json
+from harness.reports.report_json import from_json, read_run, relative_paths, to_json
+from harness.texts.json_text import dumps
 from harness.texts.secrets import redact_text
 
 STEPS = "training.jsonl"  # beside an adapter's folder, a step a line
-LOGS = "logs"
+TRAINING_LOGS = "logs"
 """The folder beside an adapter's in which its trainer logs for people, in whatever form."""
 MAX_STEPS = 1000  # steps in a report; of a longer training every so many
 _encode_json = json.JSONEncoder(ensure_ascii=False, default=str).encode  # an encoder of its own for each row is slow
@@ -121,7 +123,7 @@ def find_newest(out: Path, names: Sequence[str] = ("report.json",)) -> Path:
     return found[-1].parent
 
 
-def read_rows(
+def read_answers(
     folder: Path, subject: str, evaluation: str, keep: Callable[[dict[str, Any]], Any] = lambda row: row
 ) -> dict[str, Any]:
     """Return an item's rows by sample id, each passed through `keep`."""
@@ -141,7 +143,7 @@ def iterate_rows(folder: Path, subject: str, evaluation: str) -> Iterator[dict[s
     try:
         for line in ForeignFolder(folder).iterate_lines(path.relative_to(folder).as_posix()):
             if line != b"\n":
-                row = json.loads(line)
+                row = read_json(line, constants=True)  # NaN is a score of a model that broke
                 hash(row["id"])
                 yield row
     except (OSError, ValueError, LookupError, TypeError, RecursionError):

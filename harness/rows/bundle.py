@@ -18,9 +18,9 @@ from typing import Any
 
 from harness.data.pypi import hash_download
 from harness.files import write_text
-from harness.reports.report_json import dumps
 from harness.rows.records import RawRow
 from harness.rows.suites import JudgedRows
+from harness.texts.json_text import dumps
 from harness.version import __version__
 
 FORMAT, FOLDER = "rows 2", "gate"

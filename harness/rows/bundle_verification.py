@@ -16,22 +16,24 @@ from typing import Any
 
 from harness.artifacts.attestation import recorded_waiver
 from harness.artifacts.folders import FolderError, ForeignFolder, parse_record
+from harness.document import Document
 from harness.errors import ExitCode
-from harness.pipeline.ledger import AttemptNumber
+from harness.gates.attempts import AttemptNumber
 from harness.records.claims.gate import Gate
 from harness.records.parts.waived import Waived
+from harness.records.suite_header import SuiteTable
 from harness.records.verdicts import Outcome
 from harness.release import policy_checks
 from harness.release.lock_reader import LockedSuite
 from harness.release.policy import Policy
 from harness.release.source import find_source_error
-from harness.reports.report_json import dumps
 from harness.reports.report_json import from_json as made_of
 from harness.rows.bundle import FORMAT, ITEMS, MANIFEST, SUITE, VERDICTS
 from harness.rows.records import RawRow, RawRows
 from harness.rows.suites import JudgedRows, Runs, judge_rows, read_runs, rows_suite
-from harness.suite.tables import Eval, ScoredRows, Suite, SuiteTable
+from harness.suite.tables import Eval, ScoredRows, Suite
 from harness.texts.escaping import printable
+from harness.texts.json_text import dumps
 
 BINDINGS = ("none", "named", "claimed")  # what rows tell of what answered, each more than the one before
 POLICY_KEYS = {  # keys of a policy that a bundle can meet; any other demand refuses it
@@ -43,8 +45,8 @@ MAX_FILE_BYTES = 1 << 30  # of one file: bundles are written of at most 50,000 r
 RELATIVE_TOLERANCE = 1e-9  # by which numbers differ on another processor
 
 
-def verify_bundle(folder: Path, args: Namespace, policy: Policy | None) -> int:
-    """Verify a bundle, print the result and return the exit code.
+def verify_bundle(folder: Path, args: Namespace, policy: Policy | None) -> Document[dict[str, Any]]:
+    """Verify a bundle.
 
     The files must be as written, and the verdicts follow from the rows; these are read again from the sources if given.
     """
@@ -54,12 +56,15 @@ def verify_bundle(folder: Path, args: Namespace, policy: Policy | None) -> int:
     except Exception as error:  # of evidence that somebody made whatever is raised is a refusal
         reason = error.problem if isinstance(error, FolderError) else str(error)
         code, refused = ExitCode.REFUSED, printable(reason or type(error).__name__)
-    args.document = {"folder": str(folder), "ok": not refused, "refused": refused, "steps": steps}
-    for name, told in steps.items():
-        print(f"{name}: {printable(told)}")
-    if refused:
-        print(f"refused: {folder}: {refused}", file=sys.stderr)
-    return code
+    verification = {"folder": str(folder), "ok": not refused, "refused": refused, "steps": steps}
+    return Document(verification, _print_verification, code)
+
+
+def _print_verification(verification: Mapping[str, Any]) -> None:
+    for name, text in verification["steps"].items():
+        print(f"{name}: {printable(text)}")
+    if verification["refused"]:
+        print(f"refused: {verification['folder']}: {verification['refused']}", file=sys.stderr)
 
 
 def _run_verification_steps(folder: Path, args: Namespace, policy: Policy | None, steps: dict[str, str]) -> None:

@@ -23,13 +23,15 @@ from harness.collection.context import Context
 from harness.collection.tasks import find_rows_at_most_error
 from harness.errors import UsageError
 from harness.evaluation.evaluate import metrics_by_slice
+from harness.gates.attempts import AttemptNumber
 from harness.pipeline.adjudication import Adjudicator
-from harness.pipeline.ledger import AttemptNumber, Ledger, LedgerEntry
+from harness.pipeline.ledger import Ledger, LedgerEntry
 from harness.plugins import Plugins, load_plugins
 from harness.records.claims.gate import GATE_COMMAND, Gate
 from harness.records.parts.rows import RowsOfOthers
 from harness.records.run import ItemResult
 from harness.records.samples import Result
+from harness.records.suite_header import SuiteTable
 from harness.records.verdict_text import complete
 from harness.records.verdicts import Verdict
 from harness.records.waivers import Waiver
@@ -43,7 +45,7 @@ from harness.rows.records import UNSET_COLUMN, RawRows, Wanted
 from harness.rows.shared_columns import add_shared_clusters, clear_false_inputs, require_ids
 from harness.rows.sides import read_sides
 from harness.rows.wording import write_option
-from harness.suite.tables import Eval, Model, ScoredRows, Suite, SuiteTable
+from harness.suite.tables import Eval, Model, ScoredRows, Suite
 from harness.texts.counts import count_noun
 
 Runs = Mapping[str, dict[str, RawRows]]  # by evaluation and side

@@ -20,8 +20,7 @@ from harness.files import reporting_write_errors, write_text
 from harness.records.run import ItemResult, Run
 from harness.records.scales import OnScale
 from harness.reports.report_json import read_run
-from harness.reports.run_folder import prompt_of
-from harness.reports.run_folder import read_rows as read_answers
+from harness.reports.run_folder import prompt_of, read_answers
 from harness.texts.secrets import redact_options
 
 SCHEMA = "0.3.0"

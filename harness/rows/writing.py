@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.artifacts.attestation import LOCK
+from harness.document import Document
 from harness.errors import ExitCode, UsageError
 from harness.files import reporting_write_errors, write_text
 from harness.pipeline.ledger import describe_attempts
@@ -31,7 +32,7 @@ from harness.records.verdict_figures import verdict_figures, verdict_numbers
 from harness.records.verdicts import Outcome, Verdict
 from harness.reports.junit import find_overwrite_error, format_junit
 from harness.reports.next_step import suggest_next_step
-from harness.reports.report_json import dumps, to_json
+from harness.reports.report_json import to_json
 from harness.reports.rules import describe_rules
 from harness.reports.run_folder import RunFolder
 from harness.reports.summary import sort_worst_first, verdict_sentence
@@ -47,6 +48,7 @@ from harness.suite.waivers import read_waivers
 from harness.texts import numbers
 from harness.texts.counts import count_noun
 from harness.texts.escaping import printable
+from harness.texts.json_text import dumps
 from harness.version import __version__
 
 WIDTH_COLUMNS = 80
@@ -57,16 +59,16 @@ MOST_GATES = 8  # of more, those that passed are names in one line
 UNCLAIMED_FIELDS = ("id", "metric", *DERIVED_FIELDS)
 
 
-def run_rows(suite: Suite, args: Namespace) -> int:
-    """Run a suite with [rows] and return the exit code.
+def run_rows(suite: Suite, args: Namespace) -> Document[Run]:
+    """Run a suite with [rows].
 
     Its paths are relative to its folder.
     """
     return conclude_gate(judge_rows(suite, load_plugins(suite.path), read_waivers(suite.path)), args)
 
 
-def conclude_gate(found: JudgedRows, args: Namespace) -> int:
-    """Write and print the results, and return the exit code.
+def conclude_gate(found: JudgedRows, args: Namespace) -> Document[Run]:
+    """Write the results.
 
     Raises UsageError if they cannot be written.
     """
@@ -83,10 +85,12 @@ def conclude_gate(found: JudgedRows, args: Namespace) -> int:
     if args.job:
         found.plugins.manager.register(args.job)
     found.plugins.hook.harness_run_finish(run=run)
-    args.document = {"run": json.loads(to_json(run))}
-    for line in format_gate(found, run):
-        print(line)
-    return run.exit_code
+
+    def print_text(run: Run) -> None:
+        for line in format_gate(found, run):
+            print(line)
+
+    return Document(run, print_text, run.exit_code, lambda run: {"run": json.loads(to_json(run))})
 
 
 def make_run(found: JudgedRows) -> Run:

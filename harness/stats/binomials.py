@@ -123,6 +123,20 @@ def tails(trials: range, successes: Sequence[int], share: float) -> list[float]:
     return found
 
 
+def student_tail(t: float, df: float) -> float:
+    """Return the probability that Student's t exceeds a number: the incomplete beta function of df / (df + t²)."""
+    if math.isinf(t):
+        return 0.0 if t > 0 else 1.0
+    share, a, b = df / (df + t * t), df / 2, 0.5
+    log_front = math.lgamma(a + b) - math.lgamma(a) - math.lgamma(b) + a * math.log(share)
+    front = math.exp(log_front) * math.sqrt(1 - share) if t else 0.0
+    if share < (a + 1) / (a + b + 2):
+        both = front * _continued_fraction(a, b, share) / a
+    else:
+        both = 1 - front * _continued_fraction(b, a, 1 - share) / b
+    return both / 2 if t > 0 else 1 - both / 2
+
+
 def _continued_fraction(a: float, b: float, x: float) -> float:
     """Return the continued fraction of the incomplete beta function, by Lentz's method."""
     c, d = 1.0, 1 / _away_from_zero(1 - (a + b) * x / (a + 1))

@@ -16,6 +16,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 from harness import schema
 from harness.plugins import Plugins
 from harness.records.claims.gate import DERIVED_FIELDS, KINDS, Gate
+from harness.records.suite_header import SuiteTable
 from harness.suite import tables
 
 Schema = dict[str, Any]
@@ -25,7 +26,7 @@ NAMES: Mapping[type, str] = {
     str: "string", int: "integer", float: "number", bool: "boolean", dict: "object", list: "array", tuple: "array",
 }  # fmt: skip
 TABLES = {
-    "suite": tables.SuiteTable, "model": tables.Model, "rows": tables.ScoredRows, "adapter": tables.Use,
+    "suite": SuiteTable, "model": tables.Model, "rows": tables.ScoredRows, "adapter": tables.Use,
     "train": tables.Train, "candidate": tables.Candidate, "subject": tables.Baseline, "eval": tables.Eval,
     "gate": Gate, "export": tables.Export, "checks": tables.Ignored,
 }  # fmt: skip
@@ -41,7 +42,7 @@ def suite_schema(plugins: Plugins) -> Schema:
     )
     swept: Schema = {"type": "array", "minItems": 2}
     made = {
-        "suite": _make_table_schema(tables.SuiteTable),
+        "suite": _make_table_schema(SuiteTable),
         "model": _make_plugin_table_schema(plugins, "loader", tables.Model),
         "rows": {**named_schema(_make_table_schema(tables.ScoredRows)), "required": ["candidate"]},
         "adapter": _make_plugin_table_schema(plugins, "adapter", tables.Use),

@@ -20,6 +20,7 @@ from harness.data import reading
 from harness.errors import Mistakes, UsageError, did_you_mean, suggest_option
 from harness.files import read_text
 from harness.records.claims.gate import DERIVED_FIELDS, FEWEST_SEEDS, Gate
+from harness.records.suite_header import SuiteTable
 from harness.stats.values import find_alpha_error
 from harness.suite import tables
 from harness.suite.lines import read_toml_lines, reject_deep_keys
@@ -88,7 +89,7 @@ class _Reader:
         self.sound()
         for name in (name for name in self.raw if name not in TABLES):
             self.tell(name, "", f'unknown table "{name}"{suggest_option(name, TABLES)}')
-        about, rows = self.one("suite", tables.SuiteTable, required=True), self.rows()
+        about, rows = self.one("suite", SuiteTable, required=True), self.rows()
         model, sweep = self.one("model", tables.Model, required="rows" not in self.raw), self.sweep()
         adapter, train = self.one("adapter", tables.Use), self.one("train", tables.Train)
         candidate, subjects = self.one("candidate", tables.Candidate), self.subjects()
@@ -156,7 +157,7 @@ class _Reader:
         self.mistakes.raise_errors()
 
     def coherent(
-        self, about: tables.SuiteTable | None, adapter: tables.Use | None, train: tables.Train | None,
+        self, about: SuiteTable | None, adapter: tables.Use | None, train: tables.Train | None,
         candidate: tables.Candidate | None,
     ) -> None:  # fmt: skip
         """Record values out of range and tables that do not combine."""

@@ -13,28 +13,9 @@ from harness.artifacts.attestation import LOCK
 from harness.errors import UsageError
 from harness.records.claims.gate import GATE_COMMAND, PARENT, Gate
 from harness.records.run import NAME
-from harness.stats.hypothesis_tests import attempt_alpha
+from harness.records.suite_header import SuiteTable
 
 MERGES = ("original", "dequantized")
-
-
-@dataclass(frozen=True)
-class SuiteTable:
-    """`[suite]`: `seed` of everything random, `alpha` the chance that a model which breaks a claim passes.
-
-    `attempts` says whether repeated attempts are only counted, or each is tested at its share of alpha.
-    """
-
-    name: str
-    seed: int = 17
-    alpha: float = 0.05
-    description: str = ""
-    attempts: Literal["count", "spend"] = "count"
-
-    def risk(self, attempt: int, alpha: float | None = None) -> float:
-        """Return the risk of an attempt: `alpha`, by default the suite's, or its share where that is spent."""
-        alpha = alpha or self.alpha
-        return attempt_alpha(alpha, attempt) if attempt and self.attempts == "spend" else alpha
 
 
 @dataclass(frozen=True)
@@ -375,11 +356,6 @@ def is_reserved(name: str) -> bool:
     It means something by itself, so that no subject or copy can have it.
     """
     return name in ("base", "adapter", PARENT) or name.startswith(("merged", "adapter-seed-"))
-
-
-def name_of_run(candidate: str, seed: int) -> str:
-    """Return the name of a recipe's candidate for a further seed."""
-    return f"{candidate}-seed-{seed}"
 
 
 def find_name_error(name: str) -> str:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from harness.artifacts.digests import digest_value
 from harness.errors import Mistakes
 from harness.files import read_text
+from harness.gates.waivers import describe_claim, find_waiver_error
 from harness.records.claims.gate import DERIVED_FIELDS, Gate
 from harness.records.waivers import IGNORED, Waiver
 
@@ -34,27 +35,20 @@ CLAIM_KEYS = (
 NO_RECIPE = ("where", "processes", "shard", "watch", "watch_rows")  # of [train]
 
 
-def find_waiver_error(waiver: Waiver, gate: Gate | None, suite: Suite, today: date) -> str:
+def find_suite_waiver_error(waiver: Waiver, gate: Gate | None, suite: Suite, today: date) -> str:
     """Return the reason a waiver does not count, or an empty text.
 
     Without a gate it must be for a check.
     """
-    if gate is None and waiver.claim != IGNORED:
+    if gate is not None:
+        return find_waiver_error(waiver, describe_claim(gate), claim_digest(gate, suite), today)
+    if waiver.claim != IGNORED:
         return "is for a gate that this suite does not have"
     if date.fromisoformat(waiver.until) < today:
         return f"expired on {waiver.until}"
-    if gate and waiver.claim != describe_claim(gate):
-        return f'is for another claim, "{waiver.claim}"'
-    if gate and waiver.digest != claim_digest(gate, suite):
-        return "is for another claim with the same words: its eval or one of its keys changed"
-    if not gate and waiver.digest != check_digest(waiver.gate, suite):
+    if waiver.digest != check_digest(waiver.gate, suite):
         return "is for another suite with the same words: its model, [adapter], [train] or an eval changed"
     return ""
-
-
-def describe_claim(gate: Gate) -> str:
-    """Describe the claim that a waiver is given for."""
-    return f"{gate.metric} {gate.claim()}".strip()
 
 
 def claim_digest(gate: Gate, suite: Suite) -> str:
@@ -106,13 +100,13 @@ def read_waivers(suite: Path) -> list[Waiver]:
 def active_waiver(waivers: Sequence[Waiver], gate: Gate, suite: Suite, today: date) -> Waiver | None:
     """Return the newest waiver in force for a gate."""
     return next(
-        (w for w in reversed(waivers) if w.gate == gate.id and not find_waiver_error(w, gate, suite, today)), None
+        (w for w in reversed(waivers) if w.gate == gate.id and not find_suite_waiver_error(w, gate, suite, today)), None
     )
 
 
 def active_check_waivers(waivers: Sequence[Waiver], suite: Suite, today: date) -> dict[str, Waiver]:
     """Return the newest waiver in force for each check. Keys are the names the waivers were given for."""
-    return {w.gate: w for w in waivers if w.claim == IGNORED and not find_waiver_error(w, None, suite, today)}
+    return {w.gate: w for w in waivers if w.claim == IGNORED and not find_suite_waiver_error(w, None, suite, today)}
 
 
 def invalid_waivers(waivers: Sequence[Waiver], suite: Suite, today: date) -> list[str]:
@@ -134,7 +128,7 @@ def invalid_waivers(waivers: Sequence[Waiver], suite: Suite, today: date) -> lis
     for waiver in waivers:
         gate = known.get(waiver.gate) if waiver.claim != IGNORED else None
         newer = active_waiver(waivers, gate, suite, today) if gate else checks.get(waiver.gate)
-        if (why := find_waiver_error(waiver, gate, suite, today)) and not newer:
+        if (why := find_suite_waiver_error(waiver, gate, suite, today)) and not newer:
             said.append(f'the waiver of {waiver.by} for "{waiver.gate}" {why}, so it does not count')
     return list(dict.fromkeys(said))
 

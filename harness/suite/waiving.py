@@ -11,12 +11,13 @@ from pathlib import Path
 
 from harness.errors import UsageError, did_you_mean
 from harness.files import append_line, reporting_write_errors
+from harness.gates.waivers import describe_claim
 from harness.plugins import load_plugins
 from harness.records.waivers import IGNORED, Waiver
 from harness.suite.lines import read_gate_lines
 from harness.suite.reader import read_suite
 from harness.suite.tables import Suite
-from harness.suite.waivers import check_digest, claim_digest, describe_claim, waivers_file
+from harness.suite.waivers import check_digest, claim_digest, waivers_file
 
 
 def append_waiver(

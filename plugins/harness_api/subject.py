@@ -10,7 +10,7 @@ from functools import partial
 from typing import Any, Unpack
 
 from harness import Completion, Generate, Generation, Logprob, ModelRef, Prompt, Sampling, UsageError
-from harness.internals import chat, http_client, whole_text
+from harness.internals import chat, drop_surrogates, http_client
 from harness_api import replies
 from harness_api.options import ApiOptions
 from harness_api.scoring import Scoring, ServerTokens, message_fields
@@ -138,7 +138,7 @@ class APISubject:
         text = self.server.ask(endpoint.path, body, read=read, about=about, advice=self.advice, stop=ended)
         if (key := self.server.peer.key) and key in text:
             raise UsageError(f"{self.server.where}: repeats its API key in an answer{about}; do not use it")
-        if (mended := whole_text(text)) != text:
+        if (mended := drop_surrogates(text)) != text:
             self.notes += [] if HALVES in self.notes else [HALVES]
             return Completion(mended, **vars(text))
         return text

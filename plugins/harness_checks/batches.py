@@ -13,7 +13,7 @@ from typing import Any
 
 import harness_hf
 from harness import Built, Example, Finding, ModelRef, Severity, TrainingRow, checker, quote_text
-from harness.internals import chat, marked_text, prompt_text
+from harness.internals import chat, mark_trained_tokens, prompt_text
 from harness_checks.clocks import find_clock, stop_clock, template_text
 from harness_checks.encoding import encode_training_row
 from harness_checks.frames import Write, compare_frames, render_or_none, row_messages
@@ -55,7 +55,7 @@ def end_token(built: Built) -> Iterator[Finding]:
     ends = [d for d in ends if any(label != IGNORED_LABEL for label in d.labels)]
     endless = [d for d in ends if not stops.intersection([x for x in d.labels if x != IGNORED_LABEL][-TAIL_TOKENS:])]
     if stops and len(endless) > (1 - MIN_STOPPED_SHARE) * len(ends):
-        evidence = [quote_text(marked_text(built.tokenizer, d.ids[-40:], d.labels[-40:])) for d in endless]
+        evidence = [quote_text(mark_trained_tokens(built.tokenizer, d.ids[-40:], d.labels[-40:])) for d in endless]
         fix = "use a pad token other than the end-of-sequence token, and rows that end with the latter"
         yield Finding(
             "error", f"{len(endless)} of {len(ends)} rows in the batches do not train the stop token", evidence, fix
@@ -87,7 +87,9 @@ def nothing_supervised(built: Built) -> Iterator[Finding]:
     nothing, and if all are so the loss is 0 or NaN (trl#3781, trl#4201).
     """
     if empty := [e for e in built.examples if not _count_learnt_labels(e.labels)]:
-        evidence = [f"row {e.number}: {quote_text(marked_text(built.tokenizer, e.ids, e.labels))}" for e in empty]
+        evidence = [
+            f"row {e.number}: {quote_text(mark_trained_tokens(built.tokenizer, e.ids, e.labels))}" for e in empty
+        ]
         what = f"{count_of_total(len(empty), len(built.examples))}: no token is trained on"
         yield Finding(
             "error", what, evidence, "use rows of prompt and completion, or a template with generation markers"

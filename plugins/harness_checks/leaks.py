@@ -16,7 +16,7 @@ from harness.internals import (
     UNSPACED_SHINGLE,
     Suite,
     Task,
-    choose_shots,
+    choose_examples,
     count_words,
     is_unspaced,
     normalize_text,
@@ -68,7 +68,7 @@ def leaks(rows: list[TrainingRow], tasks: Mapping[str, Task], suite: Suite) -> I
         yield from _check_clusters_in_training(rows, group)
         most = max((s.shots or 0 for s in suite.subjects.values()), default=0)
         if group[0].shots and most and group[0].spec.fewshot_data:
-            shots = choose_shots(group[0].shots, most, suite.header.seed)
+            shots = choose_examples(group[0].shots, most, suite.header.seed)
             yield from _check_overlap("few-shot examples", texts_of_samples(shots), group, evaluated)
     for chosen_by, confirmed in product(tasks_by_data(tasks), repeat=2):
         words = zip(("select", "confirm"), (chosen_by, confirmed), strict=True)

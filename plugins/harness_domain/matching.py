@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from harness import Marking, Sample, Score, Subject, UsageError, evaluator, metric
-from harness.internals import final_answers, fold_case, schema
+from harness.internals import fold_case, generate_final_answers, schema
 from harness_domain.values import BOM
 
 ARTICLES = re.compile(r"\b(a|an|the)\b", re.IGNORECASE)
@@ -151,7 +151,7 @@ def generate_all(
 ) -> Iterator[tuple[str, dict[str, Any]]]:
     """Generate answers to all rows, with thoughts removed. The details of a score keep the whole completion."""
     asked = [s.input for s in samples]
-    found = final_answers(subject, asked, max_new_tokens=max_new_tokens, stop=stop, thought=thought)
+    found = generate_final_answers(subject, asked, max_new_tokens=max_new_tokens, stop=stop, thought=thought)
     return ((said, {"generated": whole} if thought else {}) for said, whole in found)
 
 

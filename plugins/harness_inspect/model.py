@@ -22,7 +22,7 @@ from inspect_ai.model import (  # noqa: TID253 -- a base class; this module is i
 from inspect_ai.tool import ToolCall, ToolChoice, ToolInfo  # noqa: TID253
 
 from harness import Completion, FinishReason, Prompt, Subject, UsageError
-from harness.internals import chat, final_answers
+from harness.internals import chat, generate_final_answers
 from harness_domain import parse_calls, require_tools_in_template
 from harness_inspect.options import InspectOptions
 
@@ -87,7 +87,7 @@ class RequestBatcher:
             if not self._renders_tools and (offered := [p for p in prompts if _has_tools(p)]):
                 require_tools_in_template(self.subject, offered[0], "")
                 self._renders_tools = True
-            return final_answers(self.subject, prompts, thought=self.thought, max_new_tokens=new, stop=stop)
+            return generate_final_answers(self.subject, prompts, thought=self.thought, max_new_tokens=new, stop=stop)
 
         found: list[tuple[str, str]] = []
         try:

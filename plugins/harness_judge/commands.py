@@ -5,10 +5,15 @@ from __future__ import annotations
 import json
 import sys
 from argparse import ArgumentParser, Namespace
+from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from harness import ExitCode
+from harness import Document
 from harness.internals import printable
+
+if TYPE_CHECKING:
+    from harness_judge.calibration import Calibration
 
 
 def judge(parser: ArgumentParser) -> None:
@@ -35,28 +40,42 @@ def judge(parser: ArgumentParser) -> None:
     one.add_argument("--all", action="store_true", help="list every judged row")
 
 
-def _run_calibrate(args: Namespace) -> int:
-    from harness_judge.calibrate import calibrate_judge, calibration_report
+def _run_calibrate(args: Namespace) -> Document[Any]:
+    from harness_judge.calibrate import calibrate_judge
 
     given = {"evaluation": args.eval, "run": args.run, "subject": args.subject, "out": args.out}
     given["warn"] = lambda text: print(printable(f"warning: {text}"), file=sys.stderr)
     found, path = calibrate_judge(args.labels, args.suite, **given)
-    args.document = {"written": str(path), "calibration": json.loads(path.read_text("utf-8"))}
+    return Document((found, path), _print_calibration, to_data=_convert_calibration)
+
+
+def _convert_calibration(calibration: tuple[Calibration, Path]) -> dict[str, Any]:
+    _, path = calibration
+    return {"written": str(path), "calibration": json.loads(path.read_text("utf-8"))}
+
+
+def _print_calibration(calibration: tuple[Calibration, Path]) -> None:
+    from harness_judge.calibrate import calibration_report
+
+    found, path = calibration
     for line in calibration_report(found):
         print(printable(line))
     print(f'next: set calibration = "{path.name}", relative to the suite, in the judged [[eval]]', file=sys.stderr)
-    return ExitCode.OK
 
 
-def _run_disputes(args: Namespace) -> int:
-    from harness_judge.disputes import describe_dispute, is_disputed, iterate_judged_rows
+def _run_disputes(args: Namespace) -> Document[Any]:
+    from harness_judge.disputes import is_disputed, iterate_judged_rows
 
     rows = list(iterate_judged_rows(args.run))
-    chosen = [(item, row) for item, row in rows if is_disputed(row)]
-    told = [{"item": item, "row": row} for item, row in (rows if args.all else chosen)]
-    args.document = {"judged": len(rows), "disputed": len(chosen), "rows": told}
-    for item, row in rows if args.all else chosen:
-        for line in (*describe_dispute(item, row), ""):
+    disputed = [(item, row) for item, row in rows if is_disputed(row)]
+    shown = [{"item": item, "row": row} for item, row in (rows if args.all else disputed)]
+    return Document({"judged": len(rows), "disputed": len(disputed), "rows": shown}, _print_disputes)
+
+
+def _print_disputes(report: Mapping[str, Any]) -> None:
+    from harness_judge.disputes import describe_dispute
+
+    for shown in report["rows"]:
+        for line in (*describe_dispute(shown["item"], shown["row"]), ""):
             print(printable(line))
-    print(f"{len(chosen)} of {len(rows)} judged rows are disputed")
-    return ExitCode.OK
+    print(f"{report['disputed']} of {report['judged']} judged rows are disputed")

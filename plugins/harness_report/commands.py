@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import sys
 from argparse import ArgumentParser, Namespace
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
+from typing import Any
 
-from harness import ExitCode, UsageError, write_text
+from harness import Document, UsageError, write_text
 from harness.internals import missing_modules_message, reporting_write_errors
 
 
@@ -36,7 +39,6 @@ def history(parser: ArgumentParser) -> None:
     )
     where = "folder of run folders (default: reports)"
     parser.add_argument("--out", type=Path, default=Path("reports"), metavar="FOLDER", help=where)
-    parser.add_argument("--json", action="store_true", help="print JSON")
 
 
 def compare(parser: ArgumentParser) -> None:
@@ -54,26 +56,21 @@ def compare(parser: ArgumentParser) -> None:
         metavar="RUN",
         help="the run to compare with (default: its suite's previous run)",
     )
-    parser.add_argument(
-        "--format", choices=("text", "markdown", "json"), default="text", help="output format (default: text)"
-    )
-    parser.add_argument("--json", dest="format", action="store_const", const="json", help="the same as --format json")
+    parser.add_argument("--format", choices=("text", "markdown"), default="text", help="output format (default: text)")
 
 
-def _run_report(args: Namespace) -> int:
+def _run_report(args: Namespace) -> Document[Any]:
     from harness_report.reading import previous_run, read_folder
 
     if args.form:
         from harness.internals import write_every_eval_ever
 
-        sys.stdout.write("".join(f"{path}\n" for path in write_every_eval_ever(args.run, args.o)))
-        return ExitCode.OK
+        return Document({"written": [str(path) for path in write_every_eval_ever(args.run, args.o)]}, _print_paths)
     kept = read_folder(args.run)
     if args.markdown and args.against is None:
         from harness.internals import format_run_markdown
 
-        sys.stdout.write(format_run_markdown(kept.run, kept.folder))
-        return ExitCode.OK
+        return Document({"markdown": format_run_markdown(kept.run, kept.folder)}, _print_markdown)
     if args.markdown:
         return _run_compare(Namespace(run=args.run, against=args.against, format="markdown"))
     try:
@@ -93,29 +90,39 @@ def _run_report(args: Namespace) -> int:
     path = args.o or kept.folder / name
     with reporting_write_errors(path, "; free space, or use -o"):
         write_text(path, html)
-    sys.stdout.write(f"{path}\n")
     if args.open:
         import webbrowser
 
         webbrowser.open(path.resolve().as_uri())
-    return ExitCode.OK
+    return Document({"written": [str(path)]}, _print_paths)
 
 
-def _run_history(args: Namespace) -> int:
+def _print_paths(report: Mapping[str, Sequence[str]]) -> None:
+    sys.stdout.write("".join(f"{path}\n" for path in report["written"]))
+
+
+def _print_markdown(report: Mapping[str, str]) -> None:
+    sys.stdout.write(report["markdown"])
+
+
+def _run_history(args: Namespace) -> Document[Any]:
     from harness import read_run
     from harness.internals import find_newest, read_suite
-    from harness_report.history import history_json, history_lines, past_runs
+    from harness_report.history import PastRun, history_data, history_lines, past_runs
 
     suite = args.suite or read_run(find_newest(args.out)).suite
     if (name := Path(suite)).suffix == ".toml":
         suite = read_suite(name).name if name.is_file() else name.stem
     if not (runs := past_runs(suite, args.out)):
         raise UsageError(f'{args.out}: contains no run of suite "{suite}"; name a suite that was run, or set --out')
-    sys.stdout.write(history_json(suite, runs) if args.json else history_lines(suite, runs))
-    return ExitCode.OK
+
+    def print_text(runs: Sequence[PastRun]) -> None:
+        sys.stdout.write(history_lines(suite, runs))
+
+    return Document(runs, print_text, to_data=partial(history_data, suite))
 
 
-def _run_compare(args: Namespace) -> int:
+def _run_compare(args: Namespace) -> Document[Any]:
     from harness.internals import find_newest
     from harness_report import compare
     from harness_report.reading import previous_run, read_folder
@@ -124,10 +131,9 @@ def _run_compare(args: Namespace) -> int:
     other = read_folder(args.against) if args.against else previous_run(kept)
     if other is None:
         raise UsageError(f"{kept.folder}: is the first run of its suite; name the run to compare with")
-    found = compare.compare_runs(kept, other)
-    sys.stdout.write(
-        {"text": compare.comparison_lines, "markdown": compare.comparison_markdown, "json": compare.comparison_json}[
-            args.format
-        ](found)
-    )
-    return ExitCode.OK
+    write = compare.comparison_markdown if args.format == "markdown" else compare.comparison_lines
+
+    def print_text(comparison: compare.RunComparison) -> None:
+        sys.stdout.write(write(comparison))
+
+    return Document(compare.compare_runs(kept, other), print_text, to_data=compare.comparison_data)

@@ -6,7 +6,6 @@ And how that is told on a terminal, in a pull request and to programs.
 from __future__ import annotations
 
 import io
-import json
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -20,10 +19,10 @@ from harness.internals import (
     decide,
     escape_markdown,
     missing_modules_message,
-    numbers_of_verdict,
     printable,
     rules,
     summary,
+    verdict_numbers,
 )
 from harness_report.configuration import Setting
 from harness_report.formatting import GLYPHS, format_day
@@ -38,7 +37,6 @@ READINGS = {
     Outcome.INCONCLUSIVE: "not significantly different",
     Outcome.PASS: "better",
 }  # the worst first
-FORMAT_VERSION = 1  # of the JSON
 INDENT_COLUMNS = 16  # columns of a verdict's word, at least
 STYLES = {"PASS": "green", "FAIL": "red", "ERROR": "red", "INCONCLUSIVE": "yellow", "worse": "red", "better": "green"}
 Line = Table | Text | str | tuple[str, str, Text]  # of a terminal; a tuple is a word, its style, and what it is of
@@ -265,12 +263,12 @@ def _format_outcome_and_estimate(kept: LoadedRun, v: Verdict | None) -> str:
     return "not evaluated" if v is None else f"{GLYPHS[v.outcome]} {v.outcome} {estimate_text(kept, v)}"
 
 
-def comparison_json(c: RunComparison) -> str:
-    """Return the differences between two runs as JSON."""
+def comparison_data(c: RunComparison) -> dict[str, Any]:
+    """Return the differences between two runs as plain data."""
     gates: list[dict[str, Any]] = []
     for b in [*c.gates, *c.same]:
         about = {"gate": b.now.gate, "candidate": b.now.candidate, "claim": claim_text(c.now, b.now), "same": b.is_same}
-        gates.append({**about, "now": verdict_numbers(b.now), "before": b.before and verdict_numbers(b.before)})
+        gates.append({**about, "now": format_verdict_json(b.now), "before": b.before and format_verdict_json(b.before)})
     metrics: list[dict[str, Any]] = []
     for m in c.metrics:
         v, won, lost = m.verdict, [p.id for p in m.pairs.of(WON)], [p.id for p in m.pairs.of(LOST)]
@@ -280,14 +278,12 @@ def comparison_json(c: RunComparison) -> str:
         metrics.append({**found, "won": won, "lost": lost, "why": v.why})
     settings = [{"key": s.key, "now": s.value, "before": s.before} for s in c.settings]
     value = {
-        "format": FORMAT_VERSION,
         "run": _make_run_summary_json(c.now),
         "against": _make_run_summary_json(c.before),
         "gates": gates,
         "metrics": metrics,
     }
-    value |= {"rules": c.rules, "settings": settings, "notes": c.notes}
-    return json.dumps(value, indent=1, ensure_ascii=False) + "\n"
+    return value | {"rules": c.rules, "settings": settings, "notes": c.notes}
 
 
 def _make_run_summary_json(kept: LoadedRun) -> dict[str, Any]:
@@ -296,9 +292,9 @@ def _make_run_summary_json(kept: LoadedRun) -> dict[str, Any]:
     return {**about, "sentence": summary.verdict_sentence(run), "candidate": kept.ours}
 
 
-def verdict_numbers(v: Verdict) -> dict[str, Any]:
+def format_verdict_json(v: Verdict) -> dict[str, Any]:
     """Return a verdict's numbers. For a gate on several slices they are those of the deciding slice."""
-    told = numbers_of_verdict(v)
+    told = verdict_numbers(v)
     about = {"outcome": v.outcome, **{key: told[key] for key in ("value", "baseline", "estimate", "lower", "upper")}}
     about |= {"threshold": v.threshold, "n": told["n"]} | ({"runs": list(v.run_values)} if v.run_values else {})
     return about | ({"slice": told["where"]} if told["where"] else {})

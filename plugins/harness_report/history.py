@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -17,8 +16,8 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from harness import Run, UsageError, Verdict, read_run
-from harness.internals import ForeignFolder, is_plain_path, printable, promotions, rules, summary
-from harness_report.compare import FORMAT_VERSION, STYLES, render_lines, verdict_numbers
+from harness.internals import ForeignFolder, is_plain_path, printable, promotion_history, rules, summary
+from harness_report.compare import STYLES, format_verdict_json, render_lines
 from harness_report.formatting import GLYPHS, format_day, format_short_day
 from harness_report.formatting import escape_text as spelt
 from harness_report.gates import claim_text, number_writer, shared_axes, strip_interval, tick_writer
@@ -119,7 +118,7 @@ def release_days(to: str) -> dict[tuple[str, str], str]:
     if not is_plain_path(to):  # another's report may name anything
         return {}
     with suppress(UsageError, OSError, ValueError, RuntimeError):
-        return {(line.weights, line.started): line.at[:10] for line in reversed(promotions(Path(to)))}
+        return {(line.weights, line.started): line.at[:10] for line in reversed(promotion_history(Path(to)))}
     return {}
 
 
@@ -185,17 +184,17 @@ def run_rows(past: Sequence[PastRun]) -> list[SimpleNamespace]:
     return found[::-1]
 
 
-def history_json(suite: str, past: Sequence[PastRun]) -> str:
-    """Return the history of a suite as JSON."""
+def history_data(suite: str, past: Sequence[PastRun]) -> dict[str, Any]:
+    """Return the history of a suite as plain data."""
     runs = []
     for p in past:
         about: dict[str, Any] = {"folder": p.folder.name, "started": p.started, "released": p.release or None}
         with suppress(UsageError):
             run = read_run(p.folder)  # which `p` would keep
-            gates = [{"gate": v.gate, "candidate": v.candidate, **verdict_numbers(v)} for v in run.verdicts]
+            gates = [{"gate": v.gate, "candidate": v.candidate, **format_verdict_json(v)} for v in run.verdicts]
             said = summary.verdict_sentence(run)
             runs.append({**about, "exit_code": int(run.exit_code), "sentence": said, "gates": gates})
-    return json.dumps({"format": FORMAT_VERSION, "suite": suite, "runs": runs}, indent=1, ensure_ascii=False) + "\n"
+    return {"suite": suite, "runs": runs}
 
 
 def trend_charts(past: Sequence[PastRun]) -> list[SimpleNamespace]:

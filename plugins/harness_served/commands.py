@@ -7,12 +7,12 @@ import sys
 import time
 from argparse import ArgumentParser, Namespace
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness import ExitCode, UsageError, did_you_mean
+from harness import Document, ExitCode, UsageError, did_you_mean
 from harness.internals import add_plugin_option, find_alpha_error, print_line, set_command
 from harness_served import DRAWN, GREEDILY, IDENTITY, LAYERS, REQUIRED_LAYERS
 
@@ -111,7 +111,7 @@ def parse_layers(text: str) -> tuple[str, ...]:
     return names
 
 
-def _run_parity(args: Namespace) -> int:
+def _run_parity(args: Namespace) -> Document[dict[str, Any]]:
     from harness_api import ServerUnavailableError
 
     if args.fingerprint:
@@ -127,14 +127,14 @@ def _run_parity(args: Namespace) -> int:
     try:
         runtimes = find_runtimes(args)  # a mistake in a URL is reported before a large export is hashed
     except ServerUnavailableError as error:
-        return _give_up(args, error)
+        print_line(f"error: {error}", sys.stderr)
+        return Document({"errors": list(error.messages)}, exit_code=ExitCode.UNAVAILABLE)
     verified = _verify_before_comparison(args.export)
     source = open_named_base(verified, args.base, open_source)
     args.base = source.path if source else ""
     with reporting_model_errors(verified):
-        code = measure_parity(args, names, verified, runtimes)
-    args.document |= {"export": str(args.export), "root": verified.root}
-    return code
+        compared = measure_parity(args, names, verified, runtimes)
+    return replace(compared, value=compared.value | {"export": str(args.export), "root": verified.root})
 
 
 def _verify_before_comparison(export: Path) -> VerifiedExport:
@@ -147,7 +147,7 @@ def _verify_before_comparison(export: Path) -> VerifiedExport:
     return verified
 
 
-def _compare_fingerprint(args: Namespace) -> int:
+def _compare_fingerprint(args: Namespace) -> Document[dict[str, Any]]:
     """Compare servers with the fingerprint of an export. Raises UsageError."""
     from harness_api import ServerUnavailableError
     from harness_served.fingerprint import compare_fingerprint, find_notes, read_export_fingerprint
@@ -161,15 +161,15 @@ def _compare_fingerprint(args: Namespace) -> int:
     made, root = read_export_fingerprint(verified), verified.root
     seed = secrets.randbelow(2**31) if args.seed is None else args.seed
     how = {"arithmetic": args.arithmetic, "context": args.context, "concurrency": args.concurrency}
-    args.document = {"export": str(args.export), "root": root, "seed": seed, "fingerprint": []}
     began, found, failure = time.monotonic(), list[str](), None
+    report: dict[str, Any] = {"export": str(args.export), "root": root, "seed": seed, "fingerprint": []}
     try:
         for runtime in find_runtimes(args):
             layer = compare_fingerprint(runtime, made, seed, **how)
             found.append(layer.verdict)
             notes = find_notes(runtime, made, runtime.identity())
             told = {"url": runtime.server.url, **asdict(layer), "requests": runtime.requests, "notes": notes}
-            args.document["fingerprint"].append(clean_data(told, runtime))
+            report["fingerprint"].append(clean_data(told, runtime))
             print_line(f"{layer.verdict:<14} {layer.reason}")
             for note in notes:
                 print_line(f"note: {note}", sys.stderr)
@@ -180,9 +180,13 @@ def _compare_fingerprint(args: Namespace) -> int:
     except ServerUnavailableError as error:
         failure = error
         print_line(f"error: {error}", sys.stderr)
-    if failure and DIFFERS not in found:
-        return _give_up(args, failure)
-    return ExitCode.FAILED if DIFFERS in found else ExitCode.OK if {*found} == {SAME} else ExitCode.INCONCLUSIVE
+    if failure:
+        report["errors"] = list(failure.messages)
+    if DIFFERS in found:
+        return Document(report, exit_code=ExitCode.FAILED)
+    if failure:
+        return Document(report, exit_code=ExitCode.UNAVAILABLE)
+    return Document(report, exit_code=ExitCode.OK if {*found} == {SAME} else ExitCode.INCONCLUSIVE)
 
 
 def _check_arithmetic(args: Namespace) -> None:
@@ -205,13 +209,14 @@ def find_runtimes(args: Namespace) -> list[Runtime]:
 
 def measure_parity(
     args: Namespace, names: Sequence[str], export: VerifiedExport | None = None, runtimes: Sequence[Runtime] = ()
-) -> int:
-    """Compare runtimes with a folder's model and return the exit code.
+) -> Document[dict[str, Any]]:
+    """Compare runtimes with a folder's model, and print each layer as it is compared.
 
     A statement is about the root of the verified export, if there is one. Results from before a server gave up are in
     the document.
     """
     from harness.internals import MODEL, draw_replay_rows
+    from harness_api import ServerUnavailableError
     from harness_served.parity import Parity, merge_replicas, parity_exit_code
     from harness_served.precision import find_arithmetic
     from harness_served.reference import Reference
@@ -241,10 +246,14 @@ def measure_parity(
         root, name = export.root if export else "", args.export.resolve().name
         write_statement(args.write, args.sign, name, root, made, (started, _format_now()), args.name)
         print_line(f"written: {args.write}", sys.stderr)
-    args.document = _describe_comparison(made) | {"seed": seed, "reference": reference.computed}
-    if failure and parity_exit_code(found, ()) != ExitCode.FAILED:
-        return _give_up(args, failure)
-    return parity_exit_code(found, wanted)
+    report = _describe_comparison(made) | {"seed": seed, "reference": reference.computed}
+    if failure is None:
+        return Document(report, exit_code=parity_exit_code(found, wanted))
+    report["errors"] = list(failure.messages)
+    if parity_exit_code(found, ()) == ExitCode.FAILED:
+        return Document(report, exit_code=ExitCode.FAILED)
+    is_unavailable = isinstance(failure, ServerUnavailableError)
+    return Document(report, exit_code=ExitCode.UNAVAILABLE if is_unavailable else ExitCode.USAGE)
 
 
 def _compare_replicas(args: Namespace, made: Sequence[Parity], asked: Sequence[str]) -> UsageError | None:
@@ -292,21 +301,6 @@ def _describe_comparison(made: Sequence[Parity]) -> dict[str, Any]:
     document |= {"longest": first.max_prompt_tokens, "missed_replicas": missed_replicas(first.compared_answers)}
     replicas = [{"url": p.runtime.server.url, "layers": layers(p.found, p)} for p in made]
     return document | ({"replicas": replicas} if len(made) > 1 else {})
-
-
-def _give_up(args: Namespace, error: UsageError) -> int:
-    """Return the exit code for a server that is unavailable now.
-
-    Raises errors that a retry cannot help.
-    """
-    from harness_api import ServerUnavailableError
-
-    if not isinstance(error, ServerUnavailableError):
-        raise error
-    if not hasattr(args, "document"):
-        print_line(f"error: {error}", sys.stderr)
-    args.document = {**getattr(args, "document", {}), "errors": list(error.messages)}
-    return ExitCode.UNAVAILABLE
 
 
 def _format_now() -> str:

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 from harness import UsageError
-from harness.internals import chat, http_client, whole_text
+from harness.internals import chat, drop_surrogates, http_client
 from harness_api import CHAT, ApiOptions, RequestRefusedError, Server, as_object, find_served_entry, message_fields
 from harness_served.runtime import (
     GREEDY,
@@ -115,7 +115,9 @@ def read_completion(reply: Any) -> RuntimeAnswer:
     ids, entries = ids[:whole], entries[:whole]
     ended = "length" if reply.get("stop_type") == "limit" else "stop"
     logprobs = finite_logprobs([entry.get("logprob") for entry in entries]) if entries else None
-    return RuntimeAnswer(whole_text(reply["content"]), ids, logprobs, ended, token_count(reply, "tokens_evaluated"))
+    return RuntimeAnswer(
+        drop_surrogates(reply["content"]), ids, logprobs, ended, token_count(reply, "tokens_evaluated")
+    )
 
 
 class Vllm(Runtime):

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 from harness import UsageError
-from harness.internals import http_client, whole_text
+from harness.internals import drop_surrogates, http_client
 from harness_api import (
     CHAT,
     COMPLETIONS,
@@ -237,8 +237,8 @@ def read_answer(reply: Any) -> RuntimeAnswer:
         logprobs = finite_logprobs(values)
     prompt, said = (token_count(as_object(reply.get("usage")), f"{of}_tokens") for of in ("prompt", "completion"))
     ended = str(chosen.get("finish_reason") or "")
-    thought = whole_text(reasoning) if isinstance(reasoning, str) else ""
-    return RuntimeAnswer(whole_text(str(text or "")), ids, logprobs, ended, prompt, said, texts, thought)
+    thought = drop_surrogates(reasoning) if isinstance(reasoning, str) else ""
+    return RuntimeAnswer(drop_surrogates(str(text or "")), ids, logprobs, ended, prompt, said, texts, thought)
 
 
 def read_stream(events: Any) -> RuntimeAnswer:

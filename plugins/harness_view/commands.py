@@ -11,7 +11,7 @@ from argparse import ArgumentParser, Namespace
 from contextlib import suppress
 from pathlib import Path
 
-from harness import ExitCode, UsageError
+from harness import Document, UsageError
 from harness.internals import missing_modules_message
 
 DEFAULT_PORT = 8765
@@ -36,7 +36,7 @@ def view(parser: ArgumentParser) -> None:
     parser.add_argument("--host", default="127.0.0.1", metavar="ADDRESS", help=host)
 
 
-def _run_view_server(args: Namespace) -> int:
+def _run_view_server(args: Namespace) -> Document[dict[str, str]]:
     try:
         from harness_view.app import make_app, make_server
         from harness_view.runs import Runs
@@ -49,11 +49,12 @@ def _run_view_server(args: Namespace) -> int:
     name = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
     hosts = {name, f"localhost:{port}"} if ipaddress.ip_address(host).is_loopback else {name}
     token = secrets.token_urlsafe(24)
-    print(f"http://{name}/?token={token}", flush=True)
+    url = f"http://{name}/?token={token}"
+    print(url, flush=True)
     print("ctrl-c ends it", file=sys.stderr)
     with suppress(KeyboardInterrupt), listening:
         make_server(make_app(runs, frozenset(hosts), token)).run(sockets=[listening])
-    return ExitCode.OK
+    return Document({"url": url})
 
 
 def _open_listening_socket(args: Namespace) -> socket.socket:

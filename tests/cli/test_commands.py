@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ from harness.cli.main import main
 from harness.cli.parser import GROUPS, make_parser
 from harness.testing import SUITE, Project
 
+MODELS = ("adapter", "merged")
 SOON = ("--reason", "r", "--until", "9999-01-01", "--by", "ada")
 
 
@@ -142,6 +144,17 @@ def test_every_command_writes_one_document(suite: Project) -> None:
     assert read_json_document(suite, "promote", "exports/fake")["ok"] is True
     assert read_json_document(suite, "keygen", f"{folder}/key")["public"]
     assert read_json_document(suite, "sign", "exports/fake", "--key", f"{folder}/key.key")["key"]
+
+
+def test_collected_suites_are_all_in_the_document(suite: Project) -> None:
+    """The items of each suite are in the document, with their gates even where -q prints none."""
+    shutil.copy(suite.folder / "suite.toml", suite.folder / "other.toml")
+    alone = read_json_document(suite, "run", "suite.toml", "--collect-only", "-q")
+    both = read_json_document(suite, "run", "suite.toml", "other.toml", "--collect-only")["suites"]
+    assert isinstance(both, list)
+    assert [Path(one["suite"]).name for one in both] == ["suite.toml", "other.toml"]
+    assert both[0]["items"] == alone["items"]
+    assert [item["id"] for item in both[1]["items"] if item["gates"]] == [f"other.toml::{s}::qa" for s in MODELS]
 
 
 def test_mistakes_are_a_document_too(suite: Project) -> None:

@@ -23,13 +23,14 @@ from harness.pipeline.adjudication import Adjudicator
 from harness.records.claims.gate import Gate
 from harness.records.metrics import Metric
 from harness.records.samples import Caveat, Labels, Result, Sample, Score, rows_digest
+from harness.records.suite_header import SuiteTable
 from harness.release.export import evidence_evaluations, evidence_rows
 from harness.release.lock_reader import FORMAT_VERSION, read_lock
 from harness.release.recomputation import recompute_verdicts
-from harness.reports.report_json import dumps
 from harness.stats import hypothesis_tests
 from harness.stats.eprocess import interim_sizes
-from harness.suite.tables import Eval, Model, Suite, SuiteTable
+from harness.suite.tables import Eval, Model, Suite
+from harness.texts.json_text import dumps
 from harness_domain.cost import median_seconds
 
 HERE = Path(__file__).parent

@@ -47,6 +47,13 @@ def test_generated_files_are_current(name: str) -> None:
     assert (DOCS / name).read_text("utf-8") == current, "run `make docs` and commit what it changes"
 
 
+def test_the_table_of_installs_is_made_from_the_records() -> None:
+    """README and the first page of the site say what bench/installs.py measured; else run `make docs`."""
+    for page, text in generated.pages_with_installs().items():
+        assert page.read_text("utf-8") == text
+        assert text.count("| `hf`, ") == 2
+
+
 def test_every_generated_file_is_known() -> None:
     """No page or schema that the code no longer generates is left behind."""
     marked = {name for name, text in PAGES.items() if text.endswith(generated.GENERATED_MARK)}

@@ -17,7 +17,7 @@ from harness import Completion
 from harness.answers.cache import CachedSubject, StageModels
 from harness.answers.store import Responses, _compute_checksum
 from harness.evaluation.evaluate import FinishReasonRecorder
-from harness.internals import final_answers
+from harness.internals import generate_final_answers
 from harness.records.completion import completion_from_json, completion_to_json, format_finish_reasons
 from harness.records.models import ModelRef
 from harness.testing import ROWS, SUITE, TRAIN, Project
@@ -164,7 +164,7 @@ def test_workers_and_no_cache_change_nothing(project: Project) -> None:
 
 def test_a_thought_keeps_its_end() -> None:
     """What is said after a thought is another text, and the whole answer still knows how it ended."""
-    said = final_answers(Model(), ["length a"], thought=["<t>", "</t>"])  # type: ignore[arg-type]
+    said = generate_final_answers(Model(), ["length a"], thought=["<t>", "</t>"])  # type: ignore[arg-type]
     assert Completion.of(said[0][1]).finish_reason == "length"
 
 

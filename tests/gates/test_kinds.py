@@ -21,6 +21,7 @@ from harness.records.claims.gate import KINDS, BestCase, ClaimType, Gate, Units
 from harness.records.metrics import Metric
 from harness.records.models import ModelRef
 from harness.records.samples import Result, Sample, Score
+from harness.records.suite_header import SuiteTable
 from harness.records.verdicts import Outcome, Verdict
 from harness.release.recomputation import find_verdict_difference
 from harness.stats import hypothesis_tests
@@ -129,7 +130,7 @@ def test_what_rows_cannot_prove_is_foreseen() -> None:
 def test_no_power_is_told_that_is_anothers(tmp_path: Path) -> None:
     """The forecast says that it does not know how often such a test proves a claim."""
     spec = tables.Eval("e", "seconds", "")
-    about = tables.SuiteTable("s", alpha=ALPHA)
+    about = SuiteTable("s", alpha=ALPHA)
     suite = tables.Suite(tmp_path / "suite.toml", about, tables.Model("base", ""), None, None,
                          None, {}, (spec,), (GATE,), (), (), "digest")  # fmt: skip
     plugins: Any = None

@@ -13,7 +13,7 @@ from harness.artifacts.digests import file_digest, hash_files, root_digest, weig
 from harness.artifacts.folders import list_files
 from harness.release.lock_reader import read_lock
 from harness.release.recomputation import _CandidateEvidence, _parse_evidence_rows, read_items
-from harness.reports.report_json import dumps
+from harness.texts.json_text import dumps
 
 
 def reseal(export: Path, **changes: Any) -> None:

@@ -26,12 +26,12 @@ def main() -> int:
     parser.add_argument("--case", default="", help="only cases whose name contains this text")
     parser.add_argument("--sample", type=int, default=0, help="so many drawn cases of each line, and no more")
     parser.add_argument("--seconds", type=float, default=0, help="draw cases of all lines in turn for so long")
-    parser.add_argument("--seed", default="0", help="seed of the draw")
+    parser.add_argument("--seed", type=int, default=0, help="of the draw, and of the texts that take turns")
     parser.add_argument("--part", default="1/1", help="only the I-th of N parts of the cases, as I/N")
     args = parser.parse_args()
     part, parts = map(int, args.part.split("/"))
     with tempfile.TemporaryDirectory(prefix="hostile-world-") as folder:
-        runner = Runner(make_world(Path(folder)))
+        runner = Runner(make_world(Path(folder)), args.seed)
         started, count, failed = time.monotonic(), 0, 0
         try:
             lines = [line for line in list_lines() if line.words.startswith(args.only)]

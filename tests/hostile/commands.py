@@ -177,7 +177,6 @@ COMMANDS: dict[str, Command] = {
         + _make_lines("model", "verify {model}")
         + _make_lines("adapter", "verify {adapter}")
         + _make_lines("published", "verify {published}")
-        + _make_lines("bundle", "verify {bundle}")
         + _make_lines("bundle", "verify {bundle}"),
         reads=(
             Read(

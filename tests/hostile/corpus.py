@@ -32,6 +32,10 @@ TABLES = {
     "files",
     "evaluations",
 }  # of entries that are alike
+TURNS = (  # values of which a leaf has one at a time
+    ("a number", "a list", "an object", "null"),
+    ("a huge text that begins with an escape", "a path", "a path above", "a URL", "a variable", "a module"),
+)
 REFUSED_BY_PARSER = {"a huge number", "a number that overflows", "deep", "NaN"}  # wherever in a record they stand
 HUGE_BYTES = 8 << 30  # of a sparse file, which no command may read whole
 MANY = 100_000
@@ -71,6 +75,8 @@ class Case:
     change: Callable[[Path], object]  # of the folder; beside its parents lies the folder `outside`
     is_foreign: bool = False  # a file or a link is not what the evidence lists, so that no command may accept it
     record: str = ""  # the file of the one value that differs; only lines that open it take the case
+    leaf: str = ""  # where in the record it stands
+    turn: tuple[int, int] = (0, 1)  # which of how many values that take turns in a leaf
 
 
 def list_cases(kind: str, valid: Path, outside: Path, server: str) -> list[Case]:
@@ -127,7 +133,7 @@ def list_values(outside: Path, server: str) -> dict[str, str]:
         "null": "null",
         "a huge number": "1" + "0" * 400,
         "a number that overflows": "1e400",
-        "a huge text": json.dumps("x" * 2_000_000),
+        "a huge text that begins with an escape": json.dumps(escape + "x" * 2_000_000),
         "deep": "[" * 50_000 + "]" * 50_000,
         "NaN": "NaN",
         "a path": json.dumps(str(outside / "secret.txt")),
@@ -135,7 +141,6 @@ def list_values(outside: Path, server: str) -> dict[str, str]:
         "a URL": json.dumps(f"{server}/hostile"),
         "a variable": json.dumps(VARIABLE),
         "a module": json.dumps(MODULE),
-        "an escape": json.dumps(escape),
     }
 
 
@@ -145,6 +150,7 @@ def _list_leaf_cases(
     """Yield the cases of a record's leaves. A leaf that a record of the same kind has is not taken twice.
 
     What a parser refuses stands in the first and in the last leaf of each file.
+    Of other types and of texts one each stands in a leaf, by the line and the seed.
     """
     if path.suffix not in (".json", ".jsonl") or not path.stat().st_size:
         return
@@ -157,7 +163,17 @@ def _list_leaf_cases(
         known.add(path_pattern)
         for label, text in values.items():
             if keys in (leaves[0], leaves[-1]) if label in REFUSED_BY_PARSER else is_new:
-                yield Case(f"{name}: {where} = {label}", _replace_leaf(kind, name, keys, text), record=name)
+                title = f"{name}: {where} = {label}"
+                change = _replace_leaf(kind, name, keys, text)
+                yield Case(title, change, record=name, leaf=where, turn=_find_turn(label))
+
+
+def _find_turn(label: str) -> tuple[int, int]:
+    """Return the place of a value among those that take turns, and how many they are."""
+    for labels in TURNS:
+        if label in labels:
+            return labels.index(label), len(labels)
+    return 0, 1
 
 
 def _read_record(path: Path) -> Any:

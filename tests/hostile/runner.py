@@ -1,32 +1,25 @@
-"""Run command lines on hostile folders, each in a fork of a process that has imported the harness already."""
+"""Run command lines on hostile folders, in forks of a process that has imported the harness already."""
 
 from __future__ import annotations
 
-import contextlib
 import gc
-import http.client
 import importlib
 import os
 import re
-import resource
-import select
 import shutil
-import signal
-import sys
 import tempfile
 import threading
-import time
 import zlib
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 from harness.plugins import load_plugins
-from tests.hostile import guard
 from tests.hostile.commands import Line, list_lines
 from tests.hostile.corpus import Case, list_cases
+from tests.hostile.process import MAX_BYTES, Call, Ended, Process
 from tests.hostile.world import CANARY, FOLDERS, VARIABLE
 
-MAX_SECONDS, MAX_BYTES = 10.0, 1_500_000_000
+MAX_CALLS = 100  # of a process, before a new one takes its place
 CODES = (0, 1, 4, 5, 6, 7, 8)
 LIBRARIES = (
     "harness.cli.parser", "harness.release.verify", "harness.release.recomputation",
@@ -38,7 +31,6 @@ LIBRARIES = (
     "harness_served.fingerprint", "peft", "uvicorn.loops.auto", "uvicorn.protocols.http.auto", "uvicorn.lifespan.on",
     "anyio._backends._asyncio",
 )  # fmt: skip
-PAGES = ("/", "/run/run", "/run/run/events", "/compare?runs=run&runs=run", "/label/run")
 TRUSTING = ("verify", "sign", "promote", "publish", "ask")  # commands that refuse what was changed
 ESCAPES = re.compile(rb"\x1b\]|\x07")
 
@@ -69,13 +61,16 @@ class _Recorder(BaseHTTPRequestHandler):
 class Runner:
     """Makes a case's folder and runs a line on it."""
 
-    def __init__(self, world: Path) -> None:
+    def __init__(self, world: Path, seed: int = 0) -> None:
+        """Make what cases share; the seed says which texts have their turn."""
         for name in LIBRARIES:
             importlib.import_module(name)
         load_plugins(None, ())
         gc.collect()
         gc.freeze()  # a fork that collects garbage would copy it
-        self.world = world
+        self.world, self.seed = world, seed
+        self.process: Process | None = None
+        self.line: Line | None = None  # of the process
         self.opened: dict[Line, frozenset[str]] = {}
         self.place = Path(tempfile.mkdtemp(prefix="hostile-"))
         self.outside = self.place / "outside"
@@ -88,6 +83,7 @@ class Runner:
 
     def close(self) -> None:
         """Remove all that was made."""
+        self._stop()
         self.server.shutdown()
         self.server.server_close()
         shutil.rmtree(self.place, ignore_errors=True)
@@ -98,6 +94,10 @@ class Runner:
         return [case for case in cases if not case.record or self._takes_leaf(line, case)]
 
     def _takes_leaf(self, line: Line, case: Case) -> bool:
+        place, count = case.turn
+        leaf = f"{line.kind} {line.reading} {case.record} {case.leaf}"
+        if (zlib.crc32(leaf.encode()) + self.seed) % count != place:
+            return False
         alike = [other for other in list_lines() if (other.kind, other.reading) == (line.kind, line.reading)]
         readers = [other for other in alike if case.record in self._find_opened(other)]
         return bool(readers) and line == readers[zlib.crc32(case.name.encode()) % len(readers)]
@@ -105,17 +105,22 @@ class Runner:
     def _find_opened(self, line: Line) -> frozenset[str]:
         """Return the files that a line opens in a valid folder."""
         if line not in self.opened:
-            self.run(line, Case("unchanged", lambda folder: None))
-            names = (self.place / "opened").read_text("utf-8").splitlines()
+            names = self._call(line, Case("unchanged", lambda folder: None))[0].opened
             folder = FOLDERS[line.kind] + "/"
             self.opened[line] = frozenset(name.removeprefix(folder) for name in names if name.startswith(folder))
         return self.opened[line]
 
     def run(self, line: Line, case: Case) -> str:
-        """Run a line on a case and return what it did that it may not do, or nothing."""
-        self._make_folder(line, case)
-        _Recorder.received.clear()
-        return self._run_in_fork(line, case)
+        """Run a line on a case and return what it did that it may not do, or nothing.
+
+        What a process does that ran other cases before is said if one that did not does the same.
+        """
+        ended, problem = self._call(line, case)
+        if problem and ended.calls > 1:
+            self._stop()
+            _, alone = self._call(line, case)
+            return alone or f"after other cases: {problem}"
+        return problem
 
     def _make_folder(self, line: Line, case: Case) -> None:
         for name in ("theirs", "outside", "out", "tmp", "cache", "home"):
@@ -144,51 +149,65 @@ class Runner:
         }
         return text.format(**places, server=self.url)
 
-    def _run_in_fork(self, line: Line, case: Case) -> str:
-        receiving, sending = os.pipe()
-        output = self.place / "output"
-        started, shared = time.monotonic(), _read_memory()
-        child = os.fork()
-        if child == 0:
-            try:
-                os.close(receiving)
-                self._become(line, output, sending)
-            finally:
-                os._exit(97)
-        os.close(sending)
-        with os.fdopen(receiving, "rb") as report:
-            handle = os.pidfd_open(child)
-            ended = bool(select.select([handle], [], [], MAX_SECONDS)[0])
-            os.close(handle)
-            if not ended:
-                os.kill(child, signal.SIGKILL)
-            _, status, usage = os.wait4(child, 0)
-            violation = report.read().decode()
-        seconds = time.monotonic() - started
-        code = os.waitstatus_to_exitcode(status)
-        peak = usage.ru_maxrss * 1024 - shared
-        problem = self._judge(line, ended, code, violation, peak, seconds, output.read_bytes())
-        command, *_, last = line.words.split()
-        accepted = code == 0 and case.is_foreign and command in TRUSTING and last != "--list"
-        return problem or ("is accepted" if accepted else "")
+    def _start(self, line: Line) -> Process:
+        """Start a process of a line; it ends what was there for another line."""
+        self._stop()
+        server = "listens" if line.words.startswith("view ") else self.url if line.server else ""
+        call = Call(
+            words=self._make_words(line.words).split(),
+            folder=Path(self._make_words(line.folder)) if line.folder else self.place / "out",
+            output=self.place / "output",
+            environment={
+                "HOME": str(self.place / "home"),
+                "TMPDIR": str(self.place / "tmp"),
+                "HARNESS_CACHE": str(self.place / "cache"),
+                "LOGNAME": "user",
+                **dict.fromkeys(("AWS_SECRET_ACCESS_KEY", "OPENAI_API_KEY", "HF_TOKEN", VARIABLE), CANARY),
+            },
+            modules=self.world / "site",
+            read=[self.world / "yours", self.world / "site", self.place / "judged.toml"],
+            write=[self.place / name for name in ("out", "tmp", "cache", "theirs", "mine")],
+            theirs=self.place / "theirs",
+            server=server,
+        )
+        self.process, self.line = Process(call), line
+        return self.process
 
-    def _judge(self, line: Line, ended: bool, code: int, violation: str, peak: int, seconds: float, text: bytes) -> str:
-        if not ended:
-            return f"hangs: {seconds:.0f} s"
-        if violation:
-            return violation
-        if code not in CODES or b"Traceback (most recent call last)" in text:
+    def _stop(self) -> None:
+        if self.process:
+            self.process.close()
+        self.process = None
+
+    def _call(self, line: Line, case: Case) -> tuple[Ended, str]:
+        """Run a line on a case, in the process of the case before it unless that one ended or ran enough."""
+        self._make_folder(line, case)
+        _Recorder.received.clear()
+        process = self.process
+        if process is None or self.line != line or not process.is_alive or process.calls >= MAX_CALLS:
+            process = self._start(line)
+        ended = process.call()
+        return ended, self._judge(line, case, ended, (self.place / "output").read_bytes())
+
+    def _judge(self, line: Line, case: Case, ended: Ended, text: bytes) -> str:
+        if not ended.in_time:
+            return f"hangs: {ended.seconds:.0f} s"
+        if ended.violation:
+            return ended.violation
+        if ended.code not in CODES or b"Traceback (most recent call last)" in text:
             last = text.decode("utf-8", "replace").strip().splitlines()[-6:]
-            return f"exit {code}: {' | '.join(part.strip()[:160] for part in last)}"
-        if peak > MAX_BYTES or b"out of memory" in text:
-            return f"memory: {peak:,} bytes"
+            return f"exit {ended.code}: {' | '.join(part.strip()[:160] for part in last)}"
+        if ended.peak_bytes > MAX_BYTES or b"out of memory" in text:
+            return f"memory: {ended.peak_bytes:,} bytes"
         if ESCAPES.search(text):
             return "an escape sequence in the output"
         if leaks := self._find_leaks(text):
             return f"the canary is in {leaks}"
         if _Recorder.received and not line.server:
             return f"the server received {_Recorder.received[0][:80]!r}"
-        return ""
+        words = line.words.split()
+        trusts = words[0] in TRUSTING and words[-1] != "--list"
+        is_accepted = trusts and case.is_foreign and ended.code == 0
+        return "is accepted" if is_accepted else ""
 
     def _find_leaks(self, text: bytes) -> str:
         canary = CANARY.encode()
@@ -203,76 +222,3 @@ class Runner:
                     if small and canary in path.read_bytes():
                         return str(path.relative_to(self.place))
         return ""
-
-    def _become(self, line: Line, output: Path, report: int) -> None:
-        """Be a fresh process of the command line."""
-        from harness.cli.main import main
-
-        sys.dont_write_bytecode = True  # the first import of a module writes beside it, which is no finding
-        descriptor = os.open(output, os.O_CREAT | os.O_TRUNC | os.O_RDWR, 0o600)
-        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-        os.dup2(descriptor, 1)
-        os.dup2(descriptor, 2)
-        sys.stdin, sys.stdout = os.fdopen(0, closefd=False), os.fdopen(1, "w", 1, "utf-8", closefd=False)
-        sys.stderr = os.fdopen(2, "w", 1, "utf-8", "backslashreplace", closefd=False)
-        kept = {name: os.environ[name] for name in ("PATH", "LANG", "OMP_NUM_THREADS") if name in os.environ}
-        os.environ.clear()
-        os.environ.update(kept)
-        os.environ.update(
-            HOME=str(self.place / "home"), TMPDIR=str(self.place / "tmp"), HARNESS_CACHE=str(self.place / "cache"),
-            LOGNAME="user", AWS_SECRET_ACCESS_KEY=CANARY, OPENAI_API_KEY=CANARY,
-            **{VARIABLE: CANARY, "HF_TOKEN": CANARY},
-        )  # fmt: skip
-        tempfile.tempdir = None
-        os.chdir(self._make_words(line.folder) if line.folder else self.place / "out")
-        sys.path = [*(path for path in sys.path if path), str(self.world / "site")]
-        words = self._make_words(line.words).split()
-        limit = _address_space() + 2 * MAX_BYTES
-        resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
-        listens = words[0] == "view"
-        server = "listens" if listens else self.url if line.server else ""
-        writes = [self.place / name for name in ("out", "tmp", "cache", "theirs", "mine")]
-        opened = os.open(self.place / "opened", os.O_CREAT | os.O_TRUNC | os.O_WRONLY, 0o600)
-        reads = [self.world / "yours", self.world / "site", self.place / "judged.toml"]
-        watch = guard.Guard(reads, writes, self.place / "theirs", server, report)
-        watch.install()
-        if listens:
-            threading.Thread(target=_ask_pages, args=(output,), daemon=True).start()
-        try:
-            code = int(main(words))
-        except SystemExit as stop:
-            code = int(stop.code or 0)
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os.write(opened, "\n".join(watch.opened).encode("utf-8", "replace"))
-        os._exit(code)
-
-
-def _read_memory() -> int:
-    """Return the bytes in memory of this process, which a fork of it shares."""
-    return int(Path("/proc/self/statm").read_text("utf-8").split()[1]) * resource.getpagesize()
-
-
-def _address_space() -> int:
-    return int(Path("/proc/self/statm").read_text("utf-8").split()[0]) * resource.getpagesize()
-
-
-def _ask_pages(output: Path) -> None:
-    """Ask `harness view` for its pages, then end it."""
-    found = None
-    while not found:
-        time.sleep(0.02)
-        with contextlib.suppress(OSError):
-            found = re.search(r"http://127\.0\.0\.1:(\d+)/\?token=(\S+)", os.pread(1, 1000, 0).decode())
-    port, token = int(found[1]), found[2]
-    for page in PAGES:
-        with contextlib.suppress(OSError, http.client.HTTPException):
-            connection = http.client.HTTPConnection("127.0.0.1", port, timeout=3)
-            connection.request("GET", page, headers={"Cookie": f"harness-view-{port}={token}"})
-            reply = connection.getresponse()
-            data = b"" if page.endswith("/events") else reply.read()
-            if reply.status == 500:
-                os.write(2, b"Traceback (most recent call last): status 500 of " + page.encode() + b"\n")
-            os.write(2, b"" if CANARY.encode() not in data else CANARY.encode())
-            connection.close()
-    os.kill(os.getpid(), signal.SIGINT)

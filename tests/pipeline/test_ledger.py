@@ -19,7 +19,8 @@ from hypothesis import strategies as st
 
 from harness.errors import UsageError
 from harness.files import append_line
-from harness.pipeline.ledger import AttemptNumber, Ledger, LedgerEntry, Row, overlaps, project_name
+from harness.gates.attempts import AttemptNumber, hash_line
+from harness.pipeline.ledger import Ledger, LedgerEntry, Row, overlaps, project_name
 from harness.suite.reader import read_suite
 from harness.suite.tables import Suite
 from harness.testing import SUITE
@@ -260,11 +261,9 @@ def test_a_line_that_is_lost_is_no_silence(case: str, ledger: Ledger, suite: Sui
 
 def test_rows_that_lead_elsewhere_are_no_line(ledger: Ledger, suite: Suite) -> None:
     """A line whose digest is right and whose rows are a path is refused all the same."""
-    from harness.pipeline.ledger import _hash_line
-
     last = json.loads(written(ledger, suite)[-1])
     line = {k: v for k, v in last.items() if k != "id"} | {"rows": "../../etc/passwd"}
-    append_line(ledger.path, {**line, "id": _hash_line(line)})
+    append_line(ledger.path, {**line, "id": hash_line(line)})
     with pytest.raises(UsageError, match=": was changed or truncated after it was written"):
         ledger.read_lines()
 

@@ -26,9 +26,9 @@ from harness.records.verdicts import Verdict
 from harness.release.policy import Policy
 from harness.release.recomputation import find_verdict_difference
 from harness.release.verify import verify_export
-from harness.reports.report_json import dumps
 from harness.stats import hypothesis_tests
 from harness.testing import SUITE, TRAIN, Project
+from harness.texts.json_text import dumps
 from tests.helpers import suites
 from tests.helpers.exports import reseal
 from tests.helpers.suites import make_waive_command, run_commands

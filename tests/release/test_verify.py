@@ -614,12 +614,10 @@ def test_command_line(signed: Path, export: Path, project: Project) -> None:
 
 @pytest.mark.slow
 def test_verify_is_light(signed: Path, export: Path) -> None:
-    """It takes fewer than 250 modules, most of them Python's own; torch and the network stay out of it."""
+    """Torch, numpy and the network stay out of it."""
     code = f"""
 import sys
 from harness.cli.main import main
-import harness.release.verify, harness.release.policy
-assert len(sys.modules) < 250, len(sys.modules)
 code = main(["verify", {str(export)!r}])
 heavy = {{"torch", "transformers", "numpy", "rich", "socket", "ssl", "urllib.request", "subprocess"}} & set(sys.modules)
 assert not heavy, heavy

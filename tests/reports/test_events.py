@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from harness.records.models import Progress
-from harness.reports.events import FILE, read_events
+from harness.reports.events import EVENTS, read_events
 from harness.testing import Project
 
 LOOK = """
@@ -36,16 +37,16 @@ def cut(suite: Project, after: str, torn: str = "") -> Path:
     suite.run()
     folder = find_newest_run(suite)
     (folder / "report.json").unlink()
-    lines = (folder / FILE).read_text("utf-8").splitlines(keepends=True)
+    lines = (folder / EVENTS).read_text("utf-8").splitlines(keepends=True)
     last = max(i for i, line in enumerate(lines) if json.loads(line)["event"] == after)
-    (folder / FILE).write_text("".join(lines[: last + 1]) + torn, "utf-8")
+    (folder / EVENTS).write_text("".join(lines[: last + 1]) + torn, "utf-8")
     return folder
 
 
 def test_every_run_folder_has_its_events(suite: Project) -> None:
     """From the run's beginning on, in the lines that --events writes, and without a place of this machine."""
     suite.harness("run", "suite.toml", "--events", "named.jsonl", "--set", f"model.path={suite.folder}/base")
-    texts = [path.read_text("utf-8") for path in (find_newest_run(suite) / FILE, suite.folder / "named.jsonl")]
+    texts = [path.read_text("utf-8") for path in (find_newest_run(suite) / EVENTS, suite.folder / "named.jsonl")]
     ours, named = ([json.loads(line) for line in text.splitlines()] for text in texts)
     assert [line["event"] for line in ours] == [line["event"] for line in named]
     assert [line.keys() for line in ours] == [line.keys() for line in named]
@@ -92,18 +93,28 @@ def test_a_run_that_was_cut_off_is_shown(suite: Project, torn: str) -> None:
 )
 def test_events_that_cannot_be_read_are_a_line(suite: Project, text: str) -> None:
     """Empty, of a newer version, or no events at all."""
-    suite.write({f"reports/x/{FILE}": text})
+    suite.write({f"reports/x/{EVENTS}": text})
     outcome = suite.harness("show", "reports/x")
     assert (outcome.code, outcome.err.count("\n")) == (4, 1)
-    assert FILE in outcome.err
+    assert EVENTS in outcome.err
+
+
+def test_a_number_of_rows_that_is_a_text_is_a_line(suite: Project) -> None:
+    """`harness view` writes the numbers of a run that goes on with commas."""
+    folder = cut(suite, "verdict")
+    text = (folder / EVENTS).read_text("utf-8")
+    (folder / EVENTS).write_text(re.sub(r'("event": "verdict", .*?"n": )\d+', r'\1"many"', text), "utf-8")
+    outcome = suite.harness("show", str(folder))
+    assert (outcome.code, outcome.err.count("\n")) == (4, 1)
+    assert EVENTS in outcome.err
 
 
 def test_time_left_is_of_the_pace_so_far(suite: Project) -> None:
     """Of what it is at since its first sign, and none where nothing moved."""
     folder = cut(suite, "stage")
-    last = json.loads((folder / FILE).read_text("utf-8").splitlines()[-1])
+    last = json.loads((folder / EVENTS).read_text("utf-8").splitlines()[-1])
     start = datetime(2026, 11, 28, 12, tzinfo=UTC)
-    with (folder / FILE).open("a", encoding="utf-8") as file:
+    with (folder / EVENTS).open("a", encoding="utf-8") as file:
         for seconds, done in ((0, 100), (10, 100), (20, 300)):
             at = (start + timedelta(seconds=seconds)).isoformat()
             sign = {"what": "rows", "done": done, "total": 1000, "facts": {}, "remark": ""}

@@ -12,7 +12,7 @@ import pytest
 
 from harness.records.metrics import Metric
 from harness.records.samples import Result, Sample, Score
-from harness.reports.run_folder import RunFolder, metric_value, read_rows
+from harness.reports.run_folder import RunFolder, metric_value, read_answers
 from harness.testing import ROWS, SUITE, FakeSubject, Project
 from tests.helpers.suites import FEWSHOT
 
@@ -22,7 +22,7 @@ TEXTS = '\n[[eval]]\nname = "fit"\nuse = "perplexity"\ndata = "texts.jsonl"\n'
 
 def read_newest_rows(suite: Project, subject: str, evaluation: str = "qa") -> list[dict[str, Any]]:
     folder = max(suite.folder.glob("reports/*"), key=lambda p: p.stat().st_mtime_ns)
-    return list(read_rows(folder, subject, evaluation).values())
+    return list(read_answers(folder, subject, evaluation).values())
 
 
 @pytest.fixture
@@ -111,7 +111,7 @@ def test_score_without_bound_is_no_number(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path, "x", datetime.now(UTC))
     result = Result("base", "fit", (Score("a", {"ppl": 1000.0}),), {"ppl": math.inf}, "d")
     folder.add(result, [Sample("a", row={"text": "t"})], {"ppl": Metric("ppl", "lower", "perplexity")}, {})
-    [row] = read_rows(folder.path, "base", "fit").values()
+    [row] = read_answers(folder.path, "base", "fit").values()
     assert (row["ppl"], row["nats"]) == (None, {"ppl": 1000.0})
 
 

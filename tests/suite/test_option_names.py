@@ -10,6 +10,7 @@ import pytest
 from harness.errors import suggest_option
 from harness.plugins import load_plugins
 from harness.records.claims.gate import Gate
+from harness.records.suite_header import SuiteTable
 from harness.schema import list_options
 from harness.suite import tables
 from harness.testing import ROWS, SUITE, TRAIN, Project
@@ -70,7 +71,7 @@ def test_every_key_that_is_named_exists() -> None:
         return {f.name.rstrip("_") for f in dataclasses.fields(cls)}
 
     known = {
-        "model": fields(tables.Model) | options("loader"), "suite": fields(tables.SuiteTable),
+        "model": fields(tables.Model) | options("loader"), "suite": fields(SuiteTable),
         "adapter": fields(tables.Use) | options("adapter", peft.LoraConfig),
         "train": fields(tables.Train) | options("trainer", trl.SFTConfig, trl.DPOConfig),
         "candidate": fields(tables.Candidate), "export": fields(tables.Export), "gate": fields(Gate),

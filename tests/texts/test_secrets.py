@@ -10,9 +10,9 @@ from urllib.parse import quote
 
 import pytest
 
-from harness.reports.report_json import dumps
 from harness.testing import ROWS, SUITE, TRAIN, Project
 from harness.texts import secrets
+from harness.texts.json_text import dumps
 
 CANARY = "cAnaRy-7f3b-Qq"
 TOKENS = ["sk-" + "a1" * 12, "hf_" + "b2" * 17, "ghp_" + "c3" * 18, "AKIA" + "D4" * 8, "AIza" + "e" * 35]

@@ -1619,7 +1619,7 @@ data = "rows.jsonl"
 @pytest.mark.xdist_group("served model")
 def test_a_run_against_transformers_serve(served: tuple[str, Path], project: Project) -> None:
     """In a whole run the reference that is served gives, row for row, the answers of the base that runs here."""
-    from harness.reports.run_folder import read_rows
+    from harness.reports.run_folder import read_answers
 
     url, folder = served
     rows = [{"id": str(i), "input": ask(f"Say {i}."), "target": "x"} for i in range(6)]
@@ -1627,6 +1627,6 @@ def test_a_run_against_transformers_serve(served: tuple[str, Path], project: Pro
     done = project.run()
     assert done.code == 5, done.out + done.err  # measured, and nothing is gated
     run = max((project.folder / "reports").glob("real-*"))
-    base, reference = (read_rows(run, name, "qa") for name in ("base", "reference"))
+    base, reference = (read_answers(run, name, "qa") for name in ("base", "reference"))
     assert [row["resps"] for row in base.values()] == [row["resps"] for row in reference.values()]
     assert len(base) == 6

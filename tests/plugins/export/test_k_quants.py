@@ -15,7 +15,7 @@ import harness_export
 from harness import ModelRef, UsageError
 from harness.artifacts.gguf import read_gguf
 from harness.errors import CheckFailedError
-from harness.release.conversions import NOTE
+from harness.release.conversions import CONVERSION_NOTES
 from harness.release.verify import verify_export
 from harness.testing import Project
 from tests.helpers.llamas import build
@@ -78,7 +78,7 @@ def test_file_made_elsewhere_is_taken_as_it_is(parent: Path, plain: Path, tmp_pa
     file = write_quantized_gguf(plain, tmp_path / "own.gguf", type_)
     to = take(parent, file, tmp_path / "to")
     assert (to / "model.gguf").read_bytes() == file.read_bytes()
-    facts = json.loads((to / NOTE).read_text("utf-8"))["facts"]
+    facts = json.loads((to / CONVERSION_NOTES).read_text("utf-8"))["facts"]
     assert facts["made"] == "elsewhere"
     assert "2 Q8_0" in facts["tensors"]
     assert 0.001 < facts["relative_error"] < {"Q4_K": 0.1, "Q5_K": 0.05, "Q6_K": 0.03}[type_]
@@ -249,7 +249,7 @@ def test_missing_llama_cpp_is_told_before_training(parent: Path) -> None:
     """The line names the extra that brings it."""
     with pytest.raises(
         UsageError,
-        match=r"Q4_K_M needs llama-cpp-python, which is not installed; pip install llama-cpp-python",
+        match=r'Q4_K_M needs the module "llama_cpp"; pip install llama-cpp-python, or .* \[llama-cpp\]',
     ):
         harness_export.gguf.check(parent, {"quantization": "Q4_K_M"})  # type: ignore[attr-defined]
 
@@ -264,4 +264,4 @@ def test_llama_cpp_makes_them(parent: Path, tmp_path: Path, quantization: str) -
     found = read_gguf(to / "model.gguf").tensors
     assert found["blk.0.attn_q.weight"].type == quantization[:4]
     assert found["blk.0.ffn_down.weight"].type in ("Q5_0", "Q5_1", "Q8_0")
-    assert sorted(path.name for path in to.iterdir()) == [NOTE, "model.gguf"]
+    assert sorted(path.name for path in to.iterdir()) == [CONVERSION_NOTES, "model.gguf"]

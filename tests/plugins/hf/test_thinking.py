@@ -11,7 +11,7 @@ import pytest
 
 import harness_hf
 from harness.errors import UsageError
-from harness.internals import final_answers
+from harness.internals import generate_final_answers
 from harness.records.models import Generate, ModelRef, ThoughtBudget
 from harness.testing import ROWS, SUITE, TRAIN, Project
 from harness.workers.protocol import options_from_json, options_to_json
@@ -142,8 +142,8 @@ def test_what_is_matched_is_what_comes_after(subject: Any, monkeypatch: pytest.M
     script = Script(subject.tokens, {prompt: both[:2] for prompt, both in SAID.items()})
     monkeypatch.setattr("harness_hf.generation.choose_greedily", script)
     options: dict[str, Any] = {"thought": MARKS, "max_new_tokens": ANSWER}
-    assert [said for said, _ in final_answers(subject, ["long", "opens ["], **options)] == ["", ""]
-    found = final_answers(subject, ["long", "opens [", "free"], thought_budget=BUDGET, **options)
+    assert [said for said, _ in generate_final_answers(subject, ["long", "opens ["], **options)] == ["", ""]
+    found = generate_final_answers(subject, ["long", "opens [", "free"], thought_budget=BUDGET, **options)
     assert [said for said, _ in found] == ["yes", "no", "yes"]
 
 

@@ -412,6 +412,14 @@ def test_samples_cut_off_are_told(ran: Path) -> None:
     assert ": is not a file of rows; run the suite again" in render_run(read_folder(ran))
 
 
+def test_a_row_that_states_a_score_twice_is_refused(ran: Path) -> None:
+    """Which of two values of one key counts would be the reader's choice."""
+    (path,) = ran.glob("merged/samples_qa_*")
+    text = path.read_text("utf-8")
+    path.write_text(text.replace('"exact_match": ', '"exact_match": 0.5, "exact_match": ', 1), "utf-8")
+    assert ": is not a file of rows; run the suite again" in render_run(read_folder(ran))
+
+
 def test_of_many_rows_all_flips_and_a_sample_are_held(ran: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Above the limit a page holds every row won or lost and a seeded sample of the others, and says so."""
     monkeypatch.setattr(pairs, "MAX_WHOLE_ROWS", 20)
@@ -443,6 +451,13 @@ def test_without_vl_convert_there_are_tables(ran: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr(svg, "can_draw", lambda: False)
     html = render_run(read_folder(ran))
     assert "<svg" not in html and "as numbers</caption>" in html and "Where it stands" not in html
+
+
+@pytest.mark.parametrize("table", ["model", "adapter", "train", "sweep", "candidate"])
+def test_options_that_are_no_table_are_told(ran: Path, table: str) -> None:
+    """As any lock that cannot be read."""
+    edit_json(ran, "suite.lock.json", lambda lock: lock["suite"].update({table: {"options": 7}}))
+    assert "suite.lock.json cannot be read" in render_run(read_folder(ran))
 
 
 def test_options_of_others_stay_struck(ran: Path) -> None:

@@ -57,7 +57,8 @@ def look(export: Path, url: str, layers: str = LAYERS, *more: str) -> tuple[int,
     """Compare, and return the exit code and the document."""
     given = ["parity", str(export), "--runtime", url, "--layers", layers, "--arithmetic", "float32", *more]
     args = parse_arguments(given)
-    return measure_parity(args, parse_layers(layers)), args.document
+    compared = measure_parity(args, parse_layers(layers))
+    return compared.exit_code, compared.value
 
 
 @pytest.fixture(scope="module")

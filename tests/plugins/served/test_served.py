@@ -83,8 +83,8 @@ def look(
     with run_runtime(Runtime(dialect, served or export / "model", frozenset(faults), **how)) as runtime:
         given = ["parity", str(export), "--runtime", runtime.url, "--layers", layers, "--arithmetic", "float32"]
         args = parse_arguments([*given, "--seed", "0", *more])
-        code = measure_parity(args, parse_layers(layers))
-        return code, args.document
+        compared = measure_parity(args, parse_layers(layers))
+        return compared.exit_code, compared.value
 
 
 def list_layer_verdicts(document: dict[str, Any]) -> dict[str, str]:
@@ -351,8 +351,8 @@ def test_an_adapters_scale_is_seen(export: Path, adapted: Path, scale: float, ve
         url = stack.enter_context(run_runtime(runtime)).url
         given = ["parity", str(adapted), "--runtime", url, "--base", str(export / "model"), "--arithmetic", "float32"]
         args = parse_arguments([*given, "--seed", "0"])
-        code = measure_parity(args, ("logprobs", "lora", "answers"))
-    found = args.document["layers"]
+        compared = measure_parity(args, ("logprobs", "lora", "answers"))
+    code, found = compared.exit_code, compared.value["layers"]
     assert found["answers"]["verdict"] in {1.0: {SAME}, 0.9: {SAME, DIFFERS}}.get(scale, {DIFFERS})
     assert (code, found["lora"]["verdict"]) == (0 if verdict == SAME else 1, verdict)
     assert math.isclose(1 - 0.1 * found["lora"]["numbers"]["slope"], scale, abs_tol=0.05) or scale < 0.9
@@ -369,11 +369,12 @@ def test_a_statement_is_about_the_export_and_hides_the_host(export: Path, tmp_pa
         args = parse_arguments(
             ["parity", str(export), "--runtime", runtime.url, "--layers", "ids", "--write", str(path)]
         )
-        assert measure_parity(args, ("ids",), make_verified_export(export)) == 0
+        compared = measure_parity(args, ("ids",), make_verified_export(export))
+    assert compared.exit_code == 0
     told = json.loads(path.read_text("utf-8"))
     assert told["subject"] == [{"name": export.name, "digest": {"sha256": "ab" * 32}}]
     assert told["predicate"]["layers"]["ids"]["verdict"] == SAME
-    assert told["predicate"]["seed"] == args.document["seed"] > 0
+    assert told["predicate"]["seed"] == compared.value["seed"] > 0
     assert runtime.url.split("/")[2] not in path.read_text("utf-8")
 
 
@@ -403,8 +404,9 @@ def test_a_servers_words_are_cleaned_before_they_are_signed(
     with run_runtime(Echoing("vllm", export / "model")) as runtime:
         given = ["parity", str(export), "--runtime", runtime.url, "--layers", "ids", "--write", str(path), *key]
         args = parse_arguments(given)
-        assert measure_parity(args, ("ids",), make_verified_export(export)) == 0
-    text = path.read_text("utf-8") + json.dumps(args.document)
+        compared = measure_parity(args, ("ids",), make_verified_export(export))
+    assert compared.exit_code == 0
+    text = path.read_text("utf-8") + json.dumps(compared.value)
     assert json.loads(path.read_text("utf-8"))["predicate"]["runtime"]["version"].startswith("0.32 ***")
     assert not [secret for secret in (KEY, KEY[4:14], "\\u001b", "hf_aaaa") if secret in text]
 
@@ -468,8 +470,9 @@ def test_an_adapters_direction_that_alarms_by_chance_is_drawn_once_more(export: 
     with run_runtime(Runtime("llama.cpp", base, frozenset({"unlucky"}), adapter=adapted / "model")) as runtime:
         given = ["parity", str(adapted), "--runtime", runtime.url, "--base", str(base), "--arithmetic", "float32"]
         args = parse_arguments([*given, "--seed", "0"])
-        assert measure_parity(args, ("logprobs", "lora")) == 0
-    assert args.document["notes"][0].startswith("lora: sampled once more, since the first sample gave")
+        compared = measure_parity(args, ("logprobs", "lora"))
+    assert compared.exit_code == 0
+    assert compared.value["notes"][0].startswith("lora: sampled once more, since the first sample gave")
 
 
 def test_exit_codes_are_those_of_the_verdicts() -> None:

@@ -37,8 +37,8 @@ def build(folder: Path, steps: int = 80) -> Path:
 def look(export: Path, url: str, layers: str) -> tuple[int, dict[str, Any]]:
     given = ["parity", str(export), "--runtime", url, "--layers", layers, "--arithmetic", "float32", "--seed", "1"]
     args = parse_arguments(given)
-    code = measure_parity(args, parse_layers(layers))
-    return code, {name: layer["verdict"] for name, layer in args.document["layers"].items()}
+    compared = measure_parity(args, parse_layers(layers))
+    return compared.exit_code, {name: layer["verdict"] for name, layer in compared.value["layers"].items()}
 
 
 def test_transformers_serve_is_the_same_as_far_as_it_lets_be_seen(export: Path) -> None:
