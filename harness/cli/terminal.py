@@ -185,7 +185,7 @@ class Terminal(Screen):
         if report.traceback and self.verbosity > 0:
             self.print_lines(report.traceback, "dim")
         for caveat in report.caveats:
-            if not any(caveat in v.why for v in report.verdicts):
+            if not any(caveat in verdict_text.iterate_result(v) for v in report.verdicts):
                 self.print_line(f"    note: {caveat}", "yellow")
         for verdict, why in zip(
             report.verdicts, format_reasons(report.verdicts, tests=self.verbosity > 0), strict=True

@@ -12,7 +12,7 @@ from harness.gates.gate_input import error_verdict
 from harness.gates.waivers import GateWaivers
 from harness.records.claims.gate import Gate
 from harness.records.metrics import Metric
-from harness.records.parts.attempts import Attempt, InterimAnalysis
+from harness.records.parts.attempts import CountedAttempt, InterimLooks
 from harness.records.parts.part import Part
 from harness.records.samples import Result, Sample
 from harness.records.suite_header import SuiteTable
@@ -129,10 +129,10 @@ def _list_attempts(context: GateContext, alpha: float) -> list[Part]:
     """Return which attempt a verdict is, and after which looks it was given."""
     if not context.attempt:
         return []
-    parts: list[Part] = [Attempt(context.attempt)]
+    parts: list[Part] = [CountedAttempt(context.attempt)]
     if context.interim_looks:
         looks, most = context.interim_looks
-        parts.append(InterimAnalysis(tuple(looks), most, alpha))
+        parts.append(InterimLooks(tuple(looks), most, alpha))
     return parts
 
 

@@ -13,7 +13,7 @@ from harness.gates.clusterings import count_repeated_questions
 from harness.records.claims.gate import FEWEST_SEEDS, Gate
 from harness.records.metrics import Metric
 from harness.records.parts import CONDITIONS
-from harness.records.parts.part import GateRows, Part, format_example_ids
+from harness.records.parts.part import Part, SideScores, format_example_ids
 from harness.records.parts.reason import Reason
 from harness.records.samples import Labels, Result, Sample, Score
 from harness.records.verdict_text import complete
@@ -98,7 +98,7 @@ def make_gate_input(
             return Unjudgeable(Reason(f"{result.subject}: {why}"), digest=candidate.digest, n=len(rows))
     if why := _find_binary_cap_error(gate, metric, by_id, rows):
         return Unjudgeable(Reason(why), digest=candidate.digest, n=len(rows))
-    scored = GateRows(metric, rows, {r.subject: own for r, own in zip(results, by_id, strict=True)})
+    scored = SideScores(metric, rows, {r.subject: own for r, own in zip(results, by_id, strict=True)})
     for condition in CONDITIONS:
         if obstacle := condition.find_obstacle(gate, scored):
             return Unjudgeable(obstacle, digest=candidate.digest, n=len(rows))

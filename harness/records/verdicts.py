@@ -8,7 +8,7 @@ from typing import Literal, TypeVar
 
 from harness.records.claims.gate import ClaimTerms
 from harness.records.outcomes import Outcome as Outcome
-from harness.records.parts.attempts import Attempt
+from harness.records.parts.attempts import CountedAttempt
 from harness.records.parts.part import Part, TableRow
 from harness.records.result_text import sort_parts
 from harness.records.waivers import Waiver
@@ -80,7 +80,7 @@ class Verdict:
     @property
     def attempt(self) -> int:
         """The number of candidates that the question was put to, 0 where none is counted."""
-        part = self.get(Attempt)
+        part = self.get(CountedAttempt)
         return part.number if part else 0
 
     def table(self, *, tests: bool = True) -> list[TableRow]:

@@ -24,7 +24,7 @@ from harness.errors import missing_modules_message
 from harness.gates.context import GateContext, GateRows, decide_in_context, describe_unmet_requirement
 from harness.records import verdict_text
 from harness.records.claims.gate import Gate
-from harness.records.parts.attempts import InterimAnalysis
+from harness.records.parts.attempts import InterimLooks
 from harness.records.parts.part import Part
 from harness.records.parts.waived import VoidWaiver, Waived
 from harness.records.samples import Caveat, Draw, Labels, Result, Sample, Score
@@ -339,7 +339,7 @@ class _CandidateEvidence:
         """Return what the gate's verdict follows from besides its rows, of the lock."""
         about, spec = self.locked.about, self.locked.evals[gate.eval]
         parts = self.verdicts[gate.id]["parts"]
-        looks = parts.get(InterimAnalysis.name) or {}
+        looks = parts.get(InterimLooks.name) or {}
         name = str(self.manifest["candidate"])
         outcomes = {other: str(verdict["outcome"]) for other, verdict in self.verdicts.items()}
         return GateContext(

@@ -14,7 +14,7 @@ from harness.cli.screen import Screen, format_value
 from harness.cli.terminal import Summary, Terminal, summarize_outcomes
 from harness.records.claims.gate import ClaimTerms, Gate
 from harness.records.models import Progress
-from harness.records.parts.attempts import Attempt
+from harness.records.parts.attempts import CountedAttempt
 from harness.records.parts.clusters import Clusters
 from harness.records.parts.needed import RowsNeeded
 from harness.records.parts.part import Part
@@ -161,7 +161,7 @@ REASONS: dict[str, tuple[ClaimTerms, dict[str, Any], list[Part]]] = {
     "0.620 [0.544, 0.687], n=300 in 152 clusters, so uneven that the effective number is 81; attempt 2": (
         BOUND,
         FIGURES,
-        [Attempt(2), Clusters(152, 81.2)],
+        [CountedAttempt(2), Clusters(152, 81.2)],
     ),
     "123,840": (BOUND, POINT, []),
 }

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from harness.records.parts.attempts import InterimAnalysis
+from harness.records.parts.attempts import InterimLooks
 from harness.reports.report_json import read_run
 from harness.stats.hypothesis_tests import attempt_alpha
 from harness.testing import ROWS, SUITE, TRAIN, Project
@@ -513,7 +513,7 @@ def run_on_first_rows(
     text = SUITE.replace('data = "test.jsonl"', f'data = "test.jsonl"\nrows_at_most = {most}')
     outcome = suite.write({"suite.toml": text, "test.jsonl": data[:rows]}).run(*more.split())  # type: ignore[dict-item]
     v = next(v for v in outcome.report.verdicts if v.candidate == "merged")
-    look = v.get(InterimAnalysis)
+    look = v.get(InterimLooks)
     return v.attempt, look.looks if look else (), v.alpha
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from harness.records.parts.approximate import ApproximateRisk, RiskKeys, RiskLimit
-from harness.records.parts.attempts import Attempt, InterimAnalysis
+from harness.records.parts.attempts import CountedAttempt, InterimLooks
 from harness.records.parts.cap import Uncapped
 from harness.records.parts.clusters import Clusters, ClusterSizes
 from harness.records.parts.guarded import GuardedTask
@@ -39,6 +39,6 @@ CONDITIONS: tuple[Condition, ...] = (WithoutLeaks(), RiskLimit(), TruncationLimi
 PARTS: tuple[type[Part], ...] = (
     Reason, TruncatedAnswers, Slices, Clusters, Uncapped, ClusterSizes, WeightlessRows, UnseenRows, RowsNeeded,
     LabelsNeeded, RecipeRuns, LabelledRows, RepeatedQuestions, CorrelatedNeighbours, RefutedSlices, WorstSlice,
-    ApproximateRisk, LeakedRows, Attempt, InterimAnalysis, Waived, VoidWaiver, GuardedTask, RowsOfOthers,
+    ApproximateRisk, LeakedRows, CountedAttempt, InterimLooks, Waived, VoidWaiver, GuardedTask, RowsOfOthers,
 )  # fmt: skip
 Part.registry.update({part.name: part for part in PARTS})

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Attempt(Part):
+class CountedAttempt(Part):
     """Which candidate it is that the question was put to."""
 
     critical: bool = field(default=True, init=False)
@@ -26,7 +26,7 @@ class Attempt(Part):
 
 
 @dataclass(frozen=True)
-class InterimAnalysis(Part):
+class InterimLooks(Part):
     """After how many rows the same weights were looked at, of at most `most`, and the level of the last look."""
 
     critical: bool = field(default=True, init=False)

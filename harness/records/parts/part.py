@@ -116,7 +116,7 @@ class Part:
         return Any
 
 
-class GateRows(NamedTuple):
+class SideScores(NamedTuple):
     """The rows that a gate is about, with the scores of each subject by id."""
 
     metric: Metric
@@ -169,7 +169,7 @@ class Condition:
         """Return whether a gate's condition is as strict as that of another claim."""
         return True
 
-    def find_obstacle(self, gate: Gate, rows: GateRows) -> Part | None:
+    def find_obstacle(self, gate: Gate, rows: SideScores) -> Part | None:
         """Return the part that keeps a gate undecided on its rows, before any test."""
         return None
 

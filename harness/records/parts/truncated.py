@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from harness.records.outcomes import Outcome
-from harness.records.parts.part import Condition, EvalFacts, GateRows, Part, Slot, format_example_ids
+from harness.records.parts.part import Condition, EvalFacts, Part, SideScores, Slot, format_example_ids
 
 if TYPE_CHECKING:
     from harness.records.claims.gate import ClaimTerms, Gate
@@ -96,7 +96,7 @@ class TruncationLimit(Condition):
             return ""
         return f"computed as if at most {gate.cut_at_most:g} of the answers were truncated"
 
-    def find_obstacle(self, gate: Gate, rows: GateRows) -> TruncatedAnswers | None:
+    def find_obstacle(self, gate: Gate, rows: SideScores) -> TruncatedAnswers | None:
         most = MAX_TRUNCATED_REASONING if gate.cut_at_most is None else gate.cut_at_most
         for subject, scores in rows.sides.items():
             answers = [(s.id, answer) for s in rows.rows for answer in scores[s.id].answers]
