@@ -16,9 +16,10 @@ from harness.gates.notes import (
     list_repeated_questions,
     make_slice,
 )
-from harness.gates.outcome import find_barring_risk, make_slice_verdict, make_verdict
+from harness.gates.outcome import make_slice_verdict, make_verdict
 from harness.records.claims.gate import Gate
 from harness.records.metrics import Metric
+from harness.records.parts import CONDITIONS
 from harness.records.parts.clusters import FEW_CLUSTERS
 from harness.records.parts.labels import LabelledRows
 from harness.records.parts.part import Part
@@ -75,17 +76,23 @@ def decide(
     try:
         if len(case.slices) > 1 or (gate.slice and blank.n < gate.min_n):
             verdict = _decide_slices(case, whole, blank)
-            return complete(verdict, *find_barring_risk(gate, verdict))
+            return complete(verdict, *_list_objections(gate, verdict))
         test = run_hypothesis_test(whole)
         verdict = make_verdict(blank, test, whole)
         caveats = [*list_caveats(verdict, test, whole), *find_correlated_neighbours(whole)]
     except ValueError as error:
         return as_error(blank, str(error))
     if verdict.outcome is Outcome.PASS:
-        caveats += [*_find_refuted_slices(case, verdict, columns), *find_barring_risk(gate, verdict)]
+        caveats += _find_refuted_slices(case, verdict, columns)
     else:
         caveats += _find_worst_slice(case, blank, verdict, columns)
-    return complete(verdict, *caveats)
+    return complete(verdict, *caveats, *_list_objections(gate, verdict))
+
+
+def _list_objections(gate: Gate, verdict: Verdict) -> list[Part]:
+    """Return what keeps a tested gate from passing."""
+    objections = (condition.find_objection(gate, verdict) for condition in CONDITIONS)
+    return [part for part in objections if part is not None]
 
 
 def _decide_slices(case: GateInput, whole: Hypothesis, blank: Verdict) -> Verdict:

@@ -11,7 +11,6 @@ from harness.gates.hypothesis import Hypothesis
 from harness.gates.inference import count_capped_rows, estimate_without_cap
 from harness.gates.sample_size import estimate_sample_size
 from harness.records.claims.gate import Gate
-from harness.records.parts.approximate import ApproximateRisk
 from harness.records.parts.cap import Uncapped
 from harness.records.parts.clusters import Clusters
 from harness.records.parts.needed import RowsNeeded
@@ -32,16 +31,6 @@ def decide_outcome(p_pass: float, p_fail: float, alpha: float) -> Outcome:
     if is_significant(p_pass, alpha):
         return Outcome.PASS
     return Outcome.FAIL if is_significant(p_fail, alpha) else Outcome.INCONCLUSIVE
-
-
-def find_barring_risk(gate: Gate, verdict: Verdict) -> list[ApproximateRisk]:
-    """Return the part that keeps a gate from passing at the risk of its verdict."""
-    if verdict.outcome is not Outcome.PASS or not gate.forbids_risk(verdict.risk):
-        return []
-    clusters = verdict.get(Clusters)
-    few = clusters is not None and has_few_drawn_sizes(clusters.effective)
-    is_mean = verdict.terms is not None and verdict.terms.is_of_rows
-    return [ApproximateRisk(is_mean, few, gate.is_of_command)]
 
 
 def make_verdict(blank: Verdict, test: Test, hypothesis: Hypothesis) -> Verdict:

@@ -7,10 +7,13 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from harness.records.outcomes import Outcome
+from harness.records.parts.clusters import Clusters
 from harness.records.parts.part import Condition, Part
+from harness.stats.ratio import has_few_drawn_sizes
 
 if TYPE_CHECKING:
     from harness.records.claims.gate import ClaimTerms, Gate
+    from harness.records.verdicts import Verdict
 
 
 @dataclass(frozen=True)
@@ -59,6 +62,14 @@ class RiskLimit(Condition):
 
     def implies(self, gate: Gate, claim: Gate) -> bool:
         return claim.allow_approximate or not gate.allow_approximate
+
+    def find_objection(self, gate: Gate, verdict: Verdict) -> ApproximateRisk | None:
+        if verdict.outcome is not Outcome.PASS or not gate.forbids_risk(verdict.risk):
+            return None
+        clusters = verdict.get(Clusters)
+        few = clusters is not None and has_few_drawn_sizes(clusters.effective)
+        is_mean = verdict.terms is not None and verdict.terms.is_of_rows
+        return ApproximateRisk(is_mean, few, gate.is_of_command)
 
 
 def format_exact_risk_ways(command: bool) -> str:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from harness.records.metrics import Metric
     from harness.records.result_text import Result
     from harness.records.samples import Sample, Score
+    from harness.records.verdicts import Verdict
     from harness.records.waivers import Waiver
 
 MAX_EXAMPLES = 3  # ids of rows that a sentence gives as examples
@@ -171,6 +172,10 @@ class Condition:
 
     def find_obstacle(self, gate: Gate, rows: SideScores) -> Part | None:
         """Return the part that keeps a gate undecided on its rows, before any test."""
+        return None
+
+    def find_objection(self, gate: Gate, verdict: Verdict) -> Part | None:
+        """Return the part that keeps a tested gate from passing."""
         return None
 
     def forecast_note(self, gate: Gate) -> str:
