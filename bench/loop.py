@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from bench.simulate import END, START
-from harness.gates.gate import Gate
+from harness.records.claims.gate import Gate
 from harness.records.metrics import Metric
 from harness.records.samples import Result, Sample, Score
 from harness.training.interim import InterimAnalysis

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from harness.gates.decide import decide
-from harness.gates.gate import Gate
 from harness.planning.history import PastRows
 from harness.planning.power import GatePower
+from harness.records.claims.gate import Gate
 from harness.records.metrics import Metric
 from harness.records.run import Run
 from harness.records.samples import Result, Sample, Score

@@ -14,7 +14,7 @@ from functools import partial
 import numpy as np
 
 from harness.gates.decide import decide
-from harness.gates.gate import Gate
+from harness.records.claims.gate import Gate
 from harness.records.metrics import Metric
 from harness.records.samples import Draw, Result, Sample, Score
 from harness.records.verdicts import Outcome

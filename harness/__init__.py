@@ -41,11 +41,6 @@ if TYPE_CHECKING:
     from harness.evaluation.grading import Marking as Marking
     from harness.files import cache_dir as cache_dir
     from harness.files import write_text as write_text
-    from harness.gates.gate import BestCase as BestCase
-    from harness.gates.gate import ClaimType as ClaimType
-    from harness.gates.gate import Gate as Gate
-    from harness.gates.gate import Oriented as Oriented
-    from harness.gates.gate import Units as Units
     from harness.hookspec import hookimpl as hookimpl
     from harness.protocols import AdapterFactory as AdapterFactory
     from harness.protocols import BaseEvaluator as BaseEvaluator
@@ -72,8 +67,12 @@ if TYPE_CHECKING:
     from harness.protocols import WorkerBackend as WorkerBackend
     from harness.protocols import Workers as Workers
     from harness.records.changes import Change as Change
-    from harness.records.claim_spec import ClaimSpec as ClaimSpec
-    from harness.records.claim_spec import Note as Note
+    from harness.records.claims.gate import BestCase as BestCase
+    from harness.records.claims.gate import ClaimTerms as ClaimTerms
+    from harness.records.claims.gate import ClaimType as ClaimType
+    from harness.records.claims.gate import Gate as Gate
+    from harness.records.claims.gate import Oriented as Oriented
+    from harness.records.claims.gate import Units as Units
     from harness.records.completion import Completion as Completion
     from harness.records.completion import FinishReason as FinishReason
     from harness.records.findings import Built as Built
@@ -98,6 +97,8 @@ if TYPE_CHECKING:
     from harness.records.models import Source as Source
     from harness.records.models import Subject as Subject
     from harness.records.models import ThoughtBudget as ThoughtBudget
+    from harness.records.parts.part import Part as Part
+    from harness.records.parts.slices import Slice as Slice
     from harness.records.run import Exported as Exported
     from harness.records.run import ItemResult as ItemResult
     from harness.records.run import Run as Run
@@ -117,7 +118,6 @@ if TYPE_CHECKING:
     from harness.records.scales import Scaled as Scaled
     from harness.records.verdicts import Outcome as Outcome
     from harness.records.verdicts import Risk as Risk
-    from harness.records.verdicts import Slice as Slice
     from harness.records.verdicts import Verdict as Verdict
     from harness.records.waivers import Waiver as Waiver
     from harness.release.conversions import CONVERSION_NOTES as CONVERSION_NOTES

@@ -87,13 +87,14 @@ if TYPE_CHECKING:
     from harness.records import verdict_text as verdict_text
     from harness.records.completion import format_finish_reasons as format_finish_reasons
     from harness.records.figures import Figures as Figures
-    from harness.records.figures import change_figures as change_figures
-    from harness.records.figures import slice_figures as slice_figures
-    from harness.records.figures import verdict_figures as verdict_figures
-    from harness.records.figures import verdict_numbers as verdict_numbers
     from harness.records.findings import mark_trained_tokens as mark_trained_tokens
     from harness.records.findings import prompt_text as prompt_text
+    from harness.records.parts.slices import Slices as Slices
     from harness.records.scales import OnScale as OnScale
+    from harness.records.verdict_figures import change_figures as change_figures
+    from harness.records.verdict_figures import slice_figures as slice_figures
+    from harness.records.verdict_figures import verdict_figures as verdict_figures
+    from harness.records.verdict_figures import verdict_numbers as verdict_numbers
     from harness.release import LAYERS as LAYERS
     from harness.release.evidence import open_named_base as open_named_base
     from harness.release.evidence import read_listed_file as read_listed_file

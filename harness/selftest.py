@@ -20,7 +20,7 @@ from harness.errors import ExitCode, UsageError, did_you_mean
 from harness.evaluation.checks import check_stage
 from harness.gates import contamination
 from harness.gates.decide import decide
-from harness.gates.gate import find_export_obstacles
+from harness.gates.prerequisites import find_export_obstacles
 from harness.pipeline.checking import check_data, check_suite
 from harness.pipeline.lifecycle import detach_listeners, run_to_end, start_run
 from harness.pipeline.record import StageStop

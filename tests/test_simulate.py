@@ -13,7 +13,7 @@ import pytest
 
 from bench import dependence_rates, draws, seed_rates, simulate
 from harness.gates.decide import decide
-from harness.gates.gate import Gate
+from harness.records.claims.gate import Gate
 from harness.records.metrics import Metric
 from harness.records.samples import Result, Sample, Score
 from harness.stats import crossed, hypothesis_tests, ratio

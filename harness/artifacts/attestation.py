@@ -30,11 +30,8 @@ RELEASE = "urn:finetune-harness:release:v1"  # raised when the same evidence wou
 SERVED = "urn:finetune-harness:served:v1"  # what answers is the export, as `harness parity` writes it
 PROVENANCE = "https://slsa.dev/provenance/v1"
 RUN = "urn:finetune-harness:run"  # what built it, as SLSA asks; it stands for no platform, and claims no level
-NUMBERS = (
-    "value", "baseline", "estimate", "lower", "upper", "threshold", "alpha", "n", "clusters", "attempt",
-    "left_out", "whole", "whole_baseline",
-)  # fmt: skip
-WORDS = ("metric", "claim", "versus", "method", "outcome", "blocking", "waiver")
+NUMBERS = ("value", "baseline", "estimate", "lower", "upper", "threshold", "alpha", "n")
+WORDS = ("metric", "claim", "versus", "method", "outcome", "blocking")
 
 
 @dataclass(frozen=True)
@@ -59,7 +56,7 @@ def make_statements(manifest: bytes, lock: bytes, gates: Sequence[Mapping[str, A
     suite, subject = locked["suite"], [{"name": told["name"], "digest": {"sha256": told["root"]}}]
     # a waived gate, and one that only warns, that did not pass count as warned
     passed = [g["gate"] for g in gates if g["outcome"] == "PASS"]
-    warned = [g["gate"] for g in gates if g["outcome"] != "PASS" and (g.get("waiver") or not g["blocking"])]
+    warned = [g["gate"] for g in gates if g["outcome"] != "PASS" and (recorded_waiver(g) or not g["blocking"])]
     failed = [g["gate"] for g in gates if g["gate"] not in passed and g["gate"] not in warned]
     test_result = {
         "result": "FAILED" if failed else "WARNED" if warned else "PASSED",
@@ -73,6 +70,7 @@ def make_statements(manifest: bytes, lock: bytes, gates: Sequence[Mapping[str, A
     }
     words = {g["gate"]: {k: g[k] for k in WORDS if g.get(k) is not None} for g in gates}
     numbers = {g["gate"]: {k: format_decimal(g[k]) for k in NUMBERS if g.get(k) is not None} for g in gates}
+    parts = {g["gate"]: _format_decimals(g["parts"]) for g in gates}
     chosen = {k: format_decimal(v) if isinstance(v, float) else v for k, v in told.get("chosen", {}).items()}
     release = {
         "manifest": {"sha256": hashlib.sha256(manifest).hexdigest()},
@@ -87,11 +85,32 @@ def make_statements(manifest: bytes, lock: bytes, gates: Sequence[Mapping[str, A
         "ignored": told["ignored"],
         "plugins": third_party_plugins(locked),
         **({"chosen": chosen} if "chosen" in told else {}),
-        "gates": {gate: {**said, **numbers[gate]} for gate, said in words.items()},
+        "gates": {gate: {**said, **numbers[gate], "parts": parts[gate]} for gate, said in words.items()},
     }
     provenance = _make_provenance_predicate(told, locked, lock)
     told_of = {TEST_RESULT: test_result, RELEASE: release, PROVENANCE: provenance}
     return [statement_bytes(kind, subject, predicate) for kind, predicate in told_of.items()]
+
+
+def recorded_waiver(verdict: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """Return the waiver that a verdict of the evidence has."""
+    part = verdict["parts"].get("waived")
+    return part["line"] if part else None
+
+
+def recorded_attempt(verdict: Mapping[str, Any]) -> int:
+    """Return which attempt a verdict of the evidence is, 0 where none was counted."""
+    part = verdict["parts"].get("attempt")
+    return int(part["number"]) if part else 0
+
+
+def _format_decimals(value: Any) -> Any:
+    """Return plain data with each float as a decimal text, which every program writes alike."""
+    if isinstance(value, Mapping):
+        return {key: _format_decimals(inner) for key, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_format_decimals(inner) for inner in value]
+    return format_decimal(value) if isinstance(value, float) else value
 
 
 def _make_provenance_predicate(told: Mapping[str, Any], locked: Mapping[str, Any], lock: bytes) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from harness.collection.collection import Collection, Task
-from harness.gates.gate import Gate
+from harness.records.claims.gate import Gate
 from harness.records.metrics import Metric
 from harness.records.samples import Result, Sample, Score
 from harness.records.scales import Scaled

@@ -24,11 +24,11 @@ from harness.errors import CheckFailedError, UsageError
 from harness.evaluation.evaluate import evaluate
 from harness.files import write_text
 from harness.gates.decide import decide
-from harness.gates.gate import Gate
 from harness.pipeline.record import StageStop
 from harness.pipeline.run_context import RunContext
 from harness.pipeline.session import open_answer_cache
 from harness.pipeline.variants import make_variant, vary_training
+from harness.records.claims.gate import Gate
 from harness.records.models import ModelRef
 from harness.records.samples import Result
 from harness.records.verdicts import Outcome

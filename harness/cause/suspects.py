@@ -106,7 +106,7 @@ def split_rows(folder: Path, verdict: Verdict) -> SplitRows:
     Raises UsageError if no row of the choosing half was lost.
     """
     evaluation, _, metric = verdict.metric.partition(".")
-    about = verdict.claim_spec
+    about = verdict.terms
     sign = about.sign if about else 1
     theirs: Mapping[str, float] = {}
     if verdict.versus:

@@ -26,7 +26,7 @@ def plan_rows(args: Namespace) -> Document[PairForecast]:
 
     Reads both sides as `harness gate` does. Raises UsageError if they cannot be read or compared.
     """
-    from harness.gates.gate import Gate
+    from harness.records.claims.gate import Gate
     from harness.rows import suites
     from harness.rows.arguments import parse_clusters, parse_rows_options, write_option_words
     from harness.rows.gating import measure_rows

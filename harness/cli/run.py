@@ -31,9 +31,9 @@ from harness.texts.printing import print_line
 if TYPE_CHECKING:
     from harness.cli.terminal import Terminal
     from harness.collection.collection import Collection, Item
-    from harness.gates.gate import Gate
     from harness.pipeline.run import Options
     from harness.plugins import Plugins
+    from harness.records.claims.gate import Gate
     from harness.records.findings import Built, Finding
     from harness.records.run import Run
     from harness.reports.events import RunProgress

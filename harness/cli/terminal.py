@@ -181,7 +181,7 @@ class Terminal(Screen):
         if report.traceback and self.verbosity > 0:
             self.print_lines(report.traceback, "dim")
         for caveat in report.caveats:
-            if not any(n.params.get("text") == caveat for v in report.verdicts for n in v.notes):
+            if not any(caveat in verdict_text.iterate_result(v) for v in report.verdicts):
                 self.print_line(f"    note: {caveat}", "yellow")
         for verdict, why in zip(
             report.verdicts, format_reasons(report.verdicts, tests=self.verbosity > 0), strict=True
@@ -211,14 +211,12 @@ class Terminal(Screen):
             return
         style = "dim" if v.outcome is Outcome.PASS else ""
         self.print_line(f"{INDENT}{why}{other_confidence(v, self.alpha)}", style, len(INDENT))
-        for s in v.slices if len(v.slices) > 1 else ():
-            open_ = s.outcome is Outcome.FAIL or (s.outcome is not Outcome.PASS and not s.alarm)
-            if self.verbosity > 0 or (open_ and s.name != v.driver):
-                alarm = " (alarm)" if s.alarm else ""
-                why = s.why if self.verbosity > 0 else verdict_text.format_brief(s, v.claim_spec)
-                self.print_line(f"{INDENT}  {s.outcome} {s.name}{alarm}: {why}", style, len(INDENT) + 4)
-        if v.driver and not v.slices:
-            self.print_line(f"{INDENT}worst slice {v.driver}", style)
+        rows = v.table(tests=self.verbosity > 0)
+        for row in rows:
+            if (self.verbosity > 0 and len(rows) > 1) or (row.open and row.name != v.where):
+                remark = f" ({row.remark})" if row.remark else ""
+                line = f"{INDENT}  {row.outcome} {row.name}{remark}: {row.sentence}"
+                self.print_line(line, style, len(INDENT) + 4)
         if v.lost and v.outcome is not Outcome.PASS:
             dots = ["…"] if len(v.lost) > MAX_NAMED_ROWS else []
             self.print_line(f"{INDENT}lost, worst first: {', '.join([*v.lost[:MAX_NAMED_ROWS], *dots])}", style)

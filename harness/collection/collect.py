@@ -17,13 +17,15 @@ from harness.collection.tasks import add_shots, make_task
 from harness.errors import UsageError, did_you_mean
 from harness.gates import contamination
 from harness.gates.clusterings import cluster_labels, coarsest_clusterings
-from harness.gates.gate import PARENT, Gate, assign_recipe_gates
 from harness.gates.min_rows import Sizes, count_units, find_few_clusters_error, find_unprovable_error
 from harness.gates.prerequisites import find_order_mistakes
 from harness.plugins import Plugins
+from harness.records.claims.gate import PARENT, Gate, assign_recipe_gates
 from harness.records.metrics import Metric
+from harness.records.parts import CONDITIONS
+from harness.records.parts.approximate import format_exact_risk_ways
+from harness.records.parts.part import EvalFacts
 from harness.records.suite_header import name_of_run
-from harness.records.verdict_text import format_exact_risk_ways
 from harness.suite.tables import RELEASES, Export, Suite, find_name_error, gate_alpha, is_reserved
 
 LARGE_ALPHA = 0.2  # an alpha above which a gate says little
@@ -233,18 +235,16 @@ class GateChecks:
         against, more = ("max", "more") if metric.better == "higher" else ("min", "less")
         if getattr(gate, against) is not None:
             self.context.warnings.append(f'{gate.where}: {against} bounds "{metric.name}", for which {more} is better')
-        if gate.cut_at_most is not None and not task.generates:
-            yield (f'cut_at_most: "{task.spec.use}" generates no answers that could be truncated; remove it')
-        if gate.clean_only and not self.suite.trains:  # a gate is not clean because nobody looked
-            yield ("clean_only: the suite trains nothing, so there are no training rows that could leak; remove it")
-        elif gate.clean_only and task.spec.data is None:
-            yield (
-                f'clean_only: leaked rows are looked for in the rows of "data", and "{task.spec.use}" '
-                "has none; remove it"
-            )
-        elif gate.clean_only and not contamination.has_leak_check(self.context.plugins):
-            needed = f"the harness's own check {contamination.CHECK}"
-            yield f"clean_only: needs {needed}, which is blocked; remove -p no:checks"
+        missing_check = f"the harness's own check {contamination.CHECK}"
+        facts = EvalFacts(
+            task.spec.use,
+            generates=task.generates,
+            has_data=task.spec.data is not None,
+            trains=self.suite.trains,
+            missing_leak_check="" if contamination.has_leak_check(self.context.plugins) else missing_check,
+        )
+        for condition in CONDITIONS:
+            yield from condition.find_eval_mistakes(gate, facts)
         yield from self._iterate_slice_mistakes(gate, task)
         if task.spec.stop == "early":
             yield from _iterate_early_stop_errors(gate, metric, task)

@@ -12,10 +12,11 @@ from harness import capabilities, plugin_errors, schema
 from harness.artifacts.digests import digest_value
 from harness.data.identity import question_keys
 from harness.errors import UsageError
-from harness.gates.gate import PARENT, Gate
 from harness.plugins import Plugins
+from harness.records.claims.gate import PARENT, Gate
 from harness.records.metrics import ENDINGS, Metric
 from harness.records.models import Sampling, ThoughtBudget
+from harness.records.parts import CONDITIONS
 from harness.records.samples import Sample
 from harness.suite.tables import Eval, Suite
 from harness.texts.escaping import shorten_repr
@@ -179,7 +180,8 @@ class Collection:
     def wants_endings(self, evaluation: str) -> bool:
         """Return whether a gate needs the finish reasons of an evaluation."""
         gates = [g for g in self.suite.gates if g.metric and g.eval == evaluation]
-        return any(g.cut_at_most is not None for g in gates) or bool(gates and self.tasks[evaluation].endings)
+        asked = [c for c in CONDITIONS if c.needs_finish_reasons and any(c.is_set(g) for g in gates)]
+        return bool(asked) or bool(gates and self.tasks[evaluation].endings)
 
     def resolve_gate(self, gate: Gate, candidate: str) -> Gate:
         """Return a gate as it is put to a candidate."""

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator
 
 from harness.collection.collection import Task
-from harness.gates.gate import Gate
+from harness.records.claims.gate import Gate
 from harness.records.metrics import Metric
 
 SPREAD = ".spread"  # behind the name of a metric: how much its answers differ within a row

@@ -18,7 +18,7 @@ from harness.data.identity import add_question_keys
 from harness.data.resolver import resolve_suite_rows
 from harness.data.rows import to_samples
 from harness.errors import Mistakes, UsageError, did_you_mean, missing_modules_message
-from harness.gates.gate import PARENT
+from harness.records.claims.gate import PARENT
 from harness.records.copies import copy_record, detach_copy
 from harness.records.metrics import ENDINGS, Metric
 from harness.records.models import ExtendedSubject

@@ -12,11 +12,13 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from harness.artifacts.digests import digest_value
-from harness.gates.gate import Gate
 from harness.gates.gate_input import as_error, error_verdict
-from harness.records.claim_spec import Note
+from harness.records.claims.gate import Gate
+from harness.records.findings import Finding
+from harness.records.parts.leaked import LeakedRows
+from harness.records.parts.slices import Slices
 from harness.records.samples import Sample
-from harness.records.verdict_text import add_reason
+from harness.records.verdict_text import complete
 from harness.records.verdicts import Outcome, Verdict
 
 if TYPE_CHECKING:
@@ -109,25 +111,26 @@ def decide_without_leaks(
     counts = Counter(leaking[i] for i in without)
     codes = {code: counts[code] for code in KINDS if counts[code]}
     if why := _find_too_many_leaks_error(gate, samples, without):
-        said = ", ".join(f"{code} {n}" for code, n in codes.items())
-        return replace(error_verdict(gate, name, f"{why} ({said})", alpha), left_out=len(without))
+        by_code = ", ".join(f"{code} {n}" for code, n in codes.items())
+        verdict = error_verdict(gate, name, f"{why} ({by_code})", alpha)
+        return complete(verdict, LeakedRows(len(without), len(rows), codes))
     whole = ask(())
     if not without:
-        return add_reason(replace(whole, left_out=0), Note("no leak", {"of": len(rows)}))
-    clean = replace(ask(without), left_out=len(without), whole=whole.value, whole_baseline=whole.baseline)
-    values = [v for v in (whole.value, whole.baseline) if v is not None]
+        return complete(whole, LeakedRows(of=len(rows)))
+    clean = ask(without)
     refuted = clean.outcome is Outcome.PASS and whole.outcome is Outcome.FAIL
-    about = {"gone": len(without), "of": len(rows), "codes": codes, "values": values, "refuted": refuted}
+    gone = LeakedRows(len(without), len(rows), codes, whole.value, whole.baseline, refuted)
     if whole.outcome is Outcome.ERROR:
         why = f"with the {len(without)} leaked rows: {whole.why}"
-        return as_error(replace(clean, outcome=Outcome.ERROR, notes=()), why)
-    large, left = ({s.name for s in v.slices if not s.alarm} for v in (whole, clean))
+        return complete(as_error(replace(clean, outcome=Outcome.ERROR), why), gone)
+    slices = whole.get(Slices), clean.get(Slices)
+    large, left = ({s.name for s in part.slices if not s.alarm} if part else set() for part in slices)
     if clean.outcome is not Outcome.ERROR and (small := sorted(large - left)):
         why = f"{small[0]}: without the leaked rows fewer than min_n = {gate.min_n} of its rows are left"
-        return add_reason(as_error(replace(clean, outcome=Outcome.ERROR, notes=()), why), Note("leaks", about))
+        return complete(as_error(replace(clean, outcome=Outcome.ERROR), why), gone)
     if refuted:
-        clean = replace(clean, outcome=Outcome.INCONCLUSIVE, p_pass=max(clean.p_pass or 0.0, whole.p_pass or 0.0))
-    return add_reason(clean, Note("leaks", about))
+        clean = replace(clean, p_pass=max(clean.p_pass or 0.0, whole.p_pass or 0.0))
+    return complete(clean, gone)
 
 
 def _find_too_many_leaks_error(gate: Gate, samples: Sequence[Sample], without: Collection[str]) -> str:

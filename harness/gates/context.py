@@ -8,14 +8,15 @@ from dataclasses import dataclass, replace
 from harness.gates.attempts import AttemptNumber
 from harness.gates.contamination import Leaks, decide_without_leaks
 from harness.gates.decide import decide
-from harness.gates.gate import Gate
 from harness.gates.gate_input import error_verdict
 from harness.gates.waivers import GateWaivers
-from harness.records.claim_spec import Note
+from harness.records.claims.gate import Gate
 from harness.records.metrics import Metric
+from harness.records.parts.attempts import CountedAttempt, InterimLooks
+from harness.records.parts.part import Part
 from harness.records.samples import Result, Sample
 from harness.records.suite_header import SuiteTable
-from harness.records.verdict_text import add_reason
+from harness.records.verdict_text import complete
 from harness.records.verdicts import Outcome, Verdict
 from harness.stats.multiple_testing import attempt_alpha, interim_levels
 
@@ -120,20 +121,19 @@ def decide_in_context(gate: Gate, rows: GateRows, context: GateContext) -> Verdi
     alpha = context.alpha if is_budget else context.level  # a budget takes no risk
     verdict = replace(_decide_at(gate, rows, context, alpha), decides=context.decides)
     if verdict.outcome is not Outcome.ERROR and not is_budget:  # neither looked at a number by chance
-        verdict = _add_attempt(verdict, context, alpha)
+        verdict = complete(verdict, *_list_attempts(context, alpha))
     return context.waivers.apply(gate, verdict) if context.waivers else verdict
 
 
-def _add_attempt(verdict: Verdict, context: GateContext, alpha: float) -> Verdict:
-    """Add which attempt a verdict is, and after which looks it was given."""
+def _list_attempts(context: GateContext, alpha: float) -> list[Part]:
+    """Return which attempt a verdict is, and after which looks it was given."""
     if not context.attempt:
-        return verdict
-    notes = [Note("attempt", {"number": context.attempt})] if context.attempt > 1 else []
+        return []
+    parts: list[Part] = [CountedAttempt(context.attempt)]
     if context.interim_looks:
         looks, most = context.interim_looks
-        notes.append(Note("look", {"number": len(looks), "at": looks[-1], "most": most, "alpha": alpha}))
-        verdict = replace(verdict, looks=looks)
-    return add_reason(replace(verdict, attempt=context.attempt), *notes)
+        parts.append(InterimLooks(tuple(looks), most, alpha))
+    return parts
 
 
 def _decide_at(gate: Gate, rows: GateRows, context: GateContext, alpha: float) -> Verdict:

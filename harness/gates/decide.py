@@ -6,16 +6,28 @@ from collections.abc import Collection, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
 
-from harness.gates.gate import Gate
 from harness.gates.gate_input import GateInput, Unjudgeable, as_error, error_verdict, make_gate_input
 from harness.gates.hypothesis import Hypothesis, make_hypothesis
 from harness.gates.inference import run_hypothesis_test, run_slice_tests
-from harness.gates.notes import add_slice_notes, autocorrelation_note, repeated_question_notes, result_notes
-from harness.gates.outcome import bar_approximate_pass, make_slice_verdict, make_verdict
-from harness.records.claim_spec import FEW_CLUSTERS, Note
+from harness.gates.notes import (
+    add_slices,
+    find_correlated_neighbours,
+    list_caveats,
+    list_repeated_questions,
+    make_slice,
+)
+from harness.gates.outcome import make_slice_verdict, make_verdict
+from harness.records.claims.gate import Gate
 from harness.records.metrics import Metric
+from harness.records.parts import CONDITIONS
+from harness.records.parts.clusters import FEW_CLUSTERS
+from harness.records.parts.labels import LabelledRows
+from harness.records.parts.part import Part
+from harness.records.parts.recipe import RecipeRuns
+from harness.records.parts.rows import WeightlessRows
+from harness.records.parts.slices import RefutedSlice, RefutedSlices, WorstSlice
 from harness.records.samples import Result, Sample
-from harness.records.verdict_text import add_reason, format_notes
+from harness.records.verdict_text import complete
 from harness.records.verdicts import Outcome, Verdict
 from harness.stats.hypothesis_tests import Test, adjust_holm
 from harness.stats.significance import is_significant
@@ -48,69 +60,71 @@ def decide(
     case = make_gate_input(gate, metric, candidate, baseline, samples, alpha, without)
     blank = error_verdict(gate, name, "", alpha, metric)
     if isinstance(case, Unjudgeable):
-        return as_error(replace(blank, outcome=case.outcome, n=case.n, digest=case.digest), case.why)
-    blank = replace(blank, digest=case.digest, repeated=case.repeated.get("rows", 0))
+        return complete(replace(blank, outcome=case.outcome, n=case.n, digest=case.digest), case.part)
+    blank = replace(blank, digest=case.digest).with_parts(*list_repeated_questions(case))
     try:
         whole = make_hypothesis(case, case.rows)
     except ValueError as error:  # of runs whose rows do not weigh alike
         return as_error(replace(blank, n=len(case.rows)), str(error))
-    blank = replace(blank, value=whole.value, baseline=whole.baseline, n=len(whole.ours), weightless=whole.weightless)
-    blank = replace(blank, risk=gate.risk(case.metric), labelled=case.labelled)
-    blank = replace(blank, runs=tuple(run.value for run in whole.runs))
+    blank = replace(blank, value=whole.value, baseline=whole.baseline, n=len(whole.ours), risk=gate.risk(case.metric))
+    if case.labelled:
+        blank = blank.with_parts(LabelledRows(case.labelled, len(samples)))
+    if whole.weightless:
+        blank = blank.with_parts(WeightlessRows(whole.weightless))
+    if whole.runs:
+        blank = blank.with_parts(RecipeRuns(tuple(run.value for run in whole.runs)))
     try:
         if len(case.slices) > 1 or (gate.slice and blank.n < gate.min_n):
-            return bar_approximate_pass(
-                gate, add_reason(_decide_slices(case, whole, blank), *repeated_question_notes(case))
-            )
-        verdict = make_verdict(blank, run_hypothesis_test(whole), whole)
+            verdict = _decide_slices(case, whole, blank)
+            return complete(verdict, *_list_objections(gate, verdict))
+        test = run_hypothesis_test(whole)
+        verdict = make_verdict(blank, test, whole)
+        caveats = [*list_caveats(verdict, test, whole), *find_correlated_neighbours(whole)]
     except ValueError as error:
         return as_error(blank, str(error))
-    told = [Note("labelled", {"rows": case.labelled, "of": len(samples)})] if case.labelled else []
-    verdict = add_reason(
-        verdict, *result_notes(verdict, whole), *told, *repeated_question_notes(case), *autocorrelation_note(whole)
-    )
     if verdict.outcome is Outcome.PASS:
-        verdict = add_reason(verdict, *_make_refuted_slices_note(case, verdict, columns))
-    return bar_approximate_pass(gate, replace(verdict, driver=_describe_worst_slice(case, blank, verdict, columns)))
+        caveats += _find_refuted_slices(case, verdict, columns)
+    else:
+        caveats += _find_worst_slice(case, blank, verdict, columns)
+    return complete(verdict, *caveats, *_list_objections(gate, verdict))
+
+
+def _list_objections(gate: Gate, verdict: Verdict) -> list[Part]:
+    """Return what keeps a tested gate from passing."""
+    objections = (condition.find_objection(gate, verdict) for condition in CONDITIONS)
+    return [part for part in objections if part is not None]
 
 
 def _decide_slices(case: GateInput, whole: Hypothesis, blank: Verdict) -> Verdict:
     """Decide every slice by itself, and the gate by them. Raises ValueError when that cannot be done."""
     hypotheses = {name: make_hypothesis(case, rows) for name, rows in case.slices.items()}
     tested = run_slice_tests(whole, hypotheses)
-    verdict, parts = make_slice_verdict(blank, case.gate, case.alpha, hypotheses, tested)
-    return add_slice_notes(verdict, parts, hypotheses, len(hypotheses) - len(tested), case.gate.min_n)
+    verdicts = make_slice_verdict(blank, case.gate, case.alpha, hypotheses, tested)
+    return add_slices(verdicts, tested, hypotheses, case.gate.min_n)
 
 
-def _describe_worst_slice(case: GateInput, blank: Verdict, verdict: Verdict, columns: Sequence[str]) -> str:
-    """Describe the slice with the lowest upper bound.
-
-    Empty if the claim is proven, or the test too slow to repeat on slices.
-    """
-    if verdict.outcome is Outcome.PASS:
-        return ""
-    worst: list[tuple[float, str]] = []
+def _find_worst_slice(case: GateInput, blank: Verdict, verdict: Verdict, columns: Sequence[str]) -> list[Part]:
+    """Return the slice with the lowest upper bound, unless the test is too slow to repeat on slices."""
+    worst: list[tuple[float, str, WorstSlice]] = []
     for name, hypothesis, test in _iterate_slice_tests(case, verdict, columns):
-        note = Note(
-            "slice", {"name": name, **result_notes(make_verdict(blank, test, hypothesis), hypothesis)[0].params}
-        )
-        worst.append((hypothesis.bounds_minus_margin(test)[1], format_notes(blank.claim_spec, [note])))
-    return min(worst)[1] if worst else ""
+        found = make_slice(name, make_verdict(blank, test, hypothesis), case.alpha)
+        worst.append((hypothesis.bounds_minus_margin(test)[1], name, WorstSlice(found)))
+    return [min(worst, key=lambda one: one[:2])[2]] if worst else []
 
 
-def _make_refuted_slices_note(case: GateInput, verdict: Verdict, columns: Sequence[str]) -> list[Note]:
-    """Return a note on slices that refute a proven claim.
+def _find_refuted_slices(case: GateInput, verdict: Verdict, columns: Sequence[str]) -> list[Part]:
+    """Return the slices that refute a proven claim.
 
     Each declared slice is tested by itself, with Holm's correction.
     """
     tested = list(_iterate_slice_tests(case, verdict, columns))
     adjusted = adjust_holm([test.p_fail for _, _, test in tested])
     refuted = [
-        {"name": name, "estimate": test.estimate, "p": p}
+        RefutedSlice(name, test.estimate, p)
         for (name, _, test), p in zip(tested, adjusted, strict=True)
         if is_significant(p, case.alpha)
     ]
-    return [Note("refuted", {"slices": refuted})] if refuted else []
+    return [RefutedSlices(tuple(refuted))] if refuted else []
 
 
 def _iterate_slice_tests(

@@ -10,17 +10,16 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from harness.gates.clusterings import count_repeated_questions
-from harness.gates.gate import FEWEST_SEEDS, Gate
-from harness.records.claim_spec import Note
+from harness.records.claims.gate import FEWEST_SEEDS, Gate
 from harness.records.metrics import Metric
+from harness.records.parts import CONDITIONS
+from harness.records.parts.part import Part, SideScores, format_example_ids
+from harness.records.parts.reason import Reason
 from harness.records.samples import Labels, Result, Sample, Score
-from harness.records.verdict_text import add_reason
+from harness.records.verdict_text import complete
 from harness.records.verdicts import Outcome, Verdict
 from harness.texts.counts import agree_verb, count_noun
 
-# of all answers: more cut thoughts, and a gate that says nothing else of it is not decided
-MAX_TRUNCATED_REASONING = 0.05
-MAX_EXAMPLES = 3  # ids of rows that an error gives as examples
 Slices = dict[str, list[Sample]]
 
 
@@ -48,9 +47,9 @@ class GateInput:
 
 @dataclass(frozen=True)
 class Unjudgeable:
-    """A gate that cannot be judged, with the reason."""
+    """A gate that cannot be judged, with the part that says why."""
 
-    why: str
+    part: Part
     outcome: Outcome = Outcome.ERROR
     digest: str = ""
     n: int = 0
@@ -73,14 +72,15 @@ def make_gate_input(
     runs, baselines = _list_judged_results(gate, candidate), _list_judged_results(gate, baseline)
     caveats = [c for r in (*runs, *baselines) for c in r.caveats if c.blocks(gate.metric_name)]
     if caveat := min(caveats, key=lambda c: c.outcome != "ERROR", default=None):
-        return Unjudgeable(caveat.text, Outcome.INCONCLUSIVE if caveat.outcome == "INCONCLUSIVE" else Outcome.ERROR)
+        outcome = Outcome.INCONCLUSIVE if caveat.outcome == "INCONCLUSIVE" else Outcome.ERROR
+        return Unjudgeable(Reason(caveat.text), outcome)
     kept = [s for s in samples if s.id not in without] if without else list(samples)
     slices = gate.rows_by_slice(kept)
     why = _find_missing_input_error(gate, metric, candidate, baseline, slices)
     if why or metric is None or candidate is None:
-        return Unjudgeable(why or "there is no result")
+        return Unjudgeable(Reason(why or "there is no result"))
     if gate.of == "recipe" and (why := _find_recipe_runs_error(runs)):
-        return Unjudgeable(why, digest=candidate.digest)
+        return Unjudgeable(Reason(why), digest=candidate.digest)
     labels = candidate.labels_of(metric.name)
     if gate.versus and baseline and labels and labels.rows and (others := baseline.labels_of(metric.name)):
         return _make_labelled_gate_input(
@@ -89,19 +89,19 @@ def make_gate_input(
     if labels and (gate.slice or gate.estimand != "rows"):
         of = "slices" if gate.slice else f"the mean over {gate.estimand}"
         why = f"the labels that correct {metric.name} cover all rows and cannot correct {of} alone"
-        return Unjudgeable(why, digest=candidate.digest)
+        return Unjudgeable(Reason(why), digest=candidate.digest)
     rows = _select_gated_rows(gate, kept, slices, candidate.order)
     results = [*runs, *baselines]
     by_id = [{s.id: s for s in result.scores} for result in results]
     for result, scores in zip(results, by_id, strict=True):
         if why := _find_scores_error(result, scores, metric, rows, samples, gate.range):
-            return Unjudgeable(f"{result.subject}: {why}", digest=candidate.digest, n=len(rows))
+            return Unjudgeable(Reason(f"{result.subject}: {why}"), digest=candidate.digest, n=len(rows))
     if why := _find_binary_cap_error(gate, metric, by_id, rows):
-        return Unjudgeable(why, digest=candidate.digest, n=len(rows))
-    if why := _find_truncation_error(
-        gate, metric, rows, {r.subject: own for r, own in zip(results, by_id, strict=True)}
-    ):
-        return Unjudgeable(why, Outcome.INCONCLUSIVE, candidate.digest, len(rows))
+        return Unjudgeable(Reason(why), digest=candidate.digest, n=len(rows))
+    scored = SideScores(metric, rows, {r.subject: own for r, own in zip(results, by_id, strict=True)})
+    for condition in CONDITIONS:
+        if obstacle := condition.find_obstacle(gate, scored):
+            return Unjudgeable(obstacle, digest=candidate.digest, n=len(rows))
     early = bool(candidate.order)
     # what counts rows counts all of them, and of rows asked one by one collection refuses repeats
     by_question = not (gate.kind.counts or metric.is_count or metric.is_agreement or early)
@@ -124,21 +124,21 @@ def _make_labelled_gate_input(
     rows = [s for s in kept if s.id in ours and s.id in theirs]
     slices = gate.rows_by_slice(rows)
     if why := _find_missing_input_error(gate, metric, candidate, candidate, slices) if not rows or gate.slice else "":
-        return Unjudgeable(why, Outcome.INCONCLUSIVE, candidate.digest)
+        return Unjudgeable(Reason(why), Outcome.INCONCLUSIVE, candidate.digest)
     rows = _select_gated_rows(gate, rows, slices, ())
     return GateInput(gate, metric, [ours], [theirs], rows, slices, alpha, candidate.digest, False, None, {}, len(rows))
 
 
 def error_verdict(gate: Gate, candidate: str, why: str, alpha: float, metric: Metric | None = None) -> Verdict:
     """Make an ERROR verdict without rows. With an empty `why` it is a blank, to be filled in."""
-    claim, about = (gate.metric, gate.claim(), gate.blocking, gate.versus), gate.claim_spec(metric)
-    blank = Verdict(gate.id, candidate, Outcome.ERROR, "", *claim, alpha=alpha, claim_spec=about)
+    claim = gate.metric, gate.claim(), gate.blocking, gate.versus
+    blank = Verdict(gate.id, candidate, Outcome.ERROR, "", *claim, alpha=alpha, terms=gate.terms(metric))
     return as_error(blank, why) if why else blank
 
 
 def as_error(verdict: Verdict, why: str) -> Verdict:
     """Return a verdict that says why it could not be given."""
-    return add_reason(verdict, Note("error", {"text": why}))
+    return complete(verdict, Reason(why))
 
 
 def _select_gated_rows(gate: Gate, kept: list[Sample], slices: Slices, order: Sequence[str]) -> list[Sample]:
@@ -204,9 +204,9 @@ def _find_scores_error(
 ) -> str:  # fmt: skip
     """Describe an error in a result's scores of the rows. Empty if there is none."""
     if missing := [s.id for s in rows if s.id not in scores]:
-        return f"{len(missing)} of {len(rows)} rows have no score, {_format_example_ids(missing)}"
+        return f"{len(missing)} of {len(rows)} rows have no score, {format_example_ids(missing)}"
     if len(scores) > len(rows) and (strange := list(scores.keys() - {s.id for s in samples})):
-        return f"the result has {len(strange)} rows that are not in the evaluation, {_format_example_ids(strange)}"
+        return f"the result has {len(strange)} rows that are not in the evaluation, {format_example_ids(strange)}"
     if len(scores) < len(result.scores):
         return "a row was scored twice"
     if metric.is_agreement:
@@ -217,17 +217,17 @@ def _find_scores_error(
         return "" if math.isfinite(metric.value(judged)) else f"{name} is not a finite number"
     if lacking := [s.id for s in judged if name not in s.values]:
         some = f"{count_noun(len(lacking), 'row')} {agree_verb(len(lacking), 'have')}"
-        return f'{some} no "{name}", {_format_example_ids(lacking)}'
+        return f'{some} no "{name}", {format_example_ids(lacking)}'
     if odd := [s.id for s in judged if not (math.isfinite(s.values[name]) and math.isfinite(s.weight_of(name)))]:
-        return f"{name} is not a finite number on {len(odd)} rows, {_format_example_ids(odd)}"
+        return f"{name} is not a finite number on {len(odd)} rows, {format_example_ids(odd)}"
     weights = [s.weight_of(name) for s in judged]
     if math.fsum(weights) <= 0 or min(weights) < 0:
         return f"the weights of {name} do not sum to more than zero"
     if metric.is_share and (beyond := [s.id for s in judged if not 0 <= s.values[name] <= 1]):
-        return f"{name} is a proportion, but not between 0 and 1 on {len(beyond)} rows, {_format_example_ids(beyond)}"
+        return f"{name} is a proportion, but not between 0 and 1 on {len(beyond)} rows, {format_example_ids(beyond)}"
     low, high = limits or metric.row_range
     if beyond := [s.id for s in judged if not low <= s.values[name] <= high]:
-        return f"{name} is outside its range {low:g} to {high:g} on {len(beyond)} rows, {_format_example_ids(beyond)}"
+        return f"{name} is outside its range {low:g} to {high:g} on {len(beyond)} rows, {format_example_ids(beyond)}"
     return ""
 
 
@@ -240,43 +240,3 @@ def _find_binary_cap_error(
     if all(side[s.id].values[metric.name] in (0, 1) for side in sides for s in rows):
         return f'every {metric.name} is 0 or 1, so a cap of {gate.cap:g} would count each change as that; remove "cap"'
     return ""
-
-
-def _find_truncation_error(
-    gate: Gate, metric: Metric, rows: Sequence[Sample], sides: Mapping[str, dict[str, Score]]
-) -> str:
-    """Describe a side with too many truncated completions.
-
-    Empty if there is none. Without `cut_at_most` only unfinished reasoning counts, since it is never an answer; with
-    it, unknown finish reasons are reported, too.
-    """
-    most, where = (MAX_TRUNCATED_REASONING, " while reasoning") if gate.cut_at_most is None else (gate.cut_at_most, "")
-    for name, scores in sides.items():
-        own = [(s.id, answer) for s in rows for answer in scores[s.id].answers]
-        if gate.cut_at_most is None:
-            cut = [i for i, answer in own if answer.values.get("thought_cut") == 1]
-        elif untold := [i for i, answer in own if not answer.finish_reason]:
-            examples = _format_example_ids(untold)
-            return f"{name}: the finish reason of {len(untold)} of {len(own)} answers is unknown, {examples}"
-        else:
-            cut = [i for i, answer in own if answer.is_cut]
-        if len(cut) > most * len(own):
-            said = (
-                f"{name}: {len(cut)} of {len(own)} answers were truncated{where}, more than "
-                f"the allowed share of {most:g}"
-            )
-            other = next((scores for who, scores in sides.items() if who != name), dict[str, Score]())
-            lost = [s.id for s in rows if s.id in other and _is_worse(metric, scores[s.id], other[s.id])]
-            said += f"; {len({*cut}.intersection(lost))} of its {len(lost)} losses are among them" if lost else ""
-            return f"{said}; raise max_new_tokens"
-    return ""
-
-
-def _is_worse(metric: Metric, ours: Score, theirs: Score) -> bool:
-    """Return whether a row's value is worse. An unknown value is not."""
-    ours_, theirs_ = (side.values.get(metric.name, math.nan) for side in (ours, theirs))
-    return ours_ < theirs_ if metric.better == "higher" else ours_ > theirs_
-
-
-def _format_example_ids(ids: Sequence[str]) -> str:
-    return "for instance " + ", ".join(f'"{i}"' for i in ids[:MAX_EXAMPLES])

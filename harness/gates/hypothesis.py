@@ -9,8 +9,8 @@ from functools import cached_property
 
 from harness.gates import labels as by_people
 from harness.gates.clusterings import KINDS, Labels, cluster_labels, coarsest_clusterings, is_nested
-from harness.gates.gate import Units
 from harness.gates.gate_input import GateInput
+from harness.records.claims.gate import Units
 from harness.records.metrics import Metric
 from harness.records.samples import Sample, Score
 from harness.stats.result import Test

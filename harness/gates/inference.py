@@ -9,10 +9,10 @@ from functools import partial
 
 from harness.gates import labels as by_people
 from harness.gates.agreement import kappa_test
-from harness.gates.bound import Bound
 from harness.gates.clusterings import connect_clusters
 from harness.gates.hypothesis import Hypothesis
 from harness.gates.min_rows import find_one_cluster_error
+from harness.records.claims.bound import Bound
 from harness.records.samples import Score
 from harness.stats import hypothesis_tests
 from harness.stats.eprocess import EProcess

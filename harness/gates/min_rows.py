@@ -10,9 +10,9 @@ import sys
 from collections.abc import Mapping, Sequence
 
 from harness.gates.clusterings import Labels, cluster_labels, coarsest_clusterings
-from harness.gates.gate import Gate
-from harness.records.claim_spec import FEW_CLUSTERS
+from harness.records.claims.gate import Gate
 from harness.records.metrics import Metric
+from harness.records.parts.clusters import FEW_CLUSTERS
 from harness.records.samples import Sample
 
 Sizes = Mapping[str, tuple[int, int]]  # of every slice: rows, and what is independent among them, rows or clusters

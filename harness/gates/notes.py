@@ -1,68 +1,69 @@
-"""Phase 5 of a verdict: what is said of it, as kinds and numbers; `harness.records.verdict_text` writes them."""
+"""Phase 5 of a verdict: the parts that say what its result rests on."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import replace
 from statistics import variance
 
 from harness.gates.gate_input import GateInput
 from harness.gates.hypothesis import Hypothesis
-from harness.gates.inference import count_capped_rows, row_differences
-from harness.gates.sample_size import MAX_ROWS_FACTOR
-from harness.records.claim_spec import Note
-from harness.records.verdict_text import add_reason, format_notes
+from harness.gates.inference import row_differences
+from harness.gates.outcome import SliceVerdicts, predict_rows_needed
+from harness.records.parts.clusters import Clusters, ClusterSizes
+from harness.records.parts.needed import LabelsNeeded, RowsNeeded
+from harness.records.parts.part import Part
+from harness.records.parts.recipe import RecipeRuns
+from harness.records.parts.rows import CorrelatedNeighbours, RepeatedQuestions, UnseenRows
+from harness.records.parts.slices import Slice, Slices
 from harness.records.verdicts import Outcome, Verdict
 from harness.stats.autocorrelation import lag_one_correlation
+from harness.stats.hypothesis_tests import Test
 from harness.stats.rule_of_three import rule_of_three
 from harness.stats.seeds import seed_reach
 
 MAX_P = 0.01  # p-value from which on it is said that neighbouring rows go together
 
 
-def result_notes(verdict: Verdict, hypothesis: Hypothesis) -> list[Note]:
-    """Make the notes on a verdict's result.
-
-    They give estimate, interval, rows and method, then caveats, then for an inconclusive verdict the rows that would
-    decide it.
-    """
-    alike = hypothesis.gate.estimand != "rows"
-    shown = alike or hypothesis.clusters or verdict.method == "failures counted"  # else resampled row by row
-    told = {name: getattr(verdict, name) for name in ("value", "baseline", "n", "method", "effective")}
-    bounds = {name: float(getattr(verdict, name) or 0.0) for name in ("estimate", "lower", "upper")}
-    told |= {name: bound if math.isfinite(bound) else None for name, bound in bounds.items()}
-    told |= {"clusters": verdict.clusters if shown else None, "alike": alike, "alpha": hypothesis.alpha}
-    told |= {"crossed": list(verdict.crossed)} if verdict.crossed else {}
-    told |= {"risk": verdict.risk, "uncapped": verdict.uncapped, "beyond": count_capped_rows(hypothesis)}
-    told |= {"changed": [len(verdict.won), len(verdict.lost)]}
-    notes = [Note("found", told)]
+def list_caveats(verdict: Verdict, test: Test, hypothesis: Hypothesis) -> list[Part]:
+    """Return what is to be said of a result, and for an inconclusive one what would decide it."""
     if verdict.method in ("failures counted", "point"):
-        return notes
+        return []
+    parts = [*_find_related_cluster_sizes(verdict, hypothesis), *_count_unseen_rows(verdict, hypothesis)]
+    if hypothesis.runs:
+        parts.append(_describe_runs(verdict, hypothesis))
+    if verdict.outcome is not Outcome.INCONCLUSIVE:
+        return parts
+    if hypothesis.labels:
+        parts.append(LabelsNeeded(or_rows=not hypothesis.metric.is_agreement))
+    elif not hypothesis.runs:  # more of these would help, too
+        parts.append(predict_rows_needed(verdict, test, hypothesis))
+    return parts
+
+
+def _find_related_cluster_sizes(verdict: Verdict, hypothesis: Hypothesis) -> list[Part]:
+    """Return that the other weighting of clusters is beyond the limit and the interval."""
     other, limit = hypothesis.alternative_estimate if hypothesis.clusters else None, verdict.threshold
-    if other is not None and verdict.estimate is not None and limit is not None:
-        other += limit - hypothesis.threshold  # of a share of the baseline, see `outcome.make_verdict`
-        apart = (verdict.estimate - limit) * (other - limit) < 0  # on two sides of it
-        inside = (verdict.lower or 0.0) <= other <= (verdict.upper or 0.0)
-        of = "rows" if alike else hypothesis.group_kind
-        notes += [Note("sizes", {"of": of, "mean": other})] if apart and not inside else []
-    notes += [Note("weightless", {"rows": verdict.weightless})] if verdict.weightless else []
-    count = verdict.clusters or verdict.n
-    if hypothesis.support is None and hypothesis.labels is None and count >= 2:  # a row may say anything
-        of = "clusters" if verdict.clusters and hypothesis.clusters else "rows"
-        notes.append(Note("unseen", {"share": rule_of_three(count, hypothesis.alpha), "of": of}))
-    if verdict.outcome is Outcome.INCONCLUSIVE and hypothesis.labels:
-        notes.append(Note("labels", {"rows": not hypothesis.metric.is_agreement}))
-    elif verdict.outcome is Outcome.INCONCLUSIVE and not hypothesis.runs:
-        notes.append(_make_rows_needed_note(verdict))
-    return [*notes, _make_seeds_note(verdict, hypothesis)] if hypothesis.runs else notes
+    if other is None or verdict.estimate is None or limit is None:
+        return []
+    other += limit - hypothesis.threshold  # of a share of the baseline, see `outcome.make_verdict`
+    is_beyond_limit = (verdict.estimate - limit) * (other - limit) < 0
+    is_inside_bounds = (verdict.lower or 0.0) <= other <= (verdict.upper or 0.0)
+    unit = "rows" if hypothesis.gate.estimand != "rows" else hypothesis.group_kind
+    return [ClusterSizes(unit, other)] if is_beyond_limit and not is_inside_bounds else []
 
 
-def _make_seeds_note(verdict: Verdict, hypothesis: Hypothesis) -> Note:
-    """Make a note on the spread of a recipe's seeds.
+def _count_unseen_rows(verdict: Verdict, hypothesis: Hypothesis) -> list[Part]:
+    """Return how many rows may be arbitrarily bad, where nothing limits what a row may be."""
+    clusters = verdict.get(Clusters)
+    count = clusters.count if clusters else verdict.n
+    if hypothesis.support is not None or hypothesis.labels is not None or count < 2:
+        return []
+    return [UnseenRows(rule_of_three(count, hypothesis.alpha), "clusters" if clusters and clusters.named else "rows")]
 
-    It includes whether more seeds or more rows would decide the claim.
-    """
+
+def _describe_runs(verdict: Verdict, hypothesis: Hypothesis) -> RecipeRuns:
+    """Return the runs of a recipe, and whether more seeds or more rows would decide the claim."""
     runs, more = [run.value for run in hypothesis.runs], ""
     bounds = [b for b in (verdict.lower, verdict.upper) if b is not None and math.isfinite(b)]
     if verdict.outcome is Outcome.INCONCLUSIVE and verdict.estimate is not None and bounds:
@@ -70,16 +71,19 @@ def _make_seeds_note(verdict: Verdict, hypothesis: Hypothesis) -> Note:
         far = min(abs(verdict.estimate - bound) for bound in bounds)
         seeds = seed_reach(math.sqrt(variance(values) / len(values)), len(values), hypothesis.alpha, None, 0.0)
         more = "seeds" if 2 * float(seeds) ** 2 > far**2 else "rows"
-    return Note("seeds", {"n": len(runs), "low": min(runs), "high": max(runs), "ships": runs[0], "more": more})
+    return RecipeRuns(tuple(runs), more)
 
 
-def repeated_question_notes(case: GateInput) -> list[Note]:
-    """Return a note on repeated questions, if there are any."""
-    return [Note("repeated", {**case.repeated, "of": len(case.rows)})] if case.repeated.get("rows") else []
+def list_repeated_questions(case: GateInput) -> list[Part]:
+    """Return the repeated questions, if there are any."""
+    repeated = case.repeated
+    if not repeated.get("rows"):
+        return []
+    return [RepeatedQuestions(repeated["rows"], len(case.rows), repeated["questions"], repeated["most"])]
 
 
-def autocorrelation_note(hypothesis: Hypothesis) -> list[Note]:
-    """Return a note if neighbouring rows are correlated.
+def find_correlated_neighbours(hypothesis: Hypothesis) -> list[Part]:
+    """Return that neighbouring rows are correlated, if they are.
 
     Only rows that are taken as independent are tested.
     """
@@ -90,40 +94,54 @@ def autocorrelation_note(hypothesis: Hypothesis) -> list[Note]:
     there = None if known.metric.is_count else lag_one_correlation(row_differences(known, known.gate.cap)[0])
     if there is None or there.p > MAX_P or there.correlation <= 0:  # as where the one row that differs is the last
         return []
-    return [Note("neighbours", {"correlation": there.correlation, "p": there.p})]
+    return [CorrelatedNeighbours(there.correlation, there.p)]
 
 
-def add_slice_notes(
-    verdict: Verdict, parts: Mapping[str, Verdict], hypotheses: Mapping[str, Hypothesis], untestable: int, min_n: int
-) -> Verdict:
-    """Add the notes on a gate's slices to its verdict. `untestable` slices were too small to test."""
-    told = {name: tuple(result_notes(part, hypotheses[name])) for name, part in parts.items()}
+def make_slice(name: str, verdict: Verdict, alpha: float, *, alarm: bool = False) -> Slice:
+    """Return the verdict on a slice as a part of another."""
+    return Slice(
+        name,
+        verdict.outcome,
+        alarm,
+        verdict.n,
+        verdict.value,
+        verdict.baseline,
+        verdict.estimate,
+        verdict.lower,
+        verdict.upper,
+        alpha,
+        verdict.risk,
+        verdict.method,
+        verdict.won_count,
+        verdict.lost_count,
+        verdict.parts,
+    )
+
+
+def add_slices(found: SliceVerdicts, tests: dict[str, Test], hypotheses: dict[str, Hypothesis], min_n: int) -> Verdict:
+    """Add the slices of a gate to its verdict, and what is to be said of the one that decides."""
+    caveats = {name: list_caveats(verdict, tests[name], hypotheses[name]) for name, verdict in found.by_slice.items()}
     slices = [
-        replace(s, notes=told[s.name], why=format_notes(verdict.claim_spec, told[s.name])) for s in verdict.slices
+        make_slice(
+            name,
+            replace(verdict.with_parts(*caveats[name]), outcome=found.outcomes[name]),
+            hypotheses[name].alpha,
+            alarm=verdict.n < min_n,
+        )
+        for name, verdict in found.by_slice.items()
     ]
-    large, alarms = [s for s in slices if not s.alarm], [s for s in slices if s.alarm]
-    decides = told[verdict.driver]
-    notes = [Note("slice", {"name": verdict.driver, **decides[0].params})]
-    if len(large) > 1:
-        counts = {str(o): n for o in Outcome if (n := sum(s.outcome is o for s in large))}
-        notes.append(Note("slices", {"n": len(large), "outcomes": counts}))
-    harm = [s.name for s in alarms if s.outcome is Outcome.FAIL]
-    notes += [Note("alarms", {"n": len(alarms), "min_n": min_n, "harm": harm})] if alarms else []
-    notes += [Note("untestable", {"n": untestable})] if untestable else []
-    notes += [Note("none large", {"min_n": min_n})] if not large and not harm else []
-    notes += [note for note in decides if note.kind == "sizes"]
-    notes += [_make_rows_needed_note(verdict, such=True)] if verdict.rows_needed else []
-    notes += [note for note in decides if note.kind in ("unseen", "seeds")]
-    return add_reason(replace(verdict, slices=tuple(slices)), *notes)
-
-
-def _make_rows_needed_note(verdict: Verdict, *, such: bool = False) -> Note:
-    told = {
-        "rows": verdict.rows_needed,
-        "range": verdict.rows_range,
-        "such": such,
-        "close": MAX_ROWS_FACTOR,
-        "n": verdict.n,
-    }
-    likely = Outcome.PASS if (verdict.p_pass or 0.0) < (verdict.p_fail or 0.0) else Outcome.FAIL
-    return Note("needed", {**told, "likely": str(likely)})
+    verdict, driver = found.verdict, found.driver
+    untestable = len(hypotheses) - len(tests)
+    parts: list[Part] = [Slices(driver, tuple(slices), min_n, untestable)]
+    is_open = verdict.outcome is Outcome.INCONCLUSIVE and not all(s.alarm for s in slices)
+    for part in caveats[driver]:
+        if isinstance(part, RowsNeeded):
+            likely = Outcome.PASS if (verdict.p_pass or 0.0) < (verdict.p_fail or 0.0) else Outcome.FAIL
+            part = replace(part, n=verdict.n, likely=likely, of_slice=True)
+            parts += [part] if is_open and part.rows is not None else []
+        elif isinstance(part, RecipeRuns):
+            whole = verdict.get(RecipeRuns)
+            parts.append(replace(whole, more=part.more) if whole else part)
+        elif not isinstance(part, LabelsNeeded):
+            parts.append(part)
+    return verdict.with_parts(*parts)

@@ -5,15 +5,18 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any, TypedDict
+from typing import NamedTuple, TypedDict
 
-from harness.gates.gate import Gate
 from harness.gates.hypothesis import Hypothesis
-from harness.gates.inference import estimate_without_cap
+from harness.gates.inference import count_capped_rows, estimate_without_cap
 from harness.gates.sample_size import estimate_sample_size
-from harness.records.claim_spec import Note
-from harness.records.verdict_text import add_reason
-from harness.records.verdicts import Outcome, Slice, Verdict
+from harness.records.claims.gate import Gate
+from harness.records.parts.cap import Uncapped
+from harness.records.parts.clusters import Clusters
+from harness.records.parts.needed import RowsNeeded
+from harness.records.parts.part import Part
+from harness.records.parts.rows import WeightlessRows
+from harness.records.verdicts import Outcome, Verdict
 from harness.stats.hypothesis_tests import Test, adjust_holm, has_few_drawn_sizes
 from harness.stats.significance import is_significant
 
@@ -30,75 +33,100 @@ def decide_outcome(p_pass: float, p_fail: float, alpha: float) -> Outcome:
     return Outcome.FAIL if is_significant(p_fail, alpha) else Outcome.INCONCLUSIVE
 
 
-def bar_approximate_pass(gate: Gate, verdict: Verdict) -> Verdict:
-    """Return a verdict as its gate may have it: a PASS that is barred proves nothing."""
-    if verdict.outcome is not Outcome.PASS or not gate.forbids_risk(verdict.risk):
-        return verdict
-    made = verdict.claim_spec.is_of_rows if verdict.claim_spec else False
-    few = has_few_drawn_sizes(verdict.effective)
-    about = {"versus": bool(gate.versus), "mean": made, "clusters": few}
-    about |= {"command": True} if gate.is_of_command else {}
-    return add_reason(replace(verdict, outcome=Outcome.INCONCLUSIVE), Note("approximate", about))
-
-
 def make_verdict(blank: Verdict, test: Test, hypothesis: Hypothesis) -> Verdict:
     """Return the verdict of one test, but for its reason."""
     outcome = decide_outcome(test.p_pass, test.p_fail, hypothesis.alpha)
-    found: dict[str, Any] = {"outcome": outcome, "n": len(hypothesis.ours), **list_changed_rows(hypothesis)}
-    found |= {name: getattr(hypothesis, name) for name in ("value", "baseline", "weightless")}
-    found |= {name: getattr(test, name) for name in ("p_pass", "p_fail", "method")}
     # of a share of the baseline, c - f·b is tested, and c - b with its limit (f - 1)·b is what is said
     allowed = (hypothesis.factor - 1) * (hypothesis.baseline or 0.0)
-    found |= {name: getattr(test, name) + allowed for name in ("estimate", "lower", "upper")}
-    found["threshold"] = hypothesis.threshold + allowed
-    found |= {
-        "clusters": test.clusters,
-        "effective": test.effective if test.clusters else None,
-        "crossed": test.crossed,
-    }
-    found["uncapped"] = estimate_without_cap(hypothesis)
-    found["risk"] = "approximate" if has_few_drawn_sizes(test.effective) else blank.risk
-    verdict = replace(blank, **found)
-    if outcome is not Outcome.INCONCLUSIVE or hypothesis.labels or hypothesis.runs:  # more of these would help, too
-        return verdict
+    verdict = replace(
+        blank,
+        outcome=outcome,
+        value=hypothesis.value,
+        baseline=hypothesis.baseline,
+        estimate=test.estimate + allowed,
+        lower=test.lower + allowed,
+        upper=test.upper + allowed,
+        threshold=hypothesis.threshold + allowed,
+        risk="approximate" if has_few_drawn_sizes(test.effective) else blank.risk,
+        p_pass=test.p_pass,
+        p_fail=test.p_fail,
+        n=len(hypothesis.ours),
+        method=test.method,
+        **list_changed_rows(hypothesis),
+    )
+    return verdict.with_parts(*list_test_parts(test, hypothesis))
+
+
+def list_test_parts(test: Test, hypothesis: Hypothesis) -> list[Part]:
+    """Return the parts that a test adds to its result."""
+    parts = list[Part]()
+    alike = hypothesis.gate.estimand != "rows"
+    if test.clusters:
+        named = bool(alike or hypothesis.clusters or hypothesis.gate.kind.counts)  # else resampled row by row
+        parts.append(Clusters(test.clusters, test.effective, test.crossed, alike, named))
+    if (uncapped := estimate_without_cap(hypothesis)) is not None:
+        parts.append(Uncapped(uncapped, count_capped_rows(hypothesis)))
+    if hypothesis.weightless:
+        parts.append(WeightlessRows(hypothesis.weightless))
+    return parts
+
+
+def predict_rows_needed(verdict: Verdict, test: Test, hypothesis: Hypothesis) -> RowsNeeded:
+    """Predict how many rows would decide an inconclusive verdict."""
+    likely = Outcome.PASS if test.p_pass < test.p_fail else Outcome.FAIL
     discordance = (len(verdict.won) + len(verdict.lost)) / verdict.n
-    if (needed := estimate_sample_size(test, hypothesis.threshold, hypothesis.alpha, discordance)) is None:
-        return verdict
+    needed = estimate_sample_size(test, hypothesis.threshold, hypothesis.alpha, discordance)
+    if needed is None:
+        return RowsNeeded(n=verdict.n, likely=likely)
     each = verdict.n / test.n  # the rows behind each of the test's rows or pairs
-    total, least, most = (x and math.ceil(x * each) for x in (needed.rows, needed.least, needed.most))
-    return replace(verdict, rows_needed=total, rows_range=None if least is None else (least, most))
+    rows = math.ceil(needed.rows * each)
+    if needed.least is None:
+        return RowsNeeded(rows, n=verdict.n, likely=likely)
+    most = None if needed.most is None else math.ceil(needed.most * each)
+    return RowsNeeded(rows, (math.ceil(needed.least * each), most), verdict.n, likely)
+
+
+class SliceVerdicts(NamedTuple):
+    """The verdict of a gate on slices, without its words: `driver` is the slice that decides."""
+
+    verdict: Verdict
+    driver: str
+    by_slice: dict[str, Verdict]
+    outcomes: dict[str, Outcome]
 
 
 def make_slice_verdict(
     blank: Verdict, gate: Gate, alpha: float, hypotheses: Mapping[str, Hypothesis], tested: Mapping[str, Test]
-) -> tuple[Verdict, dict[str, Verdict]]:
-    """Combine tests of slices into a verdict without its reason.
+) -> SliceVerdicts:
+    """Combine tests of slices into a verdict.
 
-    Returns the slices' own verdicts, too. `blank` holds the values measured on all rows, and the verdict's `driver` is
-    the slice that decides. Large slices must prove the claim, small ones may only show that it is broken.
+    `blank` holds the values measured on all rows. Large slices must prove the claim, small ones may only show that it
+    is broken.
     """
-    parts = {name: make_verdict(blank, test, hypotheses[name]) for name, test in tested.items()}
+    by_slice = {name: make_verdict(blank, test, hypotheses[name]) for name, test in tested.items()}
     harm = adjust_holm([test.p_fail for test in tested.values()])
-    slices = []
-    for (name, part), p in zip(parts.items(), harm, strict=True):
-        # That all large slices pass needs no correction for being several; that one of all is broken does, by Holm.
-        outcome = decide_outcome(tested[name].p_pass, p, alpha)
-        slices.append(Slice(name, part.n, outcome, part.n < gate.min_n, "", part.lower, part.upper))
-    failed, large = [s for s in slices if s.outcome is Outcome.FAIL], [s for s in slices if not s.alarm]
+    # That all large slices pass needs no correction for being several; that one of all is broken does, by Holm.
+    outcomes = {
+        name: decide_outcome(test.p_pass, p, alpha) for (name, test), p in zip(tested.items(), harm, strict=True)
+    }
+    large = [name for name, verdict in by_slice.items() if verdict.n >= gate.min_n]
+    failed = [name for name, outcome in outcomes.items() if outcome is Outcome.FAIL]
     # the worst by its upper bound of those that failed or of alarms alone, else by its lower bound of the large ones
-    bound, among = (1, failed or slices) if failed or not large else (0, large)
-    driver = min(among, key=lambda s: hypotheses[s.name].bounds_minus_margin(tested[s.name])[bound]).name
-    outcome, proofs = (
-        combine_slice_outcomes([(s.outcome, s.alarm) for s in slices]),
-        [tested[s.name].p_pass for s in large],
+    bound, among = (1, failed or list(by_slice)) if failed or not large else (0, large)
+    driver = min(among, key=lambda name: hypotheses[name].bounds_minus_margin(tested[name])[bound])
+    is_approximate = any(verdict.risk == "approximate" for verdict in by_slice.values())
+    verdict = replace(
+        by_slice[driver],
+        outcome=combine_slice_outcomes([(outcome, name not in large) for name, outcome in outcomes.items()]),
+        value=blank.value,
+        baseline=blank.baseline,
+        n=blank.n,
+        risk="approximate" if is_approximate else blank.risk,
+        p_pass=max((tested[name].p_pass for name in large), default=1.0),
+        p_fail=min(harm),
     )
-    whole = {name: getattr(blank, name) for name in ("value", "baseline", "n", "weightless")}
-    whole["risk"] = "approximate" if any(part.risk == "approximate" for part in parts.values()) else blank.risk
-    told: dict[str, Any] = {"outcome": outcome, "driver": driver, "slices": tuple(slices)}
-    verdict = replace(parts[driver], **whole, **told, p_pass=max(proofs, default=1.0), p_fail=min(harm))
-    if not (proofs and outcome is Outcome.INCONCLUSIVE):
-        verdict = replace(verdict, rows_needed=None, rows_range=None)
-    return verdict, parts
+    whole = {name: part for name, part in verdict.parts.items() if name != WeightlessRows.name}
+    return SliceVerdicts(replace(verdict, parts={**whole, **blank.parts}), driver, by_slice, outcomes)
 
 
 class Changed(TypedDict):

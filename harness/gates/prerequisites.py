@@ -1,12 +1,13 @@
-"""Gates that require others: `requires`."""
+"""Gates that require others, and what requires gates: an export."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from graphlib import CycleError, TopologicalSorter
 
 from harness.errors import did_you_mean
-from harness.gates.gate import Gate
+from harness.records.claims.gate import Gate
+from harness.records.verdicts import Verdict
 
 
 def find_order_mistakes(gates: Sequence[Gate], candidates: Sequence[str]) -> list[tuple[Gate, str]]:
@@ -36,3 +37,20 @@ def find_order_mistakes(gates: Sequence[Gate], candidates: Sequence[str]) -> lis
         circle = error.args[1]  # first and last the same
         mistakes.append((by_id[circle[0]], "requires form a cycle: " + " -> ".join(circle)))
     return mistakes
+
+
+def find_export_obstacles(verdicts: Iterable[Verdict], gates: Sequence[Gate], candidate: str) -> list[str]:
+    """Return why a candidate may not ship: a line per blocking gate that neither passed nor is waived.
+
+    Empty when it may. A waiver covers a verdict, not the lack of one.
+    """
+    said = {v.gate: v for v in verdicts if v.candidate == candidate}
+    if not (wanted := [g for g in gates if g.blocking and g.applies_to(candidate)]):
+        return [f"no blocking gate is on {candidate}"]
+    reasons = []
+    for gate in wanted:
+        if (verdict := said.get(gate.id)) is None:
+            reasons.append(f'gate "{gate.id}" has no verdict on {candidate}')
+        elif verdict.blocks_release:
+            reasons.append(f'gate "{gate.id}" is {verdict.outcome} on {candidate}: {verdict.why}')
+    return reasons

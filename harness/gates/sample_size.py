@@ -9,11 +9,11 @@ from statistics import NormalDist
 
 from harness.gates import min_rows
 from harness.gates.paired_rows_needed import predict_rows_range
+from harness.records.parts.needed import MAX_ROWS_FACTOR
 from harness.stats.arrays import special
 from harness.stats.hypothesis_tests import T_METHODS, Test
 from harness.stats.power import DEFAULT_POWER, MOST_ROWS, pairs_power, search_rows, share_power
 
-MAX_ROWS_FACTOR = 20  # times the rows at hand, beyond which a claim is too close to call
 MIDDLE_CHANCE = 0.5  # chance of the interval of the truth, at whose ends rows are needed that make the range
 
 

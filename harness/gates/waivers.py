@@ -6,12 +6,12 @@ A waiver is for one claim, known by the digest of all that it claims, and until 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import date
 
-from harness.gates.gate import Gate
-from harness.records.claim_spec import Note
-from harness.records.verdict_text import add_reason
+from harness.records.claims.gate import Gate
+from harness.records.parts.waived import VoidWaiver, Waived
+from harness.records.verdict_text import complete
 from harness.records.verdicts import Outcome, Verdict
 from harness.records.waivers import Waiver
 
@@ -34,9 +34,9 @@ class GateWaivers:
         if not verdict.blocking or verdict.outcome is Outcome.PASS or not own:
             return verdict
         if waiver := self.find_active(gate):
-            return replace(verdict, waiver=waiver)
+            return complete(verdict, Waived(waiver))
         error = find_waiver_error(own[-1], self.claim, self.claim_digest, self.today)
-        return add_reason(verdict, Note("waiver", {"why": error}))
+        return complete(verdict, VoidWaiver(error))
 
     def find_active(self, gate: Gate) -> Waiver | None:
         """Return the newest waiver in force for the gate."""

@@ -10,11 +10,17 @@ from typing import Any
 from harness.collection.collection import Collection, Item
 from harness.gates import contamination
 from harness.gates.attempts import AttemptNumber, LedgerExtract, derive_attempt
-from harness.gates.context import EvalContext, GateContext, GateRows, decide_in_context, make_context
-from harness.gates.gate import Gate
+from harness.gates.context import (
+    EvalContext,
+    GateContext,
+    GateRows,
+    decide_in_context,
+    make_context,
+)
 from harness.gates.waivers import GateWaivers, describe_claim
 from harness.pipeline.attempt import AttemptClaims, make_attempt
 from harness.pipeline.ledger import Ledger, LedgerEntry, counts_as_attempt
+from harness.records.claims.gate import Gate
 from harness.records.samples import Result
 from harness.records.verdicts import Outcome, Verdict
 from harness.records.waivers import Waiver

@@ -14,8 +14,8 @@ from typing import Any
 from harness.artifacts.digests import digest_value
 from harness.collection.collection import Collection
 from harness.gates.attempts import role_of_candidate
-from harness.gates.gate import DERIVED_FIELDS, Gate
 from harness.pipeline.ledger import LedgerEntry, counts_as_attempt, overlaps, project_name, scores_by_row
+from harness.records.claims.gate import DERIVED_FIELDS, Gate
 from harness.records.samples import Result
 
 # keys that claim nothing

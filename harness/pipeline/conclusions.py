@@ -15,7 +15,6 @@ from harness.collection.collection import Collection, Task
 from harness.errors import ExitCode
 from harness.evaluation.baselines import find_weakness
 from harness.gates.decide import decide
-from harness.gates.gate import Gate
 from harness.gates.gate_input import Unjudgeable, make_gate_input
 from harness.gates.hypothesis import make_hypothesis
 from harness.gates.inference import run_hypothesis_test
@@ -24,9 +23,10 @@ from harness.pipeline.ledger import describe_attempts
 from harness.pipeline.run_context import RunContext
 from harness.records import verdict_text
 from harness.records.changes import Change
-from harness.records.figures import change_figures
+from harness.records.claims.gate import Gate
 from harness.records.metrics import Metric
 from harness.records.samples import Result
+from harness.records.verdict_figures import change_figures
 from harness.records.verdicts import Outcome, Verdict
 from harness.reports.summary import ignored_errors
 from harness.stats.multiple_testing import adjust_holm
@@ -80,7 +80,7 @@ def record_conclusions(run: RunContext) -> None:
         *ignored_errors(record.run),
         *left_out,
         *record.choices,
-        *dict.fromkeys(verdict_text.format_runs(v) for v in verdicts if v.runs),
+        *dict.fromkeys(verdict_text.format_runs(v) for v in verdicts if v.run_values),
         *filter(None, said),
         *attempts,
     ]

@@ -25,12 +25,12 @@ from harness.errors import CheckFailedError, ExitCode, UsageError
 from harness.evaluation.evaluate import evaluate
 from harness.files import write_text
 from harness.gates.decide import decide
-from harness.gates.gate import Gate
 from harness.pipeline.artifacts import Artifacts, Trained, copy_training_logs, train_adapter
 from harness.pipeline.record import StageStop
 from harness.pipeline.run_context import RunContext
 from harness.pipeline.session import Options, Session, prepare_collection
 from harness.pipeline.variants import vary_training
+from harness.records.claims.gate import Gate
 from harness.records.metrics import Metric
 from harness.records.models import ModelRef
 from harness.records.run import Run, Swept, Trial

@@ -147,7 +147,7 @@ class Record:
         """
         if isinstance(one, ItemResult):
             self.run.results.append(one)
-            told = [(v, verdict_text.format_size_warning(v)) for v in one.verdicts]
+            told = [(v, verdict_text.format_warning(v)) for v in one.verdicts]
             self.run.warnings += [f'gate "{v.gate}" on {v.candidate}: {sizes}' for v, sizes in told if sizes]
             self.call_hook("harness_item_finish", item=one)
         elif isinstance(one, Finding):

@@ -24,9 +24,9 @@ from harness.collection.collect import collect
 from harness.collection.collection import Collection, Task
 from harness.errors import UsageError, missing_modules_message
 from harness.evaluation.evaluate import evaluate
-from harness.gates.gate import Gate
 from harness.pipeline.preflight import make_adapter, open_folder, open_model
 from harness.plugins import Plugins, load_plugins
+from harness.records.claims.gate import Gate
 from harness.records.metrics import ENDINGS
 from harness.records.models import ModelRef, Source
 from harness.records.samples import Result, Score, rows_digest

@@ -23,11 +23,11 @@ from harness.errors import PLUGIN_ERRORS, CheckFailedError, ExitCode, UsageError
 from harness.evaluation import grading
 from harness.evaluation.evaluate import evaluate, metrics_by_slice, standard_errors
 from harness.files import write_text
-from harness.gates.failures import find_fractional_score
 from harness.pipeline.adjudication import Adjudicator
 from harness.pipeline.attempt import list_claimed_attempts
 from harness.pipeline.record import PendingAnswers, Record, StageStop
 from harness.pipeline.session import Session
+from harness.records.claims.failures import find_fractional_score
 from harness.records.copies import detach_copy
 from harness.records.models import Subject
 from harness.records.run import ItemResult

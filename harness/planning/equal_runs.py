@@ -20,11 +20,11 @@ from harness.evaluation import grading
 from harness.evaluation.evaluate import evaluate
 from harness.gates.clusterings import coarsest_cluster_of_rows
 from harness.gates.decide import decide
-from harness.gates.gate import Gate
 from harness.pipeline.run import open_run
 from harness.pipeline.run_context import RunContext
 from harness.pipeline.session import Options, Session
 from harness.planning.aa_record import MeasuredEval, RowFlips, VerdictFlips, read_aa_record, write_aa_record
+from harness.records.claims.gate import Gate
 from harness.records.metrics import Metric
 from harness.records.models import ModelRef, Subject
 from harness.records.samples import Result, Score

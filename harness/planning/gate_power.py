@@ -10,7 +10,6 @@ from typing import Any
 from harness.collection.collection import Collection, Task
 from harness.gates.attempts import AttemptNumber
 from harness.gates.clusterings import sort_clusterings
-from harness.gates.gate import Gate
 from harness.gates.min_rows import find_unprovable_error
 from harness.planning.aa_record import AaRecord
 from harness.planning.few_rows import FEW_ROWS, describe_few_rows
@@ -18,7 +17,9 @@ from harness.planning.history import MIN_ROWS, History, PastRows, run_name
 from harness.planning.power import GatePower
 from harness.planning.recipe_power import ROW_FACTORS, SEED_COUNTS, SPREADS, RecipePower, SeedSpread
 from harness.records import verdict_text
+from harness.records.claims.gate import Gate
 from harness.records.metrics import Metric
+from harness.records.parts import CONDITIONS
 from harness.records.run import Run
 from harness.records.samples import Score
 from harness.records.verdicts import Verdict
@@ -206,6 +207,7 @@ def _find_tested_alpha(
     if standing and (at_most := task.spec.rows_at_most) is not None:
         alpha = interim_levels(standing.stages, at_most, alpha)[-1]
         assumed.append(f"interim analysis at {standing.stages[-1]} of {at_most} rows, at alpha {alpha:.2g}")
+    assumed += [note for condition in CONDITIONS if (note := condition.forecast_note(gate))]
     if task.spec.stop == "early":
         assumed.append("computed without early stopping, which costs some power")
     return alpha, tuple(assumed)

@@ -13,8 +13,8 @@ from typing import Any
 from harness.artifacts.strict_json import MALFORMED
 from harness.collection.collection import Collection
 from harness.errors import UsageError
-from harness.gates.gate import Gate
 from harness.planning.recipe_power import SeedSpread, estimate_spread
+from harness.records.claims.gate import Gate
 from harness.records.run import Run
 from harness.records.samples import Sample
 from harness.records.verdicts import Verdict
@@ -56,7 +56,7 @@ class History:
         asked = (gate.id, candidate, gate.metric, gate.versus, gate.relative)
         for run in self.runs:
             for v in run.verdicts:
-                relative = v.claim_spec is not None and v.claim_spec.relative
+                relative = v.terms is not None and v.terms.relative
                 if (v.gate, v.candidate, v.metric, v.versus, relative) == asked and v.n >= fewest and v.method:
                     return v, run
         return None

@@ -10,10 +10,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from harness.gates.clusterings import coarsest_cluster_of_rows
-from harness.gates.gate import Gate
 from harness.planning.few_rows import describe_few_rows
 from harness.planning.history import PastRows
 from harness.planning.power import GatePower
+from harness.records.claims.gate import Gate
 from harness.records.metrics import Metric
 from harness.records.samples import Sample, Score
 from harness.stats import power

@@ -14,11 +14,11 @@ from functools import cached_property
 from typing import Any, NamedTuple
 
 from harness.gates.clusterings import Labels, coarsest_cluster_of_rows, sort_clusterings
-from harness.gates.gate import Gate
 from harness.planning.aa_record import RowFlips
 from harness.planning.history import PastRows, run_name
 from harness.planning.recipe_power import SPREADS, RecipeRows, SeedSpread
 from harness.planning.resampling import DRAWN_RUNS, BinomialRows, EmpiricalRows, PowerClaim
+from harness.records.claims.gate import Gate
 from harness.records.metrics import Metric
 from harness.records.run import Run
 from harness.records.verdicts import Verdict
@@ -144,7 +144,7 @@ class GatePower:
         v = self.before[0] if self.before else None
         if v is None or v.lower is None or v.upper is None or v.alpha is None:
             return None
-        width, count = (v.upper - v.lower) / 2, v.clusters or v.n
+        width, count = (v.upper - v.lower) / 2, v.units
         if not math.isfinite(width) or width <= 0:
             return None
         return width / float(distributions.t.isf(v.alpha, max(count - 1, 1))) * math.sqrt(count)

@@ -7,13 +7,12 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import ROUND_HALF_EVEN, Decimal
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any
 
-from harness.records.changes import Change
-from harness.records.claim_spec import ClaimSpec
-from harness.records.scales import Scale
-from harness.records.verdicts import Slice, Verdict
 from harness.texts.numbers import SIZES, format_short, typographic_minus
+
+if TYPE_CHECKING:
+    from harness.records.claims.gate import ClaimTerms
 
 NO_VALUE = "–"
 DECIMAL_DIGITS = 3  # after the point, of numbers below 10 whose interval does not ask for more
@@ -49,50 +48,9 @@ class Figures:
         return f"[{self.lower}, {self.upper}]"
 
 
-def verdict_figures(v: Verdict, *, unit: str = "") -> Figures:
-    """Format a verdict's numbers.
-
-    For a gate on several slices they are those of the deciding slice. `unit` is the unit of the metric's values: "",
-    "bytes" or "count".
-    """
-    known = {**verdict_numbers(v), "limit": v.threshold, "lost": v.lost_count, "won": v.won_count}
-    about = v.claim_spec
-    if about is None and v.versus:
-        about = ClaimSpec("difference")
-    return write_figures(about, {**known, "labelled": v.labelled}, unit=unit)
-
-
-def verdict_numbers(v: Verdict) -> dict[str, Any]:
-    """Return a verdict's values, estimate, bounds and row count.
-
-    For a gate on several slices the verdict's own values are those of all rows; these are those of the deciding slice,
-    named by `where`.
-    """
-    told = next((n.params for n in v.notes if n.kind in ("found", "slice")), None)
-    found: dict[str, Any] = {name: getattr(v, name) for name in ("estimate", "lower", "upper")}
-    driver = next((s for s in v.slices if s.name == v.driver), None)
-    found["where"] = driver.name if driver else ""
-    if told is not None:
-        return found | {name: told.get(name) for name in ("value", "baseline", "n")}
-    if driver is None:
-        return found | {"value": v.value, "baseline": v.baseline, "n": v.n}
-    return found | {"value": None, "baseline": None, "n": driver.n}
-
-
-def slice_figures(v: Verdict, part: Slice) -> Figures | None:
-    """Format the numbers of one slice of a gate. None if it has no result."""
-    told = next((n.params for n in part.notes if n.kind == "found"), None)
-    return write_figures(v.claim_spec, {**told, "limit": v.threshold}) if told is not None else None
-
-
-def change_figures(change: Change) -> Figures:
-    """Return the numbers of a step between two models as text."""
-    told = {name: getattr(change, name) for name in ("estimate", "lower", "upper", "n", "lost", "won")}
-    about = ClaimSpec("difference", scale=cast("Scale | None", change.scale or None))
-    return write_figures(about, {**told, "value": change.ours, "baseline": change.theirs})
-
-
-def write_figures(about: ClaimSpec | None, told: Mapping[str, Any], *, unit: str = "") -> Figures:
+def write_figures(
+    about: ClaimTerms | None, told: Mapping[str, Any], *, unit: str = "", parts: Mapping[str, Any] | None = None
+) -> Figures:
     """Write numbers on a claim's scale: `estimate`, `lower`, `upper`, `limit`, and the two values where there are any.
 
     The digits are two of the half-width of the interval, at least those of a value alone, and so many that the values
@@ -117,7 +75,7 @@ def write_figures(about: ClaimSpec | None, told: Mapping[str, Any], *, unit: str
         values = _format_numbers_in_one_unit(both, digits, unit)
         named = "share of rows" if about and about.kind == "losses" else ""
         return _make_figures([*texts, *values], _format_percentage_points(numbers, digits, sign), named, rest)
-    digits, named = _choose_decimal_digits(numbers, both), _name_estimate(about, told)
+    digits, named = _choose_decimal_digits(numbers, both), _name_estimate(about, told, parts or {})
     if not named and None not in (*both, numbers[0]):
         size, digits = (_choose_unit(both)[0], 1) if unit == "bytes" else (1, digits)
         value, baseline, estimate = (x / size for x in (*both, numbers[0]) if x is not None)
@@ -133,7 +91,7 @@ def _make_figures(texts: Sequence[str], points: Sequence[str], estimand: str, re
     return Figures(**numbers, points=tuple(points), estimand=estimand, **rest)
 
 
-def _name_estimate(about: ClaimSpec | None, told: Mapping[str, Any]) -> str:
+def _name_estimate(about: ClaimTerms | None, told: Mapping[str, Any], parts: Mapping[str, Any]) -> str:
     """Name an estimate that is not the values' plain difference. Else an empty string."""
     value, baseline, estimate = (_finite_or_none(told.get(name)) for name in ("value", "baseline", "estimate"))
     if value is None or baseline is None or estimate is None:
@@ -142,7 +100,8 @@ def _name_estimate(about: ClaimSpec | None, told: Mapping[str, Any]) -> str:
         return ""
     if about and about.cap is not None:
         return "capped mean difference"
-    return "difference corrected by labels" if told.get("labelled") else "estimated difference"
+    names = (str(getattr(part, "estimand", "")) for part in parts.values())
+    return next(filter(None, names), "estimated difference")
 
 
 def _find_consistent_digits(value: float, baseline: float, estimate: float, digits: int) -> tuple[int, float]:
@@ -234,7 +193,7 @@ def _finite_or_none(x: Any) -> float | None:
     return x if isinstance(x, (int, float)) and math.isfinite(x) else None
 
 
-def _make_test_scale_inverse(about: ClaimSpec | None) -> Callable[[float], float]:
+def _make_test_scale_inverse(about: ClaimTerms | None) -> Callable[[float], float]:
     """Return a function from the claim's test scale to values.
 
     For a difference it returns changes of a value.

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from harness.errors import ExitCode
 from harness.records.changes import Change
-from harness.records.claim_spec import Note
 from harness.records.findings import Finding
+from harness.records.parts.part import Part
 from harness.records.scales import Scaled
-from harness.records.verdict_text import add_reason
+from harness.records.verdict_text import format_why
 from harness.records.verdicts import Outcome, Verdict
 from harness.records.waivers import Waiver
 
@@ -220,13 +219,9 @@ class Run:
         """Return a verdict, without row ids and names of slices, which are values, if its evaluation is private."""
         if verdict.metric.partition(".")[0] not in self.private:
             return verdict
-        names = {part.name: f"slice {number}" for number, part in enumerate(verdict.slices, 1)}
-        slices = [
-            replace(part, name=names[part.name], notes=_rename_in_notes(part.notes, names)) for part in verdict.slices
-        ]
-        driver, notes = names.get(verdict.driver, verdict.driver), _rename_in_notes(verdict.notes, names)
-        hidden = replace(verdict, won=(), lost=(), slices=tuple(slices), driver=driver, notes=notes)
-        return add_reason(hidden) if names else hidden
+        parts = {name: part.anonymize() if isinstance(part, Part) else part for name, part in verdict.parts.items()}
+        hidden = replace(verdict, won=(), lost=(), parts=parts)
+        return replace(hidden, why=format_why(hidden) or hidden.why)
 
     def sendable(self) -> Run:
         """Return the run without ids, quotes and slice values of private rows."""
@@ -261,16 +256,3 @@ class Run:
         from harness.reports import notebook
 
         return notebook.run_html(self)
-
-
-def _rename_in_notes(notes: Sequence[Note], names: Mapping[str, str]) -> tuple[Note, ...]:
-    """Replace texts by others in the parameters of notes."""
-
-    def rename(value: Any) -> Any:
-        if isinstance(value, str):
-            return names.get(value, value)
-        if isinstance(value, Mapping):
-            return {key: rename(inner) for key, inner in value.items()}
-        return [rename(inner) for inner in value] if isinstance(value, (list, tuple)) else value
-
-    return tuple(replace(note, params=rename(note.params)) for note in notes)

@@ -97,7 +97,8 @@ def _iterate_gate_metrics(gate: Mapping[str, Any]) -> Iterator[Part]:
     """
     value, versus, name = _format_decimal_or_empty(gate, "value"), gate["versus"], gate["metric"]
     bounds = {"confidenceInterval": found} if (found := _make_confidence_interval(gate)) else {}
-    of = {"slice": gate["driver"]} if gate["driver"] else {}  # whose numbers are the gate's
+    slices = gate["parts"].get("slices")
+    of = {"slice": slices["driver"]} if slices else {}  # whose numbers are the gate's
     if value:
         yield {"type": name, "value": value, **of, **({} if versus else bounds)}
     if versus and bounds:
@@ -107,7 +108,7 @@ def _iterate_gate_metrics(gate: Mapping[str, Any]) -> Iterator[Part]:
             **of,
             **bounds,
         }
-    for one in gate["slices"]:
+    for one in slices["slices"] if slices else ():
         if found := _make_confidence_interval(one):
             told = f"{name}, change from {versus}" if versus else name
             yield {"type": told, "slice": one["name"], "confidenceInterval": found}

@@ -43,7 +43,7 @@ from harness.collection.collection import Collection, Task
 from harness.errors import CheckFailedError, UsageError, resource_error
 from harness.files import replace_folder, write_text
 from harness.gates.contamination import Leaks
-from harness.gates.gate import find_export_obstacles
+from harness.gates.prerequisites import find_export_obstacles
 from harness.records.copies import detach_copy
 from harness.records.models import ModelRef
 from harness.records.run import Exported, Run
@@ -272,7 +272,7 @@ def _make_candidate_manifest(collection: Collection, declared: Export, ref: Mode
     sides = {(r.eval, r.subject) for r in run.results if r.subject == declared.candidate}
     for verdict in (v for v in run.verdicts if v.candidate == declared.candidate):
         name = verdict.metric.partition(".")[0]
-        sides |= {(name, other) for other in run.runs if verdict.runs}
+        sides |= {(name, other) for other in run.runs if verdict.run_values}
         sides |= {(name, verdict.versus)} if verdict.versus else set()
         item = next((i for i in collection.items if (i.eval, i.subject) == (name, declared.candidate)), None)
         if item and (collection.tasks[name].compares or collection.tasks[name].marks == "pairs"):

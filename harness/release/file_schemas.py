@@ -16,6 +16,7 @@ from harness.artifacts import attestation
 from harness.records.completion import FinishReason
 from harness.records.findings import Finding
 from harness.records.models import Progress
+from harness.records.parts.part import Part
 from harness.records.run import ItemResult, Run, Trial
 from harness.records.samples import Labels
 from harness.records.verdicts import Verdict
@@ -77,7 +78,11 @@ def file_schemas() -> dict[str, Schema]:
         "claim": {"title": "a line of evidence/claims.intoto.jsonl", **object_schema(claim)},
         "attempt": {"title": "a line of attempts.jsonl", "oneOf": ledger},
     }
-    return {name: {"$schema": DRAFT, **schema} for name, schema in made.items()}
+    parts = {"$defs": {"parts": _make_parts_schema()}}
+    of_verdicts = ("report", "event", "gates")
+    return {
+        name: {"$schema": DRAFT, **(parts if name in of_verdicts else {}), **schema} for name, schema in made.items()
+    }
 
 
 def make_look_schema() -> Schema:
@@ -92,7 +97,7 @@ def make_look_schema() -> Schema:
 def record_schema(cls: type, **more: Schema) -> Schema:
     """Return the schema of a record as `dataclasses.asdict` writes it. The keys of `more` come before its own."""
     hints = get_type_hints(cls)
-    keys = {f.name: value_schema(hints[f.name]) for f in dataclasses.fields(cls)}
+    keys = {f.name: value_schema(hints[f.name]) if f.init else {"enum": [f.default]} for f in dataclasses.fields(cls)}
     return {**object_schema({**more, **keys}), "description": (cls.__doc__ or "").strip().partition("\n")[0]}
 
 
@@ -108,7 +113,7 @@ def value_schema(want: Any) -> Schema:
     if origin in (Union, types.UnionType):
         return {"anyOf": [{"type": "null"} if one is type(None) else value_schema(one) for one in args]}
     if origin is not None and issubclass(origin, Mapping):
-        return named_schema(value_schema(args[1]))
+        return {"$ref": "#/$defs/parts"} if args[1] is Part else named_schema(value_schema(args[1]))
     if origin is tuple and args[-1] is not Ellipsis:
         return {
             "type": "array",
@@ -117,6 +122,13 @@ def value_schema(want: Any) -> Schema:
             "maxItems": len(args),
         }
     return list_schema(value_schema(args[0])) if origin is not None else TYPE_SCHEMAS.get(want, ANY)
+
+
+def _make_parts_schema() -> Schema:
+    """Return the schema of a verdict's parts by name. Others may be there, if they are not critical."""
+    parts = object_schema({name: record_schema(part) for name, part in Part.registry.items()}, *Part.registry)
+    other = {"type": "object", "properties": {"critical": {"enum": [False]}}, "required": ["critical"]}
+    return {**parts, "additionalProperties": other}
 
 
 def _make_event_schema() -> Schema:

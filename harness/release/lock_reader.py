@@ -8,8 +8,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from harness import schema
-from harness.gates.gate import PARENT, Gate
 from harness.gates.waivers import describe_claim
+from harness.records.claims.gate import PARENT, Gate
 from harness.records.metrics import Metric
 from harness.records.samples import Score
 from harness.records.suite_header import SuiteTable, name_of_run

@@ -14,7 +14,7 @@ from typing import Any, Literal
 from harness import schema
 from harness.artifacts.attestation import CLAIMS, PAYLOAD, Envelope
 from harness.errors import Mistakes, UsageError, did_you_mean, missing_modules_message
-from harness.gates.gate import DERIVED_FIELDS, Gate
+from harness.records.claims.gate import DERIVED_FIELDS, Gate
 from harness.release import LAYERS
 
 MAX_INTEGER = 10**15  # a whole number from here on is refused before anything is done with it

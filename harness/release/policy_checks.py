@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from harness.errors import did_you_mean
-from harness.gates.gate import PARENT, Gate
+from harness.records.claims.gate import PARENT, Gate
 from harness.records.suite_header import SuiteTable
 from harness.records.verdicts import Outcome
 from harness.release.lock_reader import LockedSuite

@@ -17,14 +17,16 @@ from decimal import Decimal
 from typing import Any
 
 from harness import schema
-from harness.artifacts.attestation import ITEMS
+from harness.artifacts.attestation import ITEMS, recorded_attempt, recorded_waiver
 from harness.artifacts.digests import digest_value
 from harness.errors import missing_modules_message
 from harness.gates.attempts import AttemptNumber
 from harness.gates.context import EvalContext, GateContext, GateRows, decide_in_context, make_context
-from harness.gates.gate import Gate
 from harness.gates.waivers import GateWaivers
+from harness.records.claims.gate import Gate
 from harness.records.metrics import Metric
+from harness.records.parts.attempts import InterimLooks
+from harness.records.parts.part import Part
 from harness.records.verdicts import Outcome, Verdict
 from harness.release.evidence_rows import EvidenceRows
 from harness.release.lock_reader import LockedSuite
@@ -148,6 +150,11 @@ class CandidateEvidence:
     def find_claim_error(self, gate: Gate) -> str:
         """Return how a verdict contradicts the gate in the lock."""
         recorded, metric = self.verdicts[gate.id], self.locked.metric(gate)
+        for name, part in recorded["parts"].items():
+            try:
+                Part.class_of(name, part)
+            except TypeError as error:
+                return f"is malformed: {error}"
         claim = {"metric": gate.metric, "claim": gate.claim(), "versus": gate.versus, "blocking": gate.blocking}
         for key, expected in claim.items():
             if recorded[key] != expected:
@@ -167,11 +174,12 @@ class CandidateEvidence:
         if context.obstacle and not is_error:
             return f"is {recorded['outcome']}, but {context.obstacle}"
         counted = context.attempt if not is_error and not is_budget else 0
-        if not _is_near(recorded["attempt"], counted):
-            return f"is recorded as attempt {recorded['attempt']}, but the ledger gives {counted}"
+        if (attempt := recorded_attempt(recorded)) != counted:
+            return f"is recorded as attempt {attempt}, but the ledger gives {counted}"
         looks = list(context.looks) if counted and context.interim_looks else []
-        if not _is_near(recorded["looks"], looks):
-            return f"is recorded after looks at {recorded['looks']} rows, but the ledger gives {looks}"
+        recorded_looks = (recorded["parts"].get(InterimLooks.name) or {}).get("looks", [])
+        if not _is_near(recorded_looks, looks):
+            return f"is recorded after looks at {recorded_looks} rows, but the ledger gives {looks}"
         try:
             level = context.alpha if is_budget else context.level
         except ValueError as error:
@@ -182,13 +190,12 @@ class CandidateEvidence:
 
     def _find_waiver_error(self, gate: Gate, context: GateContext) -> str:
         """Return how a verdict's waiver differs from the one in the lock that covers it."""
-        recorded = self.verdicts[gate.id]
-        waiver = None
+        recorded, waiver = self.verdicts[gate.id], None
         if context.waivers and gate.blocking and recorded["outcome"] != Outcome.PASS:
             waiver = context.waivers.find_active(gate)
-        if recorded["waiver"] == (json.loads(dumps(asdict(waiver))) if waiver else None):
+        if recorded_waiver(recorded) == (json.loads(dumps(asdict(waiver))) if waiver else None):
             return ""
-        if recorded["waiver"] is None:
+        if recorded_waiver(recorded) is None:
             return "is recorded without its waiver in the lock"
         return "is waived, but the lock has no such waiver in force"
 
@@ -303,15 +310,19 @@ def find_verdict_difference(recorded: RecordedVerdict, again: RecordedVerdict) -
     if recorded.keys() != again.keys():
         return f"has other fields than a verdict: {', '.join(sorted(recorded.keys() ^ again.keys()))}"
     for key in ("value", "baseline", "estimate", *again):
-        if key in ("outcome", "why") or _is_near(recorded[key], again[key], key):
+        if key in ("outcome", "why", "parts") or _is_near(recorded[key], again[key], key):
             continue
         if isinstance(again[key], (int, float, str)) or again[key] is None:
             return f"has {key} {recorded[key]}, but the rows give {again[key]}"
         return f"has {key} that its rows do not give"
+    known = {name: part for name, part in recorded["parts"].items() if name in Part.registry}
+    for name in {**known, **again["parts"]}:
+        if not _is_near(known.get(name), again["parts"].get(name)):
+            return f'has a part "{name}" that its rows do not give'
     if recorded["outcome"] != again["outcome"]:
         return f"is recorded as {recorded['outcome']}, but its rows give {again['outcome']}"
     if not _is_near(recorded["why"], again["why"]):
-        return "has a text that differs from its notes"
+        return "has a text that differs from its parts"
     return ""
 
 

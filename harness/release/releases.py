@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.artifacts import attestation
+from harness.artifacts.attestation import recorded_waiver
 from harness.artifacts.digests import digest_value, file_digest, hash_files, weights_digest
 from harness.artifacts.folders import FolderError, ForeignFolder, list_files
 from harness.artifacts.gguf import find_gguf
@@ -156,7 +157,7 @@ def _read_release_verdicts(suite: Suite, folder: Path, where: str) -> list[dict[
     if changed := sorted(name for name in listed.keys() | there.keys() if listed.get(name) != there.get(name)):
         raise UsageError(f'{where}: "model/{changed[0]}" differs from the released file')
     blocking = [g for g in gates if g.get("blocking")]
-    held = [g for g in blocking if g.get("outcome") != Outcome.PASS and not g.get("waiver")]
+    held = [g for g in blocking if g.get("outcome") != Outcome.PASS and not recorded_waiver(g)]
     if held or not blocking:
         what = f'gate "{held[0].get("gate")}" was {held[0].get("outcome")}' if held else "no gate passed"
         raise UsageError(f"{where}: {what}, so it is not a release")

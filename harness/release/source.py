@@ -9,7 +9,7 @@ from typing import Any
 
 from harness import schema
 from harness.artifacts.digests import digest_value
-from harness.gates.gate import PARENT, Gate, assign_recipe_gates
+from harness.records.claims.gate import PARENT, Gate, assign_recipe_gates
 from harness.records.suite_header import SuiteTable
 
 DEFAULTS = json.loads(json.dumps(asdict(Gate(""))))  # of the keys of a gate that a lock leaves out

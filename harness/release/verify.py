@@ -17,7 +17,19 @@ from pathlib import Path
 from typing import Any
 
 from harness.artifacts import attestation, formats, shapes
-from harness.artifacts.attestation import CLAIMS, COMPANIONS, EVIDENCE, GATES, LOCK, MANIFEST, MODEL, UNLISTED, Envelope
+from harness.artifacts.attestation import (
+    CLAIMS,
+    COMPANIONS,
+    EVIDENCE,
+    GATES,
+    LOCK,
+    MANIFEST,
+    MODEL,
+    UNLISTED,
+    Envelope,
+    recorded_attempt,
+    recorded_waiver,
+)
 from harness.artifacts.digests import (
     Hashed,
     digest_value,
@@ -401,7 +413,7 @@ class _Verification:
             self._require_exact_risk(verdict)
         else:
             self._require_waived(verdict)
-        allowed, attempt = self.policy.max_attempts if self.policy else None, int(verdict.get("attempt") or 1)
+        allowed, attempt = self.policy.max_attempts if self.policy else None, recorded_attempt(verdict) or 1
         if allowed is not None and attempt > allowed:
             counts = f"was attempted {attempt} times, but the policy allows {allowed}"
             raise ExportRefusedError(f'gate "{verdict["gate"]}" {counts} (max_attempts)')
@@ -415,7 +427,7 @@ class _Verification:
 
     def _require_waived(self, verdict: Mapping[str, Any]) -> None:
         """Raise ExportRefusedError unless a gate that did not pass has a waiver that counts here."""
-        gate, waiver = verdict["gate"], verdict.get("waiver")
+        gate, waiver = verdict["gate"], recorded_waiver(verdict)
         problem = f'gate "{gate}" is {verdict["outcome"]}'
         if self.policy and gate in self.policy.gates:
             raise ExportRefusedError(f"{problem}, but the policy requires it to pass")

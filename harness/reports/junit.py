@@ -7,8 +7,8 @@ from contextlib import suppress
 from pathlib import Path
 
 from harness.records import verdict_text
-from harness.records.figures import verdict_figures
 from harness.records.run import ItemResult, Run
+from harness.records.verdict_figures import verdict_figures
 from harness.records.verdicts import Outcome, Verdict
 from harness.texts.escaping import printable
 

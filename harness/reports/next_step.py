@@ -37,7 +37,7 @@ def suggest_next_step(run: Run, folder: Path) -> NextStep | None:
     if v.outcome is Outcome.ERROR:
         return NextStep(f'Correct what kept "{v.gate}" from a decision, and run again.', "")
     if v.outcome is Outcome.INCONCLUSIVE and (rows := verdict_text.format_sample_size(v)):
-        where = f" of {v.driver}" if v.slices else ""
+        where = f" of {v.where}" if v.where else ""
         return NextStep(f'Add rows{where} for "{v.gate}", or choose a wider claim beforehand ({rows}).', "")
     if v.lost_count:
         what = f'Read the {count_noun(v.lost_count, "row")} that "{v.gate}" lost.'

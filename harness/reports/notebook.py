@@ -12,8 +12,9 @@ from urllib.parse import quote
 
 from harness.errors import UsageError, did_you_mean, missing_modules_message
 from harness.records import verdict_text
-from harness.records.figures import NO_VALUE, verdict_figures
+from harness.records.figures import NO_VALUE
 from harness.records.run import Run
+from harness.records.verdict_figures import verdict_figures
 from harness.records.verdicts import Verdict
 from harness.reports import summary
 from harness.reports.run_folder import prompt_of, read_answers

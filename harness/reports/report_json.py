@@ -32,9 +32,9 @@ from harness.artifacts.folders import (
 )
 from harness.artifacts.strict_json import MALFORMED
 from harness.errors import UsageError
-from harness.records.figures import slice_figures, verdict_figures
+from harness.records.parts.part import Part
 from harness.records.run import Run
-from harness.records.verdict_text import format_brief, format_notes
+from harness.records.verdict_text import deciding_result, format_why
 from harness.records.verdicts import Verdict
 from harness.schema import field_hints
 from harness.texts.json_text import dumps
@@ -92,16 +92,15 @@ def read_run(folder: str | Path) -> Run:
 
 
 def require_wordable(verdict: Verdict) -> None:
-    """Raise ValueError if the notes of a verdict, or of a slice of it, are not what their kinds say in words."""
+    """Raise ValueError if the gate of a verdict is none, or its parts cannot be put in words."""
     try:
-        format_notes(verdict.claim_spec, verdict.notes)
-        for part in verdict.slices:
-            format_brief(part, verdict.claim_spec)
-        for figures in (verdict_figures(verdict), *(slice_figures(verdict, part) for part in verdict.slices)):
-            if figures and not all(type(count) is int for count in (figures.n, figures.lost, figures.won)):
+        format_why(verdict)
+        verdict.table()
+        for result in (verdict, deciding_result(verdict)):
+            if not all(type(count) is int for count in (result.n, result.won_count, result.lost_count)):
                 raise TypeError("a number of rows is not an integer")
     except MALFORMED as error:
-        raise ValueError(f'the notes of gate "{verdict.gate}" are malformed: {error}') from None
+        raise ValueError(f'the parts of gate "{verdict.gate}" are malformed: {error}') from None
 
 
 def _is_current_format_version(written: Any) -> bool:
@@ -120,10 +119,13 @@ def from_json(want: Any, value: Any, place: str) -> Any:
         return float(value)
     if dataclasses.is_dataclass(want) and isinstance(value, dict) and isinstance(want, type):
         hints = field_hints(want)
-        if strange := [key for key in value if key not in hints]:
+        constants = {f.name: f.default for f in dataclasses.fields(want) if not f.init}
+        if strange := [key for key in value if key not in hints or constants.get(key, value[key]) != value[key]]:
             raise TypeError(f'{place} has "{strange[0]}"')
-        return want(**{key: from_json(hints[key], v, f'"{key}"') for key, v in value.items()})
+        return want(**{key: from_json(hints[key], v, f'"{key}"') for key, v in value.items() if key not in constants})
     if isinstance(origin, type) and issubclass(origin, Mapping) and isinstance(value, dict):
+        if args[1] is Part:
+            return {name: from_json(Part.class_of(name, part), part, f'"{name}"') for name, part in value.items()}
         nan = args[1] is float  # which JSON has no word for
         return {key: math.nan if nan and v is None else from_json(args[1], v, place) for key, v in value.items()}
     if origin is tuple and args[-1] is not Ellipsis and isinstance(value, list) and len(value) == len(args):

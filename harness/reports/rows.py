@@ -146,14 +146,14 @@ def format_failed_rows(verdict: Verdict, failed: int) -> str:
     """
     return (
         f"{count_noun(failed, 'row')} failed"
-        if verdict.slices
+        if verdict.where
         else f"{failed:,} of {count_noun(verdict.n, 'row')} failed"
     )
 
 
 def _list_failed_row_ids(verdict: Verdict, metric: str, ours: Iterable[Mapping[str, Any]]) -> list[str]:
     """Return the ids of rows that fail a claim, worst first."""
-    if (about := verdict.claim_spec) is None:
+    if (about := verdict.terms) is None:
         return []  # which way its claim is cannot be told
     values = {r["id"]: metric_value(r, metric) for r in ours if metric in r and about.applies_to_row(r["doc"])}
     return sorted((i for i, value in values.items() if about.fails(value)), key=lambda i: about.sign * values[i])

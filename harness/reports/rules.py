@@ -14,6 +14,7 @@ from typing import Any, Literal
 from harness.artifacts import shapes
 from harness.artifacts.folders import ForeignFolder
 from harness.errors import UsageError
+from harness.records.parts import CONDITIONS
 from harness.records.run import Run
 from harness.records.verdicts import Outcome, Verdict
 from harness.reports.report_json import read_run
@@ -21,7 +22,12 @@ from harness.schema import format_toml
 
 LOCK = "suite.lock.json"
 SIZES = ("worse_by_at_most", "worse_by_more_than", "on_at_most", "max_failures")  # of what a gate allows
-STRICTER_UP, STRICTER_DOWN = ("min", "better_by"), ("max", *SIZES, "alpha", "cut_at_most")
+# of each key whether a larger number is stricter (1) or a smaller one (-1)
+STRICTER: Mapping[str, int] = {
+    **{"min": 1, "better_by": 1},
+    **dict.fromkeys(("max", *SIZES, "alpha"), -1),
+    **{key: direction for condition in CONDITIONS for key, direction in condition.stricter.items()},
+}
 LIMITS = ("min", "max", "better_by", *SIZES)
 # from the other keys of a gate, or where they are written
 DERIVED_KEYS = ("id", "where", "claim", "blocking", "candidates", "among", "guards")
@@ -209,11 +215,9 @@ def _iterate_earlier_limit_notes(gate: str, now: Run, before: Run) -> Iterator[s
 
 
 def _decide_by_bounds_at_limit(v: Verdict, limit: float | None) -> Outcome | None:
-    if limit is None or v.claim_spec is None or v.lower is None or v.upper is None or v.outcome is Outcome.ERROR:
+    if limit is None or v.terms is None or v.lower is None or v.upper is None or v.outcome is Outcome.ERROR:
         return None
-    better, worse = (
-        (v.lower >= limit, v.upper < limit) if v.claim_spec.sign > 0 else (v.upper <= limit, v.lower > limit)
-    )
+    better, worse = (v.lower >= limit, v.upper < limit) if v.terms.sign > 0 else (v.upper <= limit, v.lower > limit)
     return Outcome.PASS if better else Outcome.FAIL if worse else Outcome.INCONCLUSIVE
 
 
@@ -221,15 +225,13 @@ def _find_strictness_direction(key: str, now: Any, before: Any) -> Direction:
     """Return whether a changed key makes its gate looser or stricter. Empty if neither is certain."""
     if key == "severity":
         return "looser" if now == "warn" else "stricter"
-    if key in ("allow_approximate", "clean_only"):
-        return ("looser" if now else "stricter") if key == "allow_approximate" else ""
     if key in ("requires", "on"):
         gone, new = {*(before or ())} - {*(now or ())}, {*(now or ())} - {*(before or ())}
         return "" if bool(gone) == bool(new) or key == "on" else "looser" if gone else "stricter"
     a, b = _parse_number_or_percent(now), _parse_number_or_percent(before)
-    if a is None or b is None or type(now) is not type(before) or key not in (*STRICTER_UP, *STRICTER_DOWN):
+    if a is None or b is None or type(now) is not type(before) or key not in STRICTER:
         return ""
-    return "looser" if (a < b) == (key in STRICTER_UP) else "stricter"
+    return "looser" if (a < b) == (STRICTER[key] > 0) else "stricter"
 
 
 def _parse_number_or_percent(value: Any) -> float | None:

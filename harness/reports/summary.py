@@ -38,11 +38,7 @@ def largest_gain(run: Run) -> Verdict | None:
 
     Gains in shares of rows come before those on any other scale.
     """
-    asked = [
-        (v, v.claim_spec)
-        for v in run.verdicts
-        if v.decides and v.outcome is Outcome.PASS and v.claim_spec and v.estimate
-    ]
+    asked = [(v, v.terms) for v in run.verdicts if v.decides and v.outcome is Outcome.PASS and v.terms and v.estimate]
     gains = [(a.is_share, abs(v.estimate or 0.0), v) for v, a in asked if a.kind == "difference" and a.threshold >= 0]
     return max(gains, key=lambda g: g[:2])[2] if gains else None
 
@@ -115,11 +111,11 @@ def distance_to_limit(v: Verdict) -> float:
     A half-width is half of the interval. Below zero the bound is on the wrong side. Without an interval the distance is
     infinite: positive for PASS, else negative.
     """
-    counted = v.claim_spec is None or v.claim_spec.kind == "failures"
-    bound = None if v.claim_spec is None or counted else v.lower if v.claim_spec.sign > 0 else v.upper
-    if v.claim_spec is None or bound is None or v.threshold is None or v.estimate is None:
+    counted = v.terms is None or v.terms.kind == "failures"
+    bound = None if v.terms is None or counted else v.lower if v.terms.sign > 0 else v.upper
+    if v.terms is None or bound is None or v.threshold is None or v.estimate is None:
         return math.inf if v.outcome is Outcome.PASS else -math.inf
-    beyond = v.claim_spec.sign * (bound - v.threshold)
+    beyond = v.terms.sign * (bound - v.threshold)
     half = abs(v.estimate - bound) if v.lower is None or v.upper is None else (v.upper - v.lower) / 2
     return beyond / half if half else math.copysign(math.inf, beyond or (1 if v.outcome is Outcome.PASS else -1))
 

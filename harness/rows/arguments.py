@@ -15,7 +15,7 @@ from harness.rows.wording import FLAGS, MissingOptionError, write_option
 from harness.stats.values import find_alpha_error
 
 if TYPE_CHECKING:
-    from harness.gates.gate import Gate
+    from harness.records.claims.gate import Gate
 
 OPTIONS = (  # of the command, in the order of its help
     "worse_by_at_most", "better_by", "min", "max", "cap", "range", "alpha", "metric", "tool", "better", "scale",
@@ -31,7 +31,7 @@ EXAMPLES = {  # of claims
 
 def parse_gate(given: Namespace) -> Gate:
     """Return the claim that was given as a gate. Raises UsageError where there is none, or several."""
-    from harness.gates.gate import Gate
+    from harness.records.claims.gate import Gate
 
     if given.base_score or given.candidate_score:
         if not (given.base_score and given.candidate_score) or given.score:

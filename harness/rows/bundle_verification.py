@@ -14,11 +14,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from harness.artifacts.attestation import recorded_waiver
 from harness.artifacts.folders import FolderError, ForeignFolder, parse_record
 from harness.document import Document
 from harness.errors import ExitCode
 from harness.gates.attempts import AttemptNumber
-from harness.gates.gate import Gate
+from harness.records.claims.gate import Gate
+from harness.records.parts.waived import Waived
 from harness.records.suite_header import SuiteTable
 from harness.records.verdicts import Outcome
 from harness.release import policy_checks
@@ -33,7 +35,6 @@ from harness.suite.tables import Eval, ScoredRows, Suite
 from harness.texts.escaping import printable
 from harness.texts.json_text import dumps
 
-WAIVER = "waiver"  # of a verdict, which lies beside the suite and comes out of no row
 BINDINGS = ("none", "named", "claimed")  # what rows tell of what answered, each more than the one before
 POLICY_KEYS = {  # keys of a policy that a bundle can meet; any other demand refuses it
     "suites", "gates", "stages", "max_age_days", "max_attempts", "recomputed", "cached_answers", "waivers", "ignored",
@@ -87,7 +88,8 @@ def _run_verification_steps(folder: Path, args: Namespace, policy: Policy | None
     attempts = {e: AttemptNumber(number, tuple(stages)) for e, (number, *stages) in manifest["attempts"].items()}
     again = judge_rows(suite, runs=runs, attempts=attempts)
     for one, other in zip(verdicts, json.loads(dumps([asdict(v) for v in again.verdicts])), strict=True):
-        if odd := [key for key in one if key != WAIVER and not _is_equal_with_tolerance(one[key], other[key])]:
+        recorded = {**one, "parts": {name: part for name, part in one["parts"].items() if name != Waived.name}}
+        if odd := [key for key, value in recorded.items() if not _is_equal_with_tolerance(value, other[key])]:
             raise ValueError(f'gate "{one["gate"]}": its rows give another {odd[0]}')
     steps["gates"] = f"{len(verdicts)} of {len(verdicts)} decided again from their rows"
     if policy:
@@ -96,7 +98,7 @@ def _run_verification_steps(folder: Path, args: Namespace, policy: Policy | None
         steps["sources"] = _require_same_source_rows(suite, runs, args.sources)
     steps["verdicts"] = ", ".join(f"{v['outcome']} {v['gate']}" for v in verdicts)
     for v in verdicts:
-        if v["blocking"] and v["outcome"] != Outcome.PASS and not v[WAIVER]:
+        if v["blocking"] and v["outcome"] != Outcome.PASS and not recorded_waiver(v):
             raise ValueError(f'gate "{v["gate"]}" is {v["outcome"]}')
 
 

@@ -9,14 +9,13 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 
-from harness.gates.gate import Gate
-from harness.records.claim_spec import Note
-from harness.records.verdict_text import add_reason
-from harness.records.verdicts import Outcome, Verdict
+from harness.records.claims.gate import Gate
+from harness.records.parts.guarded import GuardedTask
+from harness.records.verdict_text import complete
+from harness.records.verdicts import Verdict
 from harness.rows.gating import MeasuredRows
 from harness.rows.readers.fields import TASK
 from harness.stats.multiple_testing import adjust_holm
-from harness.texts.numbers import format_p_in_sentence
 
 
 def add_guards(gates: Sequence[Gate], measured: Mapping[str, MeasuredRows]) -> tuple[Gate, ...]:
@@ -64,9 +63,4 @@ def decide_guards(verdicts: Sequence[Verdict], gates: Sequence[Gate]) -> list[Ve
 
 def _apply_holm_to_guard(verdict: Verdict, p: float, count: int) -> Verdict:
     refuted = verdict.alpha is not None and p <= verdict.alpha
-    outcome = Outcome.FAIL if refuted else verdict.outcome
-    if outcome is Outcome.FAIL and not refuted:
-        outcome = Outcome.INCONCLUSIVE
-    how = f"refuted among {count} tasks" if refuted else f"not refuted among {count} tasks, so it blocks nothing"
-    text = f"{how} (Holm, {format_p_in_sentence(p)})"
-    return add_reason(replace(verdict, outcome=outcome, blocking=refuted), Note("rows", {"text": text}))
+    return complete(replace(verdict, blocking=refuted), GuardedTask(count, p, refuted))

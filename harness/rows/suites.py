@@ -24,15 +24,15 @@ from harness.collection.tasks import find_rows_at_most_error
 from harness.errors import UsageError
 from harness.evaluation.evaluate import metrics_by_slice
 from harness.gates.attempts import AttemptNumber
-from harness.gates.gate import GATE_COMMAND, Gate
 from harness.pipeline.adjudication import Adjudicator
 from harness.pipeline.ledger import Ledger, LedgerEntry
 from harness.plugins import Plugins, load_plugins
-from harness.records import verdict_text
-from harness.records.claim_spec import Note
+from harness.records.claims.gate import GATE_COMMAND, Gate
+from harness.records.parts.rows import RowsOfOthers
 from harness.records.run import ItemResult
 from harness.records.samples import Result
 from harness.records.suite_header import SuiteTable
+from harness.records.verdict_text import complete
 from harness.records.verdicts import Verdict
 from harness.records.waivers import Waiver
 from harness.rows import rows as evaluator
@@ -302,4 +302,4 @@ def _iterate_interim_look_errors(suite: Suite, spec: Eval, rows: int) -> Iterato
 
 def _add_conditions(verdict: Verdict, measured: Mapping[str, MeasuredRows]) -> Verdict:
     one = measured.get(verdict.metric.partition(".")[0]) or next(iter(measured.values()))
-    return verdict_text.add_reason(verdict, *(Note("rows", {"text": text}) for text in one.conditions))
+    return complete(verdict, RowsOfOthers(tuple(one.conditions)))

@@ -20,13 +20,15 @@ from harness.artifacts.attestation import LOCK
 from harness.document import Document
 from harness.errors import ExitCode, UsageError
 from harness.files import reporting_write_errors, write_text
-from harness.gates.gate import DERIVED_FIELDS, GATE_COMMAND
 from harness.pipeline.ledger import describe_attempts
 from harness.plugins import load_plugins
 from harness.records import verdict_text
-from harness.records.claim_spec import ClaimSpec
-from harness.records.figures import Figures, verdict_figures, verdict_numbers
+from harness.records.claims.gate import DERIVED_FIELDS, GATE_COMMAND, ClaimTerms
+from harness.records.figures import Figures
+from harness.records.parts.part import Slot
+from harness.records.result_text import format_parts, format_relative_limit, sort_parts
 from harness.records.run import Run
+from harness.records.verdict_figures import verdict_figures, verdict_numbers
 from harness.records.verdicts import Outcome, Verdict
 from harness.reports.junit import find_overwrite_error, format_junit
 from harness.reports.report_json import to_json
@@ -251,7 +253,7 @@ def format_gate(found: JudgedRows, run: Run) -> Iterator[str]:
 
 def _iterate_verdict_lines(v: Verdict, found: JudgedRows) -> Iterator[str]:
     """Yield a verdict: the estimate and its bound against the limit, then what these rest on."""
-    about, head, indent = v.claim_spec, f"  {v.outcome}  {v.gate}   ", " " * (len(v.outcome) + 4)
+    about, head, indent = v.terms, f"  {v.outcome}  {v.gate}   ", " " * (len(v.outcome) + 4)
     if about is None or v.estimate is None or v.outcome is Outcome.ERROR:
         yield from _wrap_line(f"{head}{verdict_text.format_result(v)}{_describe_unknown_facts(v, found)}", indent)
         one = found.measured.get(v.metric.partition(".")[0])
@@ -268,21 +270,20 @@ def _iterate_verdict_lines(v: Verdict, found: JudgedRows) -> Iterator[str]:
     of = f" of {v.n:,}" if figures.where else ""
     p = v.p_fail if v.outcome is Outcome.FAIL else v.p_pass
     chance = "" if p is None else f" · {numbers.format_p_in_sentence(p, v.alpha)}"
-    yield from _wrap_line(
-        f"{indent}{figures.n:,}{of}{changed} · {v.method}, risk {numbers.format_percent(v.alpha or 0)}{chance}", indent
-    )
-    if v.uncapped is not None:
-        yield f"{indent}{verdict_text.format_number(about, v.uncapped)} without the cap"
-    for note in v.notes[:-1]:  # the last says what rows are worth, below all verdicts
-        if note.kind not in ("found", "slice", "attempt") and not str(note.params.get("text", "")).startswith(
-            UNKNOWN_PREFIX
-        ):
-            yield from _wrap_line(f"{indent}{printable(verdict_text.format_notes(about, [note]))}", indent)
-    if v.driver and not v.slices:
-        yield from _wrap_line(f"{indent}worst: {printable(v.driver)}", indent)
+    beside = "".join(part.sentence(v.terms) for part in sort_parts(v.parts, Slot.ESTIMATE))
+    size = f"{figures.n:,}{of}{changed}{beside}"
+    yield from _wrap_line(f"{indent}{size} · {v.method}, risk {numbers.format_percent(v.alpha or 0)}{chance}", indent)
+    own = verdict_text.without_shared(v)
+    one = found.measured.get(v.metric.partition(".")[0])
+    remarks = one.conditions[:-1] if one else ()  # the last says what rows are worth, below all verdicts
+    for text in (*format_parts(v.terms, own.parts), *(t for t in remarks if not t.startswith(UNKNOWN_PREFIX))):
+        yield from _wrap_line(f"{indent}{printable(text)}", indent)
+    for worst in v.table() if not v.where else ():
+        line = printable(f"{worst.remark} {worst.name}: {worst.sentence}")
+        yield from _wrap_line(f"{indent}{line}", indent)
 
 
-def _describe_estimate_and_bound(v: Verdict, about: ClaimSpec, figures: Figures) -> str:
+def _describe_estimate_and_bound(v: Verdict, about: ClaimTerms, figures: Figures) -> str:
     """Describe a verdict's values, estimate and bound against the limit.
 
     All are of the same rows; a slice's name comes first.
@@ -299,7 +300,7 @@ def _describe_estimate_and_bound(v: Verdict, about: ClaimSpec, figures: Figures)
         shares = ["–" if x is None else numbers.typographic_minus(f"{x / base:+.1%}") for x in (one, two)]
         estimate = f"{estimate} ({shares[0]})"
         bound = f"{bound} points ({shares[1]})" if about.is_share else shares[1]
-        limit = verdict_text.format_relative_limit(about, base)
+        limit = format_relative_limit(about, base)
     where = f"{printable(figures.where)}: " if figures.where else ""
     values = f"{figures.baseline} → {figures.value}   " if told["baseline"] is not None else ""
     named = f"{figures.estimand} " if figures.estimand else ""
@@ -310,7 +311,7 @@ def _iterate_task_table_lines(verdicts: Sequence[Verdict]) -> Iterator[str]:
     """Yield a row a task: base, candidate, the difference and its interval; the worst first."""
     rows: list[tuple[str, ...]] = [("task", "rows", "base", "candidate", "difference", "")]
     for v in sorted(verdicts, key=lambda v: (v.outcome is not Outcome.FAIL, 1.0 if v.p_fail is None else v.p_fail)):
-        about, figures = v.claim_spec, verdict_figures(v)
+        about, figures = v.terms, verdict_figures(v)
         difference = f"{figures.estimate} {figures.bounds}" if about and v.estimate is not None else "–"
         task = printable(about.slices[0][1] if about and about.slices else v.gate)
         rows.append(

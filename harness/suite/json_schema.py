@@ -14,8 +14,8 @@ from contextlib import suppress
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from harness import schema
-from harness.gates.gate import DERIVED_FIELDS, KINDS, Gate
 from harness.plugins import Plugins
+from harness.records.claims.gate import DERIVED_FIELDS, KINDS, Gate
 from harness.records.suite_header import SuiteTable
 from harness.suite import tables
 

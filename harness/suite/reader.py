@@ -19,7 +19,7 @@ from harness.artifacts.digests import digest_value
 from harness.data import reading
 from harness.errors import Mistakes, UsageError, did_you_mean, suggest_option
 from harness.files import read_text
-from harness.gates.gate import DERIVED_FIELDS, FEWEST_SEEDS, Gate
+from harness.records.claims.gate import DERIVED_FIELDS, FEWEST_SEEDS, Gate
 from harness.records.suite_header import SuiteTable
 from harness.stats.values import find_alpha_error
 from harness.suite import tables

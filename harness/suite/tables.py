@@ -11,7 +11,7 @@ from typing import Any, Literal
 from harness import schema
 from harness.artifacts.attestation import LOCK
 from harness.errors import UsageError
-from harness.gates.gate import GATE_COMMAND, PARENT, Gate
+from harness.records.claims.gate import GATE_COMMAND, PARENT, Gate
 from harness.records.run import NAME
 from harness.records.suite_header import SuiteTable
 

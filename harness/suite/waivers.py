@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 from harness.artifacts.digests import digest_value
 from harness.errors import Mistakes
 from harness.files import read_text
-from harness.gates.gate import DERIVED_FIELDS, Gate
 from harness.gates.waivers import describe_claim, find_waiver_error
+from harness.records.claims.gate import DERIVED_FIELDS, Gate
 from harness.records.waivers import IGNORED, Waiver
 
 if TYPE_CHECKING:

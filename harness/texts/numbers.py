@@ -38,6 +38,13 @@ def format_short(x: float | None) -> str:
     return typographic_minus(f"{x:.3f}" if abs(x) < 10 else f"{x:,.0f}" if abs(x) >= 1000 else f"{x:.2f}")
 
 
+def format_limit(x: float | str | None) -> str:
+    """Return a number of a claim as a claim is written."""
+    if x is None or isinstance(x, str):
+        return (x or "").strip()
+    return f"{x:,.0f}" if x == int(x) and abs(x) >= 1000 else f"{x:g}"
+
+
 def format_p(p: float, alpha: float | None = None) -> str:
     """Format a p-value for a column.
 

@@ -14,7 +14,7 @@ from functools import partial
 
 from harness.collection.collection import Task
 from harness.gates.decide import decide
-from harness.gates.gate import Gate
+from harness.records.claims.gate import Gate
 from harness.records.metrics import Metric
 from harness.records.samples import Result, Sample
 from harness.records.verdicts import Outcome, Verdict

@@ -15,9 +15,9 @@ from harness.collection.collect import collect
 from harness.collection.collection import NO_SELECT, Collection
 from harness.errors import UsageError
 from harness.evaluation.live import evaluate_live
-from harness.gates.gate import Gate
 from harness.pipeline.session import Options, Session, collect_checks, open_collection
 from harness.plugins import load_plugins
+from harness.records.claims.gate import Gate
 from harness.records.models import Subject
 from harness.records.samples import Result
 from harness.suite.reader import read_suite

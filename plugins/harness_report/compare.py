@@ -296,5 +296,5 @@ def format_verdict_json(v: Verdict) -> dict[str, Any]:
     """Return a verdict's numbers. For a gate on several slices they are those of the deciding slice."""
     told = verdict_numbers(v)
     about = {"outcome": v.outcome, **{key: told[key] for key in ("value", "baseline", "estimate", "lower", "upper")}}
-    about |= {"threshold": v.threshold, "n": told["n"]} | ({"runs": list(v.runs)} if v.runs else {})
+    about |= {"threshold": v.threshold, "n": told["n"]} | ({"runs": list(v.run_values)} if v.run_values else {})
     return about | ({"slice": told["where"]} if told["where"] else {})

@@ -54,7 +54,7 @@ def format_on_scale(x: float | None, scale: Scaled, *, versus: bool, unit: str =
 
 def format_limit(x: float) -> str:
     """Format a limit as its suite writes it, without needless digits."""
-    return minus(verdicts.format_limit(x))
+    return minus(numbers.format_limit(x))
 
 
 def format_day(stamp: str, *, time: bool = True) -> str:
@@ -86,21 +86,21 @@ def metric_in_words(metric: str) -> str:
 
 def claim_in_words(v: Verdict, unit: str = "") -> str:
     """Describe a verdict's claim in words. A claim from an older report is returned as it is."""
-    about, what = v.claim_spec, metric_in_words(v.metric)
+    about, what = v.terms, metric_in_words(v.metric)
     if about is None or about.kind not in ("bound", "difference") or not v.metric:
         return f"{what}, {v.claim}" if v.metric else v.claim
     size = abs(about.threshold)
     if about.kind == "bound":
-        limit = format_bytes(size) if unit == "bytes" else verdicts.format_limit(about.threshold)
-        return f"{what}, {'at least' if about.sign > 0 else 'at most'} {limit}{verdicts.format_conditions(about)}"
+        limit = format_bytes(size) if unit == "bytes" else numbers.format_limit(about.threshold)
+        return f"{what}, {'at least' if about.sign > 0 else 'at most'} {limit}{about.gate.describe_conditions()}"
     if not size:
         return f"{what}, {v.claim}"
     points = verdicts.format_margin_points(v)
-    margin = f"{100 * size:g}%" if about.relative or about.is_log else verdicts.format_limit(size)
+    margin = f"{100 * size:g}%" if about.relative or about.is_log else numbers.format_limit(size)
     worse = about.threshold < 0
     side = "below" if (about.sign > 0) == worse else "above"
     distance = f"{'at most' if worse else 'more than'} {margin}"
-    return f"{what}, {distance} {side} {v.versus}’s{points}{verdicts.format_conditions(about)}"
+    return f"{what}, {distance} {side} {v.versus}’s{points}{about.gate.describe_conditions()}"
 
 
 def make_excerpt(text: str, most: int = MAX_TEXT_CHARS) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from types import SimpleNamespace
 from urllib.parse import quote, urlencode
 
@@ -66,7 +65,7 @@ def is_difference(v: Verdict) -> bool:
 
     Else it is a value or a share of rows.
     """
-    return bool(v.versus) and (v.claim_spec is None or v.claim_spec.kind != "losses")
+    return bool(v.versus) and (v.terms is None or v.terms.kind != "losses")
 
 
 def number_writer(kept: LoadedRun, v: Verdict) -> Callable[[float | None], str]:
@@ -131,7 +130,7 @@ def shared_axes(kepts: Sequence[LoadedRun], *, by_limit: bool = True) -> Callabl
     def axis(kept: LoadedRun, v: Verdict) -> Axis | None:
         if v.threshold is None or key(v) not in parts:
             return None
-        side = v.claim_spec.sign if v.claim_spec else 1
+        side = v.terms.sign if v.terms else 1
         shares = kept.scale(v.metric).is_log and is_difference(v)
         return make_axis(parts[key(v)], v.threshold, side, tick_writer(kept, v), shares=shares, zero=is_difference(v))
 
@@ -160,7 +159,7 @@ def gate_section(
     elif said.where:
         rows = f"{printable(said.where)}, {said.n:,} of {count_noun(v.n, 'row')}"
     else:
-        rows = count_noun(v.n, "row") + (f" in {v.clusters:,} clusters" if v.clusters and v.clusters < v.n else "")
+        rows = count_noun(v.n, "row") + (f" in {v.units:,} clusters" if v.units < v.n else "")
     return SimpleNamespace(
         outcome=v.outcome.value, glyph=GLYPHS[v.outcome], gate=printable(v.gate), candidate=printable(v.candidate),
         claim=escape_text(claim_text(kept, v)), aside=aside, details=_list_details(v),
@@ -176,7 +175,7 @@ def rows_link(kept: LoadedRun, v: Verdict, links: bool) -> str:
     that ships.
     """
     evaluation, _, metric = v.metric.partition(".")
-    if not links or not v.versus or v.runs or kept.against(evaluation)[0] != metric:
+    if not links or not v.versus or v.run_values or kept.against(evaluation)[0] != metric:
         return "-"
     return comparison_link(kept, evaluation, v.versus, v.candidate)
 
@@ -227,16 +226,13 @@ def _list_details(v: Verdict) -> list[str]:
             text += f"; {numbers.format_p_in_sentence(v.p_pass, v.alpha)} for the claim"
             text += f", {numbers.format_p_in_sentence(v.p_fail, v.alpha)} against it" if v.p_fail is not None else ""
             text += f", α = {v.alpha:g}, one-sided" if v.alpha else ""
-        found.append(text + (f"; attempt {v.attempt}" if v.attempt else ""))
-    notes = [note for note in v.notes if note.kind != "rows"]  # which the page says once
-    found.append(printable(verdict_text.format_notes(v.claim_spec, notes) if notes else v.why))
-    if v.driver:
-        found.append(f"Deciding or worst slice: {printable(v.driver)}")
-    for s in v.slices:
-        alarm = ", an alarm" if s.alarm else ""
-        found.append(f"{s.outcome} {printable(s.name)}, {count_noun(s.n, 'row')}{alarm}: {printable(s.why)}")
-    if v.left_out:
-        found.append(f"Decided without {count_noun(v.left_out, 'leaked row')}; with them {format_value(v.whole)}")
+        found.append(text)
+    own = verdict_text.without_shared(v)  # which the page says once
+    found.append(printable(verdict_text.format_why(own) or v.why))
+    for row in v.table():
+        remark = f", an {row.remark}" if row.remark else ""
+        rows = count_noun(row.rows, "row")
+        found.append(f"{row.outcome} {printable(row.name)}, {rows}{remark}: {printable(row.sentence)}")
     return found
 
 
@@ -291,8 +287,7 @@ def blocking_reasons(kept: LoadedRun, *, links: bool) -> tuple[list[SimpleNamesp
 
 def _format_reason_without_row_notes(v: Verdict) -> str:
     """Format a verdict's claim and reason without notes on rows. These are the same for all gates."""
-    notes = [note for note in v.notes if note.kind != "rows"]
-    return verdict_text.format_reason(replace(v, notes=tuple(notes)) if notes else v)
+    return verdict_text.format_reason(verdict_text.without_shared(v))
 
 
 def rows_remarks(kept: LoadedRun) -> list[str]:
@@ -300,8 +295,7 @@ def rows_remarks(kept: LoadedRun) -> list[str]:
 
     The note that rows are taken on trust is left out, since the page has it elsewhere.
     """
-    notes = [n for v in kept.run.verdicts for n in v.notes if n.kind == "rows"]
-    texts = dict.fromkeys(str(n.params.get("text", "")) for n in notes)
+    texts = verdict_text.list_shared_remarks(kept.run.verdicts)
     return [printable(f"{text[:1].upper()}{text[1:]}.") for text in texts if text and not text.startswith(TRUST)]
 
 
@@ -311,10 +305,10 @@ def _make_slice_rows_link(kept: LoadedRun, v: Verdict, link: str, counts: Mappin
     It is "-" if the browser has other rows than the gate counted.
     """
     evaluation, _, metric = v.metric.partition(".")
-    slices = v.claim_spec.slices if v.claim_spec else ()
+    slices = v.terms.slices if v.terms else ()
     if link == "-" or not slices:  # a gate on all rows may name its worst slice, and counts all rows
         return link
-    column, _, value = (v.driver if v.slices else "=".join(slices[0])).partition("=")
+    column, _, value = (v.where or "=".join(slices[0])).partition("=")
     if v.candidate != kept.ours or column != kept.column(evaluation):
         return "-"
     rows = pairs_of_evaluation(kept, evaluation, v.versus or "", metric).rows
@@ -337,11 +331,9 @@ def linked_rows(kept: LoadedRun, v: Verdict, links: bool) -> list[tuple[str, str
         rows = [(f"{n:,} {word}", "" if link == "-" else f"{to}:{word}{link}") for word, n in counts.items()]
         return rows if any(counts.values()) else []
     wrong = 0
-    if v.claim_spec and v.claim_spec.is_share and kept.report(v.candidate, evaluation):
+    if v.terms and v.terms.is_share and kept.report(v.candidate, evaluation):
         worst, found = float(kept.is_lower(v.metric)), kept.rows(v.candidate, evaluation).values()
-        wrong = sum(
-            row_value(row, metric) == worst for row in found if v.claim_spec.applies_to_row(subtable(row, "doc"))
-        )
+        wrong = sum(row_value(row, metric) == worst for row in found if v.terms.applies_to_row(subtable(row, "doc")))
     told_apart = links and kept.against(evaluation)[0] == metric
     of = f"?of={quote(v.candidate, '')}" if v.candidate != kept.ours else ""
     return [(f"{wrong:,} wrong", f"#{quote(evaluation, '')}:wrong{of}" if told_apart else "")] if wrong else []
@@ -358,7 +350,7 @@ def _explain_driver_estimate(kept: LoadedRun, v: Verdict) -> str:
     what = f"{metric_in_words(v.metric)}{where} of {v.candidate}"
     what = f"{told.estimand} that lose more {what}" if told.estimand and not is_difference(v) else what
     if not is_difference(v) or v.lower is None or v.upper is None:
-        side = "at least" if v.claim_spec and v.claim_spec.sign > 0 else "at most"
+        side = "at least" if v.terms and v.terms.sign > 0 else "at most"
         bounds = bounds_text(v, told)
         interval = f", {bounds} with {sure} bounds" if bounds else ""
         return f"{what}{interval}; {side} {limit} is allowed."
@@ -370,6 +362,6 @@ def _explain_driver_estimate(kept: LoadedRun, v: Verdict) -> str:
             filter(None, [f"the {sure} bounds {bounds_text(v, told)} contain it", verdict_text.format_sample_size(v)])
         )
         return f"{said}, and {more}."
-    upwards = (v.outcome == "PASS") == (v.claim_spec is None or v.claim_spec.sign > 0)
+    upwards = (v.outcome == "PASS") == (v.terms is None or v.terms.sign > 0)
     bound, word = (told.lower, "above") if upwards else (told.upper, "below")
     return f"{said}; with {sure} confidence the {told.estimand or 'difference'} is {word} {bound}."

@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from harness import Outcome, Verdict
-from harness.internals import printable, slice_figures, summary, verdict_figures
-from harness_report.formatting import GLYPHS, NO_VALUE, claim_in_words, metric_in_words
+from harness.internals import Slices, printable, slice_figures, summary, verdict_figures
+from harness_report.formatting import GLYPHS, claim_in_words, metric_in_words
 from harness_report.reading import LoadedRun
 
 MIN_SLICE_GATES = 4  # gates on the slices of a metric, below which the list of gates is as clear
@@ -61,7 +61,7 @@ def heat_maps(kept: LoadedRun) -> list[HeatMap]:
 
 
 def _find_only_slice_column(v: Verdict) -> str:
-    slices = v.claim_spec.slices if v.claim_spec else ()
+    slices = v.terms.slices if v.terms else ()
     return slices[0][0] if len(slices) == 1 else ""
 
 
@@ -86,19 +86,20 @@ def _make_heat_map(metric: str, column: str, verdicts: Sequence[Verdict]) -> Hea
 
 def _format_claim_without_slice(v: Verdict, *, several: bool) -> str:
     """Return a claim in words without its metric and its slice."""
-    about = v.claim_spec
-    said = claim_in_words(replace(v, claim_spec=replace(about, slices=()) if about else None))
+    about = v.terms
+    terms = replace(about, gate=replace(about.gate, slice=None)) if about else None
+    said = claim_in_words(replace(v, terms=terms))
     said = said.removeprefix(f"{metric_in_words(v.metric)}, ")
     return printable(said + (f", {v.candidate}" if several else ""))
 
 
 def _iterate_slice_cells(v: Verdict) -> Iterator[tuple[str, Outcome, Cell]]:
     """Yield value, outcome and cell of each slice of a gate."""
-    for s in v.slices:
-        figures = slice_figures(v, s)
-        estimate = NO_VALUE if figures is None else figures.estimate
+    part = v.get(Slices)
+    for s in part.slices if part else ():
+        estimate = slice_figures(v, s).estimate
         yield s.name.partition("=")[2], s.outcome, Cell(s.outcome.value, GLYPHS[s.outcome], estimate, s.n)
-    if not v.slices and v.claim_spec:
-        (_, value), *_ = v.claim_spec.slices
+    if part is None and v.terms:
+        (_, value), *_ = v.terms.slices
         figures = verdict_figures(v)
         yield value, v.outcome, Cell(v.outcome.value, GLYPHS[v.outcome], figures.estimate, figures.n)

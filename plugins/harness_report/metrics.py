@@ -136,9 +136,9 @@ def tradeoff_of_runs(kept: LoadedRun, past: Sequence[LoadedRun] = ()) -> Chart |
     Each point is a model, or with `past` a run of the suite; margins are lines. None unless one gate claims a gain,
     another limits a loss, and there are two points.
     """
-    asked = [v for v in view_run(kept.run).verdicts if v.candidate == kept.ours and v.claim_spec and v.versus]
-    gains = [v for v in asked if v.claim_spec and v.claim_spec.threshold >= 0]
-    losses = [v for v in asked if v.claim_spec and v.claim_spec.threshold < 0]
+    asked = [v for v in view_run(kept.run).verdicts if v.candidate == kept.ours and v.terms and v.versus]
+    gains = [v for v in asked if v.terms and v.terms.threshold >= 0]
+    losses = [v for v in asked if v.terms and v.terms.threshold < 0]
     if not gains or not losses:
         return None
     gain, loss = summary.largest_gain(kept.run) or gains[0], losses[0]
@@ -171,14 +171,9 @@ def _compute_passing_limit(v: Verdict) -> float | None:
 
     None if that is not a single number, as for a relative margin without a log scale.
     """
-    if (
-        v.claim_spec is None
-        or v.baseline is None
-        or v.threshold is None
-        or (v.claim_spec.relative and not v.claim_spec.is_log)
-    ):
+    if v.terms is None or v.baseline is None or v.threshold is None or (v.terms.relative and not v.terms.is_log):
         return None
-    return v.claim_spec.from_test_scale(v.claim_spec.to_test_scale(v.baseline) + v.threshold)
+    return v.terms.from_test_scale(v.terms.to_test_scale(v.baseline) + v.threshold)
 
 
 def row_charts(kept: LoadedRun) -> list[Chart]:

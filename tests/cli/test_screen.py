@@ -5,17 +5,21 @@ from __future__ import annotations
 import io
 import os
 import re
-from dataclasses import replace
+from typing import Any
 
 import pytest
 from rich.console import Console
 
 from harness.cli.screen import Screen, format_value
 from harness.cli.terminal import Summary, Terminal
-from harness.records.claim_spec import ClaimSpec, Note
+from harness.records.claims.gate import ClaimTerms, Gate
 from harness.records.models import Progress
+from harness.records.parts.attempts import CountedAttempt
+from harness.records.parts.clusters import Clusters
+from harness.records.parts.needed import RowsNeeded
+from harness.records.parts.part import Part
 from harness.records.run import ItemResult, Run, Segment, ShownRow
-from harness.records.verdict_text import format_brief, format_notes
+from harness.records.verdict_text import format_brief, format_why
 from harness.records.verdicts import Outcome, Verdict
 from harness.reports.view import view_run
 from harness.testing import ROWS, SUITE, TRAIN, Project
@@ -141,38 +145,37 @@ def test_numbers_are_counted_and_shortened_as_a_person_would() -> None:
     assert [*map(format_percent, (0.05, 0.05 / 3, 1e-5, 1 - 1e-5))] == ["5%", "1.67%", "0.001%", "99.999%"]
 
 
-FOUND = Note("found", {
-    "value": 0.62, "baseline": 0.5, "estimate": 0.62, "lower": 0.544, "upper": 0.687, "n": 300, "clusters": 152,
-    "alike": False, "effective": None, "method": "cluster t", "factor": 1.0, "changed": [2, 1], "alpha": 0.05,
-})  # fmt: skip
-NEEDED = Note("needed", {"rows": 900, "range": [58, None], "such": False, "close": 20, "likely": "PASS"})
-POINT = replace(FOUND, params={**FOUND.params, "estimate": 123_840.0, "lower": None, "upper": None, "clusters": None,
-                                "method": "point"})  # fmt: skip
-LESS = replace(FOUND, params={**FOUND.params, "estimate": 0.12, "lower": 0.044, "upper": 0.187})
-BOUND, DIFFERENCE = ClaimSpec("bound", 1, 0.5, scale="proportion"), ClaimSpec("difference", 1, 0.0, scale="proportion")
-UNEVEN = replace(FOUND, params={**FOUND.params, "effective": 81.2})
-REASONS: dict[str, tuple[ClaimSpec, list[Note]]] = {
-    "0.620 [0.544, 0.687], n=300 in 152 clusters": (BOUND, [FOUND]),
+FIGURES: dict[str, Any] = {
+    "value": 0.62, "baseline": 0.5, "estimate": 0.62, "lower": 0.544, "upper": 0.687, "n": 300, "method": "cluster t",
+    "won_count": 2, "lost_count": 1, "alpha": 0.05,
+}  # fmt: skip
+POINT = {**FIGURES, "estimate": 123_840.0, "lower": None, "upper": None, "method": "point"}
+LESS = {**FIGURES, "estimate": 0.12, "lower": 0.044, "upper": 0.187}
+BOUND = ClaimTerms(Gate("g", "qa.em", min=0.5), "proportion")
+DIFFERENCE = ClaimTerms(Gate("g", "qa.em", versus="base", better_by=0.0), "proportion")
+REASONS: dict[str, tuple[ClaimTerms, dict[str, Any], list[Part]]] = {
+    "0.620 [0.544, 0.687], n=300 in 152 clusters": (BOUND, FIGURES, [Clusters(152)]),
     (
         "0.620 against 0.500, +0.120 [+0.044, +0.187], 2 won and 1 lost, n=300 in 152 clusters; "
         "at least 58 rows would be needed, probably to PASS"
-    ): (DIFFERENCE, [LESS, NEEDED]),
+    ): (DIFFERENCE, LESS, [RowsNeeded(900, (58, None), likely=Outcome.PASS), Clusters(152)]),
     "0.620 [0.544, 0.687], n=300 in 152 clusters, so uneven that the effective number is 81; attempt 2": (
         BOUND,
-        [UNEVEN, Note("attempt", {"number": 2})],
+        FIGURES,
+        [CountedAttempt(2), Clusters(152, 81.2)],
     ),
-    "123,840": (BOUND, [POINT]),
+    "123,840": (BOUND, POINT, []),
 }
 
 
 @pytest.mark.parametrize("why", REASONS)
 def test_names_of_tests_are_left_out(why: str) -> None:
-    """The name of the statistical test is left out of a reason, and nothing else; an older reason stays as it is."""
-    about, notes = REASONS[why]
-    said = make_verdict(Outcome.INCONCLUSIVE, claim_spec=about, notes=tuple(notes))
-    assert format_brief(said) == why
+    """The name of the statistical test is left out of a reason, and nothing else."""
+    terms, numbers, parts = REASONS[why]
+    verdict = make_verdict(Outcome.INCONCLUSIVE, terms=terms, **numbers).with_parts(*parts)
+    assert format_brief(verdict) == why
     assert format_brief(make_verdict(Outcome.PASS, why="n=3, cluster t")) == "n=3, cluster t"
-    whole = format_notes(about, notes)
+    whole = format_why(verdict)
     assert ("cluster t" in whole) == (why != "123,840") and whole.replace(", cluster t", "") == why
 
 

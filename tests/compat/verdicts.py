@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from harness.collection.collection import Collection, Item, Task
-from harness.gates.gate import Gate
 from harness.pipeline.adjudication import Adjudicator
+from harness.records.claims.gate import Gate
 from harness.records.metrics import Metric
 from harness.records.samples import Caveat, Labels, Result, Sample, Score, rows_digest
 from harness.records.suite_header import SuiteTable
@@ -342,16 +342,27 @@ def _edit_one_verdict(verdicts: Mapping[str, dict[str, Any]], luck: random.Rando
 
 def _list_verdict_numbers(verdict: Mapping[str, Any]) -> list[Any]:
     """Return what a verdict says but for its words, floats with twelve digits and lists of ids as a digest."""
+
+    def part(name: str) -> dict[str, Any]:
+        found: dict[str, Any] = verdict["parts"].get(name, {})
+        return found
+
     keys = ("outcome", "blocking", "value", "baseline", "estimate", "lower", "upper", "threshold", "alpha", "p_pass",
-            "p_fail", "n", "weightless", "clusters", "effective", "method", "rows_needed", "rows_range", "won_count",
-            "lost_count", "left_out", "repeated", "crossed", "whole", "whole_baseline")  # fmt: skip
+            "p_fail", "n")  # fmt: skip
+    clusters, leaked, slices = part("clusters"), part("leaked"), part("slices")
+    needed = part("rows_needed")
+    numbers = [verdict[key] for key in keys]
+    numbers += [part("weightless").get("rows", 0), clusters.get("count"), clusters.get("effective"), verdict["method"]]
+    numbers += [needed.get("rows"), needed.get("range"), verdict["won_count"], verdict["lost_count"]]
+    numbers += [leaked.get("rows"), part("repeated").get("rows", 0), clusters.get("crossed", [])]
+    numbers += [leaked.get("value"), leaked.get("baseline")]
     ids = hashlib.sha256(json.dumps([verdict["won"], verdict["lost"]]).encode()).hexdigest()[:8]
-    slices = [
+    table = [
         [s["name"], s["n"], s["outcome"], s["alarm"], _round_float(s["lower"]), _round_float(s["upper"])]
-        for s in verdict["slices"]
+        for s in slices.get("slices", ())
     ]
-    driver = verdict["driver"].partition(": ")[0]
-    return [*(_round_float(verdict[key]) for key in keys), ids, driver, slices]
+    driver = slices.get("driver") or part("worst_slice").get("worst", {}).get("name", "")
+    return [*map(_round_float, numbers), ids, driver, table]
 
 
 def _round_float(value: Any) -> Any:

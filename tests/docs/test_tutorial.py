@@ -14,7 +14,7 @@ import pytest
 from scipy.stats import binom, multinomial
 
 from harness.gates.decide import decide
-from harness.gates.gate import Gate
+from harness.records.claims.gate import Gate
 from harness.records.metrics import Metric
 from harness.records.samples import Result, Sample, Score
 from harness.records.verdicts import Outcome

@@ -16,7 +16,7 @@ import pytest
 from harness.collection.collection import Task
 from harness.evaluation.draws import SampledSubject, expected_best
 from harness.gates.decide import decide
-from harness.gates.gate import Gate
+from harness.records.claims.gate import Gate
 from harness.records.metrics import Metric
 from harness.records.samples import Draw, Result, Sample, Score
 from harness.suite.tables import Eval
@@ -202,7 +202,7 @@ def test_draws_are_tested_in_the_cluster_of_their_row() -> None:
     """A verdict has as many rows and clusters as there are rows, whatever the answers of each."""
     base = [[1.0, 0.0, 1.0, 1.0]] * 80
     found = judge_draws([[1.0, 1.0, 1.0, 1.0]] * 60 + [[0.0, 0.0, 1.0, 1.0]] * 20, base, worse_by_at_most=0.1)
-    assert (found.n, found.clusters) == (80, 80)
+    assert (found.n, found.units) == (80, 80)
     assert found.estimate == pytest.approx(0.25 * 60 / 80 - 0.25 * 20 / 80)
 
 

@@ -171,7 +171,7 @@ def test_rows_of_one_prompt_are_a_cluster(suite: Project) -> None:
     rows = [{**r, "id": f"{r['id']}-{n}", "target": r["target"] * n} for r in ROWS for n in (1, 2)]
     outcome = suite.write({"test.jsonl": rows}).run()
     verdict = next(v for v in outcome.report.verdicts if v.candidate == "merged")
-    assert (verdict.n, verdict.clusters) == (120, 60)
+    assert (verdict.n, verdict.units) == (120, 60)
 
 
 @pytest.mark.parametrize(

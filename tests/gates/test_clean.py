@@ -14,8 +14,8 @@ from harness.errors import UsageError
 from harness.evaluation.checks import Checks
 from harness.gates import contamination
 from harness.gates.decide import decide
-from harness.gates.gate import Gate
 from harness.plugins import Provided, load_plugins
+from harness.records.claims.gate import Gate
 from harness.records.findings import Finding
 from harness.records.metrics import Metric
 from harness.records.samples import Result, Sample, Score
@@ -49,13 +49,14 @@ def test_leaks_are_left_out_and_said(suite: Project) -> None:
     assert [(f.code, f.severity) for f in outcome.report.findings if f.severity != "note"] == [("D10-exact", "warning")]
     assert 'the gate ignores rows of "floor" (clean_only); better' in outcome.report.findings[0].fix
     said = find_merged_verdict(outcome)
-    assert (said.n, said.left_out) == (55, 5)
-    assert said.whole is not None and said.whole != said.value
-    assert f"5 of 60 rows are leaked and left out (D10-exact 5); with them {said.whole:.4g}" in said.why
+    leaked = said.parts["leaked"]
+    assert (said.n, leaked.rows) == (55, 5)
+    assert leaked.value is not None and leaked.value != said.value
+    assert f"5 of 60 rows are leaked and left out (D10-exact 5); with them {leaked.value:.4g}" in said.why
     evidence = suite.folder / "exports/fake/evidence"
     locked = json.loads((evidence / "suite.lock.json").read_text("utf-8"))["left_out"]["qa"]
     assert (locked["rows"], locked["of"], len(locked["sha256"])) == (5, 60, 64)
-    assert json.loads((evidence / "gates.json").read_text("utf-8"))[0]["left_out"] == 5
+    assert json.loads((evidence / "gates.json").read_text("utf-8"))[0]["parts"]["leaked"]["rows"] == 5
 
 
 def test_a_gate_on_all_rows_keeps_the_error(suite: Project) -> None:
@@ -69,7 +70,7 @@ def test_a_gate_on_all_rows_keeps_the_error(suite: Project) -> None:
 def test_ignoring_the_finding_readmits_no_row(suite: Project) -> None:
     """A flag of the command line does not choose a gate's rows."""
     outcome = suite.run("--ignore", "D10")
-    assert (outcome.code, find_merged_verdict(outcome).left_out) == (0, 5)
+    assert (outcome.code, find_merged_verdict(outcome).parts["leaked"].rows) == (0, 5)
 
 
 def test_most_rows_are_an_error(suite: Project) -> None:
@@ -80,7 +81,7 @@ def test_most_rows_are_an_error(suite: Project) -> None:
         "31 of 60 rows are leaked: the rest is a different evaluation (D10-exact 31)"
         in find_merged_verdict(outcome).why
     )
-    assert find_merged_verdict(outcome).left_out == 31
+    assert find_merged_verdict(outcome).parts["leaked"].rows == 31
     assert not (suite.folder / "exports").exists()
 
 
@@ -93,7 +94,7 @@ def test_all_rows_are_an_error(suite: Project) -> None:
 def test_no_leak_is_said_too(suite: Project) -> None:
     """A clean evaluation is judged on all its rows, and the verdict says that leaks were looked for."""
     outcome = suite.write({"train.jsonl": TRAIN}).run()
-    assert (outcome.code, find_merged_verdict(outcome).left_out) == (0, 0)
+    assert (outcome.code, find_merged_verdict(outcome).parts["leaked"].rows) == (0, 0)
     assert find_merged_verdict(outcome).why.endswith("none of 60 rows is leaked")
 
 
@@ -103,7 +104,7 @@ def test_early_stopping_leaves_out_the_same_rows(suite: Project) -> None:
     more = [{**row, "id": f"{row['id']}-{n}", "input": f"{n} {row['input']}"} for n in range(2) for row in ROWS]
     more = [*ROWS[:5], *more]
     said = find_merged_verdict(suite.write({"suite.toml": early, "test.jsonl": more}).run())
-    assert (said.outcome, said.left_out) == ("PASS", 5)
+    assert (said.outcome, said.parts["leaked"].rows) == ("PASS", 5)
     assert 0 < said.n <= 64
 
 
@@ -237,9 +238,9 @@ def test_rows_to_choose_by_are_no_leaks_of_themselves(suite: Project) -> None:
     split = CLEAN.replace('data = "test.jsonl"', 'data = "test.jsonl"\nselect = "select.jsonl"')
     suite.write({"suite.toml": split, "select.jsonl": chosen})
     outcome = suite.run("--select")
-    assert (outcome.code, find_merged_verdict(outcome).left_out) == (6, 0)
+    assert (outcome.code, find_merged_verdict(outcome).parts["leaked"].rows) == (6, 0)
     train = [*TRAIN, *({"input": r["input"], "target": r["target"]} for r in chosen[:3])]
     outcome = suite.write({"train.jsonl": train}).run("--select")
-    assert (outcome.code, find_merged_verdict(outcome).left_out) == (6, 3)
+    assert (outcome.code, find_merged_verdict(outcome).parts["leaked"].rows) == (6, 3)
     outcome = suite.run()  # a candidate chosen on rows it was trained on is no matter of the gate's rows
     assert (outcome.code, [f.severity for f in outcome.report.findings if f.code == "D10-exact"]) == (4, ["error"])

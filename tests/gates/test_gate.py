@@ -11,9 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from harness.gates.decide import decide
-from harness.gates.gate import Gate, find_export_obstacles
+from harness.gates.prerequisites import find_export_obstacles
 from harness.records import metrics
+from harness.records.claims.gate import Gate
 from harness.records.metrics import Metric
+from harness.records.parts.needed import RowsNeeded
 from harness.records.samples import Caveat, Result, Sample, Score
 from harness.records.verdict_text import format_claim
 from harness.records.verdicts import Outcome, Verdict
@@ -97,8 +99,7 @@ def test_margin_is_tango_and_few_rows_prove_nothing() -> None:
     ours, theirs = make_result(make_zeros_and_ones(26, 50)), make_result(make_zeros_and_ones(25, 50), "base")
     found = decide_gate(make_gate(versus="base", worse_by_at_most=0.02), ACC, ours, theirs)
     assert (found.outcome, found.method) == ("INCONCLUSIVE", "Tango score")
-    assert found.rows_needed is not None
-    assert found.rows_needed > 50
+    assert found.parts["rows_needed"].rows > 50
 
 
 @pytest.mark.parametrize(
@@ -117,8 +118,9 @@ def test_rows_that_would_decide_are_a_range(right: int, of: int, says: str) -> N
     found = decide_gate(make_gate(min=0.8), ACC, make_result(make_zeros_and_ones(right, of)))
     assert found.outcome is Outcome.INCONCLUSIVE
     assert says in found.why
-    assert (found.rows_needed is None) == (right == 160)
-    assert (found.rows_range is None) == (right <= 161)
+    needed = found.get(RowsNeeded)
+    assert (needed is None or needed.rows is None) == (right == 160)
+    assert (needed is None or needed.range is None) == (right <= 161)
 
 
 def test_lower_is_better_is_oriented() -> None:
@@ -160,7 +162,7 @@ def test_clusters_never_use_a_test_for_independent_rows() -> None:
     samples = [Sample(str(i), cluster=str(i // 10)) for i in range(300)]
     found = decide_gate(make_gate(min=0.5), ACC, make_result([1.0] * 200 + [0.0] * 100), samples=samples)
     assert found.method == "cluster t"
-    assert found.clusters == 30
+    assert found.units == 30
     alone = decide_gate(make_gate(min=0.5), ACC, make_result([1.0] * 200 + [0.0] * 100))
     assert found.upper - found.lower > 2 * (alone.upper - alone.lower)  # type: ignore[operator]
 
@@ -328,8 +330,12 @@ def test_every_large_slice_must_prove_the_claim() -> None:
     """Slices are judged each; the one that fails drives the verdict, whatever the mean says."""
     samples, ours = make_sliced_rows({"a": (190, 200), "b": (180, 200), "c": (60, 100)})
     found = decide_gate(make_gate(min=0.75, slice="kind=*"), ACC, ours, samples=samples)
-    assert (found.outcome, found.driver) == (Outcome.FAIL, "kind=c")
-    assert [(s.name, s.outcome) for s in found.slices] == [("kind=a", "PASS"), ("kind=b", "PASS"), ("kind=c", "FAIL")]
+    assert (found.outcome, found.where) == (Outcome.FAIL, "kind=c")
+    assert [(s.name, s.outcome) for s in found.parts["slices"].slices] == [
+        ("kind=a", "PASS"),
+        ("kind=b", "PASS"),
+        ("kind=c", "FAIL"),
+    ]
     assert (
         decide_gate(make_gate(min=0.75, slice=["kind=a", "kind=b"]), ACC, ours, samples=samples).outcome is Outcome.PASS
     )
@@ -339,7 +345,7 @@ def test_slice_that_is_named_twice_counts_once() -> None:
     """A slice beside `*` is one of the slices that `*` stands for."""
     samples, ours = make_sliced_rows({"a": (90, 100), "b": (90, 100)})
     found = decide_gate(make_gate(min=0.75, slice=["kind=a", "kind=*"]), ACC, ours, samples=samples)
-    assert [(s.name, s.n) for s in found.slices] == [("kind=a", 100), ("kind=b", 100)]
+    assert [(s.name, s.n) for s in found.parts["slices"].slices] == [("kind=a", 100), ("kind=b", 100)]
 
 
 def test_small_slices_block_only_on_significant_harm() -> None:
@@ -351,7 +357,7 @@ def test_small_slices_block_only_on_significant_harm() -> None:
     assert "8 slices below 60 rows: no significant harm" in found.why
     samples, ours = make_sliced_rows({"big": (190, 200), **small, "s3": (2, 10)})
     found = decide_gate(make_gate(min=0.85, slice="kind=*"), ACC, ours, samples=samples)
-    assert (found.outcome, found.driver) == (Outcome.FAIL, "kind=s3")
+    assert (found.outcome, found.where) == (Outcome.FAIL, "kind=s3")
     one_in_twenty = hypothesis_tests.binomial(6, 10, 0.85, 0.05).p_fail  # below 0.05 alone, not among eight
     assert one_in_twenty < 0.06
     samples, ours = make_sliced_rows({"big": (190, 200), **small, "s3": (6, 10)})
@@ -368,7 +374,7 @@ def test_identical_quality_in_many_small_slices_is_not_blocked() -> None:
     )
     assert (found.outcome, found.p_pass) == (Outcome.INCONCLUSIVE, 1.0)
     assert "no slice has 60 rows (min_n), so nothing is proven" in found.why
-    assert all(s.alarm for s in found.slices)
+    assert all(s.alarm for s in found.parts["slices"].slices)
 
 
 @pytest.mark.parametrize("right", [59, 58, 40])
@@ -425,7 +431,7 @@ def test_slice_in_which_nothing_changed_is_judged() -> None:
     found = decide_gate(
         make_gate(versus="base", worse_by_at_most=0.05, slice="kind=*"), ACC, ours, theirs, samples=samples
     )
-    assert [s.outcome for s in found.slices] == ["PASS", "PASS"]
+    assert [s.outcome for s in found.parts["slices"].slices] == ["PASS", "PASS"]
     odd = make_result([1.0] * 399 + [math.nan])
     assert decide_gate(make_gate(min=0.5, slice="kind=*"), ACC, odd, samples=samples).outcome is Outcome.ERROR
 
@@ -465,7 +471,7 @@ def test_failing_comparison_names_its_worst_slice_and_rows() -> None:
     claim = make_gate(versus="base", worse_by_at_most=0.02)
     found = decide(claim, ACC, ours, theirs, samples, 0.05, name="merged", columns=["kind"])
     assert found.outcome is Outcome.FAIL
-    assert found.driver.startswith("kind=b: ")
+    assert found.parts["worst_slice"].worst.name == "kind=b"
     assert found.lost == tuple(str(i) for i in range(1, 120, 2))
     shares = [Metric("share", "higher", "proportion"), make_result([0.2, 0.9, 0.6, 0.5], metric="share")]
     before = make_result([0.9, 0.4, 0.9, 0.5], "base", "share")
@@ -583,7 +589,7 @@ def test_scores_of_a_slice_that_did_not_change_are_judged() -> None:
         found = decide_gate(
             make_gate(metric="e.share", versus="base", slice="kind=*", **margin), SHARE, ours, theirs, samples=samples
         )
-        assert [s.outcome for s in found.slices] == outcomes, found.why
+        assert [s.outcome for s in found.parts["slices"].slices] == outcomes, found.why
 
 
 @pytest.mark.parametrize("claim", [{"min": 0.1}, {"max_failures": 0}, {"versus": "base", "better_by": 0.0}])
@@ -675,10 +681,10 @@ def test_better_at_all_of_scores_is_sign_flips() -> None:
     theirs = make_result([1.4 + 0.1 * (i % 5) for i in range(60)], "base", "loss")
     better = make_gate(metric="e.loss", versus="base", better_by=0.0, allow_approximate=True)
     found = decide_gate(better, LOSS, ours, theirs)
-    assert (found.outcome, found.method, found.clusters) == ("PASS", "sign flips", None)
+    assert (found.outcome, found.method, found.units) == ("PASS", "sign flips", found.n)
     samples = [Sample(str(i), cluster=str(i // 6)) for i in range(60)]
     together = decide_gate(better, LOSS, ours, theirs, samples=samples)
-    assert (together.method, together.clusters) == ("sign flips", 10)
+    assert (together.method, together.units) == ("sign flips", 10)
     assert decide_gate(make_gate(metric="e.loss", versus="base", better_by=0.05), LOSS, ours, theirs).method == "t"
 
 
@@ -690,7 +696,7 @@ def test_few_clusters_are_quick_however_many_rows() -> None:
         decide_gate, make_gate(min=0.5), ACC, make_result([float(i % 3 > 0) for i in range(20_000)]), samples=samples
     )
     found = decide()
-    assert (found.method, found.clusters) == ("cluster t", 15)
+    assert (found.method, found.units) == ("cluster t", 15)
     assert count_loop_rounds(decide) < 80
 
 
@@ -716,11 +722,11 @@ def test_rows_of_weight_0_are_left_out_of_exact_tests(claim: dict[str, object], 
     ]
     samples = [Sample(str(i), cluster=str(i // 2)) for i in range(200)]  # of two rows of a cluster one counts
     found = decide_gate(make_gate(**claim), ACC, *both, samples=samples)
-    assert (found.n, found.weightless, found.clusters) == (100, 100, None)
+    assert (found.n, found.parts["weightless"].rows, found.units) == (100, 100, 100)
     for key in ("outcome", "estimate", "lower", "upper", "p_pass", "p_fail", "method"):
         assert getattr(found, key) == getattr(alone, key), key
     assert [int(i) // 2 for i in found.won] == [int(i) for i in alone.won]
-    assert ("100 rows have weight 0 and do not count" in found.why) is ("max_failures" not in claim)
+    assert "100 rows have weight 0 and do not count" in found.why
 
 
 def test_slices_count_the_rows_that_have_a_weight() -> None:
@@ -728,8 +734,11 @@ def test_slices_count_the_rows_that_have_a_weight() -> None:
     samples = [Sample(str(i), row={"kind": "ab"[i // 100]}) for i in range(200)]
     ours = make_weighted_result([(1.0, 1.0)] * 100 + [(1.0, float(i % 2)) for i in range(100)])
     found = decide_gate(make_gate(min=0.6, slice="kind=*"), ACC, ours, samples=samples)
-    assert [(s.name, s.n, s.alarm) for s in found.slices] == [("kind=a", 100, False), ("kind=b", 50, True)]
-    assert (found.n, found.weightless) == (150, 50)
+    assert [(s.name, s.n, s.alarm) for s in found.parts["slices"].slices] == [
+        ("kind=a", 100, False),
+        ("kind=b", 50, True),
+    ]
+    assert (found.n, found.parts["weightless"].rows) == (150, 50)
     ours = make_weighted_result([(1.0, 1.0)] * 100 + [(1.0, 0.0)] * 100)
     assert "kind=b: every row has weight 0" in read_error_reason(
         make_gate(min=0.6, slice=["kind=a", "kind=b"]), ACC, ours, samples=samples
@@ -920,7 +929,11 @@ def test_a_cap_on_a_proportion_is_for_differences() -> None:
     assert decide_gate(replace(claim, cap=0.3), ACC, ours, theirs).outcome is Outcome.PASS
     better = replace(claim, worse_by_at_most=None, better_by=0.0, cap=0.25)
     won = decide_gate(better, ACC, make_result([1.0] * 10 + [0.9] * 10), theirs)
-    assert (won.outcome, won.estimate, won.uncapped) == (Outcome.PASS, pytest.approx(0.225), pytest.approx(0.25))
+    assert (won.outcome, won.estimate, won.parts["uncapped"].estimate) == (
+        Outcome.PASS,
+        pytest.approx(0.225),
+        pytest.approx(0.25),
+    )
 
 
 @pytest.mark.parametrize("case", CAPS_ON)

@@ -7,18 +7,17 @@ from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
 from harness.collection.collection import Collection, Item, Task
 from harness.gates.decide import decide
-from harness.gates.gate import KINDS, BestCase, ClaimType, Gate, Units
 from harness.gates.min_rows import find_unprovable_error
 from harness.planning.aa_record import AaRecord
 from harness.planning.gate_power import forecast_gates
 from harness.planning.history import History
-from harness.records.claim_spec import ClaimSpec
+from harness.records.claims.gate import KINDS, BestCase, ClaimType, Gate, Units
 from harness.records.metrics import Metric
 from harness.records.models import ModelRef
 from harness.records.samples import Result, Sample, Score
@@ -30,16 +29,17 @@ from harness.suite import tables
 
 SECONDS = Metric("seconds", "lower", "mean")
 ALPHA = 0.05
-OF: Any = "median"
+MEDIAN = "median time"
 
 
 class MedianAtMost(ClaimType):
     """The median of rows is at most a number, by a sign test."""
 
+    name = "bound"
     keys = ("max",)
 
     def matches(self, gate: Gate) -> bool:
-        return gate.of == OF
+        return gate.id == MEDIAN
 
     def find_metric_mistakes(self, gate: Gate, metric: Metric, rows: int | None) -> list[str]:
         found = super().find_metric_mistakes(gate, metric, rows)
@@ -48,8 +48,11 @@ class MedianAtMost(ClaimType):
     def claim_text(self, gate: Gate) -> str:
         return f"a median of at most {gate.max:g}"
 
-    def claim_spec(self, gate: Gate, metric: Metric | None) -> ClaimSpec:
-        return ClaimSpec("bound", -1, gate.max or 0.0)
+    def threshold(self, gate: Gate) -> float:
+        return gate.max or 0.0
+
+    def sign(self, gate: Gate, better: str) -> Literal[1, -1]:
+        return -1
 
     def test(self, gate: Gate, metric: Metric, units: Units, alpha: float) -> hypothesis_tests.Test:
         values = sorted(-s.values[metric.name] for s in units[0])
@@ -70,10 +73,10 @@ def _tail(k: int, n: int) -> float:
 
 @pytest.fixture(autouse=True)
 def registered(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("harness.gates.gate.KINDS", [*KINDS, MedianAtMost()])
+    monkeypatch.setattr("harness.records.claims.gate.KINDS", [*KINDS, MedianAtMost()])
 
 
-GATE = Gate("fast", "e.seconds", max=1.0, of=OF)
+GATE = Gate(MEDIAN, "e.seconds", max=1.0)
 
 
 SAMPLES = tuple(Sample(f"r{i}") for i in range(44))
@@ -100,19 +103,20 @@ def test_it_is_judged_by_its_own_test() -> None:
 
 
 def judge_mean() -> Verdict:
-    return judge_seconds(FAST, replace(GATE, of="run"))
+    return judge_seconds(FAST, replace(GATE, id="mean time"))
 
 
 def test_its_claim_is_written_and_checked() -> None:
     """Words, data and mistakes come from the class, what all kinds share from the core."""
     clean = replace(GATE, clean_only=True)
     assert clean.claim() == "a median of at most 1 without leaked rows"
-    assert clean.claim_spec(SECONDS) == ClaimSpec("bound", -1, 1.0, scale="mean", clean=True)
+    terms = clean.terms(SECONDS)
+    assert (terms.kind, terms.sign, terms.threshold, terms.scale) == ("bound", -1, 1.0, "mean")
     assert not GATE.find_mistakes()
     assert not GATE.find_metric_mistakes(SECONDS)
     assert GATE.find_metric_mistakes(Metric("acc", "higher", "proportion")) == ["acc has no median"]
     assert 'a gate makes one claim; give one: "min"' in replace(GATE, min=0.1).find_mistakes()[0]
-    assert "at most 1" in replace(GATE, of="run").claim()
+    assert "at most 1" in replace(GATE, id="mean time").claim()
 
 
 def test_what_rows_cannot_prove_is_foreseen() -> None:

@@ -10,8 +10,8 @@ import pytest
 from bench import judge_rates
 from harness.gates.agreement import kappa_test
 from harness.gates.decide import decide
-from harness.gates.gate import Gate
 from harness.gates.labels import label_corrected_test
+from harness.records.claims.gate import Gate
 from harness.records.metrics import Metric
 from harness.records.samples import Labels, Result, Sample, Score
 from harness.records.verdicts import Outcome, Verdict

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from harness.gates.decide import decide
-from harness.gates.gate import Gate
 from harness.gates.min_rows import find_unprovable_error
+from harness.records.claims.gate import Gate
 from harness.records.metrics import Metric
 from harness.records.samples import Result, Sample, Score
 from harness.records.verdicts import Outcome, Verdict
@@ -72,7 +72,7 @@ def test_a_metric_without_a_range_has_an_exact_risk_of_it() -> None:
 def test_rows_of_a_cluster_count_as_one() -> None:
     """Forty rows in four clusters are four observations."""
     found = judge([0.0] * 40, clusters=[f"c{i % 4}" for i in range(40)])
-    assert (found.outcome, found.clusters) == (Outcome.INCONCLUSIVE, 4)
+    assert (found.outcome, found.units) == (Outcome.INCONCLUSIVE, 4)
 
 
 def test_its_claim_is_written() -> None:

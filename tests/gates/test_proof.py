@@ -8,8 +8,8 @@ from collections.abc import Callable
 
 import pytest
 
-from harness.gates.gate import Gate
 from harness.gates.min_rows import find_unprovable_error, min_rows
+from harness.records.claims.gate import Gate
 from harness.records.metrics import Metric
 from harness.records.samples import Sample
 from harness.stats import hypothesis_tests

@@ -8,7 +8,7 @@ from statistics import NormalDist
 import pytest
 
 from harness.gates.decide import decide
-from harness.gates.gate import Gate
+from harness.records.claims.gate import Gate
 from harness.records.metrics import Metric
 from harness.records.samples import Result, Sample, Score
 from harness.records.verdicts import Outcome, Verdict
@@ -51,7 +51,7 @@ def test_runs_that_lie_apart_do_not_prove_what_their_rows_would() -> None:
     near, far = judge([118, 119, 120, 121, 122]), judge([90, 105, 120, 135, 150])
     assert (near.estimate, far.estimate) == (pytest.approx(0.1), pytest.approx(0.1))
     assert (near.outcome, far.outcome) == (Outcome.PASS, Outcome.INCONCLUSIVE)
-    assert far.runs == (0.45, 0.525, 0.6, 0.675, 0.75)
+    assert far.run_values == (0.45, 0.525, 0.6, 0.675, 0.75)
     assert "runs of 5 seeds between 0.450 and 0.750, 0.450 ships" in far.why
     assert "; more seeds would help most" in far.why
     assert "seeds vary initialisation, order and held-out rows, not data, hardware or versions" in near.why
@@ -60,7 +60,7 @@ def test_runs_that_lie_apart_do_not_prove_what_their_rows_would() -> None:
 def test_the_run_that_ships_may_fail_what_its_recipe_proves() -> None:
     """A gate of the recipe is about the mean, one of the run about the weights that ship."""
     verdict = judge([95, 125, 130, 128, 127])
-    assert (verdict.outcome, verdict.runs[0], verdict.baseline) == (Outcome.PASS, 0.475, 0.5)
+    assert (verdict.outcome, verdict.run_values[0], verdict.baseline) == (Outcome.PASS, 0.475, 0.5)
 
 
 @pytest.mark.parametrize(
@@ -118,7 +118,7 @@ def test_a_perplexity_is_averaged_in_nats() -> None:
         for k in range(3)
     ]
     verdict = decide(gate, metric, replace(runs[0], other_runs=(*runs[1:],)), None, samples, 0.05, name="m")
-    first, second, third = verdict.runs
+    first, second, third = verdict.run_values
     assert verdict.value == pytest.approx(second) == pytest.approx((first * third) ** 0.5)
     other = replace(runs[1], scores=tuple(replace(s, weight=6.0) for s in runs[1].scores))
     verdict = decide(

@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 
 from harness.gates.decide import decide
-from harness.gates.gate import Gate
+from harness.records.claims.gate import Gate
 from harness.records.metrics import Metric
 from harness.records.samples import Result, Sample, Score
 from harness.records.verdicts import Verdict
@@ -40,7 +40,7 @@ def test_a_file_twenty_times_is_the_file() -> None:
     keys = [f"k{i}" for i in range(40)]
     once, often = (decide_repeats(CLAIM, ours * n, theirs * n, keys * n) for n in (1, 20))
     assert often.outcome == once.outcome == "INCONCLUSIVE"
-    assert (often.n, often.repeated, often.clusters) == (800, 800, 40)
+    assert (often.n, often.parts["repeated"].rows, often.units) == (800, 800, 40)
     assert (often.value, often.baseline, often.estimate) == pytest.approx((once.value, once.baseline, once.estimate))
     assert (
         "; 800 of 800 rows repeat another row's question (40 questions, up to 20 times): each question is a cluster"
@@ -69,7 +69,7 @@ def test_sampled_answers_are_judged_by_what_they_are(loss: float, limit: float, 
     theirs = [float(luck.random() < rates[i // 4]) for i in range(2400)]
     ours = [float(luck.random() < rates[i // 4] * (1 - loss / 0.75)) for i in range(2400)]
     found = decide_repeats(replace(CLAIM, better_by=None, worse_by_at_most=limit), ours, theirs, keys)
-    assert (found.outcome, found.n, found.clusters) == (outcome, 2400, 600)
+    assert (found.outcome, found.n, found.units) == (outcome, 2400, 600)
     assert found.estimate == pytest.approx((sum(ours) - sum(theirs)) / 2400)
 
 
@@ -86,7 +86,12 @@ def test_questions_that_cross_clusters_are_clusters_of_their_own_kind() -> None:
         decide_repeats(gate, ours, theirs, k, c)
         for k, c in ((keys, clusters), ([f"k{i}" for i in range(900)], clusters), (keys, None))
     )
-    assert (crossed.method, crossed.clusters, crossed.crossed, crossed.n) == ("crossed t", 30, (30, 30), 900)
+    assert (crossed.method, crossed.units, crossed.parts["clusters"].crossed, crossed.n) == (
+        "crossed t",
+        30,
+        (30, 30),
+        900,
+    )
     assert crossed.lower is not None and alone.lower is not None and asked.lower is not None
     assert crossed.lower < min(alone.lower, asked.lower)
     assert crossed.estimate == alone.estimate == asked.estimate
@@ -101,7 +106,12 @@ def test_questions_inside_a_cluster_change_nothing() -> None:
     same, distinct = (
         decide_repeats(gate, ours, theirs, [f"k{i // by}" for i in range(240)], clusters) for by in (3, 1)
     )
-    assert (same.p_pass, same.lower, same.clusters, same.crossed) == (distinct.p_pass, distinct.lower, 40, ())
+    assert (same.p_pass, same.lower, same.units, same.parts["clusters"].crossed) == (
+        distinct.p_pass,
+        distinct.lower,
+        40,
+        (),
+    )
 
 
 def test_one_shared_question_costs_little_power() -> None:
@@ -112,7 +122,7 @@ def test_one_shared_question_costs_little_power() -> None:
     gate = replace(CLAIM, better_by=None, worse_by_at_most=0.1)
     shared = ["same" if i in (0, 9) else f"k{i}" for i in range(240)]
     found, plain = (decide_repeats(gate, ours, theirs, k, clusters) for k in (shared, [f"k{i}" for i in range(240)]))
-    assert found.crossed == (40, 239) and found.estimate is not None and plain.estimate is not None
+    assert found.parts["clusters"].crossed == (40, 239) and found.estimate is not None and plain.estimate is not None
     assert found.lower is not None and plain.lower is not None
     assert found.estimate - found.lower == pytest.approx(plain.estimate - plain.lower, rel=0.25)
 
@@ -141,7 +151,7 @@ def test_the_mean_over_questions_may_be_in_clusters() -> None:
         decide_repeats(gate, ours, theirs, keys, clusters)
         for keys in ([f"k{i // 3}" for i in range(240)], [f"k{i % 50}" for i in range(240)])
     )
-    assert (inside.clusters, inside.crossed, across.crossed) == (40, (), (40, 50))
+    assert (inside.units, inside.parts["clusters"].crossed, across.parts["clusters"].crossed) == (40, (), (40, 50))
     mean = sum(sum(ours[i] - theirs[i] for i in range(240) if i % 50 == k) / (5 - (k >= 40)) for k in range(50)) / 50
     assert across.estimate == pytest.approx(mean)
     assert across.value is not None and across.baseline is not None
@@ -171,7 +181,7 @@ def test_failures_are_counted_on_all_rows() -> None:
     gate = Gate("g", "e.acc", max_failures=1)
     keys = ["k0", "k0", *(f"k{i}" for i in range(2, 50))]
     found = decide_repeats(gate, [0.0, 0.0] + [1.0] * 48, [1.0] * 50, keys)
-    assert (found.outcome, found.estimate, found.repeated) == ("FAIL", 2.0, 0)
+    assert (found.outcome, found.estimate, "repeated" in found.parts) == ("FAIL", 2.0, False)
 
 
 def test_rows_that_were_doubled_are_told_at_collection(project: Project) -> None:
@@ -181,7 +191,9 @@ def test_rows_that_were_doubled_are_told_at_collection(project: Project) -> None
     told = f"{len(ROWS)} of {2 * len(ROWS)} rows repeat another row's question, {len(ROWS)} are distinct"
     assert told in " ".join(project.run("--collect-only").err.split())
     done = project.run()
-    assert [(v.n, v.repeated, v.clusters) for v in done.report.verdicts] == [(2 * len(ROWS),) * 2 + (len(ROWS),)] * 2
+    assert [(v.n, v.parts["repeated"].rows, v.units) for v in done.report.verdicts] == [
+        (2 * len(ROWS),) * 2 + (len(ROWS),)
+    ] * 2
     early = SUITE.replace('data = "test.jsonl"', 'data = "test.jsonl"\nstop = "early"')
     refused = project.write({"suite.toml": early}).run("--collect-only")
     assert (refused.code, f'{told}; remove the repeated rows, or stop = "early"' in refused.err) == (4, True)
@@ -207,7 +219,7 @@ def test_two_columns_of_clusters_are_recomputed(project: Project) -> None:
     suite = SUITE.replace('data = "test.jsonl"', 'data = "test.jsonl"\ncluster = ["doc", "form"]')
     project.write({"suite.toml": suite, "test.jsonl": rows, "train.jsonl": TRAIN})
     done = project.run()
-    assert {v.crossed for v in done.report.verdicts} == {(8, 8)}
+    assert {v.parts["clusters"].crossed for v in done.report.verdicts} == {(8, 8)}
     export = project.folder / "exports/fake"
     assert project.harness("verify", str(export)).code == 0
     project.write({"suite.toml": suite.replace('["doc", "form"]', '["doc", "form", "kind"]')})

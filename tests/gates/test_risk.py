@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from harness.gates.decide import decide
-from harness.gates.gate import Gate
 from harness.init import table
 from harness.pipeline.session import Options, prepare_collection
+from harness.records.claims.gate import Gate
 from harness.records.metrics import Metric, metric
 from harness.records.samples import Result, Sample, Score
 from harness.records.verdicts import Outcome, Verdict
@@ -108,7 +108,7 @@ def test_a_cap_prints_both_differences() -> None:
     found = verdict(Gate("g", "e.ppl", versus="base", worse_by_at_most="5%", cap=0.5), NATS, ours, base)
     assert found.risk == "exact"
     assert found.estimate == pytest.approx((-0.1 * 97 + 0.5 * 3) / 100)
-    assert found.uncapped == pytest.approx((-0.1 * 97 + 4.0 * 3) / 100)
+    assert found.parts["uncapped"].estimate == pytest.approx((-0.1 * 97 + 4.0 * 3) / 100)
     assert "without the cap (3 rows beyond it)" in found.why
 
 

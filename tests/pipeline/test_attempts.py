@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from harness.records.parts.attempts import InterimLooks
 from harness.reports.report_json import read_run
 from harness.stats.hypothesis_tests import attempt_alpha
 from harness.testing import ROWS, SUITE, TRAIN, Project
@@ -111,7 +112,12 @@ def test_attempts_are_told(suite: Project) -> None:
     assert "attempt 3" in (suite.folder / "ci.xml").read_text("utf-8")
     card = (suite.folder / "exports/fake/README.md").read_text("utf-8")
     assert "; attempt 3 |" in card
-    assert json.loads((suite.folder / "exports/fake/evidence/gates.json").read_text("utf-8"))[0]["attempt"] == 3
+    assert (
+        json.loads((suite.folder / "exports/fake/evidence/gates.json").read_text("utf-8"))[0]["parts"]["attempt"][
+            "number"
+        ]
+        == 3
+    )
 
 
 @pytest.mark.slow
@@ -507,7 +513,8 @@ def run_on_first_rows(
     text = SUITE.replace('data = "test.jsonl"', f'data = "test.jsonl"\nrows_at_most = {most}')
     outcome = suite.write({"suite.toml": text, "test.jsonl": data[:rows]}).run(*more.split())  # type: ignore[dict-item]
     v = next(v for v in outcome.report.verdicts if v.candidate == "merged")
-    return v.attempt, v.looks, v.alpha
+    look = v.get(InterimLooks)
+    return v.attempt, look.looks if look else (), v.alpha
 
 
 @pytest.mark.slow
@@ -534,7 +541,7 @@ def test_looks_that_are_denied_are_refused(suite: Project) -> None:
     for looks in ([240], [60, 300], [], [120, 60]):
         copy = shutil.copytree(export, suite.folder / "copy")
         gates = json.loads((copy / "evidence/gates.json").read_text("utf-8"))
-        gates[0]["looks"] = looks
+        gates[0]["parts"]["interim_analysis"]["looks"] = looks
         write_evidence(copy, gates)
         done = suite.harness("verify", str(copy))
         assert (done.code, "gates" in done.err or "looks" in done.err) == (7, True), looks

@@ -139,4 +139,4 @@ def run_and_list_attempts(project: Project, text: str) -> set[Any]:
     assert outcome.code == 0, outcome.err
     import json
 
-    return {v["attempt"] for r in json.loads(outcome.out)["run"]["results"] for v in r["verdicts"]}
+    return {v["parts"]["attempt"]["number"] for r in json.loads(outcome.out)["run"]["results"] for v in r["verdicts"]}

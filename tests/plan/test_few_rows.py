@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from harness.gates.gate import Gate
 from harness.planning.few_rows import describe_few_rows
 from harness.planning.power import GatePower
+from harness.records.claims.gate import Gate
 from harness.records.metrics import Metric
 
 F1 = Metric("f1", "higher", "proportion")

@@ -14,9 +14,9 @@ import pytest
 
 from harness.cli.plan_report import _iterate_joint_power_lines
 from harness.gates.decide import decide
-from harness.gates.gate import Gate
 from harness.planning.joint_power import JointPower
 from harness.planning.power import ASSUMED_ICC
+from harness.records.claims.gate import Gate
 from harness.records.metrics import Metric
 from harness.records.samples import Result, Sample, Score
 from harness.records.verdicts import Outcome

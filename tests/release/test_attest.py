@@ -165,7 +165,7 @@ def test_a_bill_of_materials_tells_of_ancestors_and_slices(tmp_path: Path, monke
     sliced = [m for m in metrics if "slice" in m]
     assert {m["slice"] for m in sliced} == {"kind=a", "kind=b"}
     assert [(m["slice"], float(m["value"])) for m in sliced if "value" in m] == [
-        (gates["hope"]["driver"], gates["hope"]["value"])
+        (gates["hope"]["parts"]["slices"]["driver"], gates["hope"]["value"])
     ]
     limits = model["modelCard"]["considerations"]["technicalLimitations"]
     assert any(limit.startswith('gate "never" is ') for limit in limits)

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from harness.artifacts.attestation import EVIDENCE, GATES, ITEMS, LOCK, MANIFEST
 from harness.gates.context import GateContext, GateRows, decide_in_context
-from harness.gates.gate import Gate
+from harness.records.claims.gate import Gate
 from harness.records.metrics import Metric
 from harness.records.samples import Result, Sample, Score
 from harness.records.verdicts import Verdict
@@ -208,12 +208,34 @@ def make_verdict_edit(gate: str, **changes: Any) -> Callable[[Any], Any]:
     return lambda verdicts: [{**v, **changes} if v["gate"] == gate else v for v in verdicts]
 
 
+def make_part_edit(gate: str, name: str, part: Any = None, **changes: Any) -> Callable[[Any], Any]:
+    """Return the edit of a part of one verdict: other values of it, or no such part."""
+
+    def change(verdict: dict[str, Any]) -> dict[str, Any]:
+        others = {key: value for key, value in verdict["parts"].items() if key != name}
+        own = {name: part or {**verdict["parts"][name], **changes}} if part or changes else {}
+        return {**verdict, "parts": {**others, **own}}
+
+    return lambda verdicts: [change(v) if v["gate"] == gate else v for v in verdicts]
+
+
 def make_gate_edit(gate: str, **changes: Any) -> Callable[[Any], Any]:
     """Return the edit of one gate in the lock."""
     return lambda lock: {**lock, "gates": [{**g, **changes} if g["id"] == gate else g for g in lock["gates"]]}
 
 
+LEAKED = {"critical": True, "rows": 3, "of": 180, "codes": {}, "value": None, "baseline": None, "refuted": False}
 FORGED: dict[str, tuple[str, Callable[[Any], Any], str]] = {
+    "a part of a newer version": (
+        GATES,
+        make_part_edit("floor", "secrecy", {"critical": True}),
+        'the verdict has a part "secrecy" that this version of the harness does not know',
+    ),
+    "a part that is not critical and says it is": (
+        GATES,
+        make_part_edit("floor", "attempt", critical=False),
+        'gate "floor" has a part "attempt" that its rows do not give',
+    ),
     "a word": (
         GATES,
         make_verdict_edit("close", outcome="PASS"),
@@ -269,12 +291,12 @@ FORGED: dict[str, tuple[str, Callable[[Any], Any], str]] = {
     ),
     "no attempt": (
         GATES,
-        make_verdict_edit("floor", attempt=0),
+        make_part_edit("floor", "attempt"),
         'gate "floor" is recorded as attempt 0, but the ledger gives 1',
     ),
     "a later attempt": (
         GATES,
-        make_verdict_edit("floor", attempt=2),
+        make_part_edit("floor", "attempt", number=2),
         'gate "floor" is recorded as attempt 2, but the ledger gives 1',
     ),
     "severity": (GATES, make_verdict_edit("hope", blocking=True), "has blocking true, but the lock has false"),
@@ -294,18 +316,18 @@ FORGED: dict[str, tuple[str, Callable[[Any], Any], str]] = {
     "more rows": (GATES, make_verdict_edit("kind a", n=181), 'gate "kind a" has n 181, but the rows give'),
     "rows left out": (
         GATES,
-        make_verdict_edit("floor", left_out=3, n=177),
-        'gate "floor" has n 177, but the rows give',
+        make_part_edit("floor", "leaked", LEAKED),
+        'gate "floor" has a part "leaked" that its rows do not give',
     ),
     "fewer rows left out": (
         GATES,
-        make_verdict_edit("clean", left_out=0, n=180),
-        'gate "clean" has n 180, but the rows give',
+        make_part_edit("clean", "leaked", rows=0),
+        'gate "clean" has a part "leaked" that its rows do not give',
     ),
     "leaks untold": (
         GATES,
-        make_verdict_edit("clean", left_out=None, n=180),
-        'gate "clean" has n 180, but the rows give',
+        make_part_edit("clean", "leaked"),
+        'gate "clean" has a part "leaked" that its rows do not give',
     ),
     "failures": (
         GATES,
@@ -362,8 +384,8 @@ FORGED: dict[str, tuple[str, Callable[[Any], Any], str]] = {
     "a wealth": (GATES, make_verdict_edit("soon", lower=0.3), 'gate "soon" has lower 0.3, but the rows give'),
     "a slice": (
         GATES,
-        make_verdict_edit("each kind", slices=[]),
-        'gate "each kind" has slices that its rows do not give',
+        make_part_edit("each kind", "slices"),
+        'gate "each kind" has a part "slices" that its rows do not give',
     ),
     "a gate that is in no lock": (
         GATES,
@@ -423,12 +445,12 @@ ROWS_FORGED: dict[str, tuple[str, Callable[[Any], Any], str]] = {
     "a weight": (ITEMS, make_rows_edit("merged::fluency", weight=math.pi), "has"),
     "labels": (MANIFEST, lambda told: agree_on_labels(told), ", but the rows give"),
     "no labels": (MANIFEST, lambda told: agree_on_labels(told, 0), ", but the rows give"),
-    "a bound": (GATES, make_verdict_edit("clusters", lower=0.4, notes=[], why=""), "has lower 0.4, but the rows give"),
+    "a bound": (GATES, make_verdict_edit("clusters", lower=0.4, why=""), "has lower 0.4, but the rows give"),
     "a p-value, a little": (GATES, make_verdict_edit("clusters", p_fail=0.999), "has p_fail 0.999, but the rows give"),
     "clusters told": (
         GATES,
-        make_verdict_edit("clusters", clusters=180),
-        'gate "clusters" has clusters 180, but the rows give',
+        make_part_edit("clusters", "clusters", count=180),
+        'gate "clusters" has a part "clusters" that its rows do not give',
     ),
     "rows that were won": (
         GATES,
@@ -442,8 +464,8 @@ ROWS_FORGED: dict[str, tuple[str, Callable[[Any], Any], str]] = {
     ),
     "a slice told": (
         GATES,
-        lambda verdicts: [{**v, "slices": [{**s, "lower": 0.9} for s in v["slices"]]} for v in verdicts],
-        'gate "each kind" has slices that its rows do not give',
+        make_part_edit("each kind", "slices", untestable=3),
+        'gate "each kind" has a part "slices" that its rows do not give',
     ),
 }
 
@@ -729,13 +751,15 @@ def test_every_field_of_a_verdict_is_compared(claim: tuple[Gate, Metric, str], s
     """Whatever the claim and the rows, a verdict is what they give, and no field may say something else."""
     again = verdict_to_dict(decide_on_drawn_rows(*claim, seed))
     assert find_verdict_difference(again, again) == ""
-    for key in again.keys() - {"waiver"}:
+    for key in again:
         changed = {**again, key: other}
         equal = again[key] == other and type(again[key]) is type(other)
         assert equal or is_near(again[key], other) or find_verdict_difference(changed, again), (key, again[key])
-    for key in again["claim_spec"]:
-        if again["claim_spec"][key] != other:
-            assert find_verdict_difference({**again, "claim_spec": {**again["claim_spec"], key: other}}, again), key
+    for key in ("terms", "parts"):
+        for inner in again[key]:
+            if again[key][inner] != other:
+                changed = {**again, key: {**again[key], inner: other}}
+                assert find_verdict_difference(changed, again), (key, inner)
 
 
 def is_near(one: Any, other: Any) -> bool:

@@ -23,7 +23,7 @@ from harness.artifacts.folders import list_files
 from harness.release.policy import Key, Policy, read_policy
 from harness.release.verify import VerifiedExport, verify_export
 from harness.testing import ROWS, SUITE, Project
-from tests.helpers.exports import decide_gates_again, edit_gates, reseal, waive_gate
+from tests.helpers.exports import decide_gates_again, edit_gates, reseal, waive_gate, waive_verdict
 from tests.helpers.files import F32, write
 from tests.helpers.suites import run_commands
 
@@ -269,7 +269,7 @@ def make_extra_file_edit(name: str) -> Callable[[Path], None]:
 
 
 CLAIM = "qa.exact_match at least 0.5"
-WAIVER = {"gate": "floor", "claim": CLAIM, "reason": "launch", "by": "kim", "added": "2026-01-01"}
+WAIVER = {"gate": "floor", "claim": CLAIM, "reason": "launch", "by": "kim", "added": "2026-01-01", "digest": ""}
 DECEITS: dict[str, tuple[Callable[[Path], None], str]] = {
     "a gate that failed": (lambda e: edit_gates(e, outcome="FAIL"), 'gates: gate "floor" is FAIL'),
     "a gate that is inconclusive": (lambda e: edit_gates(e, outcome="INCONCLUSIVE"), '"floor" is INCONCLUSIVE'),
@@ -277,7 +277,7 @@ DECEITS: dict[str, tuple[Callable[[Path], None], str]] = {
     "a verdict on other weights": (lambda e: edit_gates(e, digest="0" * 64), 'gate "floor" was decided on other weights'),  # noqa: E501
     "a verdict on no weights": (lambda e: edit_gates(e, digest=""), 'gate "floor" was decided on other weights'),
     "an expired waiver": (
-        lambda e: edit_gates(e, outcome="FAIL", waiver={**WAIVER, "until": "2026-01-31"}),
+        lambda e: waive_verdict(e, {**WAIVER, "until": "2026-01-31"}, outcome="FAIL"),
         ", and its waiver expired on 2026-01-31",
     ),
     "two outcomes under one key": (
@@ -288,7 +288,7 @@ DECEITS: dict[str, tuple[Callable[[Path], None], str]] = {
     "a format that is nearly one": (lambda e: reseal(e, format=1.0), "has format 1.0"),
     "a program beside the model": (make_extra_file_edit("run.py"), '"run.py" is not a file of an export'),
     "a page in the evidence": (make_extra_file_edit("evidence/x.html"), '"evidence/x.html" is not a file of an export'),
-    "a waiver without a date": (lambda e: edit_gates(e, outcome="FAIL", waiver=WAIVER), "malformed"),
+    "a waiver without a date": (lambda e: waive_verdict(e, WAIVER, outcome="FAIL"), "malformed"),
     "a gate without a verdict": (
         lambda e: edit_lock(e, lambda lock: lock["gates"].append({**lock["gates"][0], "id": "other"})),
         'gate "other" has no verdict',
@@ -411,7 +411,7 @@ def test_a_waiver_of_another_claim_does_not_count(export: Path, other: dict[str,
     """It names the gate and what that claims."""
     until = datetime.now(UTC).date() + timedelta(days=1)
     refute_floor(export)
-    edit_gates(export, waiver={**WAIVER, "until": until.isoformat(), **other})
+    waive_verdict(export, {**WAIVER, "until": until.isoformat(), **other})
     assert "its waiver is for another claim" in verify_export(export).refused
 
 

@@ -103,7 +103,7 @@ def test_a_number_of_rows_that_is_a_text_is_a_line(suite: Project) -> None:
     """`harness view` writes the numbers of a run that goes on with commas."""
     folder = cut(suite, "verdict")
     text = (folder / EVENTS).read_text("utf-8")
-    (folder / EVENTS).write_text(re.sub(r'("kind": "found", "params": \{.*?"n": )\d+', r'\1"many"', text), "utf-8")
+    (folder / EVENTS).write_text(re.sub(r'("event": "verdict", .*?"n": )\d+', r'\1"many"', text), "utf-8")
     outcome = suite.harness("show", str(folder))
     assert (outcome.code, outcome.err.count("\n")) == (4, 1)
     assert EVENTS in outcome.err

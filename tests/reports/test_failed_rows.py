@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from harness.gates.decide import decide
-from harness.gates.gate import Gate
+from harness.records.claims.gate import Gate
 from harness.records.metrics import Metric
 from harness.records.samples import Result, Sample, Score
 from harness.records.verdict_text import format_sample_size

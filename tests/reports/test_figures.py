@@ -12,12 +12,14 @@ from typing import Any
 
 import pytest
 
-from harness.records.claim_spec import ClaimSpec
+from harness.records.claims.gate import ClaimTerms, Gate
 from harness.records.figures import write_figures
+from harness.records.parts.labels import LabelledRows
 
 WORDS = Path(__file__).parents[1] / "compat/words.jsonl"
 NUMBER = r"[+−]?[\d,]+(?:\.\d+)?"
 DIFFERENCE = re.compile(rf"({NUMBER}) against ({NUMBER}), ({NUMBER})(?!%|[\d.])")
+BETTER = Gate("g", "e.m", versus="base", worse_by_at_most=0.02)
 
 
 def parse_number(text: str) -> Decimal:
@@ -27,7 +29,7 @@ def parse_number(text: str) -> Decimal:
 def test_values_differ_by_the_estimate() -> None:
     """For every plain difference, of any size and any width of the interval; the exact numbers are near."""
     luck = random.Random(0)
-    about = ClaimSpec("difference", scale="mean")
+    about = ClaimTerms(BETTER, "mean")
     for _ in range(5000):
         size = 10 ** luck.uniform(-5, 6)
         value, baseline, half = size * luck.random(), size * luck.random(), size * 10 ** luck.uniform(-6, 0)
@@ -51,7 +53,7 @@ def test_values_differ_by_the_estimate() -> None:
 def test_digits_follow_the_interval(estimate: float, lower: float, upper: float, written: tuple[str, str]) -> None:
     """Two digits of its half-width, three after the point at least; no number is minus zero."""
     told = {"estimate": estimate, "lower": lower, "upper": upper}
-    found = write_figures(ClaimSpec("difference", scale="proportion"), told)
+    found = write_figures(ClaimTerms(BETTER, "proportion"), told)
     assert (found.estimate, found.bounds) == written
 
 
@@ -70,7 +72,9 @@ def test_a_bound_is_not_written_as_the_limit_that_it_misses(
 ) -> None:
     """An undecided verdict shows why it is one: its bound is beyond the limit, in the digits that are written."""
     told = {"estimate": 0.005, "lower": lower, "upper": upper, "limit": -0.02}
-    found = write_figures(ClaimSpec(kind, scale="proportion", threshold=-0.02), told)
+    found = write_figures(
+        ClaimTerms(BETTER if kind == "difference" else Gate("g", "e.m", min=-0.02), "proportion"), told
+    )
     assert found.bounds == (written if kind == "difference" else written.replace("+", ""))
     assert (found.lower == found.limit) == (abs(lower + 0.02) < 1e-6)
 
@@ -78,9 +82,12 @@ def test_a_bound_is_not_written_as_the_limit_that_it_misses(
 def test_another_estimate_is_named() -> None:
     """A capped mean, labels and a perplexity's change are no difference of the two values, and say what they are."""
     told = {"value": 5.0, "baseline": 3.0, "estimate": 1.2, "lower": 1.0, "upper": 1.4}
-    about = ClaimSpec("difference", scale="mean")
-    assert write_figures(replace(about, cap=2.0), told).estimand == "capped mean difference"
-    assert write_figures(about, {**told, "labelled": 40}).estimand == "difference corrected by labels"
+    about = ClaimTerms(BETTER, "mean")
+    assert write_figures(replace(about, gate=replace(BETTER, cap=2.0)), told).estimand == "capped mean difference"
+    assert (
+        write_figures(about, told, parts={"labelled": LabelledRows(40, 60)}).estimand
+        == "difference corrected by labels"
+    )
     assert write_figures(about, told).estimand == "estimated difference"
     assert write_figures(replace(about, scale="perplexity"), told).estimand == "relative change"
 

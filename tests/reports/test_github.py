@@ -225,7 +225,7 @@ def test_an_annotation_is_one_line(text: str) -> None:
 
 def test_a_summary_stays_under_a_mebibyte() -> None:
     """GitHub refuses a summary of more: a long one ends with where the rest is."""
-    text = format_run_markdown(make_run([make_failed_verdict(f"g{i}", why="é" * 3000) for i in range(400)]))
+    text = format_run_markdown(make_run([make_failed_verdict(f"g{i}", claim="é" * 3000) for i in range(400)]))
     assert len(text.encode()) <= MAX_SUMMARY_BYTES + 100 < 2**20
     assert text.endswith("in report.json\n")
 

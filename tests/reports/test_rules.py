@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from harness.gates.gate import DERIVED_FIELDS, Gate
+from harness.records.claims.gate import DERIVED_FIELDS, Gate
 from harness.reports import rules
 from harness.reports.report_json import read_run
 from harness.testing import ROWS, SUITE, TRAIN, Project

@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 
 from harness.records.changes import Change
-from harness.records.claim_spec import ClaimSpec
+from harness.records.claims.gate import ClaimTerms, Gate
 from harness.records.findings import Finding
+from harness.records.parts.waived import Waived
 from harness.records.run import Exported, ItemResult, Run
 from harness.records.verdicts import Outcome, Verdict
 from harness.records.waivers import Waiver
@@ -23,13 +24,16 @@ from harness.reports.summary import (
     verdict_sentence,
 )
 
+BETTER = Gate("better", "qa.acc", versus="base", better_by=0.0)
 PASSED = Verdict("floor", "merged", Outcome.PASS, "", "qa.acc", "at least 0.5", True)
-PASSED = replace(PASSED, estimate=0.8, lower=0.7, upper=0.9, threshold=0.5, claim_spec=ClaimSpec("bound", 1, 0.5))
+PASSED = replace(
+    PASSED, estimate=0.8, lower=0.7, upper=0.9, threshold=0.5, terms=ClaimTerms(Gate("floor", "qa.acc", min=0.5))
+)
 CLOSE = replace(PASSED, gate="close", lower=0.55, upper=0.95)
 FAILED = replace(PASSED, gate="fails", outcome=Outcome.FAIL, estimate=0.3, lower=0.2, upper=0.4)
 OPEN = replace(PASSED, gate="open", outcome=Outcome.INCONCLUSIVE, estimate=0.5, lower=0.4, upper=0.6)
 WARN = replace(FAILED, gate="warns", blocking=False)
-WAIVED = replace(FAILED, waiver=Waiver("fails", "", "r", "9999-01-01", "ada", "2026-01-01", ""))
+WAIVED = FAILED.with_parts(Waived(Waiver("fails", "", "r", "9999-01-01", "ada", "2026-01-01", "")))
 ASIDE = replace(FAILED, candidate="adapter", decides=False)
 WRITTEN = Exported("folder", "merged", "out", True)
 REFUSED = Exported("folder", "merged", "out", False, ("a reason",))
@@ -86,15 +90,13 @@ def test_worst_gate_comes_first() -> None:
 
 def test_gain_is_what_a_gate_proved_of_what_ships() -> None:
     """Of shares of rows first; no gain is one that is not claimed, not proven, or of what does not ship."""
-    better = replace(
-        PASSED, gate="better", estimate=0.1, claim_spec=ClaimSpec("difference", 1, 0.0, scale="proportion")
-    )
-    longer = replace(better, gate="longer", estimate=9.0, claim_spec=ClaimSpec("difference", 1, 0.0, scale="mean"))
+    better = replace(PASSED, gate="better", estimate=0.1, terms=ClaimTerms(BETTER, "proportion"))
+    longer = replace(better, gate="longer", estimate=9.0, terms=ClaimTerms(BETTER, "mean"))
     assert largest_gain(make_run(PASSED, longer, better)) == better and largest_gain(make_run(PASSED, longer)) == longer
     for v in (
         OPEN,
         PASSED,
-        replace(better, claim_spec=ClaimSpec("difference", 1, -0.1)),
+        replace(better, terms=ClaimTerms(replace(BETTER, better_by=None, worse_by_at_most=0.1))),
         replace(better, decides=False),
     ):
         assert largest_gain(make_run(v)) is None
@@ -104,7 +106,7 @@ def test_losses_that_no_gate_says_are_proven() -> None:
     """They are of what was made, of metrics that are named, the largest share of rows first."""
     lost = Change("qa", "acc", 0.9, 0.8, 60, 1, 7, (), (), -0.1, -0.19, -0.02, "proportion", "adapter", "merged")
     worse = replace(lost, metric="loss", scale="mean", estimate=3.0, lower=2.0, upper=4.0)
-    more = replace(PASSED, gate="loss", metric="qa.loss", claim_spec=ClaimSpec("bound", -1, 1.0))
+    more = replace(PASSED, gate="loss", metric="qa.loss", terms=ClaimTerms(Gate("loss", "qa.loss", max=1.0)))
     assert ungated_losses(make_run(PASSED, more, changes=(worse, lost))) == [lost, worse]
     assert (
         ungated_losses(
@@ -138,10 +140,12 @@ def test_distance_is_in_half_widths() -> None:
     """From the bound that must clear the limit, on the side that the claim or the metric's direction says."""
     assert distance_to_limit(PASSED) == pytest.approx(2)
     assert distance_to_limit(FAILED) == pytest.approx(-3)
-    assert distance_to_limit(replace(PASSED, claim_spec=ClaimSpec("bound", -1, 1.0), threshold=1.0)) == pytest.approx(1)
     assert distance_to_limit(
-        replace(PASSED, claim_spec=ClaimSpec("difference", -1, 0.1), threshold=1.1)
+        replace(PASSED, terms=ClaimTerms(Gate("loss", "qa.loss", max=1.0)), threshold=1.0)
+    ) == pytest.approx(1)
+    assert distance_to_limit(
+        replace(PASSED, terms=ClaimTerms(replace(BETTER, better_by=0.1), better="lower"), threshold=1.1)
     ) == pytest.approx(2)
     assert distance_to_limit(replace(PASSED, lower=0.8, upper=0.8)) == float("inf")
     assert distance_to_limit(replace(OPEN, lower=None)) == float("-inf")
-    assert distance_to_limit(replace(PASSED, claim_spec=None)) == float("inf")
+    assert distance_to_limit(replace(PASSED, terms=None)) == float("inf")

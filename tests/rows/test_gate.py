@@ -266,7 +266,8 @@ def test_slices_and_clusters_are_read(gate: Gate, table: Table) -> None:
     worse_ = [{**row, "score": 0 if i % 4 == 0 and i < 160 else row["score"]} for i, row in enumerate(rows)]
     said = gate(table("base", rows), table("candidate", worse_), "--cluster", "doc", "--slice", "lang", "--json")
     (verdict,) = read_json(said.out)["run"]["results"][1]["verdicts"]
-    assert verdict["clusters"] == 100 and "lang=en" in verdict["driver"]
+    assert verdict["parts"]["clusters"]["count"] == 100
+    assert verdict["parts"]["worst_slice"]["worst"]["name"] == "lang=en"
 
 
 @pytest.mark.slow

@@ -156,7 +156,7 @@ def test_guards_belong_to_their_own_gate(tmp_path: Path) -> None:
     write_run(tmp_path / "base", scores)
     write_run(tmp_path / "candidate", _redraw_scores(scores, 13, 0.05))
     _, verdicts = _run_suite(tmp_path, _write_gate("ok", 0.2), _write_gate("ok too", 0.3))
-    texts = [str(v["notes"]) for name, v in verdicts.items() if " on task" in name]
+    texts = [v["why"] for name, v in verdicts.items() if " on task" in name]
     assert len(texts) == 6 and all("among 3 tasks" in text for text in texts)
 
 

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 import harness
 from harness.artifacts.strict_json import read_json
 from harness.cli.main import main
+from harness.records.parts.clusters import Clusters
 from harness.records.verdicts import Outcome
 from tests.helpers.others import Said
 
@@ -55,7 +56,7 @@ def find_verdict(seed: int, name: str) -> tuple[Outcome, float | None, float | N
 def test_repeated_questions_are_seen_whatever_their_column_is_called(name: str) -> None:
     """100 questions, asked eight times each, are 100 clusters under every name."""
     assert find_verdict(1, name) == find_verdict(1, "input")
-    assert decide(draw_pair(1), {"?": name}).verdict.clusters == 100
+    assert decide(draw_pair(1), {"?": name}).verdict.units == 100
 
 
 @pytest.mark.parametrize("name", ["prompt", "x"])
@@ -103,8 +104,11 @@ def test_the_command_decides_as_the_function_does(gate: Gate, table: Table) -> N
         claim = ("--worse-by-at-most", "0.05", "--allow", "identical", "--json")
         (found,) = json.loads(gate(*paths, claim=claim).out)["run"]["results"][1]["verdicts"]
         verdict = decide(pair, {"?": name}).verdict
-        expected = (str(verdict.outcome), verdict.clusters, verdict.lower, verdict.p_pass)
-        assert (found["outcome"], found["clusters"], found["lower"], found["p_pass"]) == expected, (seed, name)
+        expected = (str(verdict.outcome), verdict.units, verdict.lower, verdict.p_pass)
+        assert (found["outcome"], found["parts"]["clusters"]["count"], found["lower"], found["p_pass"]) == expected, (
+            seed,
+            name,
+        )
 
 
 @pytest.mark.parametrize("name", ["input", "prompt", "x"])
@@ -115,7 +119,7 @@ def test_plan_sees_the_clusters_that_gate_sees(table: Table, name: str, capsys: 
     )
     assert main(["plan", str(base), str(candidate)]) == 0
     out = " ".join(capsys.readouterr().out.split())
-    assert f"rows: 800 pairs in {decide(draw_pair(1), {'?': name}).verdict.clusters} clusters" in out
+    assert f"rows: 800 pairs in {decide(draw_pair(1), {'?': name}).verdict.units} clusters" in out
 
 
 def test_answers_are_no_clusters() -> None:
@@ -124,7 +128,7 @@ def test_answers_are_no_clusters() -> None:
     sides = [[{**row, "?": f"{i} {row['?']}"} for i, row in enumerate(side)] for side in draw_pair(1)]
     for row in (*sides[0], *sides[1]):
         row["said"] = f"{luck.randrange(90)} apples"
-    assert decide(sides, {"?": "input"}).verdict.clusters is None
+    assert decide(sides, {"?": "input"}).verdict.get(Clusters) is None
 
 
 def test_rows_without_questions_say_so(gate: Gate, table: Table) -> None:

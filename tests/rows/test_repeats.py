@@ -121,13 +121,16 @@ def test_two_columns_of_clusters_are_crossed(gate: Gate, table: Table) -> None:
         read_verdict(gate(*files, "--cluster", one, "--cluster", two))
         for one, two in (("doc", "form"), ("form", "doc"))
     )
-    assert both["crossed"] == [20, 20] and both["lower"] == pytest.approx(other["lower"])
+    assert both["parts"]["clusters"]["crossed"] == [20, 20] and both["lower"] == pytest.approx(other["lower"])
     nested, alone = (
         read_verdict(gate(*files, "--cluster", "part", "--cluster", "doc", "--slice", "form")),
         read_verdict(gate(*files, "--cluster", "doc", "--slice", "form")),
     )
-    assert read_verdict(gate(*files, "--cluster", "part", "--cluster", "doc"))["crossed"] == [20, 20]
-    assert (nested["crossed"], nested["lower"]) == ([], alone["lower"])
+    assert read_verdict(gate(*files, "--cluster", "part", "--cluster", "doc"))["parts"]["clusters"]["crossed"] == [
+        20,
+        20,
+    ]
+    assert (nested["parts"]["clusters"]["crossed"], nested["lower"]) == ([], alone["lower"])
     assert "columns; name one, or two different ones" in gate(*files, "--cluster", "doc", "--cluster", "doc").out
 
 

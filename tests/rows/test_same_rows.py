@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from harness import read_run
-from harness.records.figures import verdict_figures
 from harness.records.run import Run
+from harness.records.verdict_figures import verdict_figures
 from harness.reports.junit import format_junit
 from harness.reports.markdown import format_run_markdown
 from harness.testing import Project
@@ -92,7 +92,7 @@ def test_every_output_agrees(outputs: tuple[Run, dict[str, str]]) -> None:
             assert (100 * change if points else change) == parse_number(estimate), (name, baseline, value, estimate)
             found += 1
     named = {"capped mean difference", "capped relative change"}
-    if any(v.claim_spec and v.claim_spec.cap is not None for v in run.verdicts):
+    if any(v.terms and v.terms.cap is not None for v in run.verdicts):
         assert all(any(word in text for word in named) for text in texts.values())
     else:
         assert found >= 4
@@ -104,7 +104,7 @@ def test_the_slice_is_named_with_its_own_values(outputs: tuple[Run, dict[str, st
     """On every output the values of the deciding slice stand beside its difference, and never those of all rows."""
     run, texts = outputs
     (v,) = (v for v in run.verdicts if v.gate == "each")
-    assert v.driver == "kind=b"
+    assert v.where == "kind=b"
     assert v.n == 240
     figures = verdict_figures(v)
     assert (figures.where, figures.n) == ("kind=b", 80)

@@ -65,7 +65,7 @@ def test_what_gate_writes_is_the_same_gate(gate: Gate, table: Table, run: Callab
     said = gate(table("b", rows), table("c", worse), "--slice", "lang", "--write-suite", "kept/mine.toml", "--json")
     again = run((tmp_path / "kept" / "mine.toml").read_text("utf-8").replace("../", ""), "--json")
     verdicts = [read_json(one.out)["run"]["results"][1]["verdicts"] for one in (said, again)]
-    assert said.code == again.code and verdicts[0] == verdicts[1] and verdicts[0][0]["attempt"] == 1
+    assert said.code == again.code and verdicts[0] == verdicts[1] and verdicts[0][0]["parts"]["attempt"]["number"] == 1
 
 
 def test_several_gates_stand_with_each_other(run: Callable[..., Said]) -> None:
@@ -83,7 +83,10 @@ def test_an_attempt_is_spent(run: Callable[..., Said], table: Table) -> None:
     first = read_json(run(SUITE, "--json").out)["run"]["results"][1]["verdicts"][0]
     table("candidate", make_asked_rows([0, 1, *WORSE[2:]]))
     second = read_json(run(SUITE, "--json").out)["run"]["results"][1]["verdicts"][0]
-    assert (first["attempt"], second["attempt"]) == (1, 2) and second["alpha"] < first["alpha"] <= 0.05
+    assert (
+        tuple(v["parts"]["attempt"]["number"] for v in (first, second)) == (1, 2)
+        and second["alpha"] < first["alpha"] <= 0.05
+    )
 
 
 @pytest.mark.parametrize(

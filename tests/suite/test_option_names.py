@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from harness.errors import suggest_option
-from harness.gates.gate import Gate
 from harness.plugins import load_plugins
+from harness.records.claims.gate import Gate
 from harness.records.suite_header import SuiteTable
 from harness.schema import list_options
 from harness.suite import tables

@@ -54,7 +54,7 @@ def test_waived_gate_ships_and_is_in_every_output(suite: Project) -> None:
     summary = suite.harness("report", outcome.report.folder, "--markdown").out
     assert summary.index(f"floor on merged, {says}") < summary.index("| gate |")
     evidence = suite.folder / "exports/fake/evidence"
-    assert json.loads((evidence / "gates.json").read_text("utf-8"))[0]["waiver"]["by"] == "ada"
+    assert json.loads((evidence / "gates.json").read_text("utf-8"))[0]["parts"]["waived"]["line"]["by"] == "ada"
     assert json.loads((evidence / "report.json").read_text("utf-8"))["waivers"][0]["reason"] == "known rows"
     assert f"FAIL, {says}" in (suite.folder / "exports/fake/README.md").read_text("utf-8")
     assert says in (suite.folder / "ci.xml").read_text("utf-8")

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from bench import loop
-from harness.gates.gate import Gate
+from harness.records.claims.gate import Gate
 from harness.records.metrics import Metric
 from harness.records.samples import Result, Sample, Score
 from harness.records.verdicts import Outcome

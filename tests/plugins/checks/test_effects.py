@@ -13,7 +13,7 @@ pytest.importorskip("torch")
 import torch
 
 from harness.data.templates import fill_template
-from harness.gates.gate import Gate
+from harness.records.claims.gate import Gate
 from harness.records.findings import Finding, TrainingRow
 from harness.records.metrics import Metric
 from harness.records.models import ModelRef

@@ -10,7 +10,7 @@ import pytest
 
 pytest.importorskip("torch")
 
-from harness.gates.gate import Gate
+from harness.records.claims.gate import Gate
 from harness.testing import ROWS, SUITE, TRAIN, Project
 from harness_checks.labels import _check_label_spelling
 from harness_checks.recipe import unusual_recipe

@@ -13,7 +13,7 @@ import pytest
 
 from harness import Logprob, ModelRef, Sample, Score, UsageError
 from harness.gates.decide import decide
-from harness.gates.gate import Gate
+from harness.records.claims.gate import Gate
 from harness.records.samples import Result
 from harness.testing import FakeSubject
 from harness_domain import contains, exact_match, hf_metric, latency, multiple_choice, regex, size, token_f1

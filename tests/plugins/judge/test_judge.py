@@ -1297,7 +1297,7 @@ def test_labelled_rows_alone_decide_a_criterion_against_a_baseline(lost: int, ou
     gate = Gate("g", "chat.right", versus="base", worse_by_at_most=0.2)
     of = Metric("right", "higher", "proportion", labelled=True)
     found = decide(gate, of, *results, [Sample(f"q{i}") for i in range(200)], 0.05, name="merged")
-    assert (found.outcome, found.n, found.labelled, found.risk) == (outcome, 60, 60, "exact")
+    assert (found.outcome, found.n, found.parts["labelled"].rows, found.risk) == (outcome, 60, 60, "exact")
     assert "only the 60 of 200 rows with labels decide" in found.why
 
 

@@ -26,8 +26,10 @@ from harness.cli.github import list_annotations
 from harness.internals import OnScale, format_duration
 from harness.records import verdict_text as verdict_words
 from harness.records.changes import Change
-from harness.records.claim_spec import Note
 from harness.records.findings import Finding
+from harness.records.parts.needed import RowsNeeded
+from harness.records.parts.reason import Reason
+from harness.records.parts.waived import Waived
 from harness.records.waivers import Waiver
 from harness.release.releases import Promotion
 from harness.reports.junit import format_junit
@@ -152,7 +154,9 @@ def read_page_head(html: str) -> str:
 def test_reasons_stand_under_the_sentence(ran: Path) -> None:
     """Why something may not ship is told in the head, a line each, whole and with its rows, and only there."""
     why = "so it is " * 100 + "to its end"
-    kept = replace_verdicts(read_folder(ran), of=["floor"], outcome=Outcome.FAIL, why=why, notes=())
+    kept = replace_verdicts(
+        read_folder(ran), of=["floor"], outcome=Outcome.FAIL, why=why, parts={"reason": Reason(why)}
+    )
     exports = [replace(e, written=False, reasons=(why,)) for e in kept.run.exports]
     html = render_run(replace(kept, run=replace(kept.run, exports=exports)))
     assert read_page_head(html).count(f"✗ floor on merged qa.exact_match at least 0.5: {why}") == 1
@@ -175,11 +179,11 @@ def test_every_surface_tells_what_the_record_says(ran: Path, project: Project, g
     figures, told = PLANTED[gate]
     kept = read_folder(ran)
     found = next(v for v in kept.run.verdicts if v.gate == gate and v.decides)
-    notes = [replace(found.notes[0], params={**found.notes[0].params, **figures, "n": 77})]
-    notes.append(Note("needed", {"rows": 900, "range": [1234, 5678], "such": False, "close": 20, "likely": "PASS"}))
-    why = verdict_words.format_notes(found.claim_spec, notes)
+    needed = RowsNeeded(900, (1234, 5678), n=77, likely=Outcome.PASS)
+    changed = replace(found, outcome=Outcome.INCONCLUSIVE, n=77, **figures).with_parts(needed)
+    why = verdict_words.format_why(changed)
     planted = replace_verdicts(
-        kept, of=[gate], outcome=Outcome.INCONCLUSIVE, notes=tuple(notes), why=why, n=77, **figures
+        kept, of=[gate], outcome=Outcome.INCONCLUSIVE, parts=changed.parts, why=why, n=77, **figures
     )
     (ran / "report.json").write_text(to_json(planted.run), "utf-8")
     before = shutil.copytree(ran, ran.with_name("before"))
@@ -212,7 +216,7 @@ def test_every_surface_tells_what_the_record_says(ran: Path, project: Project, g
 def test_what_was_let_through_comes_first(ran: Path) -> None:
     """A waiver that let something ship, and a check that was ignored, are the first lines under the sentence."""
     waiver = Waiver("floor", "", "ticket 12", "2999-01-01", "A. Smith", "2026-01-01", "")
-    kept = replace_verdicts(read_folder(ran), of=["floor"], outcome=Outcome.FAIL, waiver=waiver)
+    kept = replace_verdicts(read_folder(ran), of=["floor"], outcome=Outcome.FAIL, parts={"waived": Waived(waiver)})
     flag = Finding("error", "what", code="X1", ignored="why", waiver=waiver)
     text = read_page_head(render_run(replace(kept, run=replace(kept.run, exit_code=0, findings=[flag]))))
     first = text.index("floor on merged, waived by A. Smith until 2999-01-01: ticket 12")
@@ -290,8 +294,9 @@ def test_gain_is_drawn_against_forgetting(ran: Path) -> None:
     assert metrics.tradeoff_of_runs(read_folder(ran)) is None  # no gate asks that nothing be forgotten
     kept = read_folder(ran)
     better = next(v for v in kept.run.verdicts if v.gate == "better" and v.candidate == "merged")
-    assert better.claim_spec
-    loss = replace(better, gate="keeps", threshold=-0.05, claim_spec=replace(better.claim_spec, threshold=-0.05))
+    assert better.terms
+    gate = replace(better.terms.gate, better_by=None, worse_by_at_most=0.05)
+    loss = replace(better, gate="keeps", threshold=-0.05, terms=replace(better.terms, gate=gate))
     reports = [*kept.run.results, replace(kept.run.results[0], verdicts=(loss,))]
     chart = metrics.tradeoff_of_runs(replace(kept, run=replace(kept.run, results=reports)))
     assert chart and [name for name, *_ in chart.table] == ["base", "adapter", "merged"]

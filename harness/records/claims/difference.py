@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
+from typing import Literal
 
-from harness.gates.gate import BestCase, ClaimType, Gate, Oriented
-from harness.records.claim_spec import ClaimSpec
+from harness.records.claims.gate import BestCase, ClaimType, Gate, Oriented
 from harness.records.metrics import Metric
-from harness.records.verdict_text import format_limit
+from harness.texts.numbers import format_limit
 
 
 class Difference(ClaimType):
@@ -16,6 +16,7 @@ class Difference(ClaimType):
     The candidate is better by more than a margin, or worse by less than one.
     """
 
+    name = "difference"
     keys = ("versus better_by", "versus worse_by_at_most")
 
     def matches(self, gate: Gate) -> bool:
@@ -61,8 +62,11 @@ class Difference(ClaimType):
             return f"worse than {gate.versus} by at most {format_limit(gate.worse_by_at_most)}"
         return f"better than {gate.versus}" + (f" by {format_limit(gate.better_by)}" if gate.margin else "")
 
-    def claim_spec(self, gate: Gate, metric: Metric | None) -> ClaimSpec:
-        return ClaimSpec("difference", -1 if metric and metric.better == "lower" else 1, gate.margin, gate.relative)
+    def threshold(self, gate: Gate) -> float:
+        return gate.margin
+
+    def sign(self, gate: Gate, better: str) -> Literal[1, -1]:
+        return -1 if better == "lower" else 1
 
     def oriented(self, gate: Gate, metric: Metric) -> Oriented:
         """Return sign, margin and factor of the claim.

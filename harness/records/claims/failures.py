@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import Literal
 
-from harness.gates.gate import ClaimType, Gate, Oriented, Units
-from harness.records.claim_spec import ClaimSpec
+from harness.records.claims.gate import ClaimTerms, ClaimType, Gate, Oriented, Units
 from harness.records.metrics import Metric
 from harness.records.samples import Score
-from harness.records.verdict_text import format_limit
 from harness.stats import hypothesis_tests
+from harness.texts.numbers import format_limit
 
 
 class Failures(ClaimType):
     """At most so many rows are wrong: by a metric that is 0 or 1, or worse than a number or baseline by over a cap."""
 
+    name = "failures"
     keys = ("max_failures",)
     counts = True
 
@@ -50,8 +51,14 @@ class Failures(ClaimType):
         than = f"than {gate.versus} " if gate.versus else ""
         return f"worse {than}by more than {format_limit(gate.cap)} on {rows}"
 
-    def claim_spec(self, gate: Gate, metric: Metric | None) -> ClaimSpec:
-        return ClaimSpec("failures", -1 if metric and metric.better == "lower" else 1, gate.max_failures or 0)
+    def threshold(self, gate: Gate) -> float:
+        return gate.max_failures or 0
+
+    def sign(self, gate: Gate, better: str) -> Literal[1, -1]:
+        return -1 if better == "lower" else 1
+
+    def fails(self, terms: ClaimTerms, value: float) -> bool:
+        return terms.is_share and value != (1.0 if terms.sign > 0 else 0.0)
 
     def oriented(self, gate: Gate, metric: Metric) -> Oriented:
         """Return that fewer are better."""

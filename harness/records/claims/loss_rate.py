@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Literal
 
-from harness.gates.gate import BestCase, ClaimType, Gate, Oriented
-from harness.records.claim_spec import ClaimSpec
+from harness.records.claims.gate import BestCase, ClaimType, Gate, Oriented
 from harness.records.metrics import Metric
 from harness.records.samples import Score
-from harness.records.verdict_text import format_limit
+from harness.texts.numbers import format_limit
 
 
 class LossRate(ClaimType):
@@ -20,6 +20,7 @@ class LossRate(ClaimType):
     variance is needed, and few rows prove more than with a mean.
     """
 
+    name = "losses"
     keys = ("versus worse_by_more_than on_at_most",)
 
     def matches(self, gate: Gate) -> bool:
@@ -55,8 +56,11 @@ class LossRate(ClaimType):
         size, most = format_limit(gate.worse_by_more_than), f"{100 * (gate.on_at_most or 0.0):g}%"
         return f"worse than {gate.versus} by more than {size} on at most {most} of rows"
 
-    def claim_spec(self, gate: Gate, metric: Metric | None) -> ClaimSpec:
-        return ClaimSpec("losses", -1, gate.on_at_most or 0.0)
+    def threshold(self, gate: Gate) -> float:
+        return gate.on_at_most or 0.0
+
+    def sign(self, gate: Gate, better: str) -> Literal[1, -1]:
+        return -1
 
     def oriented(self, gate: Gate, metric: Metric) -> Oriented:
         """Return that fewer are better."""

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Literal
 
-from harness.gates.gate import BestCase, ClaimType, Gate
-from harness.records.claim_spec import ClaimSpec
+from harness.records.claims.gate import BestCase, ClaimTerms, ClaimType, Gate
 from harness.records.metrics import Metric
-from harness.records.verdict_text import format_limit
+from harness.texts.numbers import format_limit
 
 
 class Bound(ClaimType):
     """Claim that a metric is at least or at most a number."""
 
+    name = "bound"
     keys = ("min", "max")
 
     def find_metric_mistakes(self, gate: Gate, metric: Metric, rows: int | None) -> list[str]:
@@ -34,8 +35,14 @@ class Bound(ClaimType):
     def claim_text(self, gate: Gate) -> str:
         return f"at most {format_limit(gate.max)}" if gate.min is None else f"at least {format_limit(gate.min)}"
 
-    def claim_spec(self, gate: Gate, metric: Metric | None) -> ClaimSpec:
-        return ClaimSpec("bound", -1, gate.max or 0.0) if gate.min is None else ClaimSpec("bound", 1, gate.min)
+    def threshold(self, gate: Gate) -> float:
+        return gate.max or 0.0 if gate.min is None else gate.min
+
+    def sign(self, gate: Gate, better: str) -> Literal[1, -1]:
+        return -1 if gate.min is None else 1
+
+    def fails(self, terms: ClaimTerms, value: float) -> bool:
+        return terms.sign * (value - terms.to_test_scale(terms.threshold)) < 0
 
     def implies(self, gate: Gate, claim: Gate, metric: Metric) -> bool:
         """Return whether this bound is as strict as the claim's."""

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, NamedTuple
 
-from harness.records import verdict_text
-from harness.records.claim_spec import ClaimSpec
 from harness.records.metrics import Metric
+from harness.records.parts import CONDITIONS, ConditionKeys
 from harness.records.samples import Sample, Score
-from harness.records.scales import find_range_error
-from harness.records.verdicts import Risk, Verdict
+from harness.records.scales import Scale, Scaled, find_range_error
 from harness.stats.result import Test
 from harness.stats.values import Range, find_alpha_error
+from harness.texts.numbers import format_limit, format_short
 
 GATE_COMMAND = "harness gate"  # the place of a claim that no suite holds
 PARENT = "parent"  # what a copy that an export makes is compared with: the candidate it was made of
@@ -52,11 +51,8 @@ class BestCase(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Gate:
-    """`[[gate]]`: a claim about a metric, against a number or against a baseline on the same rows.
-
-    Margins are in the metric's own units, or a share of the baseline ("2%"); a perplexity's always are a share.
-    """
+class GateKeys:
+    """The keys of a gate beside those of its conditions."""
 
     id: str
     metric: str = ""
@@ -78,12 +74,17 @@ class Gate:
     estimand: Literal["rows", "questions"] = "rows"  # what counts once in the mean
     cap: float | None = None  # what a row can count at most, either way; nats of a perplexity
     range: list[float] | None = None  # the least and the most that a row's value can be; nats of a perplexity
-    allow_approximate: bool = False  # may block and pass at a risk that is only approximate
-    cut_at_most: float | None = None  # the share of answers, of either side, beyond which cut ones keep it undecided
-    clean_only: bool = False  # judged without the rows that the contamination check tells of
     of: Literal["run", "recipe"] = "run"  # what is claimed: of the weights that ship, or of the mean over [train] seeds
     among: int = 1  # claims that share its risk, of which each may be proven at a part of it
     guards: str = ""  # the gate on the mean of several tasks, of which this one guards a task
+
+
+@dataclass(frozen=True)
+class Gate(ConditionKeys, GateKeys):
+    """`[[gate]]`: a claim about a metric, against a number or against a baseline on the same rows.
+
+    Margins are in the metric's own units, or a share of the baseline ("2%"); a perplexity's always are a share.
+    """
 
     @property
     def eval(self) -> str:
@@ -134,8 +135,7 @@ class Gate:
             found.append("id is empty or has unprintable characters; give the gate a name for its reports")
         if self.alpha is not None and (error := find_alpha_error(self.alpha)):
             found.append(f"alpha is {self.alpha}; {error}")
-        if self.cut_at_most is not None and not 0 <= self.cut_at_most <= 1:
-            found.append(f"cut_at_most is {self.cut_at_most:g}; it must be a share of answers from 0 to 1")
+        found += [mistake for condition in CONDITIONS for mistake in condition.find_mistakes(self)]
         if self.min_n < 2:
             found.append(f"min_n is {self.min_n}; it must be 2 or more")
         found += [f'slice is "{s}"; write COLUMN=VALUE or COLUMN=*' for s in self.slices if "=" not in s]
@@ -160,6 +160,7 @@ class Gate:
         Depends on its scale and direction, and on the number of rows, if known.
         """
         found, odd = self.kind.find_metric_mistakes(self, metric, rows), ""
+        found += [mistake for condition in CONDITIONS for mistake in condition.find_metric_mistakes(self, metric)]
         if self.of == "recipe" and metric.is_count:
             odd = "one number about the weights, not a mean over rows"
         elif self.of == "recipe" and (metric.labelled or metric.is_agreement):
@@ -168,23 +169,25 @@ class Gate:
 
     def claim(self) -> str:
         """Return the claim in words."""
-        return self.kind.claim_text(self) + verdict_text.format_conditions(self.claim_spec(None))
+        return self.kind.claim_text(self) + self.describe_conditions()
 
-    def claim_spec(self, metric: Metric | None) -> ClaimSpec:
-        """Return the claim as data. Its scale is known only with a metric."""
-        return replace(
-            self.kind.claim_spec(self, metric),
-            scale=self.kind.restate(self, metric)[1].scale if metric else None,
-            slices=tuple((column, value) for column, _, value in (s.partition("=") for s in self.slices)),
-            min_n=self.min_n if self.slice else 0,
-            by_question=self.estimand == "questions",
-            cap=None if self.kind.counts else self.cap,
-            range=None if self.range is None else (self.range[0], self.range[1]),
-            approximate=self.allow_approximate,
-            cut_at_most=self.cut_at_most,
-            clean=self.clean_only,
-            recipe=self.of == "recipe",
-        )
+    def describe_conditions(self) -> str:
+        """Return in words how the claim counts rows, on which, and its conditions."""
+        text = " in the mean over questions" if self.estimand == "questions" else ""
+        if self.cap is not None and not self.kind.counts:
+            text += f", no row counted as more than {format_limit(self.cap)}"
+        if self.range is not None:
+            text += f", rows from {format_limit(self.range[0])} to {format_limit(self.range[1])}"
+        text += f" on {' and '.join(self.slices)}" if self.slices else ""
+        text += "".join(condition.phrase(self) for condition in CONDITIONS)
+        return text + (", for the recipe" if self.of == "recipe" else "")
+
+    def terms(self, metric: Metric | None) -> ClaimTerms:
+        """Return the claim in terms of its metric."""
+        asked = replace(self, where="")  # the same claim wherever it is written
+        if metric is None:
+            return ClaimTerms(asked)
+        return ClaimTerms(asked, self.kind.restate(self, metric)[1].scale, metric.better)
 
     def row_range(self, metric: Metric) -> Range:
         """Return the range of a row's value.
@@ -193,7 +196,7 @@ class Gate:
         """
         return metric.row_range if self.range is None else Range(self.range[0], self.range[1])
 
-    def risk(self, metric: Metric) -> Risk:
+    def risk(self, metric: Metric) -> Literal["exact", "approximate"]:
         """Return whether the gate's risk is exact or approximate.
 
         It is exact for counts, for labels, and for a mean over rows with a declared range or a cap. Otherwise it holds
@@ -212,16 +215,12 @@ class Gate:
         """Return whether proving this gate proves a claim, too.
 
         Both must be about the same rows, judged alike, and this gate must be at least as strict: as low a `min_n` for
-        its slices, and as low a share of truncated completions.
+        its slices, and all its conditions.
         """
-        same = all(
-            getattr(self, key) == getattr(claim, key) for key in ("metric", "versus", "estimand", "cap", "range", "of")
-        )
-        same = same and (claim.allow_approximate or not self.allow_approximate)
-        rows = set(self.slices) == set(claim.slices) and self.clean_only == claim.clean_only
-        rows = rows and (not claim.slice or self.min_n <= claim.min_n)
-        most = claim.cut_at_most
-        guarded = most is None or (self.cut_at_most is not None and self.cut_at_most <= most)
+        keys = ("metric", "versus", "estimand", "cap", "range", "of")
+        same = all(getattr(self, key) == getattr(claim, key) for key in keys)
+        rows = set(self.slices) == set(claim.slices) and (not claim.slice or self.min_n <= claim.min_n)
+        guarded = all(condition.implies(self, claim) for condition in CONDITIONS)
         return same and rows and guarded and self.kind is claim.kind and self.kind.implies(self, claim, metric)
 
     def applies_to(self, candidate: str) -> bool:
@@ -244,12 +243,73 @@ class Gate:
         return found
 
 
+@dataclass(frozen=True)
+class ClaimTerms(Scaled):
+    """A gate in terms of its metric: what the numbers of its verdict mean.
+
+    `scale` is that of what is tested, None if there is no such metric. `threshold` is the number as the suite gives it:
+    a bound, the number of rows that may fail, or the margin by which the candidate must be better, negative if it may
+    be worse. It is a share of the baseline if `relative`, and always for a perplexity.
+    """
+
+    gate: Gate
+    scale: Scale | None = None
+    better: Literal["higher", "lower"] = "higher"
+
+    @property
+    def kind(self) -> str:
+        """The name of the kind of claim."""
+        return self.gate.kind.name
+
+    @property
+    def sign(self) -> Literal[1, -1]:
+        """1 where larger is better for the claim, else -1."""
+        return self.gate.kind.sign(self.gate, self.better)
+
+    @property
+    def threshold(self) -> float:
+        return self.gate.kind.threshold(self.gate)
+
+    @property
+    def relative(self) -> bool:
+        return self.gate.relative
+
+    @property
+    def cap(self) -> float | None:
+        """What a row can count at most. A count of failures has none."""
+        return None if self.gate.kind.counts else self.gate.cap
+
+    @property
+    def slices(self) -> list[tuple[str, str]]:
+        """Pairs of column and value, "*" for each value."""
+        return [(column, value) for column, _, value in (s.partition("=") for s in self.gate.slices)]
+
+    def applies_to_row(self, row: Mapping[str, Any]) -> bool:
+        """Return whether the claim is about a row."""
+        slices = self.slices
+        return not slices or any(v == "*" or str(row.get(c)) == v for c, v in slices if c in row or v == "*")
+
+    def fails(self, value: float) -> bool:
+        """Return whether a row's value alone violates the claim.
+
+        Always False for a difference, since no single row has one.
+        """
+        return self.gate.kind.fails(self, value)
+
+    def format_number(self, x: float | None) -> str:
+        """Write a number on the claim's scale: the metric's value, or a difference of two."""
+        if x is None:
+            return format_short(x)
+        return self.format_test_change(x) if self.kind == "difference" else format_short(self.from_test_scale(x))
+
+
 class ClaimType:
     """A kind of claim: the keys that say it, what they may be, its test, and what numbers of a verdict must satisfy.
 
     A new one is a class in a file of its own, and its place in `harness.gates`.
     """
 
+    name: Literal["bound", "difference", "failures", "losses"]
     keys: tuple[str, ...] = ()  # of `[[gate]]`; those that say it together stand in one text
     counts = False  # it counts rows, all of them, and takes no risk
 
@@ -295,8 +355,6 @@ class ClaimType:
             found.append(
                 f'{name} is computed from labels, and there are none for the other model; claim "min" or "max"'
             )
-        if gate.clean_only and metric.is_count:
-            found.append(f'{name} is a count over all rows, so leaving rows out lowers it; remove "clean_only"')
         if gate.estimand != "rows" and (metric.combine or metric.is_count):
             what = "computed from all rows at once" if metric.combine else "a count over all rows"
             found.append(f'{name} is {what}, not a mean over {gate.estimand}; remove "estimand"')
@@ -316,9 +374,17 @@ class ClaimType:
         """Return the claim in words, without which rows it is about."""
         raise NotImplementedError
 
-    def claim_spec(self, gate: Gate, metric: Metric | None) -> ClaimSpec:
-        """Return the claim as data, without which rows it is about."""
+    def threshold(self, gate: Gate) -> float:
+        """Return the number that is claimed, as the gate gives it."""
         raise NotImplementedError
+
+    def sign(self, gate: Gate, better: str) -> Literal[1, -1]:
+        """Return 1 if larger is better for the claim, else -1. `better` is the direction of its metric."""
+        raise NotImplementedError
+
+    def fails(self, terms: ClaimTerms, value: float) -> bool:
+        """Return whether a row's value alone violates the claim."""
+        return False
 
     def restate(self, gate: Gate, metric: Metric) -> tuple[Gate, Metric]:
         """Return the claim and metric that are tested.
@@ -338,8 +404,8 @@ class ClaimType:
 
         On the scale where the metric is tested.
         """
-        about = self.claim_spec(gate, metric)
-        return Oriented(about.sign, about.sign * metric.to_test_scale(about.threshold), 1.0)
+        sign = self.sign(gate, metric.better)
+        return Oriented(sign, sign * metric.to_test_scale(self.threshold(gate)), 1.0)
 
     def implies(self, gate: Gate, claim: Gate, metric: Metric) -> bool:
         """Return whether a gate is as strict as a claim.
@@ -366,23 +432,6 @@ KINDS: list[ClaimType] = []  # `harness.gates` fills it
 
 def _is_option_given(gate: Gate, key: str) -> bool:
     return getattr(gate, key) not in (None, [])
-
-
-def find_export_obstacles(verdicts: Iterable[Verdict], gates: Sequence[Gate], candidate: str) -> list[str]:
-    """Return why a candidate may not ship: a line per blocking gate that neither passed nor is waived.
-
-    Empty when it may. A waiver covers a verdict, not the lack of one.
-    """
-    said = {v.gate: v for v in verdicts if v.candidate == candidate}
-    if not (wanted := [g for g in gates if g.blocking and g.applies_to(candidate)]):
-        return [f"no blocking gate is on {candidate}"]
-    reasons = []
-    for gate in wanted:
-        if (verdict := said.get(gate.id)) is None:
-            reasons.append(f'gate "{gate.id}" has no verdict on {candidate}')
-        elif verdict.blocks_release:
-            reasons.append(f'gate "{gate.id}" is {verdict.outcome} on {candidate}: {verdict.why}')
-    return reasons
 
 
 def assign_recipe_gates(gates: Sequence[Gate], recipe: str) -> tuple[Gate, ...]:
