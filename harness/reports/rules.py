@@ -24,9 +24,18 @@ SIZES = ("worse_by_at_most", "worse_by_more_than", "on_at_most", "max_failures")
 STRICTER_UP, STRICTER_DOWN = ("min", "better_by"), ("max", *SIZES, "alpha", "cut_at_most")
 LIMITS = ("min", "max", "better_by", *SIZES)
 # from the other keys of a gate, or where they are written
-DERIVED_KEYS = ("id", "where", "claim", "blocking", "candidates", "among", "guards")
+DERIVED_KEYS = ("id", "where", "claim", "digest", "blocking", "candidates", "among", "guards")
 # of a lock: what names, dates or repeats, and what a comparison tells by itself
-LABELS: tuple[str, ...] = ("recorded", "format", "gates", "subjects", "packages", "suite.name", "suite.file")
+LABELS: tuple[str, ...] = (
+    "recorded",
+    "format",
+    "gates",
+    "attempts",
+    "subjects",
+    "packages",
+    "suite.name",
+    "suite.file",
+)
 LABELS += ("suite.digest", "suite.source", "suite.header.name", "suite.header.description", "suite.header.alpha")
 NAMES = ("id", "name", "to")  # keys by which a table of a list is known
 UNSET_TEXT = "not set"
