@@ -205,6 +205,7 @@ def find_roles(columns: Columns, given: Mapping[str, str | None], ask: Ask) -> R
     content = [column for column in columns if lower_names[column] not in IDS]
     first = inputs or named["input"][:1] or content[:1]
     other = [column for column in content if column not in first] if len(content) == 2 else []
+    other = [column for column in other if lower_names[column] not in OWN_NAMES["input"]]  # which is no answer
     by_name = "by its name"
     own = {role: [column for column in columns if lower_names[column] in names] for role, names in OWN_NAMES.items()}
     ways = (

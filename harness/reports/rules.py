@@ -30,9 +30,18 @@ STRICTER: Mapping[str, int] = {
 }
 LIMITS = ("min", "max", "better_by", *SIZES)
 # from the other keys of a gate, or where they are written
-DERIVED_KEYS = ("id", "where", "claim", "blocking", "candidates", "among", "guards")
+DERIVED_KEYS = ("id", "where", "claim", "digest", "blocking", "candidates", "among", "guards")
 # of a lock: what names, dates or repeats, and what a comparison tells by itself
-LABELS: tuple[str, ...] = ("recorded", "format", "gates", "subjects", "packages", "suite.name", "suite.file")
+LABELS: tuple[str, ...] = (
+    "recorded",
+    "format",
+    "gates",
+    "attempts",
+    "subjects",
+    "packages",
+    "suite.name",
+    "suite.file",
+)
 LABELS += ("suite.digest", "suite.source", "suite.header.name", "suite.header.description", "suite.header.alpha")
 NAMES = ("id", "name", "to")  # keys by which a table of a list is known
 UNSET_TEXT = "not set"

@@ -11,6 +11,7 @@ from harness.artifacts import attestation
 from harness.artifacts.attestation import CLAIMS, EVIDENCE, GATES, LOCK, MANIFEST, MODEL
 from harness.artifacts.digests import file_digest, hash_files, root_digest, weights_digest_of_files
 from harness.artifacts.folders import list_files
+from harness.gates.attempts import ID_DIGITS, hash_line
 from harness.release.evidence_rows import read_rows
 from harness.release.ledger_evidence import read_attempts
 from harness.release.lock_reader import read_lock
@@ -71,6 +72,23 @@ def waive_verdict(export: Path, waiver: dict[str, str], **changes: Any) -> None:
     gates = json.loads((export / EVIDENCE / GATES).read_text("utf-8"))
     parts = next(g["parts"] for g in gates if g["gate"] == "floor")
     edit_gates(export, parts={**parts, "waived": {"critical": True, "line": waiver}}, **changes)
+
+
+def ledger_of_weights(manifest: dict[str, Any], weights: str) -> dict[str, Any]:
+    """Return the ledger of a manifest with the lines of its candidate written anew for other weights."""
+    ledger = manifest["ledger"]
+    looks = [
+        {**line, "weights": weights} if line["weights"] == manifest["weights"] else line for line in ledger["looks"]
+    ]
+    looks = [{**line, "id": hash_line(line)} for line in looks]
+    ids = {old["id"]: new["id"] for old, new in zip(ledger["looks"], looks, strict=True)}
+    short = {old[:ID_DIGITS]: new[:ID_DIGITS] for old, new in ids.items()}
+    attempts = {
+        name: {**entry, "line": ids[entry["line"]], "near": [ids[line] for line in entry["near"]]}
+        for name, entry in ledger["attempts"].items()
+    }
+    lists = {key: sorted(short.get(id_, id_) for id_ in ledger[key]) for key in ("lines", "heads")}
+    return {**ledger, **lists, "looks": looks, "attempts": attempts}
 
 
 def decide_gates_again(export: Path) -> None:

@@ -150,7 +150,7 @@ def test_rows_are_shown_as_they_are_cut(suite: Project) -> None:
     long = [{"input": "x" * 30_000, "target": "y"}] * 3
     suite.write({"train.jsonl": long, "harnessfile.py": BUILDS.replace("CUT", "None")})
     row = suite.run().report.shown_rows[0]
-    assert row == ShownRow(1, (Segment("<user>" + "x" * 19_994 + "…"),))
+    assert row == ShownRow(1, (Segment("<user>" + "x" * 19_993 + "…"),))
 
 
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="peaks begin anew on Linux alone")

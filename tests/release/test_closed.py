@@ -33,7 +33,7 @@ LOADED = {
         "mean_tests multiple_testing power ratio result rule_of_three seeds shares significance tango "
         "unconditional values"
     ),
-    "texts": "counts escaping json_text numbers secrets",
+    "texts": "counts escaping json_text numbers secrets shortening",
 }
 VERIFY = """
 import sys

@@ -286,12 +286,17 @@ def test_the_door_is_light(table: Table, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_library_that_is_missing_is_named(table: Table, tmp_path: Path) -> None:
-    """Without numpy and scipy the door names what brings them, and so does a suite."""
-    base, candidate = table("base", make_asked_rows(RIGHT)), table("candidate", make_asked_rows(make_worse_scores(3)))
+    """Without numpy and scipy the door names what brings them for scores that are not 0/1, and so does a suite."""
+    base, candidate = (
+        table(name, make_asked_rows([0.3 + score / 2 for score in scores]))
+        for name, scores in (("base", RIGHT), ("candidate", make_worse_scores(3)))
+    )
     suite = tmp_path / "gate.toml"
-    eval_ = '[[eval]]\nname = "qa"\nuse = "rows"\n[[gate]]\nid = "x"\nmetric = "qa.score"\nmin = 0.1\n'
+    eval_ = '[[eval]]\nname = "qa"\nuse = "rows"\nbetter = "higher"\n'
+    eval_ += '[[gate]]\nid = "x"\nmetric = "qa.score"\nmin = 0.1\nrange = [0, 1]\n'
     suite.write_text(f'[suite]\nname = "x"\n[rows.candidate]\npath = "{candidate.name}"\n{eval_}', "utf-8")
-    for words in (["gate", str(base), str(candidate), *CLAIM], ["run", str(suite)]):
+    scale = ("--higher", "--range", "0", "1")
+    for words in (["gate", str(base), str(candidate), *CLAIM, *scale], ["run", str(suite)]):
         code = "import sys; sys.modules.update(numpy=None, scipy=None)\nfrom harness.cli.main import main\n"
         code += f"sys.exit(main({words!r}))"
         env = {"HARNESS_CACHE": str(tmp_path / "cache"), "PATH": ""}

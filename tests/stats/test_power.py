@@ -78,7 +78,6 @@ def test_power_of_a_mean_is_statsmodels() -> None:
         "McNemar, n = 60",
         "share in 10 clusters",
         "pairs in 20 clusters of Zipf",
-        "mean over 50 clusters",
         "score, Beta(1, 0.1), n = 50",
         "mean, log-normal(0.8), n = 50",
         "perplexity, t(4), n = 50",

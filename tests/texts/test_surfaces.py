@@ -33,6 +33,7 @@ harness/init: table
 harness/pipeline: artifacts model_selection preflight record
 harness/planning: aa_record benchmark
 harness/release: export promote publish signing
+harness/rows: bundle_verification
 harness/suite: waiving
 harness/workers: gpus child protocol
 plugins/harness_checks: batches frames

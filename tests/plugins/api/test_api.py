@@ -822,7 +822,7 @@ def test_a_server_that_says_when_is_asked_then(fake: Fake) -> None:
         assert subject.generate(["a"]) == ["to a"]
         fake.troubles = [status(429, **{"Retry-After": "3600"})]
         said = read_usage_error(lambda: subject.generate(["a"]))
-    assert "HTTP 429: status 429 and asks to wait 3600 s (the prompt ending 'a'), after 1 try" in said
+    assert "HTTP 429: status 429 and asks to wait 1 h 00 min (the prompt ending 'a'), after 1 try" in said
 
 
 @pytest.mark.parametrize(
@@ -1280,7 +1280,7 @@ MODES = {
     "HTTP 429, in no time": make_mode([status(429, **{"Retry-After": "0"})]),
     "HTTP 429, in the past": make_mode([status(429, **{"Retry-After": "Wed, 21 Oct 2015 07:28:00 GMT"})]),
     "HTTP 429, whenever": make_mode([status(429, **{"Retry-After": "soon"})]),
-    "HTTP 429, in hours": Mode(status(429, **{"Retry-After": "9999"}), "asks to wait 9999 s .*after 1 try"),
+    "HTTP 429, in hours": Mode(status(429, **{"Retry-After": "9999"}), "asks to wait 2 h 46 min .*after 1 try"),
     "HTTP 429, never": make_mode([status(429, **{"Retry-After": "inf"})]),
     "a quota that is used up": Mode([status(429, SPENT)], "HTTP 429: You exceeded"),
     "HTTP 500": Mode(status(500, {"error": b64encode(KEY.encode()).decode()}), r"HTTP 500: \*\*\*.{0,3} \("),

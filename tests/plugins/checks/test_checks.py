@@ -59,9 +59,9 @@ CHAT_EVAL = [{"input": [{"role": "user", "content": r["input"]}], "target": r["t
 USER = {"role": "user", "content": "Where?"}
 BAD_ROWS: dict[str, tuple[Any, Any, str]] = {
     "no known columns": (
-        [{"question": "a", "reply": "b"}],
+        [{"x": "a", "y": "b", "z": "c"}],
         EVAL,
-        'row 1 has the columns "question", "reply"; it needs input and target',
+        'row 1 has the columns "x", "y", "z"; it needs input and target',
     ),
     "rows that are no objects": ("[1, 2]\n", EVAL, ": row 1 is [1, 2]; it must be an object"),
     "a line that is no JSON": ('{"prompt": "a", "compl\n', EVAL, "train.jsonl:1: not valid JSON:"),
