@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 from harness.artifacts.digests import digest_value
 from harness.gates.gate_input import as_error, error_verdict
 from harness.records.claims.gate import Gate
-from harness.records.findings import Finding
 from harness.records.parts.leaked import LeakedRows
 from harness.records.parts.slices import Slices
 from harness.records.samples import Sample

@@ -17,13 +17,17 @@ LOADED = {
     "harness": ("artifacts errors files gates lazy plugin_errors portable records release schema stats texts version"),
     "artifacts": "attestation digests folders formats gguf model_files safetensors shapes stamps strict_json",
     "gates": (
-        "agreement attempts bound clusterings contamination context decide difference failures gate "
-        "gate_input hypothesis inference labels loss_rate min_rows notes outcome paired_rows_needed "
-        "sample_size waivers"
+        "agreement attempts clusterings contamination context decide gate_input hypothesis inference "
+        "labels min_rows notes outcome paired_rows_needed sample_size waivers"
     ),
     "portable": "locks opening",
     "records": (
-        "changes claim_spec completion figures metrics samples scales suite_header verdict_text verdicts waivers"
+        "claims completion figures metrics outcomes parts result_text samples scales suite_header "
+        "verdict_text verdicts waivers"
+    ),
+    "records.claims": "bound difference failures gate loss_rate",
+    "records.parts": (
+        "approximate attempts cap clusters guarded labels leaked needed part reason recipe rows slices truncated waived"
     ),
     "release": (
         "evidence_rows ledger_evidence lock_reader policy policy_checks recomputation served source verified verify"
