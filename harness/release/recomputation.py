@@ -315,7 +315,9 @@ def find_verdict_difference(recorded: RecordedVerdict, again: RecordedVerdict) -
         if isinstance(again[key], (int, float, str)) or again[key] is None:
             return f"has {key} {recorded[key]}, but the rows give {again[key]}"
         return f"has {key} that its rows do not give"
-    known = {name: part for name, part in recorded["parts"].items() if name in Part.registry}
+    if not isinstance(recorded["parts"], Mapping):
+        return "has parts that are no object"
+    known = {name: part for name, part in recorded["parts"].items() if name in Part.registry or _is_critical(part)}
     for name in {**known, **again["parts"]}:
         if not _is_near(known.get(name), again["parts"].get(name)):
             return f'has a part "{name}" that its rows do not give'
@@ -324,6 +326,11 @@ def find_verdict_difference(recorded: RecordedVerdict, again: RecordedVerdict) -
     if not _is_near(recorded["why"], again["why"]):
         return "has a text that differs from its parts"
     return ""
+
+
+def _is_critical(part: Any) -> bool:
+    """Return whether a part must be known; one that does not say so must."""
+    return not isinstance(part, Mapping) or part.get("critical") is not False
 
 
 def _is_near(recorded: Any, again: Any, key: str = "") -> bool:

@@ -322,8 +322,8 @@ def verify_all(exports: list[Path], policy: Path | None, libraries: str) -> Iter
 def test_the_export_itself_is_verified(once: Path) -> None:
     """What is edited below is accepted as it is: the second attempt, with a waiver."""
     gates = json.loads((once / "exports/fake" / EVIDENCE / GATES).read_text("utf-8"))
-    assert {gate["attempt"] for gate in gates} == {2}
-    assert [gate["gate"] for gate in gates if gate["waiver"]] == ["tall"]
+    assert {gate["parts"]["attempt"]["number"] for gate in gates} == {2}
+    assert [gate["gate"] for gate in gates if "waived" in gate["parts"]] == ["tall"]
     for libraries, policy, left in (("numpy", once / "policy.toml", []), ("no numpy", None, ["groups"])):
         (found,) = verify_all([once / "exports/fake"], policy, libraries)
         assert (found["refused"], found["left"]) == ("", left)
@@ -370,6 +370,24 @@ def edit_verdict(export: Path, gate: str, /, **changes: Any) -> None:
     edit_record(export, GATES, lambda gates: next(g for g in gates if g["gate"] == gate).update(changes))
 
 
+def edit_part(export: Path, gate: str, part: str, /, **changes: Any) -> None:
+    """Change a part of a verdict, or remove it where nothing is to be changed."""
+
+    def change(gates: list[dict[str, Any]]) -> None:
+        parts = next(g["parts"] for g in gates if g["gate"] == gate)
+        parts[part] = {**parts.pop(part, {}), **changes}
+        if not changes:
+            del parts[part]
+
+    edit_record(export, GATES, change)
+
+
+def record_attempt(export: Path, number: int, alpha: float) -> None:
+    """Let the verdict on "floor" say that it is another attempt."""
+    edit_part(export, "floor", "attempt", number=number)
+    edit_verdict(export, "floor", alpha=alpha)
+
+
 def edit_gate(export: Path, gate: str, **changes: Any) -> None:
     edit_lock(export, lambda lock: next(g for g in lock["gates"] if g["id"] == gate).update(changes))
 
@@ -391,12 +409,13 @@ def forget_ledger(export: Path) -> None:
     edit_lock(export, lambda lock: lock.update(attempts={}))
     edit_record(export, MANIFEST, lambda manifest: manifest["ledger"].update(attempts={}, looks=[]))
     for gate in ("floor", "better", "each kind", "groups", "soon", "hope", "tall"):
-        edit_verdict(export, gate, attempt=0, alpha=0.05)
+        edit_part(export, gate, "attempt")
+        edit_verdict(export, gate, alpha=0.05)
 
 
 def waive_until(export: Path, until: str, gate: str = "tall") -> None:
     edit_lock(export, lambda lock: lock["waivers"][0].update(until=until, gate=gate))
-    edit_verdict(export, "tall", waiver=json.loads((export / EVIDENCE / LOCK).read_text("utf-8"))["waivers"][0])
+    edit_part(export, "tall", "waived", line=json.loads((export / EVIDENCE / LOCK).read_text("utf-8"))["waivers"][0])
 
 
 FIRST = 0.05 * 6 / 3.141592653589793**2  # of a first attempt, where alpha is spent
@@ -409,13 +428,13 @@ FORGED: dict[str, tuple[Callable[[Path], object], str]] = {
     "a gate's alpha": (lambda e: edit_gate(e, "floor", alpha=0.5), 'alpha of gate "floor" is 0.5'),
     "a prerequisite": (lambda e: edit_gate(e, "better", requires=[]), 'requires of gate "better" is []'),
     "an attempt": (
-        lambda e: edit_verdict(e, "floor", attempt=1, alpha=FIRST),
+        lambda e: record_attempt(e, 1, FIRST),
         'gate "floor" is recorded as attempt 1, but the ledger gives 2',
     ),
     "an attempt and its line": (
         lambda e: (
             edit_record(e, MANIFEST, lambda manifest: forget_an_attempt(manifest, rewrite=False)),
-            edit_verdict(e, "floor", attempt=1, alpha=FIRST),
+            record_attempt(e, 1, FIRST),
         ),
         'gate "floor" is recorded as attempt 1, but the ledger gives 2',
     ),
@@ -429,21 +448,34 @@ FORGED: dict[str, tuple[Callable[[Path], object], str]] = {
         'the looks at the rows of "quick" are not those of 120 rows',
     ),
     "looks of a verdict": (
-        lambda e: edit_verdict(e, "floor", looks=[60, 120]),
+        lambda e: edit_part(e, "floor", "interim_analysis", critical=True, looks=[60, 120], most=120, alpha=0.05),
         'gate "floor" is recorded after looks at [60, 120] rows, but the ledger gives []',
     ),
     "a waiver": (
         lambda e: edit_lock(e, lambda lock: lock.update(waivers=[])),
         'gate "tall" is waived, but the lock has no such waiver in force',
     ),
-    "no waiver": (lambda e: edit_verdict(e, "tall", waiver=None), 'gate "tall" is FAIL'),
+    "no waiver": (lambda e: edit_part(e, "tall", "waived"), 'gate "tall" is FAIL'),
     "a waiver of before": (lambda e: waive_until(e, "2020-01-01"), "and its waiver expired on 2020-01-01"),
     "a waiver of another gate": (lambda e: waive_until(e, "2099-12-31", "hope"), "its waiver is for another claim"),
     "labels that a metric needs": (
         lambda e: edit_lock(e, lambda lock: lock["metrics"]["qa"]["exact_match"].update(labelled=True)),
         "cannot be decided on the rows in the evidence: there are no labels",
     ),
-    "a part of a verdict": (
+    "a part of a newer version": (
+        lambda e: edit_part(e, "floor", "insured", critical=True),
+        'the verdict has a part "insured" that this version of the harness does not know',
+    ),
+    "a part that says nothing of itself": (
+        lambda e: edit_part(e, "floor", "insured", by="x"),
+        'the verdict has a part "insured" that this version of the harness does not know',
+    ),
+    "a part that the rows do not give": (
+        lambda e: edit_part(e, "floor", "weightless", critical=False, rows=3),
+        'gate "floor" has a part "weightless" that its rows do not give',
+    ),
+    "parts that are a text": (lambda e: edit_verdict(e, "floor", parts="none"), "malformed"),
+    "a field of a verdict": (
         lambda e: edit_verdict(e, "floor", judged_by="x"),
         "has other fields than a verdict: judged_by",
     ),
