@@ -77,6 +77,7 @@ class RecordingSubject:
 
     def __init__(self, ref: ModelRef, cached: CachedSubject | None) -> None:
         self.name, self.digest, self.cached = ref.name, ref.digest, cached
+        self.preferred_batch_rows: int | None = None  # the number of requests does not depend on it
         self.calls: list[tuple[list[Pair], bool]] = []  # (prompt, continuation), and whether prompts are computed once
         self.answers = 0
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import harness.testing
+from harness.records.parts.recipe import RecipeRuns
 from harness.testing import ROWS, SUITE, TRAIN, Project
 from tests.helpers.exports import reseal
 from tests.helpers.suites import read_ledger
@@ -37,7 +38,9 @@ def test_every_seed_is_trained_and_the_first_ships(recipe: Project) -> None:
     assert run.runs == {f"merged-seed-{seed}": seed for seed in (2, 3, 4, 5)}
     [verdict] = [v for v in run.verdicts if v.gate == "recipe"]
     values = [r.metrics["exact_match"] for r in run.results if r.subject in ("merged", *run.runs)]
-    assert verdict.candidate == "merged" and list(verdict.runs) == values and len(set(values)) > 1
+    recipe_runs = verdict.get(RecipeRuns)
+    assert recipe_runs
+    assert verdict.candidate == "merged" and list(recipe_runs.runs) == values and len(set(values)) > 1
     assert verdict.value == pytest.approx(sum(values) / 5)
     assert verdict.claim == "better than base by 0.1, for the recipe"
     assert len(list_trained_adapters(recipe)) == 5
@@ -61,10 +64,11 @@ def test_a_recipe_is_recomputed_from_its_evidence(recipe: Project) -> None:
     gates, items = export / "evidence/gates.json", export / "evidence/items.jsonl"
     whole = gates.read_text("utf-8"), items.read_text("utf-8")
     told = json.loads(whole[0])
-    told[1]["runs"] = told[1]["runs"][:4]
+    runs = told[1]["parts"]["recipe"]["runs"]
+    told[1]["parts"]["recipe"]["runs"] = runs[:4]
     gates.write_text(json.dumps(told, indent=1) + "\n", "utf-8")
     reseal(export)
-    assert "has runs that its rows do not give" in recipe.harness("verify", str(export)).err
+    assert 'has a part "recipe" that its rows do not give' in recipe.harness("verify", str(export)).err
     gates.write_text(whole[0], "utf-8")
     items.write_text("".join(f"{x}\n" for x in whole[1].splitlines() if "merged-seed-4" not in x), "utf-8")
     reseal(export)

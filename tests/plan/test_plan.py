@@ -456,6 +456,29 @@ def test_shared_prompts_are_counted_once(suite: Project) -> None:
     assert asked["fewshot"]["unique"] == asked["base"]["unique"] + shots
 
 
+MARKING = """
+from harness import Score, evaluator, hookimpl, metric
+
+@evaluator(marks="answers")
+@metric("right", better="higher", scale="proportion")
+def marked(samples, answers, baseline_answers, *, marking, max_new_tokens: int = 8):
+    for s, answer in zip(samples, answers):
+        yield Score(s.id, {"right": float(answer == s.target)})
+
+@hookimpl
+def harness_evaluators():
+    return {"marked": marked}
+"""
+
+
+@pytest.mark.slow
+def test_requests_of_marked_answers_are_counted(project: Project) -> None:
+    """Of models that do not exist yet, too."""
+    marked = SUITE.replace('"exact_match"', '"marked"').replace("qa.exact_match", "qa.right")
+    project.write({"suite.toml": marked, "test.jsonl": ROWS, "train.jsonl": TRAIN, "harnessfile.py": MARKING})
+    assert {w["requests"] for w in forecast(project)["workloads"]} == {len(ROWS)}
+
+
 @pytest.mark.slow
 def test_evaluator_that_refuses_its_rows_is_a_mistake(suite: Project) -> None:
     """What a run would stumble over after loading a model is told here, with exit code 4."""

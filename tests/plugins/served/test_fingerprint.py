@@ -75,7 +75,7 @@ def test_a_fingerprint_tells_the_export_from_other_models(project: Project, expo
         assert told["fingerprint"][0]["requests"] <= 60
     base = exported / "tiny"
     for name, runtime in {
-        "base": Runtime("llama.cpp", base),
+        "base": Runtime("vllm", base),
         "half": Runtime("vllm", base, adapter=exported / "half"),
         "template": Runtime("vllm", export / "model", frozenset({"template"})),
         "context": Runtime("vllm", export / "model", context=256),
