@@ -97,8 +97,12 @@ if TYPE_CHECKING:
     from harness.records.models import Source as Source
     from harness.records.models import Subject as Subject
     from harness.records.models import ThoughtBudget as ThoughtBudget
+    from harness.records.outcomes import Outcome as Outcome
     from harness.records.parts.part import Part as Part
+    from harness.records.parts.part import Slot as Slot
+    from harness.records.parts.part import TableRow as TableRow
     from harness.records.parts.slices import Slice as Slice
+    from harness.records.result_text import TestedResult as TestedResult
     from harness.records.run import Exported as Exported
     from harness.records.run import ItemResult as ItemResult
     from harness.records.run import Run as Run
@@ -116,7 +120,6 @@ if TYPE_CHECKING:
     from harness.records.samples import Score as Score
     from harness.records.scales import Scale as Scale
     from harness.records.scales import Scaled as Scaled
-    from harness.records.verdicts import Outcome as Outcome
     from harness.records.verdicts import Risk as Risk
     from harness.records.verdicts import Verdict as Verdict
     from harness.records.waivers import Waiver as Waiver

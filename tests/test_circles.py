@@ -22,9 +22,19 @@ def read_sources() -> dict[str, str]:
     return found
 
 
-def iterate_imports(text: str, known: Set[str]) -> Iterator[str]:
+def walk(text: str, *, types: bool) -> Iterator[ast.AST]:
+    """Yield the nodes of a module, with `types` also those that only a type checker sees."""
+    waiting: list[ast.AST] = [ast.parse(text)]
+    while waiting:
+        node = waiting.pop()
+        yield node
+        if types or not (isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"):
+            waiting += ast.iter_child_nodes(node)
+
+
+def iterate_imports(text: str, known: Set[str], *, types: bool = True) -> Iterator[str]:
     """Yield what a module imports of `known`: of `from a import b` a.b if that is a module, else a."""
-    for node in ast.walk(ast.parse(text)):
+    for node in walk(text, types=types):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names if alias.name in known)
         elif isinstance(node, ast.ImportFrom):
@@ -46,11 +56,16 @@ def iterate_imports_by_text(text: str, known: Set[str]) -> Iterator[str]:
 
 # a Run opens its folder and draws itself, in methods
 OWN_METHODS = {("harness.records.run", "harness.reports.notebook")}
+# a gate holds its conditions, and a condition reads its gate: records name each other's types
+RECORDS = "harness.records."
 
 
 def make_import_graph(texts: Mapping[str, str], *, by_name: bool = False) -> Graph:
     """Return which modules each module imports, itself left out; `by_name` also what it imports by a text."""
-    graph = {name: set(iterate_imports(text, texts.keys())) - {name} for name, text in texts.items()}
+    graph = {
+        name: set(iterate_imports(text, texts.keys(), types=not name.startswith(RECORDS))) - {name}
+        for name, text in texts.items()
+    }
     for module, other in OWN_METHODS:
         graph.get(module, set()).discard(other)
     more = (

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from harness.records.claims.gate import ClaimTerms
 
 
-class Result(Protocol):
+class TestedResult(Protocol):
     """The numbers of a verdict or of a slice."""
 
     @property
@@ -62,7 +62,7 @@ def format_parts(terms: ClaimTerms | None, parts: Mapping[str, Any], *, tests: b
     return [text for text in texts if text]
 
 
-def describe_result(terms: ClaimTerms | None, result: Result, *, tests: bool = True) -> str:
+def describe_result(terms: ClaimTerms | None, result: TestedResult, *, tests: bool = True) -> str:
     """Return a result in words: estimate, bounds, rows and method."""
     beside = "".join(part.sentence(terms) for part in sort_parts(result.parts, Slot.ESTIMATE))
     if terms and terms.kind == "failures":
@@ -80,7 +80,7 @@ def describe_result(terms: ClaimTerms | None, result: Result, *, tests: bool = T
     return f"{text}, approximate risk" if result.risk == "approximate" else text
 
 
-def describe_figures(terms: ClaimTerms | None, result: Result) -> str:
+def describe_figures(terms: ClaimTerms | None, result: TestedResult) -> str:
     """Return a result in words, without its sample size and test."""
     numbers = list_numbers(result)
     if result.method == "point":
@@ -104,7 +104,7 @@ def describe_figures(terms: ClaimTerms | None, result: Result) -> str:
     return text + (f", {result.won_count} won and {result.lost_count} lost" if terms.is_share and changed else "")
 
 
-def list_numbers(result: Result) -> dict[str, Any]:
+def list_numbers(result: TestedResult) -> dict[str, Any]:
     """Return the numbers of a result by name."""
     names = ("value", "baseline", "estimate", "lower", "upper", "n")
     return {name: getattr(result, name) for name in names}

@@ -9,10 +9,11 @@ from typing import Any, Literal
 from harness.errors import ExitCode
 from harness.records.changes import Change
 from harness.records.findings import Finding
+from harness.records.outcomes import Outcome
 from harness.records.parts.part import Part
 from harness.records.scales import Scaled
 from harness.records.verdict_text import format_why
-from harness.records.verdicts import Outcome, Verdict
+from harness.records.verdicts import Verdict
 from harness.records.waivers import Waiver
 
 NAME = re.compile(r"[\w-][\w.-]*")  # of a suite, a subject, an eval or a copy: files are called by it

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
 from harness.records.parts.part import Part, Slot
-from harness.records.result_text import Result, describe_figures, describe_result, format_parts, sort_parts
+from harness.records.result_text import TestedResult, describe_figures, describe_result, format_parts, sort_parts
 from harness.records.verdicts import Verdict
 from harness.texts.numbers import format_metric
 
@@ -59,7 +59,7 @@ def format_figures(v: Verdict) -> str:
     return describe_figures(v.terms, deciding)
 
 
-def deciding_result(v: Verdict) -> Result:
+def deciding_result(v: Verdict) -> TestedResult:
     """Return the result that decides: that of a slice, or the verdict's own."""
     results = (part.deciding_result for part in sort_parts(v.parts))
     return next((result for result in results if result is not None), v)

@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import UsageError
+from harness.records.outcomes import Outcome
 from harness.records.run import Run
-from harness.records.verdicts import Outcome, Verdict
+from harness.records.verdicts import Verdict
 from harness.rows import arguments, suites, writing
 from harness.rows.missing_options import require_options
 from harness.rows.records import COLUMNS as NAMES

@@ -80,7 +80,7 @@ def test_few_short_questions_may_be_named(gate: Gate, table: Table) -> None:
     said = " ".join(gate(*paths).out.split())
     assert 'whether they repeat is unknown; if "x", "language" holds the questions, --cluster x' in said
     verdict = decide((base, candidate), {"?": "x"}, cluster="x").verdict
-    assert verdict.clusters == decide((base, candidate), {"?": "question"}).verdict.clusters == 10
+    assert verdict.units == decide((base, candidate), {"?": "question"}).verdict.units == 10
 
 
 def test_prompts_of_two_templates_repeat_alike() -> None:

@@ -16,7 +16,7 @@ from harness.records.outcomes import Outcome
 if TYPE_CHECKING:
     from harness.records.claims.gate import ClaimTerms, Gate
     from harness.records.metrics import Metric
-    from harness.records.result_text import Result
+    from harness.records.result_text import TestedResult
     from harness.records.samples import Sample, Score
     from harness.records.verdicts import Verdict
     from harness.records.waivers import Waiver
@@ -85,7 +85,7 @@ class Part:
         return ""
 
     @property
-    def deciding_result(self) -> Result | None:
+    def deciding_result(self) -> TestedResult | None:
         """The result that decides, if it is not that of all rows."""
         return None
 

@@ -65,7 +65,8 @@ class Slices(Part):
     @property
     def deciding_result(self) -> Slice:
         """The slice that decides."""
-        return next(s for s in self.slices if s.name == self.driver)
+        by_name = {part.name: part for part in self.slices}
+        return by_name[self.driver]
 
     def sentence(self, terms: ClaimTerms | None, *, tests: bool = True) -> str:
         return f"{self.driver}: {describe_result(terms, self.deciding_result, tests=tests)}"
