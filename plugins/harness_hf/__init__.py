@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -70,7 +71,8 @@ if TYPE_CHECKING:  # what is imported when it is asked for
     from harness_hf.tokens import ModelTokenizer as ModelTokenizer
     from harness_hf.tokens import select_template as select_template
 
-# When it is imported, by whomever, it would run code that "kernels" downloads, and without that advises to install it.
+# By default, transformers would run code that "kernels" downloads, and advise to install it where it is not there.
+os.environ["USE_HUB_KERNELS"] = "NO"
 sys.modules.setdefault("kernels", None)  # type: ignore[arg-type]
 logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 limit_spinning()

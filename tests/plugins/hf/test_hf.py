@@ -122,6 +122,15 @@ def test_no_import_runs_code_of_the_hub(tmp_path: Path) -> None:
     assert (done.returncode, done.stdout.strip()) == (0, "False"), done.stderr
 
 
+@pytest.mark.slow
+def test_models_are_loaded_without_kernels_of_the_hub(tiny_model: Path) -> None:
+    """Loading asks transformers for no kernel, whatever the variable said before, also where "kernels" is missing."""
+    load = f"import harness_hf; harness_hf.load_model({str(tiny_model)!r}, device='cpu')"
+    env = {**os.environ, "USE_HUB_KERNELS": "YES"}
+    done = subprocess.run([sys.executable, "-c", load], env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
 def test_tiny_is_deterministic(tiny_model: Path, tmp_path: Path) -> None:
     """The same seed gives the same weights, another seed others."""
     from harness_hf.tiny import build_tiny_model
