@@ -17,11 +17,27 @@ def compute_as_runtime(model: Any, arithmetic: str) -> Any:
     it is.
     """
     if arithmetic in HALF_DTYPES:
-        return model.to(HALF_DTYPES[arithmetic])
+        return _cast(model, HALF_DTYPES[arithmetic])
     for name, module in model.named_modules() if arithmetic == "q8" else ():
         if isinstance(module, torch.nn.Linear) and "lora_" not in name and module.in_features % BLOCK_VALUES == 0:
             module.weight.data = _round_to_q8(module.weight.data)
             module.register_forward_pre_hook(lambda _, inputs: (_round_to_q8(inputs[0]), *inputs[1:]))
+    return model
+
+
+def _cast(model: Any, dtype: torch.dtype) -> Any:
+    """Cast what is stored; what is computed, as the frequencies of positions, keeps its precision in every loader."""
+    kept = [
+        (module, name, buffer)
+        for module in model.modules()
+        for name, buffer in module.named_buffers(recurse=False)
+        if name in module._non_persistent_buffers_set
+    ]
+    for module, name, _ in kept:
+        setattr(module, name, None)
+    model.to(dtype)
+    for module, name, buffer in kept:
+        setattr(module, name, buffer)
     return model
 
 
