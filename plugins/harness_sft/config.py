@@ -26,7 +26,7 @@ CONDITIONAL_FIELDS = {  # fields that TRL reads only with some values of another
     "discopop_tau": ("loss_type", {"discopop"}),
     "f_alpha_divergence_coef": ("f_divergence_type", {"alpha_divergence"}),
 }
-VERSIONS = {"trl": "1.16.0", "transformers": "5.24.0"}  # of which FIELDS are the fields
+VERSIONS = {"trl": "1.16.0", "transformers": "5.25.0"}  # of which FIELDS are the fields
 REASONS = {  # what to do instead of fields of SFTConfig that are not the user's
     "checkpoints go to the run folder": "output_dir",
     "set seed in [suite]": "seed data_seed",
