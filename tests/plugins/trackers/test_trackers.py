@@ -219,7 +219,7 @@ def test_wandb_gets_the_verdicts_offline(tracked: Project, monkeypatch: pytest.M
     outcome = run(tracked, "wandb")
     assert (outcome.code, outcome.err) == (0, "")
     [path] = tracked.folder.glob("wandb/offline-run-*/run-*.wandb")
-    records, until = [], time.monotonic() + 20
+    records, until = [], time.monotonic() + 60
     while not any(r.HasField("exit") for r in records) and time.monotonic() < until:  # its service writes on
         records = [Record.FromString(data) for data in scan_leveldb_log(path.read_bytes())]
     items = {"/".join(i.nested_key) or i.key: i.value_json for r in records for i in r.history.item}
