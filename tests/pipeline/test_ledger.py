@@ -36,21 +36,21 @@ class Seen(NamedTuple):
     base: str
 
 
-def count_earlier_looks(history: list[Seen], now: Seen) -> int:
-    """Return one more than the distinct earlier looks in the role that share a tenth of the smaller set of rows.
+def count_earlier_looks(history: dict[Seen, int], now: Seen) -> int:
+    """Return one more than the earlier looks in the role that share a tenth of the smaller set of rows.
 
-    A look that was had before keeps the number it has among them; models of another base are not counted.
+    A look that was had before keeps the number it has among them, and never one below that which was written down;
+    models of another base are not counted.
     """
     near = [
-        seen
-        for seen in history
+        (seen, number)
+        for seen, number in history.items()
         if seen.role == now.role
         and not (seen.base and now.base and seen.base != now.base)
         and Fraction(len(seen.rows & now.rows)) >= Fraction(1, 10) * min(len(seen.rows), len(now.rows))
     ]
-    distinct = list(dict.fromkeys((s.weights, s.rows, s.scores) for s in near))
-    own = (now.weights, now.rows, now.scores)
-    return distinct.index(own) + 1 if own in distinct else len(distinct) + 1
+    own = [max(i, number) for i, (seen, number) in enumerate(near, 1) if seen._replace(base=now.base) == now]
+    return own[-1] if own else len(near) + 1
 
 
 def rows(*numbers: int) -> frozenset[Row]:
@@ -101,12 +101,12 @@ def test_ledger_counts_as_the_rule_says(history: list[Seen]) -> None:
         path = Path(folder) / "suite.toml"
         path.write_text(SUITE, "utf-8")
         read = read_suite(path)
-        written: list[Seen] = []
+        written: dict[Seen, int] = {}
         for seen in history:
             standing = take(Ledger(Path(folder) / "attempts.jsonl", pytest.fail), look(seen), read)
             assert standing.number == count_earlier_looks(written, seen)
             if not standing.line:
-                written.append(seen)
+                written[seen] = standing.number
 
 
 def test_a_tenth_is_enough() -> None:
