@@ -41,8 +41,6 @@ if TYPE_CHECKING:
     from harness.artifacts.model_files import ambiguity_error as ambiguity_error
     from harness.artifacts.model_files import weight_files as weight_files
     from harness.artifacts.safetensors import read_safetensors as read_safetensors
-    from harness.artifacts.strict_json import MALFORMED as MALFORMED
-    from harness.artifacts.strict_json import read_json as read_json
     from harness.cli.options import add_plugin_option as add_plugin_option
     from harness.cli.options import set_command as set_command
     from harness.collection.collection import Collection as Collection
@@ -139,7 +137,9 @@ if TYPE_CHECKING:
     from harness.texts.escaping import printable as printable
     from harness.texts.escaping import shorten_text as shorten_text
     from harness.texts.folding import fold_case as fold_case
+    from harness.texts.json_text import MALFORMED as MALFORMED
     from harness.texts.json_text import dumps as dumps
+    from harness.texts.json_text import read_json as read_json
     from harness.texts.missing import DOUBTFUL_LABELS as DOUBTFUL_LABELS
     from harness.texts.numbers import format_duration as format_duration
     from harness.texts.printing import print_line as print_line

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 from harness import UsageError
-from harness.artifacts.strict_json import read_json
 from harness.release.policy import read_policy
 from harness.rows.gating import choose_metric
 from harness.rows.records import RawMetric, RawRow, RawRows, Wanted
 from harness.stats import inputs
+from harness.texts.json_text import read_json
 from harness_domain import values
 from harness_sft.rows import split_rows
 from harness_view.labels import read_label

@@ -69,7 +69,7 @@ def first_words(text: str, words: int) -> str:
 
 
 def read_fingerprint(data: bytes) -> Fingerprint:
-    """Read a fingerprint; raises one of `strict_json.MALFORMED`, also at a noise outside of the harness's range."""
+    """Read a fingerprint; raises one of `json_text.MALFORMED`, also at a noise outside of the harness's range."""
     record = parse_record(data)
     if record.pop("format") != FORMAT_VERSION:
         raise ValueError("its format is another; export again")

@@ -24,10 +24,10 @@ from typing import IO, Any, NamedTuple
 
 from harness.artifacts.attestation import CARD, EVIDENCE, MANIFEST, MODEL, UNLISTED
 from harness.artifacts.shapes import require_shape
-from harness.artifacts.strict_json import read_json
 from harness.errors import UsageError
 from harness.files import close_folder, open_file, open_folder
 from harness.texts.escaping import escape_controls
+from harness.texts.json_text import read_json
 
 MAX_RECORD_BYTES = 1 << 26  # of a record that is read as a whole
 MAX_LINE_BYTES = 1 << 26  # of a record that is one line of many

@@ -18,8 +18,8 @@ from harness.artifacts.folders import list_files
 from harness.artifacts.gguf import read_gguf
 from harness.artifacts.model_files import ADAPTER, NOTE_PREFIX, TOKENIZER, ambiguity_error, extra_files
 from harness.artifacts.safetensors import read_safetensors
-from harness.artifacts.strict_json import read_json
 from harness.files import open_file
+from harness.texts.json_text import read_json
 
 SUFFIXES = {".safetensors", ".gguf", ".json", ".jinja", ".txt", ".model", ".md"}
 TEMPLATES = "additional_chat_templates"  # the one folder in a model's folder, of *.jinja alone

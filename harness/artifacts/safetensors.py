@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 from collections.abc import Mapping
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from harness.files import open_file
+from harness.texts.json_text import read_json
 
 LONGEST_HEADER = 100_000_000  # bytes, what the safetensors library itself accepts
 BITS = {"BOOL": 8, "U8": 8, "I8": 8, "F8_E5M2": 8, "F8_E4M3": 8, "F8_E8M0": 8, "F8_E4M3FNUZ": 8, "F8_E5M2FNUZ": 8}
@@ -46,7 +46,7 @@ def read_header(f: IO[bytes], path: Path) -> Safetensors:
     if not 0 < length <= LONGEST_HEADER:
         raise ValueError(f"{path}: is not a safetensors file: its header would be {length} bytes long")
     try:
-        header = json.loads(f.read(length), object_pairs_hook=_require_unique_keys)
+        header = read_json(f.read(length))
     except RecursionError:
         raise ValueError(f"{path}: is not a safetensors file: its header is nested too deeply") from None
     except ValueError as error:
@@ -81,11 +81,3 @@ def _is_valid_tensor_entry(entry: Any) -> bool:
         case {"dtype": str(dtype), "shape": list(shape), "data_offsets": [_, _] as offsets} if len(entry) == 3:
             return dtype in BITS and all(type(x) is int and 0 <= x < 1 << 63 for x in (*shape, *offsets))
     return False
-
-
-def _require_unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        name = next(key for i, (key, _) in enumerate(pairs) if key in dict(pairs[:i]))
-        raise ValueError(f'the key "{name}" occurs twice')
-    return found

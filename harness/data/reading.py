@@ -16,12 +16,12 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from harness.artifacts.strict_json import read_json
 from harness.data import tables
 from harness.data.encodings import MAX_RIVALS, detect_encoding, detect_unicode, guess_encodings
 from harness.errors import Mistakes, UsageError, missing_modules_message
 from harness.schema import MAX_DEPTH, format_toml, is_deep
 from harness.texts.escaping import shorten_repr
+from harness.texts.json_text import read_json
 from harness.texts.shortening import shorten_to_line
 
 Row = dict[str, Any]

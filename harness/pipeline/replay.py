@@ -19,7 +19,6 @@ from typing import Any
 from harness.answers.keys import library_versions
 from harness.artifacts.attestation import LOCK, MANIFEST, MODEL
 from harness.artifacts.digests import digest_value
-from harness.artifacts.strict_json import read_json
 from harness.collection.collect import collect
 from harness.collection.collection import Collection, Task
 from harness.errors import UsageError, missing_modules_message
@@ -37,6 +36,7 @@ from harness.release.releases import open_shipped_model
 from harness.release.verified import VerifiedExport
 from harness.suite.reader import read_suite
 from harness.suite.tables import Suite
+from harness.texts.json_text import read_json
 from harness.workers.loading import load_uncached
 
 FLOAT32_TOLERANCE, TOLERANCE = 1e-3, 0.1  # nats by which a log-probability may differ

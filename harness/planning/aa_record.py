@@ -12,7 +12,6 @@ from functools import cached_property
 from pathlib import Path
 
 from harness.artifacts.digests import digest_value
-from harness.artifacts.strict_json import MALFORMED, read_json
 from harness.collection.collection import Collection
 from harness.errors import UsageError
 from harness.files import read_text, reporting_write_errors, write_text
@@ -20,7 +19,7 @@ from harness.records.models import ModelRef
 from harness.records.samples import rows_digest
 from harness.reports.report_json import from_json
 from harness.suite.waivers import CLAIM_KEYS
-from harness.texts.json_text import dumps
+from harness.texts.json_text import MALFORMED, dumps, read_json
 
 RECORD_SUFFIX = ".aa.json"  # behind the name of a suite
 FORMAT_VERSION = 1

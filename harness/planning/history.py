@@ -10,7 +10,6 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from harness.artifacts.strict_json import MALFORMED
 from harness.collection.collection import Collection
 from harness.errors import UsageError
 from harness.planning.recipe_power import SeedSpread, estimate_spread
@@ -21,6 +20,7 @@ from harness.records.verdicts import Verdict
 from harness.reports.report_json import read_run, relative_paths
 from harness.reports.run_folder import metric_value, read_answers
 from harness.stats.arrays import np
+from harness.texts.json_text import MALFORMED
 
 MIN_ROWS = 30  # rows of an earlier run from which on it says more than the defaults
 

@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from harness.artifacts.strict_json import MALFORMED
 from harness.errors import UsageError, did_you_mean
 from harness.release.verified import VerifiedExport
+from harness.texts.json_text import MALFORMED
 
 FORMATS = ("cyclonedx", "model-signing")
 

@@ -17,13 +17,13 @@ from typing import Any
 
 from harness.artifacts.attestation import CLAIMS, EVIDENCE, GATES, MANIFEST, read_envelopes
 from harness.artifacts.folders import FolderError, ForeignFolder, parse_record
-from harness.artifacts.strict_json import MALFORMED
 from harness.errors import UsageError
 from harness.files import append_line, copy_range, hold_exclusively, open_file, replace_folder, reporting_write_errors
 from harness.release.policy import Policy
 from harness.release.releases import RECORD, Promotion, active_releases, current_release, releases_folder
 from harness.release.verified import VerifiedExport
 from harness.release.verify import verify_export
+from harness.texts.json_text import MALFORMED
 from harness.texts.numbers import format_metric
 
 MAX_CHANGES = 5  # changes of a kind that are listed

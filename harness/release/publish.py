@@ -16,11 +16,11 @@ from typing import Any
 
 from harness.artifacts.attestation import CARD, EVIDENCE, MODEL, REPORT
 from harness.artifacts.folders import HUB_FILES, RESULTS, ForeignFolder, list_files, parse_record
-from harness.artifacts.strict_json import MALFORMED
 from harness.errors import UsageError
 from harness.release.evidence import read_evidence, read_listed_file
 from harness.release.model_card import load_from_hub
 from harness.release.verified import VerifiedExport
+from harness.texts.json_text import MALFORMED
 
 HUB_DATA = re.compile(r"hub:(?P<id>[\w.-]+/[\w.-]+)(?:/(?P<config>[\w.-]+))?:(?P<split>.+)")
 SERVER_ERROR = 500  # and above: the status of a server that failed

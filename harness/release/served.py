@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from harness.artifacts.attestation import SERVED, STATEMENT, Envelope, read_envelopes
-from harness.artifacts.strict_json import MALFORMED, read_json
 from harness.errors import UsageError
 from harness.release.policy import ExportRefusedError, Policy, ServedDemands, check_signers, verified_signers
 from harness.release.policy_checks import SKEW
 from harness.texts.escaping import printable
+from harness.texts.json_text import MALFORMED, read_json
 
 SAME_VERDICT = "same"
 SEEN_BY_COUNT = "count"  # of ids, where only their number is reported

@@ -41,7 +41,6 @@ from harness.artifacts.digests import (
 from harness.artifacts.folders import FolderError, ForeignFolder, parse_record
 from harness.artifacts.shapes import require_shape
 from harness.artifacts.stamps import read_stamps
-from harness.artifacts.strict_json import MALFORMED
 from harness.errors import UsageError
 from harness.gates.attempts import AttemptNumber
 from harness.records.waivers import IGNORED
@@ -55,6 +54,7 @@ from harness.release.served import require_served_statement
 from harness.release.source import find_source_error
 from harness.release.verified import SuiteComparison, VerifiedExport, read_evidence_file
 from harness.texts.counts import count_noun
+from harness.texts.json_text import MALFORMED
 
 CompareSuite = Callable[[Path, Mapping[str, Any]], SuiteComparison]  # of an export's folder and its lock
 UNSIGNED_TEXT = "no policy: bytes match the evidence, but the evidence is not authenticated"

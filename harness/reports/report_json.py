@@ -30,14 +30,13 @@ from harness.artifacts.folders import (
     parse_record,
     read_named_file,
 )
-from harness.artifacts.strict_json import MALFORMED
 from harness.errors import UsageError
 from harness.records.parts.part import Part
 from harness.records.run import Run
 from harness.records.verdict_text import deciding_result, format_why
 from harness.records.verdicts import Verdict
 from harness.schema import field_hints
-from harness.texts.json_text import dumps
+from harness.texts.json_text import MALFORMED, dumps
 from harness.texts.secrets import redact_options
 
 FORMAT_VERSION = 1  # of report.json; raised when an older reader would misread

@@ -11,12 +11,12 @@ from typing import Any, NamedTuple
 from harness.artifacts import shapes
 from harness.artifacts.attestation import LOCK
 from harness.artifacts.folders import FolderError, ForeignFolder
-from harness.artifacts.strict_json import MALFORMED
 from harness.errors import UsageError, did_you_mean
 from harness.records.run import ItemResult, Run
 from harness.records.verdicts import Verdict
 from harness.reports.run_folder import answer_of, iterate_rows, metric_value, prompt_of
 from harness.texts.counts import count_noun
+from harness.texts.json_text import MALFORMED
 from harness.texts.numbers import format_metric
 
 ORDER = {"lost": 0, "wrong": 1, "won": 2, "right": 3, "": 4}

@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 from harness.artifacts.folders import ForeignFolder
-from harness.artifacts.strict_json import read_json
 from harness.errors import UsageError
 from harness.files import write_text
 from harness.records.metrics import Metric
@@ -27,7 +26,7 @@ from harness.records.run import Run, TrainingStep, is_plain_name
 from harness.records.samples import Draw, Result, Sample
 from harness.reports.junit import format_junit
 from harness.reports.report_json import from_json, read_run, relative_paths, to_json
-from harness.texts.json_text import dumps
+from harness.texts.json_text import dumps, read_json
 from harness.texts.secrets import redact_text
 
 STEPS = "training.jsonl"  # beside an adapter's folder, a step a line

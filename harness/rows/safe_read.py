@@ -19,12 +19,12 @@ from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
-from harness.artifacts.strict_json import read_json
 from harness.data import tables
 from harness.errors import UsageError, missing_modules_message
 from harness.files import open_file
 from harness.rows.wording import write_option
 from harness.texts.escaping import printable, shorten_text
+from harness.texts.json_text import read_json
 
 MAX_TEXT_BYTES = 1 << 30  # bytes of a file that is read as one text
 MAX_STREAM_BYTES = 1 << 36  # of one that is read line by line

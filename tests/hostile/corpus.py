@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.artifacts.attestation import CARD, EVIDENCE, MODEL
-from harness.artifacts.strict_json import MALFORMED
+from harness.texts.json_text import MALFORMED
 from tests.helpers.exports import reseal
 from tests.hostile.world import CANARY, MODULE, VARIABLE
 

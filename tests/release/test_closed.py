@@ -15,7 +15,7 @@ pytest.importorskip("securesystemslib", reason="the extra `sign` is not installe
 
 LOADED = {
     "harness": ("artifacts errors files gates lazy plugin_errors portable records release schema stats texts version"),
-    "artifacts": "attestation digests folders formats gguf model_files safetensors shapes stamps strict_json",
+    "artifacts": "attestation digests folders formats gguf model_files safetensors shapes stamps",
     "gates": (
         "agreement attempts clusterings contamination context decide gate_input hypothesis inference "
         "labels min_rows notes outcome paired_rows_needed sample_size waivers"

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from harness.artifacts.strict_json import read_json
 from harness.cli.main import main
 from harness.stats.multiple_testing import interim_levels
+from harness.texts.json_text import read_json
 from tests.helpers.others import Said, make_asked_rows
 
 Gate, Table = Callable[..., Said], Callable[..., Path]

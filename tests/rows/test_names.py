@@ -14,10 +14,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import harness
-from harness.artifacts.strict_json import read_json
 from harness.cli.main import main
 from harness.records.parts.clusters import Clusters
 from harness.records.verdicts import Outcome
+from harness.texts.json_text import read_json
 from tests.helpers.others import Said
 
 Gate, Table = Callable[..., Said], Callable[..., Path]

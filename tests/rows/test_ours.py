@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from harness.artifacts.strict_json import read_json
 from harness.cli.main import main
 from harness.reports.report_json import read_run
 from harness.testing import Project
+from harness.texts.json_text import read_json
 
 
 def test_a_run_of_ours_is_gated_to_the_last_bit(passed: Project, capsys: pytest.CaptureFixture[str]) -> None:

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from harness.artifacts.strict_json import read_json
 from harness.cli.main import main
+from harness.texts.json_text import read_json
 from tests.helpers.others import CLAIM, Said, make_asked_rows
 
 Gate, Table = Callable[..., Said], Callable[..., Path]

@@ -12,7 +12,6 @@ from contextlib import closing
 from pathlib import Path
 from typing import IO, Any
 
-from harness.artifacts.strict_json import DECODER
 from harness.data import encodings, reading, tables
 from harness.errors import UsageError
 from harness.files import open_file
@@ -26,6 +25,7 @@ from harness.rows.safe_read import (
     read_head,
 )
 from harness.texts.escaping import printable, shorten_text
+from harness.texts.json_text import DECODER
 
 Lines = Iterator[tuple[int, Mapping[str, Any]]]
 SQLITE = b"SQLite format 3\0"
