@@ -20,7 +20,7 @@ from harness.gates.clusterings import cluster_labels, coarsest_clusterings
 from harness.gates.min_rows import Sizes, count_units, find_few_clusters_error, find_unprovable_error
 from harness.gates.prerequisites import find_order_mistakes
 from harness.plugins import Plugins
-from harness.records.claims.gate import PARENT, Gate, assign_recipe_gates
+from harness.records.claims.gate import ADAPTER, PARENT, Gate, assign_recipe_gates
 from harness.records.metrics import Metric
 from harness.records.parts import CONDITIONS
 from harness.records.parts.approximate import format_exact_risk_ways
@@ -46,7 +46,7 @@ def collect(
     made: tuple[str, ...] = ()  # the models that training and merging, or somebody else, make, in order
     if (suite.candidate and suite.candidate.merged) or trains_whole(suite, plugins):
         made = ("merged",)
-    elif suite.train or suite.candidate:
+    elif suite.train or suite.candidate or (ahead and any(g.versus == ADAPTER for g in suite.gates)):
         made = parts
     elif ahead:
         named = {*(e.from_ for e in suite.exports), *(name for g in suite.gates for name in g.on)}
@@ -196,12 +196,27 @@ class GateChecks:
                 yield f"{what}, but no [[export]] of the suite converts the model"
             for candidate in (c for c in gate.on if c not in self.suite.copies):
                 yield (f'{what}, but "{candidate}" is not a converted copy; remove "on", or name copies in it')
-        if gate.versus is not None and gate.versus not in (PARENT, *baselines):
+        if gate.versus == ADAPTER:
+            yield from self._iterate_adapter_mistakes(gate)
+        if gate.versus is not None and gate.versus not in (PARENT, ADAPTER, *baselines):
             yield f'versus is "{gate.versus}", which is not a baseline{did_you_mean(gate.versus, baselines)}'
         if gate.of == "recipe":
             yield from self._iterate_recipe_mistakes(gate)
         if task := self.tasks.get(gate.eval):
             yield from self._iterate_metric_mistakes(gate, task)
+
+    def _iterate_adapter_mistakes(self, gate: Gate) -> Iterator[str]:
+        """Yield why a gate cannot compare merges with the adapter. It needs an adapter and its merges."""
+        suite, made, what = self.suite, self.context.made, f'versus is "{ADAPTER}", but'
+        if ADAPTER not in made and suite.candidate:
+            yield f"{what} the candidate is a model without its adapter; name the adapter instead, or remove the gate"
+        elif ADAPTER not in made:
+            whole = trains_whole(suite, self.context.plugins)
+            yield f"{what} {'training changes all weights' if whole else 'the suite has no adapter'}; remove the gate"
+        elif made == (ADAPTER,):
+            yield f'{what} the suite does not merge it; add [merge] with base = "original", or remove the gate'
+        for candidate in (c for c in gate.on if c in self.context.candidates and (c == ADAPTER or c not in made)):
+            yield f'{what} "{candidate}" is not a merge; remove "on", or name merges in it'
 
     def _iterate_recipe_mistakes(self, gate: Gate) -> Iterator[str]:
         """Yield why a claim about a recipe cannot be judged: it needs runs, each by itself, and one fixed baseline."""
@@ -307,6 +322,7 @@ def _iterate_early_stop_errors(gate: Gate, metric: Metric, task: Task) -> Iterat
         f"the gate is about {gate.estimand}": gate.estimand != "rows",
         "its margin is relative": gate.relative,
         "the copy's parent may have answered fewer rows": gate.versus == PARENT,
+        "the adapter may have answered fewer rows": gate.versus == ADAPTER,
         "its answers are graded only when all are there": bool(task.marks),
     }
     for reason in (reason for reason, so in why.items() if so):

@@ -11,7 +11,7 @@ from typing import Any, Literal
 from harness import schema
 from harness.artifacts.attestation import LOCK
 from harness.errors import UsageError
-from harness.records.claims.gate import GATE_COMMAND, PARENT, Gate
+from harness.records.claims.gate import ADAPTER, GATE_COMMAND, MERGED, PARENT, Gate
 from harness.records.run import NAME
 from harness.records.suite_header import SuiteTable
 
@@ -355,7 +355,7 @@ def is_reserved(name: str) -> bool:
 
     It means something by itself, so that no subject or copy can have it.
     """
-    return name in ("base", "adapter", PARENT) or name.startswith(("merged", "adapter-seed-"))
+    return name in ("base", ADAPTER, PARENT) or name.startswith((MERGED, "adapter-seed-"))
 
 
 def find_name_error(name: str) -> str:

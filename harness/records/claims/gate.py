@@ -18,6 +18,8 @@ from harness.texts.numbers import format_limit, format_short
 
 GATE_COMMAND = "harness gate"  # the place of a claim that no suite holds
 PARENT = "parent"  # what a copy that an export makes is compared with: the candidate it was made of
+ADAPTER = "adapter"  # what a merge is compared with: the adapter that was merged
+MERGED = "merged"  # how the names of merges begin, and no other
 FEWEST_SEEDS = 3  # runs of a recipe, of which it can be inferred how far others would lie apart
 MIN_N = 60  # rows of a slice from which on it must prove the claim; a smaller one only raises an alarm
 # by which an estimate may differ from the values it is made of: rows were summed in another order
@@ -150,8 +152,9 @@ class Gate(ConditionKeys, GateKeys):
         found = []
         if self.kind.counts or self.kind.has_test:
             found.append('of = "recipe" claims a mean over rows and seeds, not a count; claim min, max or versus')
-        if self.versus == PARENT:
-            found.append(f'of = "recipe": "{PARENT}" is itself trained with one seed; compare with a model that is not')
+        if self.versus in (PARENT, ADAPTER):
+            other = "compare with a model that is not"
+            found.append(f'of = "recipe": "{self.versus}" is itself trained with one seed; {other}')
         return found
 
     def find_metric_mistakes(self, metric: Metric, rows: int | None = None) -> list[str]:
@@ -224,7 +227,10 @@ class Gate(ConditionKeys, GateKeys):
         return same and rows and guarded and self.kind is claim.kind and self.kind.implies(self, claim, metric)
 
     def applies_to(self, candidate: str) -> bool:
-        return not self.on or candidate in self.on
+        """Return whether the gate is on a candidate. Without `on`, a gate against the adapter is on merges only."""
+        if self.on:
+            return candidate in self.on
+        return self.versus != ADAPTER or candidate.startswith(MERGED)
 
     def rows_by_slice(self, samples: Sequence[Sample]) -> dict[str, list[Sample]]:
         """Group the gate's rows by slice. Without `slice` all are in one group, "", together."""
