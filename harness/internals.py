@@ -78,6 +78,8 @@ if TYPE_CHECKING:
     from harness.gates import agreement as agreement
     from harness.gates import labels as labels
     from harness.gates.decide import decide as decide
+    from harness.gates.min_rows import choose_merge_margin as choose_merge_margin
+    from harness.gates.min_rows import count_units as count_units
     from harness.lazy import attach_lazily as attach_lazily
     from harness.pipeline.replay import ReplayRows as ReplayRows
     from harness.pipeline.replay import draw_replay_rows as draw_replay_rows

@@ -15,7 +15,17 @@ from harness.records.metrics import Metric
 from harness.records.parts.clusters import FEW_CLUSTERS
 from harness.records.samples import Sample
 
+MERGE_MARGIN = 0.03  # what a merge may lose against its adapter, in a gate that the harness writes
 Sizes = Mapping[str, tuple[int, int]]  # of every slice: rows, and what is independent among them, rows or clusters
+
+
+def choose_merge_margin(units: int, alpha: float) -> float:
+    """Return the margin of a gate on a proportion that compares a merge with its adapter.
+
+    It is MERGE_MARGIN, or with fewer rows or clusters the least that they prove if none changes: the rule of three,
+    rounded up to a hundredth.
+    """
+    return max(MERGE_MARGIN, math.ceil(100 * (1 - float(alpha ** (1 / units)))) / 100)
 
 
 def count_units(gate: Gate, rows: Sequence[Sample]) -> Sizes:

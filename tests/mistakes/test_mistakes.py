@@ -30,6 +30,7 @@ SUITE: dict[str, Any] = {
     },
     "eval": [{"name": "qa", "use": "exact_match", "data": "test.jsonl"}],
     "gate": [{"id": "floor", "metric": "qa.exact_match", "min": 0.5}],
+    "checks": {"ignore": {"D29": "mistakes are about one gate"}},
     "merge": {"base": "original"},
     "export": [{"use": "safetensors", "from": "merged", "to": "exports/right"}],
 }  # fmt: skip

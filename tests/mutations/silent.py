@@ -170,6 +170,8 @@ FITTING = "use = 'perplexity'\nof = 'completion'"
 UNFRAMED = {"more": '\n[checks]\nignore = { D7-frame = "looked at elsewhere" }\n'}
 PROMPTED = {"subject_fewshot.shots": 3}
 THOUGHT = {"eval_0.thought": ["<think>", "</think>"]}
+SHIPS = "[[gate]]\nid = 'floor'\nmetric = 'qa.exact_match'\nmin = 0.1\n[[export]]\nuse = 'safetensors'\nto = 'out'\n"
+KEEPS = "[[gate]]\nid = 'kept'\nmetric = 'qa.exact_match'\nversus = 'adapter'\nworse_by_at_most = 0.5\n"
 ECHO = {"checks_ignore.D23-echo": "looked at elsewhere"}
 STABLE = {"train_max_steps": 20, "train_lr_scheduler_type": "warmup_stable_decay"}
 POLYNOMIAL = {"train_max_steps": 20, "train_lr_scheduler_type": "polynomial"}
@@ -362,5 +364,11 @@ MUTATIONS: list[Mutation] = [
         [{**row, "rejected": f"{row['chosen'].upper()}."} for row in PAIRED],
         healthy=PAIRED,
         train_use="dpo",
+    ),
+    Mutation(
+        "an exported merge that nothing compares with its adapter",
+        "D29",
+        partial(Lab.check, more=SHIPS),
+        partial(Lab.check, more=KEEPS + SHIPS),
     ),
 ]

@@ -349,13 +349,14 @@ def test_error_before_training_is_exit_4(suite: Project) -> None:
     suite.write({"train.jsonl": [*TRAIN, {"input": "why", "target": "BECAUSE"}]})
     outcome = suite.run()
     assert outcome.code == 4
-    (found, unbuilt) = outcome.report.findings  # the fake trainer has no build, which is a note
+    (ungated, found, unbuilt) = outcome.report.findings  # the fake trainer has no build, which is a note
+    assert ungated.code == "D29"
     assert (found.code, found.severity, found.what) == ("X1", "error", "row 21 shouts")
     assert (unbuilt.code, unbuilt.severity) == ("build-unbuilt", "note")
     assert "base::qa" not in outcome.out.partition("summary")[0]
     assert "because X1: row 21 shouts" in outcome.out
     outcome = suite.run("--ignore", "X1")
-    assert (outcome.code, outcome.report.findings[0].ignored) == (6, "--ignore")
+    assert (outcome.code, outcome.report.findings[1].ignored) == (6, "--ignore")
 
 
 @pytest.mark.slow
