@@ -312,7 +312,7 @@ class ClaimTerms(Scaled):
 class ClaimType:
     """A kind of claim: the keys that say it, what they may be, its test, and what numbers of a verdict must satisfy.
 
-    A new one is a class in a file of its own, and its place in `harness.gates`.
+    A new one is a class in a file of its own, and its place in `harness.records.claims`.
     """
 
     name: Literal["bound", "difference", "failures", "losses"]
@@ -433,7 +433,7 @@ class ClaimType:
         return None
 
 
-KINDS: list[ClaimType] = []  # `harness.gates` fills it
+KINDS: list[ClaimType] = []  # `harness.records.claims` fills it
 
 
 def _is_option_given(gate: Gate, key: str) -> bool:

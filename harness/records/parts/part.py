@@ -171,11 +171,14 @@ class Condition:
         return True
 
     def find_obstacle(self, gate: Gate, rows: SideScores) -> Part | None:
-        """Return the part that keeps a gate undecided on its rows, before any test."""
+        """Return the part that decides a gate on its rows before any test; its `apply` gives the outcome.
+
+        Every row has a score, though its value may be lost; a gate of which one has none is an ERROR before.
+        """
         return None
 
     def find_objection(self, gate: Gate, verdict: Verdict) -> Part | None:
-        """Return the part that keeps a tested gate from passing."""
+        """Return the part that keeps a tested gate from passing; its `apply` gives the outcome."""
         return None
 
     def forecast_note(self, gate: Gate) -> str:
