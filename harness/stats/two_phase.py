@@ -20,7 +20,7 @@ from harness.stats.significance import is_significant
 
 TIE = 0.5
 MIN_LABELS = 2  # of a class; one with fewer is merged with its neighbour
-MIN_EXPECTED = 10  # successes and failures among the labels at the threshold; with fewer, labels alone decide
+MIN_EXPECTED = 15  # successes and failures among the labels at the threshold; with fewer, labels alone decide
 BISECTIONS = 50
 EDGE = 1e-9  # by which a share stays away from 0 and 1
 

@@ -142,12 +142,12 @@ def test_where_the_instrument_adds_nothing_the_labels_decide() -> None:
 
 
 def test_few_labels_decide_alone() -> None:
-    """With fewer than ten successes to be expected at the threshold, even one that is always right adds nothing."""
+    """With fewer than 15 successes to be expected at the threshold, even one that is always right adds nothing."""
     classes, labels = draw_rows(random.Random(1), 1000, 99, 0.05, 1.0, 1.0)
     won = sum(label == 1 for label in labels)
-    few, more = (two_phase_test(classes, labels, at, 0.05) for at in (0.1, 0.11))
-    assert (few.p_pass, few.p_fail) == (tail(won, 99, 0.1), tail(99 - won, 99, 0.9))
-    assert more.p_fail < tail(99 - won, 99, 0.89)
+    few, more = (two_phase_test(classes, labels, at, 0.05) for at in (0.15, 0.16))
+    assert (few.p_pass, few.p_fail) == (tail(won, 99, 0.15), tail(99 - won, 99, 0.85))
+    assert more.p_fail < tail(99 - won, 99, 0.84)
 
 
 def test_parts_of_a_label_count_against_either_side() -> None:
@@ -207,7 +207,7 @@ def test_copies_of_rows_in_a_cluster_tell_nothing_new() -> None:
 
 def test_bounds_and_p_values_agree() -> None:
     """A threshold is below the lower bound just where the claim is proven, and above the upper where it is refuted."""
-    for seed, share in itertools.product(range(4), (0.2, 0.5, 0.9)):
+    for seed, share in itertools.product(range(4), (0.2, 0.5, 0.8)):
         classes, labels = draw_rows(random.Random(seed), 500, 200, share, 0.9, 0.8)
         bounds = two_phase_test(classes, labels, 0.5, 0.05)
         assert bounds.lower <= bounds.estimate <= bounds.upper
