@@ -127,6 +127,7 @@ if TYPE_CHECKING:
     from harness.stats.hypothesis_tests import wilson as wilson
     from harness.stats.multiple_testing import adjust_holm as adjust_holm
     from harness.stats.significance import is_significant as is_significant
+    from harness.stats.two_phase import count_labels_worth as count_labels_worth
     from harness.stats.values import find_alpha_error as find_alpha_error
     from harness.suite.reader import read_suite as read_suite
     from harness.suite.tables import Model as Model

@@ -97,14 +97,11 @@ def grade_answers(task: Task, answered: Result, baseline: Result | None, marking
         caveats.append(Caveat(same, "ERROR"))
     said = {s.id: Completion(s.answer or "", s.finish_reason, s.tokens) for s in answered.scores}
     rows = tuple(add_finish_reason(scores[s.id], said[s.id], task) for s in samples if s.id in scores)
-    clusters = [s.cluster or s.id for s in samples if s.id in scores]
     told = {found.metric: found for found in labels}
     return replace(
         answered,
         scores=rows,
-        metrics={
-            m.name: by_people.value_with_labels(m, rows, clusters, told.get(m.name)) for m in task.metrics.values()
-        },
+        metrics={m.name: by_people.value_with_labels(m, rows, told.get(m.name)) for m in task.metrics.values()},
         labels=tuple(labels),
         missing=tuple(s.id for s in samples if s.id not in scores),
         seconds=answered.seconds + time.monotonic() - begun,

@@ -137,8 +137,8 @@ class Hypothesis:
         """
         if values := [self.metric.to_test_scale(run.value) for run in self._hypothesis_on_known_rows.runs]:
             return self.metric.from_test_scale(math.fsum(values) / len(values))
-        units = self._hypothesis_on_known_rows.units
-        return by_people.value_with_labels(self.metric, units[0], units[2], self.labels)
+        known = self._hypothesis_on_known_rows
+        return by_people.value_with_labels(self.metric, known.ours if self.labels else known.units[0], self.labels)
 
     @cached_property
     def baseline(self) -> float | None:

@@ -25,7 +25,7 @@ def run_hypothesis_test(hypothesis: Hypothesis, *, ties: bool = False) -> hypoth
     Lost values count against each conclusion. `ties` allows rows without any change. Raises ValueError if it cannot be
     tested, or if nothing varies.
     """
-    if not hypothesis.has_missing:
+    if _is_labelled(hypothesis) or not hypothesis.has_missing:
         return _test_hypothesis(hypothesis, ties)
     # lost values count against whatever is claimed: the worst of them to prove it, and so on
     worst, best, known = (_test_hypothesis(hypothesis.with_missing_as(best), ties) for best in (False, True, None))
@@ -55,7 +55,7 @@ def run_slice_tests(whole: Hypothesis, slices: Mapping[str, Hypothesis]) -> dict
 
 
 def _test_hypothesis(h: Hypothesis, ties: bool) -> hypothesis_tests.Test:
-    if h.labels is not None or h.metric.labelled or h.metric.is_agreement:
+    if _is_labelled(h):
         return _test_labelled(h)
     test = h.gate.kind.test(h.gate, h.metric, h.units, h.alpha)
     if test is None and h.metric.is_count:
@@ -162,8 +162,12 @@ def _test_binary(h: Hypothesis) -> hypothesis_tests.Test:
     return hypothesis_tests.tango(wins, losses, n, -h.margin, h.alpha)
 
 
+def _is_labelled(h: Hypothesis) -> bool:
+    return h.labels is not None or h.metric.labelled or h.metric.is_agreement
+
+
 def _test_labelled(h: Hypothesis) -> hypothesis_tests.Test:
-    """Test a label-corrected share, or the agreement with the labels.
+    """Test the share that people would give, or the agreement with their labels.
 
     Raises ValueError if there are no labels, or if the claim is against a baseline.
     """
@@ -175,11 +179,8 @@ def _test_labelled(h: Hypothesis) -> hypothesis_tests.Test:
     if h.metric.is_agreement:
         test = kappa_test(h.labels, h.threshold, h.alpha)
     else:
-        values, weights = row_differences(h, h.gate.cap)
-        values = [h.sign * v for v in values]
-        sides = by_people.label_sides(h.labels, h.ours)
         clusters = connect_clusters(h.clusterings) if len(h.clusterings) > 1 else h.clusters
-        test = by_people.label_corrected_test(values, weights, clusters, h.labels, h.threshold, h.alpha, sides)
+        test = by_people.labelled_share_test(h.metric.name, h.ours, clusters, h.labels, h.threshold, h.alpha)
     return test if h.sign > 0 else replace(test, p_pass=test.p_fail, p_fail=test.p_pass)
 
 

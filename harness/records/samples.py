@@ -155,18 +155,15 @@ class Labels:
 
     A marking evaluator may yield them. `truth` holds 1 (the candidate's is better, or the criterion is met), 0, or one
     half for a tie; `said` (the field) holds the instrument's value for the same answer, from 0 to 1. Labels of one
-    prompt share a cluster. `side` names a value of the scores; the instrument may have another error rate where it is
-    above 0, and `sides` are 1 for the labelled answers where it is. The labels correct a "proportion", and are the only
-    data of an "agreement": see `harness.gates.labels`. `rows` are the ids of the labelled rows, if each label belongs
-    to one; a claim against a baseline is then decided by these rows alone.
+    prompt share a cluster. `rows` are the ids of the labelled rows, a random sample of all, by which the labels correct
+    a "proportion": see `harness.gates.labels`. A claim against a baseline is decided by these rows alone. The labels
+    are the only data of an "agreement", which needs no rows.
     """
 
     metric: str
     truth: tuple[float, ...]
     said: tuple[float, ...]
     clusters: tuple[int, ...]
-    side: str = ""
-    sides: tuple[int, ...] = ()
     rows: tuple[str, ...] = ()
 
 

@@ -195,7 +195,5 @@ def _parse_labels(labels: Mapping[str, Any]) -> Labels:
         tuple(labels["truth"]),
         tuple(labels["said"]),
         tuple(labels["clusters"]),
-        str(labels["side"]),
-        tuple(labels["sides"]),
         tuple(map(str, labels.get("rows", ()))),
     )

@@ -312,7 +312,6 @@ def evidence_rows(results: Results, tasks: Mapping[str, Task], leaks: Leaks | No
     for (subject, name), result in results.items():
         task, item, scores = tasks[name], f"{subject}::{name}", {s.id: s for s in result.scores}
         told = (leaks or {}).get(name, {})
-        names = [*result.metrics, *dict.fromkeys(found.side for found in result.labels if found.side)]
         places = {i: place for place, i in enumerate(result.order)}
         for number, sample in enumerate(task.samples or ()):
             if result.missing:
@@ -320,7 +319,7 @@ def evidence_rows(results: Results, tasks: Mapping[str, Task], leaks: Leaks | No
             if sample.id not in scores:  # it stopped before
                 yield {"item": item, "number": number, "row": sample.digest}
                 continue
-            row = evidence_row(number, sample, scores[sample.id], names)
+            row = evidence_row(number, sample, scores[sample.id], list(result.metrics))
             if task.spec.private:
                 yield {"item": item, "sha256": digest_value(row), "number": number, "row": sample.digest}
                 continue

@@ -13,15 +13,15 @@ import math
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 
-from harness.stats.binomials import student_tail
+from harness.stats.binomials import clopper_pearson, student_tail, tail
 from harness.stats.inputs import Clusters
 from harness.stats.result import Test
-from harness.stats.shares import binomial
 from harness.stats.significance import is_significant
 
 TIE = 0.5
 MIN_LABELS = 2  # of a class; one with fewer is merged with its neighbour
-BISECTIONS = 60
+MIN_EXPECTED = 15  # successes and failures among the labels at the threshold; with fewer, labels alone decide
+BISECTIONS = 50
 EDGE = 1e-9  # by which a share stays away from 0 and 1
 
 
@@ -55,9 +55,10 @@ class Stratum:
     def label_variance(self, mean: float) -> float:
         """Return the variance of a label with this mean, E[y²] = E[y] - P(tie)/4.
 
-        Ties are taken to be a little rarer than they are among few labels.
+        Ties are taken to be a little rarer than they are among few labels, and no more frequent than the mean allows.
         """
-        return max(mean * (1 - mean) - self.ties / (self.labelled + 2) / 4, 0.0)
+        ties = min(self.ties / (self.labelled + 2), 2 * mean, 2 * (1 - mean))
+        return mean * (1 - mean) - ties / 4
 
 
 def two_phase_test(
@@ -74,38 +75,118 @@ def two_phase_test(
     `labels` (n,) are 1, 0, one half for a tie, or None. Those that are there must be a random sample of the rows.
 
     The statistic is the poststratified estimate less the threshold, over its standard error where the share is the
-    threshold, with Student's t on the labels. Where the instrument adds nothing, since all rows are labelled or all in
-    one class, it is the exact binomial test of the labels, if these are independent and without ties.
+    threshold, with Student's t on the labels. Where labels are few it is the exact binomial test of the labels alone,
+    as where the instrument adds nothing, since all rows are labelled or all in one class.
 
-    Raises ValueError for fewer than two labels.
+    Raises ValueError for fewer than two labels, or labels of one cluster.
     """
-    known = [label for label in labels if label is not None]
-    if len(known) < 2:
-        raise ValueError(f"only {len(known)} of {len(labels)} rows are labelled; label at least 2")
     weights = weights or [1.0] * len(labels)
+    known = [i for i, label in enumerate(labels) if label is not None]
+    strata = _make_tested_strata(known, classes, labels, threshold, weights, clusters)
+    seen = None if clusters is None else len({clusters[i] for i in known})
+    if strata is None:
+        alone = _LabelsAlone(known, labels, weights, clusters)
+        p_pass, p_fail = alone.p_values(threshold)
+        method = f"exact binomial of {len(known)} labels"
+        return Test(alone.share, *alone.bounds(alpha), p_pass, p_fail, method, len(labels), seen)
+    estimate, df = estimate_share(strata), (seen or len(known)) - 1
+    lower = _find_end(lambda share: bool(is_significant(_p_values(strata, share, df)[0], alpha)), 0.0, estimate)
+    upper = _find_end(lambda share: not is_significant(_p_values(strata, share, df)[1], alpha), estimate, 1.0)
+    p_pass, p_fail = _p_values(strata, threshold, df)
+    return Test(estimate, lower, upper, p_pass, p_fail, f"poststratified by {len(known)} labels", len(labels), seen)
+
+
+def two_phase_p_values(
+    classes: Sequence[float], labels: Sequence[float | None], threshold: float
+) -> tuple[float, float]:
+    """Return p_pass and p_fail of `two_phase_test`, of independent rows with equal weights."""
+    weights, known = [1.0] * len(labels), [i for i, label in enumerate(labels) if label is not None]
+    strata = _make_tested_strata(known, classes, labels, threshold, weights, None)
+    if strata is None:
+        return _LabelsAlone(known, labels, weights, None).p_values(threshold)
+    return _p_values(strata, threshold, len(known) - 1)
+
+
+def _p_values(strata: Sequence[Stratum], share: float, df: int) -> tuple[float, float]:
+    distance = standardized_distance(strata, share)
+    return student_tail(distance, df), student_tail(-distance, df)
+
+
+def _make_tested_strata(
+    known: Sequence[int],
+    classes: Sequence[float],
+    labels: Sequence[float | None],
+    threshold: float,
+    weights: Sequence[float],
+    clusters: Clusters | None,
+) -> list[Stratum] | None:
+    """Return the strata to test, as of independent rows; None where the labels alone decide."""
+    if len(known) < MIN_LABELS:
+        raise ValueError(f"only {len(known)} of {len(labels)} rows are labelled; label at least {MIN_LABELS}")
+    if clusters is not None and len({clusters[i] for i in known}) < MIN_LABELS:
+        raise ValueError(f"all labelled rows are in one cluster; label rows of at least {MIN_LABELS}")
+    if len(known) * min(threshold, 1 - threshold) < MIN_EXPECTED:
+        return None
     groups = group_rows_by_class(classes, labels)
-    effect = estimate_design_effect(groups, labels, weights, clusters)
     if len(groups) == 1 or len(known) == len(labels):
-        if effect == 1 and TIE not in known:
-            return binomial(round(math.fsum(known)), len(known), threshold, alpha)
-        groups = [[i for i, label in enumerate(labels) if label is not None]]
-    strata = [stratum.scaled(1 / effect) for stratum in make_strata(groups, labels, weights)]
-    count = len(known)
-    if clusters is not None:
-        count = len({cluster for cluster, label in zip(clusters, labels, strict=True) if label is not None})
-    if count < 2:
-        raise ValueError("all labelled rows are in one cluster; label rows of at least 2")
-    estimate = estimate_share(strata)
+        if clusters is None and max(weights) == min(weights) and all(labels[i] != TIE for i in known):
+            return None
+        groups = [[*known]]
+    effect = estimate_design_effect(groups, labels, weights, clusters)
+    return [stratum.scaled(1 / effect) for stratum in make_strata(groups, labels, weights)]
 
-    def p_values(share: float) -> tuple[float, float]:
-        distance = standardized_distance(strata, share)
-        return student_tail(distance, count - 1), student_tail(-distance, count - 1)
 
-    lower = _find_end(lambda share: bool(is_significant(p_values(share)[0], alpha)), 0.0, estimate)
-    upper = _find_end(lambda share: not is_significant(p_values(share)[1], alpha), estimate, 1.0)
-    p_pass, p_fail = p_values(threshold)
-    method = f"poststratified by {len(known)} labels"
-    return Test(estimate, lower, upper, p_pass, p_fail, method, len(labels), count if clusters is not None else None)
+class _LabelsAlone:
+    """The exact binomial of the labels alone.
+
+    Labels of one cluster count as copies of one (Kish 1965). Where ties, weights or clusters make parts of a label,
+    these count against either conclusion.
+    """
+
+    def __init__(
+        self,
+        known: Sequence[int],
+        labels: Sequence[float | None],
+        weights: Sequence[float],
+        clusters: Clusters | None,
+    ) -> None:
+        own = [weights[i] for i in known]
+        total = math.fsum(own)
+        self.share = math.fsum(weights[i] * (labels[i] or 0.0) for i in known) / total
+        within = range(len(known)) if clusters is None else [clusters[i] for i in known]
+        count = total**2 / _sum_squares(own, within)
+        self.won, self.lost = (math.floor(share * count + EDGE) for share in (self.share, 1 - self.share))
+        self.count = math.ceil(count - EDGE)
+
+    def p_values(self, threshold: float) -> tuple[float, float]:
+        return tail(self.won, self.count, threshold), tail(self.lost, self.count, 1 - threshold)
+
+    def bounds(self, alpha: float) -> tuple[float, float]:
+        lower = clopper_pearson(self.won, self.count, alpha)[0]
+        return lower, clopper_pearson(self.count - self.lost, self.count, alpha)[1]
+
+
+def estimate_labelled_share(
+    classes: Sequence[float], labels: Sequence[float | None], weights: Sequence[float]
+) -> float:
+    """Return the poststratified share of successes. Raises ValueError without labels."""
+    if all(label is None for label in labels):
+        raise ValueError("no row is labelled")
+    return estimate_share(make_strata(group_rows_by_class(classes, labels), labels, weights))
+
+
+def count_labels_worth(classes: Sequence[float], labels: Sequence[float | None]) -> float:
+    """Return how many labels alone would estimate the share as well as these with the instrument's classes.
+
+    Of independent rows with equal weights. NaN where all labels are the same.
+    """
+    strata = make_strata(group_rows_by_class(classes, labels), labels, [1.0] * len(labels))
+    share = estimate_share(strata)
+    rows, labelled = (math.fsum(getattr(s, name) for s in strata) for name in ("rows", "labelled"))
+    ties = math.fsum(stratum.ties for stratum in strata)
+    alone = share * (1 - share) - ties / labelled / 4
+    error = _estimate_variance(strata, [(s.rows / rows, s.mean) for s in strata], share)
+    return alone / error if error > 0 else math.nan
 
 
 def group_rows_by_class(classes: Sequence[float], labels: Sequence[float | None]) -> list[list[int]]:
@@ -163,18 +244,22 @@ def estimate_share(strata: Sequence[Stratum]) -> float:
 def standardized_distance(strata: Sequence[Stratum], share: float) -> float:
     """Return the estimate's distance from a share, in standard errors that hold if the share is true."""
     share = min(max(share, EDGE), 1 - EDGE)
-    fitted = fit_at_share(strata, share)
+    distance = estimate_share(strata) - share
+    error = math.sqrt(_estimate_variance(strata, fit_at_share(strata, share), share))
+    if not error:
+        return math.copysign(math.inf, distance) if distance else 0.0
+    return distance / error
+
+
+def _estimate_variance(strata: Sequence[Stratum], fitted: Sequence[tuple[float, float]], share: float) -> float:
+    """Return the estimate's variance, where classes have the fitted sizes and mean labels and the share is given."""
     rows = math.fsum(stratum.rows for stratum in strata)
     between = math.fsum(size * (mean - share) ** 2 for size, mean in fitted) / rows
     within = math.fsum(
         size**2 * stratum.label_variance(mean) / stratum.labelled
         for stratum, (size, mean) in zip(strata, fitted, strict=True)
     )
-    distance = estimate_share(strata) - share
-    error = math.sqrt(between + within)
-    if not error:
-        return math.copysign(math.inf, distance) if distance else 0.0
-    return distance / error
+    return between + within
 
 
 def fit_at_share(strata: Sequence[Stratum], share: float) -> list[tuple[float, float]]:

@@ -191,10 +191,9 @@ def _compute_calibration(
     kinds = ("A", "B") if options.mode == "pairwise" else ("met", "not met")
     agreed = [[o == kind for h, o in zip(human, ours, strict=True) if h == kind] for kind in kinds]
     sensitivity, specificity = (sum(each) / len(each) if each else math.nan for each in agreed)
-    pairs, differ = list[tuple[str, float, float, int, bool]](), list[tuple[str, str, str]]()
+    pairs, differ = list[tuple[str, float, float, int]](), list[tuple[str, str, str]]()
     for (f, j), prompt, said in zip(read, prompts, ours, strict=True):
-        longer = j.row.baseline is not None and len(j.row.answer) > len(j.row.baseline)
-        pairs.append((f.criterion, LABEL_VALUES[f.label], j.values[f.criterion or "win_rate"], prompt, longer))
+        pairs.append((f.criterion, LABEL_VALUES[f.label], j.values[f.criterion or "win_rate"], prompt))
         differ += [(f"{f.id} {f.criterion}".strip(), f.label, said)] if f.label != said else []
     made = Calibration(
         dict(judge), digest_value([[f.id, f.criterion, f.label, f.answers] for f in found]), n=len(read), errors=errors,

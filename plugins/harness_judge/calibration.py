@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from harness import Labels, UsageError, write_text
+from harness.internals import count_noun
 
-FORMAT_VERSION = 1
-LONGER_BY = "longer_by"  # value of a pair's score: characters of the candidate's answer less those of the baseline's
+FORMAT_VERSION = 2
 ALPHA = 0.05  # the risk of each bound that is printed
-MIN_PROMPTS = 10  # prompts with labels of each kind, below which labels correct nothing
+MIN_LABELS = 2  # rows, and prompts among them
 Share = tuple[float, float, float]  # an estimate, and its lower and upper bound
 
 
@@ -27,10 +27,9 @@ class Calibration:
     preferred by people (criteria met according to people) that the judge confirms, `specificity` that of the others;
     NaN if there are none. `first` is the share of verdicts for the answer shown first, over all pairs and by human
     label. `sided` is whether the labels identify the candidate's and the baseline's answer. `pairs` hold (criterion,
-    people, judge, prompt) of every label, as `Labels` do, and whether the candidate's answer was the longer one;
-    `differ` holds (row, people, judge) of the disagreements. `labelled` holds (row, criterion, digest of the answers)
-    of every label, with a verdict or without, and `seed` is that of the random order in which rows are labelled. `rows`
-    are those of `pairs`, with the digest of the answers.
+    people, judge, prompt) of every label, as `Labels` do; `differ` holds (row, people, judge) of the disagreements.
+    `labelled` holds (row, criterion, digest of the answers) of every label, with a verdict or without, and `seed` is
+    that of the random order in which rows are labelled. `rows` are those of `pairs`, with the digest of the answers.
     """
 
     judge: dict[str, Any]
@@ -46,7 +45,7 @@ class Calibration:
     made: str  # UTC, ISO 8601
     first: dict[str, Share]
     sided: bool
-    pairs: Sequence[tuple[str, float, float, int, bool]]
+    pairs: Sequence[tuple[str, float, float, int]]
     differ: Sequence[Sequence[str]] = ()
     labelled: Sequence[tuple[str, str, str]] = ()
     rows: Sequence[tuple[str, str]] = ()
@@ -58,8 +57,8 @@ class Calibration:
 
     def agreement_labels(self) -> Labels:
         """Return all labels for kappa. A judge's verdict is rounded to one side, or to a tie of a pair."""
-        verdicts = [0.5 if said == 0.5 and not name else float(said > 0.5) for name, _, said, *_ in self.pairs]
-        _, truth, _, prompts, _ = zip(*self.pairs, strict=True)
+        verdicts = [0.5 if said == 0.5 and not name else float(said > 0.5) for name, _, said, _ in self.pairs]
+        _, truth, _, prompts = zip(*self.pairs, strict=True)
         return Labels("kappa", truth, tuple(verdicts), prompts)
 
     def labels_of(self, metric: str, criterion: str = "", here: Collection[tuple[str, str]] | None = None) -> Labels:
@@ -68,9 +67,8 @@ class Calibration:
         chosen = [
             (*rest, row[0]) for (name, *rest), row in every if name == criterion and (here is None or row in here)
         ]
-        truth, said, prompts, longer, rows = zip(*chosen, strict=True) if chosen else ((), (), (), (), ())
-        side = "" if criterion else LONGER_BY  # a criterion is of one answer
-        return Labels(metric, truth, said, prompts, side, tuple(int(x) for x in longer) if side else (), rows)
+        truth, said, prompts, rows = zip(*chosen, strict=True) if chosen else ((), (), (), ())
+        return Labels(metric, truth, said, prompts, rows)
 
 
 def label_order_key(seed: int, row: str) -> bytes:
@@ -78,25 +76,11 @@ def label_order_key(seed: int, row: str) -> bytes:
     return sha256(json.dumps([seed, row]).encode()).digest()
 
 
-def count_prompts_by_kind(truth: Sequence[float], prompts: Sequence[Any]) -> dict[str, int]:
-    """Count the distinct prompts of each kind of label. A calibration needs both kinds."""
-    of = {kind: len({p for said, p in zip(truth, prompts, strict=True) if said == kind}) for kind in (1.0, 0.0)}
-    return {"is better or met": of[1.0], "is not": of[0.0]}
-
-
 def find_too_few_labels(labels: Labels) -> str:
-    """Return an error if a kind of label covers too few prompts.
-
-    Below `MIN_PROMPTS` the judge's error rate on it is unknown.
-    """
-    few = {name: n for name, n in count_prompts_by_kind(labels.truth, labels.clusters).items() if n < MIN_PROMPTS}
-    return next(
-        (
-            f"on only {n} prompts people said that it {name}; at least {MIN_PROMPTS} are needed"
-            for name, n in few.items()
-        ),
-        "",
-    )
+    """Return an error if fewer than `MIN_LABELS` rows have a label."""
+    count = len(labels.rows)
+    few = f"only {count_noun(count, 'row')} of these {'is' if count == 1 else 'are'} labelled"
+    return f"{few}; label at least {MIN_LABELS}" if count < MIN_LABELS else ""
 
 
 def estimate_share(values: Sequence[float], clusters: Sequence[Any]) -> Share:
@@ -125,7 +109,7 @@ def read_calibration(path: Path) -> Calibration:
         if data.pop("format") != FORMAT_VERSION:
             raise ValueError("it was written by another version of the harness")
         values: dict[str, Any] = {k: math.nan if v is None else v for k, v in data.items()}
-        values["pairs"] = [(str(c), float(h), float(j), int(p), bool(at)) for c, h, j, p, at in values["pairs"]]
+        values["pairs"] = [(str(c), float(h), float(j), int(p)) for c, h, j, p in values["pairs"]]
         values["labelled"] = [(str(row), str(name), str(digest)) for row, name, digest in values["labelled"]]
         values["rows"] = [(str(row), str(digest)) for row, digest in values["rows"]]
         if len(values["rows"]) != len(values["pairs"]):

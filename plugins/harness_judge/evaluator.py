@@ -10,8 +10,8 @@ from typing import Any
 
 from harness import Caveat, Labels, Marking, Metric, Prompt, Sample, Score, evaluator
 from harness.internals import schema
-from harness_judge.calibration import LONGER_BY
 from harness_judge.options import JudgeOptions
+from harness_judge.rows import LONGER_BY
 
 # of both coefficients: where all rows agree they stay finite, and n = 60 moves by less than a point
 RIDGE_PENALTY = 0.1

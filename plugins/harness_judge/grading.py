@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 import random
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 
 from harness import Caveat, Labels, Marking, Progress, Sample, Score, UsageError
+from harness.internals import count_labels_worth, count_noun
 from harness.internals import labels as by_people
 from harness_judge import adversaries, calibration, judge_client, prompts, rows
 from harness_judge.judge_client import JudgeClient
@@ -147,29 +147,23 @@ def _collect_labels_and_caveats(
         elif not found.sided:
             why = "the labels A and B do not say whose answer is better; label candidate, baseline or tie"
         else:
-            why = (
-                wrong.get(criterion)
-                or calibration.find_too_few_labels(given)
-                or _find_chance_level_labels_error(given, metric, scores)
-            )
+            why = wrong.get(criterion) or calibration.find_too_few_labels(given)
         if why:
             doubts.append(Caveat(f"{why}, or set trust_judge = true", "INCONCLUSIVE", (metric,)))
         else:
             labels.append(given)
+            doubts.append(Caveat(_describe_worth_of_verdicts(given, metric, scores)))
     return labels, doubts
 
 
-def _find_chance_level_labels_error(labels: Labels, metric: str, scores: Sequence[Score]) -> str:
-    """Return an error unless labels show a judge better than chance."""
-    if len(some := [s for s in scores if s.weight_of(metric) and math.isfinite(s.values[metric])]) < 2:
-        return ""  # of which nothing can be said anyway
-    ones, sides = [1.0] * len(some), by_people.label_sides(labels, some)
-    try:
-        of = by_people.label_moments([s.values[metric] for s in some], ones, None, labels, sides)
-    except ValueError as error:
-        return str(error)
-    what = f"{len(labels.truth)} labels do not show that the judge is better than chance; label more rows"
-    return "" if of.blind <= calibration.ALPHA else what
+def _describe_worth_of_verdicts(labels: Labels, metric: str, scores: Sequence[Score]) -> str:
+    """Return how many labels alone would tell as much as these with the judge's verdicts on the other rows."""
+    rows = [s for s in scores if s.weight_of(metric) and not s.lost]
+    worth = count_labels_worth([s.values[metric] for s in rows], by_people.find_labels_of_rows(labels, rows))
+    alone = f"{len(labels.rows):,} labels of {count_noun(len(rows), 'row')}"
+    if not worth >= len(labels.rows) + 1:
+        return f"{alone}: the judge's verdicts add nothing to them about {metric}"
+    return f"{alone}, with the judge's verdicts, tell as much about {metric} as {worth:,.0f} labels would alone"
 
 
 def _iterate_missing_verdict_caveats(judged: Sequence[JudgedRow]) -> Iterator[Caveat]:

@@ -10,12 +10,12 @@ from typing import Any
 from harness import Sample, Score
 from harness_judge import prompts, verdict
 from harness_judge.adversaries import score_verdict
-from harness_judge.calibration import LONGER_BY
 from harness_judge.options import JudgeOptions, Prices
 from harness_judge.prompts import Question
 from harness_judge.verdict import FailedQuestion, NoVerdictError, Reply
 
 MOST_ERRORS = 0.02  # share of rows without a verdict above which nothing is concluded from the others
+LONGER_BY = "longer_by"  # value of a pair's score: characters of the candidate's answer less those of the baseline's
 Returned = Reply | FailedQuestion
 
 

@@ -32,6 +32,7 @@ RANDOM, DISPUTES, SAYS = "at random", calibrate.DISPUTES, calibrate.LABEL_VALUES
 DRAW_KINDS = (RANDOM, DISPUTES)
 OPEN_QUESTIONS = 8  # questions that people are asked from at a time
 PAIR = {"1": ("candidate", "baseline"), "2": ("baseline", "candidate"), "0": ("tie", "tie")}  # as shown, and turned
+LACKING = "More labels are needed: of more than one kind, and for several prompts"
 CRITERION_LABELS = {"1": "yes", "2": "no"}
 TRUTH = {"candidate": SAYS["A"], "baseline": SAYS["B"], "tie": SAYS["tie"], "yes": SAYS["met"], "no": SAYS["not met"]}
 
@@ -150,12 +151,8 @@ class LabelQueue:
             found.append(f"People disagree on {', '.join(odd)}; correct that in the file")
         if self.drawn == DISPUTES:
             return [*found, "These rows were drawn from the disputes, so they cannot calibrate"]
-        kinds = calibration.count_prompts_by_kind([truth for _, truth in known], [q.prompt for q, _ in known])
-        more = [
-            f"{calibration.MIN_PROMPTS - n} that it {name}" for name, n in kinds.items() if n < calibration.MIN_PROMPTS
-        ]
-        lacking = f"More labels are needed: at least {' and '.join(more)}" if more else ""
-        return [*found, lacking or "Enough labels for a calibration; more prove more"]
+        few = len({truth for _, truth in known}) < 2 or len({q.prompt for q, _ in known}) < calibration.MIN_LABELS
+        return [*found, LACKING if few else "Enough labels for a calibration; more prove more"]
 
 
 def read_label(text: str | bytes, where: str) -> dict[str, Any]:

@@ -176,7 +176,8 @@ class _Draw:
         luck, n, p = self.luck, self.luck.choice([1, 20, 60, 120]), self.luck.choice([0.6, 0.9, 1.0])
         truth = [float(luck.random() < 0.6) for _ in range(n)]
         said = [t if luck.random() < p else 1 - t for t in truth]
-        return (Labels("m", tuple(truth), tuple(said), tuple(i // 2 for i in range(n))),)
+        prompts, rows = tuple(i // 2 for i in range(n)), tuple(f"r{i}" for i in range(n))
+        return (Labels("m", tuple(truth), tuple(said), prompts, rows),)
 
     def gates(self, samples: tuple[Sample, ...]) -> tuple[Gate, ...]:
         group = self.chance(0.15) and not self.early and self.kind != "count"

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import random
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -10,12 +13,14 @@ import pytest
 from bench import judge_rates
 from harness.gates.agreement import kappa_test
 from harness.gates.decide import decide
-from harness.gates.labels import label_corrected_test
+from harness.gates.labels import labelled_share_test
 from harness.records.claims.gate import Gate
 from harness.records.metrics import Metric
 from harness.records.samples import Labels, Result, Sample, Score
 from harness.records.verdicts import Outcome, Verdict
-from harness.stats.hypothesis_tests import Test
+from harness.stats.result import Test
+from harness.stats.shares import binomial
+from harness.stats.two_phase import two_phase_p_values
 
 ALPHA = 0.05
 KAPPA = Metric("kappa", "higher", "agreement")
@@ -31,61 +36,113 @@ def make_labels(counts: dict[tuple[float, float], int], metric: str = "wins", ea
 GOOD = {(1.0, 1.0): 45, (1.0, 0.0): 5, (0.0, 0.0): 37, (0.0, 1.0): 13}
 
 
-def compute_corrected_share(values: list[float], given: Labels, threshold: float = 0.5, alpha: float = ALPHA) -> Test:
-    return label_corrected_test(values, [1.0] * len(values), None, given, threshold, alpha)
+def share_by_people(values: list[float], truth: list[float], threshold: float = 0.5) -> Test:
+    """Test a share of rows of which the first ones are labelled."""
+    rows = [Score(str(i), {"wins": value}) for i, value in enumerate(values)]
+    return labelled_share_test("wins", rows, None, make_sample(truth), threshold, ALPHA)
 
 
-def test_estimate_is_that_of_rogan_and_gladen() -> None:
-    """(mean - m0)/(m1 - m0), where m1 and m0 are the instrument's means of what people prefer and do not."""
-    many = make_labels({pair: 100 * n for pair, n in GOOD.items()})
-    found = compute_corrected_share([1.0] * 180 + [0.0] * 120, many)
-    assert found.estimate == pytest.approx((0.6 - 0.26) / (0.9 - 0.26), abs=0.001)
-    assert found.lower < found.estimate < found.upper
-    assert found.method == "corrected by 10000 labels"
+def make_sample(truth: list[float]) -> Labels:
+    """Make labels of the first rows. What the instrument says of them is in the rows."""
+    return Labels("wins", tuple(truth), tuple(truth), tuple(range(len(truth))), tuple(map(str, range(len(truth)))))
 
 
-def test_ties_are_told_apart_from_wins() -> None:
-    """Where the instrument gives every tie to the candidate, rows full of ties prove no win rate above one half."""
-    given = make_labels({(1.0, 1.0): 60, (0.0, 0.0): 60, (0.5, 1.0): 60})
-    assert compute_corrected_share([1.0] * 200 + [0.0] * 100, given).p_pass > 0.1
-    assert (
-        compute_corrected_share([1.0] * 200 + [0.0] * 100, make_labels({(1.0, 1.0): 60, (0.0, 0.0): 60})).p_pass < 0.001
-    )
+def draw_pairs(
+    share: float, judge: tuple[float, float], rows: int, labelled: int, seed: int
+) -> tuple[list[float], list[float]]:
+    """Draw a judge's verdicts of rows, and what people say of the first. `judge` is right of wins, and of losses."""
+    luck = random.Random(seed)
+    truth = [float(luck.random() < share) for _ in range(rows)]
+    return [t if luck.random() < judge[t == 0] else 1 - t for t in truth], truth[:labelled]
+
+
+def test_labels_of_all_rows_decide_alone() -> None:
+    """All 300 rows labelled, 180 of them won, and a judge that is right on two of three: the labels' exact test."""
+    truth = [1.0] * 180 + [0.0] * 120
+    found = share_by_people([t if i % 3 else 1 - t for i, t in enumerate(truth)], truth)
+    alone = binomial(180, 300, 0.5, ALPHA)
+    assert (found.p_pass, found.p_fail, found.lower, found.upper) == (
+        alone.p_pass, alone.p_fail, alone.lower, alone.upper,
+    )  # fmt: skip
+    assert found.p_pass < 0.001
+
+
+@pytest.mark.parametrize("judge", [(1.0, 1.0), (0.0, 0.0), (1.0, 0.0), (0.5, 0.5)])
+def test_no_judge_makes_labels_worth_less(judge: tuple[float, float]) -> None:
+    """Always right, always wrong, constant, or a coin: its verdicts never take from what 100 labels show."""
+    passed = alone = 0
+    for seed in range(100):
+        values, truth = draw_pairs(0.62, judge, 300, 100, seed)
+        labels = [*truth, *[None] * 200]
+        passed += two_phase_p_values(values, labels, 0.5)[0] <= ALPHA
+        alone += binomial(int(sum(truth)), 100, 0.5, ALPHA).p_pass <= ALPHA
+    assert passed >= alone > 60
+    assert passed == 100 if judge in [(1.0, 1.0), (0.0, 0.0)] else passed < 95
+
+
+@pytest.mark.parametrize(("truth", "told"), [([1.0], "only 1 of 4 rows are labelled"), ([], "only 0 of 4 rows")])
+def test_too_few_labels_are_an_error(truth: list[float], told: str) -> None:
+    with pytest.raises(ValueError, match=told):
+        share_by_people([1.0, 0.0, 1.0, 0.0], truth)
+
+
+def test_two_labels_and_labels_that_agree_prove_what_they_can() -> None:
+    """By the exact test: two that agree prove nothing at one half, six do."""
+    assert share_by_people([1.0, 0.0] * 10, [1.0, 1.0]).p_pass == pytest.approx(0.25)
+    assert share_by_people([1.0, 0.0] * 10, [1.0] * 6).p_pass == pytest.approx(0.5**6)
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"rows": ()}, "do not name their rows"),
+        ({"rows": ("0", "0")}, "a row has two labels"),
+        ({"truth": (5.0, 1.0)}, "is neither 0, 1 nor 0.5"),
+    ],
+)
+def test_labels_that_are_no_sample_of_the_rows_are_an_error(change: dict[str, Any], told: str) -> None:
+    rows = [Score(str(i), {"wins": 1.0}) for i in range(4)]
+    with pytest.raises(ValueError, match=told):
+        labelled_share_test("wins", rows, None, replace(make_sample([1.0, 0.0]), **change), 0.5, ALPHA)
+
+
+def test_rows_without_a_verdict_count_against_either_side() -> None:
+    """A tenth of the rows may all be won or all lost; the bounds hold both."""
+    values, truth = draw_pairs(0.7, (0.9, 0.8), 300, 100, 1)
+    whole = share_by_people(values, truth)
+    rows = [Score(str(i), {"wins": v}) for i, v in enumerate(values)]
+    lost = [Score(f"lost {i}", {"wins": 0.0}, weights={"wins": 0.0}, lost=("wins",)) for i in range(30)]
+    found = labelled_share_test("wins", [*rows, *lost], None, make_sample(truth), 0.5, ALPHA)
+    assert found.estimate == whole.estimate
+    assert found.lower == pytest.approx(whole.lower * 10 / 11)
+    assert found.upper == pytest.approx(whole.upper * 10 / 11 + 1 / 11)
+    assert found.p_pass > whole.p_pass
+    assert found.p_pass == pytest.approx(share_by_people(values, truth, 0.55).p_pass)
 
 
 @pytest.mark.parametrize("each", [1, 4])
 def test_labels_of_one_prompt_count_once(each: int) -> None:
-    """Four labels alike on every prompt say about what one does, of the share and of kappa."""
-    values = [1.0] * 180 + [0.0] * 120
-    one, more = (compute_corrected_share(values, make_labels(GOOD, each=k)) for k in (1, each))
-    assert more.p_pass == pytest.approx(one.p_pass, abs=0.01)
+    """Four labels alike on every prompt say about what one does."""
     one, more = (kappa_test(make_labels(GOOD, each=k), 0.5, ALPHA) for k in (1, each))
     assert (more.lower, more.p_pass) == pytest.approx((one.lower, one.p_pass))
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("alpha", [0.05, 0.01])
 def test_bounds_invert_the_test(alpha: float) -> None:
     """At each bound the p-value is alpha, so that a gate and its interval say the same."""
-    values = [1.0] * 180 + [0.5] * 20 + [0.0] * 120
-    for given in (make_labels(GOOD), make_labels(GOOD | {(0.5, 0.5): 12, (0.5, 1.0): 6})):
-        found = compute_corrected_share(values, given, alpha=alpha)
-        assert compute_corrected_share(values, given, found.lower).p_pass == pytest.approx(alpha, rel=1e-3)
-        assert compute_corrected_share(values, given, found.upper).p_fail == pytest.approx(alpha, rel=1e-3)
-        agreed = kappa_test(given, 0.5, alpha)
-        assert kappa_test(given, agreed.lower, alpha).p_pass == pytest.approx(alpha)
-        assert kappa_test(given, agreed.upper, alpha).p_fail == pytest.approx(alpha)
+    values, truth = draw_pairs(0.6, (0.9, 0.75), 320, 120, 2)
+    for people in (truth, [*truth[:-20], *[0.5] * 20], truth[:15]):
+        rows = [Score(str(i), {"wins": v}) for i, v in enumerate(values)]
 
-
-def test_instrument_that_knows_nothing_proves_nothing() -> None:
-    """Labels by which it says the same of what people prefer and do not: neither side is proven, whatever the rows."""
-    blind = make_labels({(1.0, 1.0): 40, (1.0, 0.0): 10, (0.0, 1.0): 40, (0.0, 0.0): 10})
-    for values in ([1.0] * 300, [0.0] * 300):
-        found = compute_corrected_share(values, blind)
-        assert min(found.p_pass, found.p_fail) > 0.4
-        assert (found.lower, found.upper) == (0.0, 1.0)
-    with pytest.raises(ValueError, match="of one kind cover only 0 prompts"):
-        compute_corrected_share([1.0, 0.0], make_labels({(1.0, 1.0): 40}))
+        test = partial(labelled_share_test, "wins", rows, None, make_sample(people), alpha=alpha)
+        found = test(threshold=0.5)
+        few = 15 / len(people)  # with fewer labels of a kind at the bound another test decides
+        for bound, side in ((found.lower, "p_pass"), (found.upper, "p_fail")):
+            if few <= bound <= 1 - few or len(people) == 15:
+                assert getattr(test(threshold=bound), side) == pytest.approx(alpha, rel=1e-3)
+        agreed = kappa_test(make_labels(GOOD), 0.5, alpha)
+        assert kappa_test(make_labels(GOOD), agreed.lower, alpha).p_pass == pytest.approx(alpha)
+        assert kappa_test(make_labels(GOOD), agreed.upper, alpha).p_fail == pytest.approx(alpha)
 
 
 def test_kappa_is_that_of_statsmodels() -> None:
@@ -122,15 +179,24 @@ def decide_with_labels(
 
 
 WINS = Metric("wins", "higher", "proportion", labelled=True)
+SIXTY = make_sample([1.0] * 60)
 UNLABELLED: dict[str, tuple[Labels | None, dict[str, Any], str]] = {
     "no labels": (None, {"min": 0.5}, "there are no labels that correct wins"),
     "a difference": (
-        make_labels(GOOD),
+        SIXTY,
         {"versus": "base", "better_by": 0.1},
         ", since the judge may err differently on the other model",
     ),
-    "failures": (make_labels(GOOD), {"max_failures": 9}, 'labels correct a single model\'s wins; claim "min" or "max"'),
-    "a slice": (make_labels(GOOD), {"min": 0.5, "slice": "kind=a"}, "cover all rows and cannot correct slices alone"),
+    "failures": (
+        make_sample([1.0] * 60),
+        {"max_failures": 9},
+        'labels correct a single model\'s wins; claim "min" or "max"',
+    ),
+    "a slice": (
+        make_sample([1.0] * 60),
+        {"min": 0.5, "slice": "kind=a"},
+        "cover all rows and cannot correct slices alone",
+    ),
 }
 
 
@@ -143,16 +209,19 @@ def test_what_labels_cannot_correct_is_an_error(case: str) -> None:
     assert told in found.why
 
 
-@pytest.mark.slow
-def test_gate_is_about_the_corrected_share() -> None:
-    """57.5 % by a judge of 90 and 74 % is one half by people; a claim from above is the same test turned round."""
-    found = decide_with_labels(WINS, [1.0] * 174 + [0.0] * 126, make_labels(GOOD), min=0.5)
+def test_gate_is_about_the_share_by_people() -> None:
+    """A judge gives 57.5 %, people one half; a claim from above is the same test turned round."""
+    truth = [1.0] * 50 + [0.0] * 50
+    said = [1.0] * 45 + [0.0] * 5 + [1.0] * 13 + [0.0] * 37
+    values = [*said, *[1.0] * 116, *[0.0] * 84]
+    found = decide_with_labels(WINS, values, make_sample(truth), min=0.5)
     assert found.outcome is Outcome.INCONCLUSIVE
     assert found.value == found.estimate == pytest.approx(0.5, abs=0.01)
-    assert found.why.endswith("n=300, corrected by 100 labels; more labels would decide it, or more rows")
-    high = decide_with_labels(WINS, [1.0] * 240 + [0.0] * 60, make_labels(GOOD), min=0.5)
+    assert found.why.endswith("n=300, poststratified by 100 labels; more labels would decide it, or more rows")
+    values = [*said, *[1.0] * 180, *[0.0] * 20]
+    high = decide_with_labels(WINS, values, make_sample(truth), min=0.5)
     assert high.outcome is Outcome.PASS
-    turned = decide_with_labels(WINS, [1.0] * 240 + [0.0] * 60, make_labels(GOOD), max=0.5)
+    turned = decide_with_labels(WINS, values, make_sample(truth), max=0.5)
     assert (turned.outcome, turned.p_fail, turned.lower) == (Outcome.FAIL, high.p_pass, high.lower)
 
 
@@ -175,54 +244,11 @@ def test_claims_that_are_none_of_an_agreement_are_told(claim: dict[str, Any]) ->
 # -- how often they are wrong ----------------------------------------------------------------------
 
 
-@pytest.mark.slow
-def test_simulation_corrects_as_a_gate_does() -> None:
-    """Many data sets at once get the same p-values as one by one."""
-    rng = np.random.default_rng(2)
-    judge_ = judge_rates.JUDGES[3]
-    for side in ("", "longer_by"):
-        where = [rng.integers(0, 2, shape) if side else np.zeros(shape) for shape in ((20, 60), (20, 90))]
-        rows = judge_rates.Pairs(*judge_rates.draw_judgements(rng, judge_, (20, 60), 0.6, 0.2), where[0])
-        some = judge_rates.Pairs(*judge_rates.draw_judgements(rng, judge_, (20, 90), 0.5, 0.2), where[1])
-        found = judge_rates.p_values(rows, some, 0.5)
-        for run in range(20):
-            sides = tuple(int(x) for x in some.sides[run]) if side else ()
-            given = Labels("wins", tuple(some.people[run]), tuple(some.said[run]), tuple(range(90)), side, sides)
-            one = label_corrected_test(
-                rows.said[run], [1.0] * 60, None, given, 0.5, ALPHA, rows.sides[run] if side else None
-            )
-            assert (one.p_pass, one.p_fail) == pytest.approx((found[0][run], found[1][run]))
-
-
-@pytest.mark.parametrize("of_labels", [0.5, 0.3, 0.7])
-def test_favoured_model_that_is_no_better_does_not_pass(of_labels: float) -> None:
-    """Equal models, sensitivity 0.9, specificity 0.75, 300 prompts, 100 labels, also of other pairs: 81 % to 5 %."""
-    rng = np.random.default_rng(7)
-    how = {"share": 0.5, "of_labels": of_labels, "ties": 0.0}
-    p_pass, _, word = judge_rates.simulate_rates(rng, judge_rates.FAVOURS, 100, 2000, **how)
-    assert (word <= ALPHA).mean() > 0.75
-    assert (p_pass <= ALPHA).mean() < 0.065  # 6 %, and one standard error
-
-
-@pytest.mark.slow
-def test_judge_that_likes_the_longer_answer_does_not_pass_equal_models() -> None:
-    """Rows of which 80 % are longer, and labels of which 30 % are: 93 % without a look at lengths, at most 5 with."""
-    _, judges = judge_rates.LENGTHS[1]
-    at = {"share": 0.5, "longer": 0.8, "of_labels": 0.3}
-    p_pass, _, without = judge_rates.simulate_by_length(np.random.default_rng(7), judges, 100, 2000, **at)
-    assert (without <= ALPHA).mean() > 0.85
-    assert (p_pass <= ALPHA).mean() < 0.065
-
-
-def test_labels_of_a_side_without_rows_tell_nothing_of_it() -> None:
-    """Where no row is longer, only the labels of answers that are not are asked."""
-    both = make_labels({(1.0, 1.0): 40, (0.0, 0.0): 40}), make_labels({(1.0, 1.0): 20, (1.0, 0.0): 20, (0.0, 0.0): 40})
-    truth, said = (tuple(x for given in both for x in getattr(given, name)) for name in ("truth", "said"))
-    given = Labels("wins", truth, said, tuple(range(160)), "longer_by", (1,) * 80 + (0,) * 80)
-    values = [1.0] * 90 + [0.0] * 110
-    one = label_corrected_test(values, [1.0] * 200, None, given, 0.5, ALPHA, [0] * 200)
-    alone = compute_corrected_share(values, both[1])
-    assert (one.estimate, one.p_pass) == pytest.approx((alone.estimate, alone.p_pass), rel=0.05)
+@pytest.mark.parametrize("case", judge_rates.SAMPLED)
+def test_share_by_people_keeps_its_risk(case: judge_rates.Sampled) -> None:
+    """Equal models, and shares at their threshold: at most 6 % and a standard error, where the judge alone is wrong."""
+    passed, failed = judge_rates.simulate_rates(random.Random(7), case, 1000)
+    assert max(passed, failed) <= 6.7
 
 
 @pytest.mark.parametrize(("each", "kappa_"), [(1, 0.8), (4, 0.9)])

@@ -6,13 +6,15 @@ import itertools
 import math
 import random
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 
-from harness.stats.binomials import student_tail
+from harness.stats.binomials import student_tail, tail
 from harness.stats.shares import binomial
 from harness.stats.two_phase import (
     Stratum,
+    count_labels_worth,
     estimate_share,
     fit_at_share,
     group_rows_by_class,
@@ -133,9 +135,37 @@ def test_where_the_instrument_adds_nothing_the_labels_decide() -> None:
     labels = [1.0] * 180 + [0.0] * 120
     classes = [float(i % 3 > 0) for i in range(300)]
     exact = binomial(180, 300, 0.5, 0.05)
-    assert two_phase_test(classes, labels, 0.5, 0.05) == exact
+    assert two_phase_test(classes, labels, 0.5, 0.05) == replace(exact, method="exact binomial of 300 labels")
     some: list[float | None] = [*labels[100:200], *[None] * 200]
-    assert two_phase_test([1.0] * 300, some, 0.5, 0.05) == binomial(80, 100, 0.5, 0.05)
+    exact = replace(binomial(80, 100, 0.5, 0.05), method="exact binomial of 100 labels", n=300)
+    assert two_phase_test([1.0] * 300, some, 0.5, 0.05) == exact
+
+
+def test_few_labels_decide_alone() -> None:
+    """With fewer than 15 successes to be expected at the threshold, even one that is always right adds nothing."""
+    classes, labels = draw_rows(random.Random(1), 1000, 99, 0.05, 1.0, 1.0)
+    won = sum(label == 1 for label in labels)
+    few, more = (two_phase_test(classes, labels, at, 0.05) for at in (0.15, 0.16))
+    assert (few.p_pass, few.p_fail) == (tail(won, 99, 0.15), tail(99 - won, 99, 0.85))
+    assert more.p_fail < tail(99 - won, 99, 0.84)
+
+
+def test_parts_of_a_label_count_against_either_side() -> None:
+    """A tie is half a success: not one to prove the claim, and one to refute it."""
+    labels = [1.0] * 5 + [0.5] + [0.0] * 2 + [None] * 20
+    found = two_phase_test([1.0, 0.0] * 14, labels, 0.5, 0.05)
+    assert found.estimate == 5.5 / 8
+    assert (found.p_pass, found.p_fail) == (tail(5, 8, 0.5), tail(2, 8, 0.5))
+    copies = two_phase_test([1.0, 0.0] * 14, labels, 0.5, 0.05, clusters=[i // 4 for i in range(28)])
+    assert (copies.p_pass, copies.clusters) == (tail(1, 2, 0.5), 2)
+
+
+def test_labels_are_worth_more_with_a_judge() -> None:
+    """As many as all rows with one that is always right, as many as there are with one that knows nothing."""
+    for sensitivity, specificity, low, high in ((1.0, 1.0, 299, 301), (0.5, 0.5, 99, 104), (0.9, 0.8, 140, 220)):
+        rows = draw_rows(random.Random(3), 300, 100, 0.5, sensitivity, specificity)
+        assert low < count_labels_worth(*rows) < high
+    assert math.isnan(count_labels_worth([1.0, 0.0, 1.0], [1.0, 1.0, None]))
 
 
 def test_the_order_of_rows_and_the_unit_of_weights_change_nothing() -> None:
@@ -177,8 +207,8 @@ def test_copies_of_rows_in_a_cluster_tell_nothing_new() -> None:
 
 def test_bounds_and_p_values_agree() -> None:
     """A threshold is below the lower bound just where the claim is proven, and above the upper where it is refuted."""
-    for seed, share in itertools.product(range(4), (0.2, 0.5, 0.9)):
-        classes, labels = draw_rows(random.Random(seed), 150, 30, share, 0.9, 0.8)
+    for seed, share in itertools.product(range(4), (0.2, 0.5, 0.8)):
+        classes, labels = draw_rows(random.Random(seed), 500, 200, share, 0.9, 0.8)
         bounds = two_phase_test(classes, labels, 0.5, 0.05)
         assert bounds.lower <= bounds.estimate <= bounds.upper
         for threshold, proven in ((bounds.lower - 1e-6, True), (bounds.lower + 1e-6, False)):

@@ -1194,11 +1194,12 @@ def run_labelled(suite: Project, stub: StubJudge, count: int, say: Any = label_w
 def test_labels_correct_the_win_rate(suite: Project) -> None:
     """With labels of these pairs the gate is about what people would say, and the judge's own rate stands beside it."""
     with StubJudge() as stub:
-        run_labelled(suite, stub, 60)
+        run_labelled(suite, stub, 40)
         outcome = run(suite, stub, LOCAL, UNTRUSTED)
         metrics, verdict = outcome.report.results[-1].metrics, outcome.report.verdicts[-1]
         assert metrics["win_rate"] == verdict.value < metrics["win_rate_raw"]  # ties are the baseline's to people
-        assert verdict.method == "corrected by 60 labels within longer_by"
+        assert verdict.method == "poststratified by 40 labels"
+        assert "with the judge's verdicts, tell as much about win_rate as" in " ".join(outcome.out.split())
         outcome = run(suite, stub, LOCAL)
         assert outcome.report.verdicts[-1].method == "t"
         assert "trust_judge: the judge's verdicts count, uncorrected by labels" in outcome.out
@@ -1234,45 +1235,21 @@ def test_rows_that_were_left_out_of_the_sample_are_named(suite: Project) -> None
     assert first in " ".join(outcome.out.split())
 
 
-CARRY_NOTHING = {
-    "few": (
-        lambda rows: rows[:18],
-        "on only 9 prompts people said that it is better or met; at least 10 are needed",
-    ),
-    "one prompt": (
-        lambda rows: [{**r, "input": f"q {i % 4}"} for i, r in enumerate(rows)],
-        "on only 2 prompts people said",
-    ),
-    "the better is the longer": (
-        lambda rows: [{**r, "answer_a": r["answer_a"] + "!" * 20 * (r["label"] == "candidate")} for r in rows],
-        "of one kind cover only 0 prompts where longer_by is not above 0",
-    ),
-    "without sides": (
-        lambda rows: [{**r, "label": "AB"[r["label"] == "baseline"]} for r in rows],
-        "the labels A and B do not say whose answer is better",
-    ),
-    "of chance": (
-        lambda rows: [{**r, "label": ("candidate", "baseline")[i // 2 % 2]} for i, r in enumerate(rows)],
-        "60 labels do not show that the judge is better than chance",
-    ),
-}
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize("case", CARRY_NOTHING)
-def test_labels_that_tell_too_little_correct_nothing(suite: Project, case: str) -> None:
-    """Few labels, those of few prompts, of unknown sides, or of a judge no better than chance: INCONCLUSIVE."""
-    change, told = CARRY_NOTHING[case]
+def test_labels_of_unknown_sides_prove_nothing(suite: Project) -> None:
+    """The labels A and B do not say which model's answer is better: INCONCLUSIVE."""
     with StubJudge() as stub:
         suite.write({"suite.toml": UNTRUSTED.replace("# options", f'base_url = "{stub.openai_url}"')})
-        given = change(make_labels(60))
+        given = [{**row, "label": "AB"[row["label"] == "baseline"]} for row in make_labels(60)]
         order = sorted((str(row["id"]) for row in given), key=lambda row: label_order_key(17, row))
         given = [{**row, "id": order[i]} for i, row in enumerate(given)]
         suite.write({"labels.jsonl": given})
         calibrate_judge(suite.folder / "labels.jsonl", suite.folder / "suite.toml")
         options = make_judge_options(stub, trust_judge=False, calibration="labels.calibration.json")
         caveats = judge_labelled(options, given, suite.folder)
-    assert [(c.outcome, told in c.text) for c in caveats if c.metrics == ("win_rate",)] == [("INCONCLUSIVE", True)]
+    (found,) = (c for c in caveats if c.metrics == ("win_rate",))
+    assert found.outcome == "INCONCLUSIVE"
+    assert "the labels A and B do not say whose answer is better" in found.text
 
 
 def judge_labelled(options: dict[str, Any], given: list[dict[str, Any]], folder: Path) -> list[Caveat]:
@@ -1316,9 +1293,9 @@ def test_labels_correct_a_criterion(suite: Project) -> None:
         outcome = run(suite, stub, LOCAL, text, "-k", "merged", "--set", "train.skill=0.5")
     assert (made.kappa, made.first) == (1.0, {})
     said = {v.gate: v for v in outcome.report.verdicts if v.candidate == "merged"}
-    assert said["floor"].method == "corrected by 60 labels", said["floor"].why
+    assert said["floor"].method == "exact binomial of 60 labels", said["floor"].why
     assert "rubric is the judge's own verdict, which labels do not correct" in said["rubric"].why
-    assert "on only 0 prompts people said that it is better or met" in said["short"].why
+    assert "only 0 rows of these are labelled; label at least 2" in said["short"].why
 
 
 @pytest.mark.slow
