@@ -19,13 +19,15 @@ MERGE_MARGIN = 0.03  # what a merge may lose against its adapter, in a gate that
 Sizes = Mapping[str, tuple[int, int]]  # of every slice: rows, and what is independent among them, rows or clusters
 
 
-def choose_merge_margin(units: int, alpha: float) -> float:
-    """Return the margin of a gate on a proportion that compares a merge with its adapter.
+def choose_merge_margin(units: int, alpha: float, *, cap: float | None = None) -> float:
+    """Return the margin of a gate that compares a merge with its adapter, on a proportion or a perplexity with `cap`.
 
     It is MERGE_MARGIN, or with fewer rows or clusters the least that they prove if none changes: the rule of three,
     rounded up to a hundredth.
     """
-    return max(MERGE_MARGIN, math.ceil(100 * (1 - float(alpha ** (1 / units)))) / 100)
+    lost = 1 - float(alpha ** (1 / units))
+    least = lost if cap is None else math.expm1(cap * lost / (1 - lost))
+    return max(MERGE_MARGIN, math.ceil(100 * least) / 100)
 
 
 def count_units(gate: Gate, rows: Sequence[Sample]) -> Sizes:

@@ -25,6 +25,7 @@ from harness.data.rows import read_rows
 from harness.data.turns import join_text, list_calls
 from harness.errors import UsageError
 from harness.files import write_text
+from harness.gates.min_rows import MERGE_MARGIN, choose_merge_margin
 from harness.init.columns import (
     MAX_TRAINING_ROWS,
     MIN_PART_ROWS,
@@ -38,6 +39,7 @@ from harness.init.report import (
     describe_majority_baseline,
     describe_part,
 )
+from harness.texts.counts import count_noun
 from harness.texts.numbers import format_bytes
 from harness.texts.printing import print_line
 
@@ -62,6 +64,7 @@ PAIRS_RANDOM = RANDOM.replace("150", "60")
 GAIN = "better_by = 0.0                   # any proven gain; 0.05 requires five points"
 FIT = """better_by = 0.0                   # any proven gain; 0.5 requires half of the base's perplexity
 cap = 5.0                         # nats per token: a row counts at most so much, either way"""
+ALPHA, MERGE_CAP = 0.05, 0.5  # the template's alpha; nats per token that a row of a merge counts at most
 
 
 class EvaluatorDraft(NamedTuple):
@@ -225,7 +228,8 @@ class Draft:
             recipe=judged if pairs else RANDOM if tiny else RECIPE, eval=quote_text(self.eval_name),
             select='select = "data/select.jsonl"      # rows to choose by\n' if self.parts["select"] else "",
             use=use, metric=f"{self.eval_name}.{metric}", constant=self._format_constant_answer_gate(metric),
-            margin=FIT if metric == "perplexity" else GAIN, to=quote_text(f"exports/{self.name}"),
+            kept=self._format_merge_margin(metric), margin=FIT if metric == "perplexity" else GAIN,
+            to=quote_text(f"exports/{self.name}"),
         )  # fmt: skip
         write = json.JSONEncoder(ensure_ascii=False, default=str).encode
         lines = {
@@ -244,6 +248,16 @@ class Draft:
         if self.ends_in_numbers:
             return {**row, self.roles.label: find_final_number(self.layout.read_answer(row))}
         return row
+
+    def _format_merge_margin(self, metric: str) -> str:
+        """Format the margin of the merge's gate, which the confirming rows can prove."""
+        rows, cap = self.parts["confirm"], MERGE_CAP if metric == "perplexity" else None
+        units = len({str(row[self.cluster]) for row in rows}) if self.cluster else len(rows)
+        margin = choose_merge_margin(units, ALPHA, cap=cap)
+        few = f"the least that {count_noun(units, 'group' if self.cluster else 'row')} can prove"
+        why = "a merge that may have lost more is not exported" if margin == MERGE_MARGIN else few
+        line = f"{f'worse_by_at_most = {margin:g}':<34}# {why}"
+        return line if cap is None else f"{line}\n{f'cap = {cap:g}':<34}# nats per token, as above"
 
     def _format_constant_answer_gate(self, metric: str) -> str:
         """Format a gate against one constant answer to every row.

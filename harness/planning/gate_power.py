@@ -17,7 +17,7 @@ from harness.planning.history import MIN_ROWS, History, PastRows, run_name
 from harness.planning.power import GatePower
 from harness.planning.recipe_power import ROW_FACTORS, SEED_COUNTS, SPREADS, RecipePower, SeedSpread
 from harness.records import verdict_text
-from harness.records.claims.gate import Gate
+from harness.records.claims.gate import ADAPTER, Gate
 from harness.records.metrics import Metric
 from harness.records.parts import CONDITIONS
 from harness.records.run import Run
@@ -147,6 +147,8 @@ def describe_few_rows_power(gate: Gate, task: Task, suite: Suite) -> str:
     if metric is None or not 2 <= len(rows) < FEW_ROWS or gate.slice is not None or gate.of == "recipe":
         return ""
     if gate.kind.counts or gate.kind.has_test or metric.is_count or metric.is_agreement or metric.combine:
+        return ""
+    if gate.versus == ADAPTER:  # a merge may change no row, and what it changes is only known once it is made
         return ""
     restated, tested = gate.kind.restate(gate, metric)
     clusters, *crossed = sort_clusterings(rows) or [[s.id for s in rows]]
