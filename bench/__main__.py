@@ -87,15 +87,19 @@ def _measure(name: str, setting: Setting, options: dict[str, Any]) -> Record:
 
 
 def _read(path: Path, where: dict[str, str]) -> dict[str, dict[str, Record]]:
-    """Return the records that are there, by machine and part, but this one's of other versions."""
+    """Return the records that are there, by machine and part, but this one's of another system or model."""
     lines = path.read_text("utf-8").splitlines() if path.is_file() else []
     records = [json.loads(line) for line in lines]
     found: dict[str, dict[str, Record]] = {format_machine_name(r["where"]): {} for r in [*records, {"where": where}]}
     for record in records:
         name = format_machine_name(record["where"])
-        if name != format_machine_name(where) or record["where"] == where:
+        if name != format_machine_name(where) or _leave_out_libraries(record["where"]) == _leave_out_libraries(where):
             found[name][record["part"]] = record
     return found
+
+
+def _leave_out_libraries(where: dict[str, str]) -> dict[str, str]:
+    return {key: value for key, value in where.items() if key != "libraries"}
 
 
 def _write(path: Path, machines: dict[str, dict[str, Record]]) -> None:
@@ -114,6 +118,9 @@ def _make_notes(records: dict[str, Record]) -> list[str]:
     minutes = sum(record["seconds"] for record in records.values()) / 60
     load = max((record["load"] for record in records.values()), default=0.0)
     notes = [f"It took {minutes:.0f} minutes; the load average before a part was {load:.1f} at most."]
+    libraries = {name: record["where"].get("libraries") for name, record in records.items()}
+    first = next(iter(libraries.values()), None)
+    notes += [f"Measured with other libraries: {name} with {of}." for name, of in libraries.items() if of != first]
     other = [f"{name} {json.dumps(record['options'])}" for name, record in records.items() if record["options"]]
     return [*notes, f"Not at the default sizes: {'; '.join(other)}."] if other else notes
 

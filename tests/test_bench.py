@@ -226,16 +226,17 @@ class TestRecords:
         assert [record["part"] for record in records] == list(PARTS)
         assert all(f"## {TITLES[name]}" in written for name in PARTS)
 
-    def test_record_of_other_versions_is_left_out(self, bench: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Numbers of other libraries never stand on one page with these."""
+    def test_record_of_other_libraries_says_so(self, bench: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A part that is measured again leaves the others, and names its libraries beside theirs."""
         self.part(monkeypatch, "startup")
         monkeypatch.setattr("bench.__main__.describe", lambda device: {"processor": "a", "libraries": "torch 1"})
         bench("startup")
         monkeypatch.setattr("bench.__main__.describe", lambda device: {"processor": "a", "libraries": "torch 2"})
         self.part(monkeypatch, "choice")
         _, records, written = bench("choice")
-        assert [record["part"] for record in records] == ["choice"]
-        assert "Start-up" not in written
+        assert [record["part"] for record in records] == ["startup", "choice"]
+        assert "- libraries: torch 1\n" in written
+        assert "Measured with other libraries: choice with torch 2." in written
 
     def test_record_of_another_machine_stands_beside(self, bench: Any, monkeypatch: pytest.MonkeyPatch) -> None:
         """Each machine has its facts, its column of the bars and its tables, whoever measured last."""
