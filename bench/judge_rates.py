@@ -213,9 +213,8 @@ def gap_page(rng: np.random.Generator, runs: int) -> Iterator[str]:
 
 def page(rng: np.random.Generator, runs: int) -> Iterator[str]:
     """Yield the tables of a judge's gates."""
-    luck = random.Random(17)
-    yield from labels_page(luck, min(runs, RUNS))
-    yield from threshold_page(luck, min(runs, RUNS))
+    yield from labels_page(random.Random(17), min(runs, RUNS))
+    yield from threshold_page(random.Random(18), min(runs, RUNS))
     yield from kappa_page(rng, min(runs, RUNS))
 
 

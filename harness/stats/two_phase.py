@@ -20,7 +20,7 @@ from harness.stats.significance import is_significant
 
 TIE = 0.5
 MIN_LABELS = 2  # of a class; one with fewer is merged with its neighbour
-MIN_EXPECTED = 15  # successes and failures among the labels at the threshold; with fewer, labels alone decide
+MIN_EXPECTED = 25  # successes and failures among the labels at the threshold; with fewer, labels alone decide
 BISECTIONS = 50
 EDGE = 1e-9  # by which a share stays away from 0 and 1
 
@@ -123,9 +123,10 @@ def _make_tested_strata(
     """Return the strata to test, as of independent rows; None where the labels alone decide."""
     if len(known) < MIN_LABELS:
         raise ValueError(f"only {len(known)} of {len(labels)} rows are labelled; label at least {MIN_LABELS}")
-    if clusters is not None and len({clusters[i] for i in known}) < MIN_LABELS:
+    independent = len(known) if clusters is None else len({clusters[i] for i in known})
+    if independent < MIN_LABELS:
         raise ValueError(f"all labelled rows are in one cluster; label rows of at least {MIN_LABELS}")
-    if len(known) * min(threshold, 1 - threshold) < MIN_EXPECTED:
+    if independent * min(threshold, 1 - threshold) < MIN_EXPECTED:
         return None
     groups = group_rows_by_class(classes, labels)
     if len(groups) == 1 or len(known) == len(labels):

@@ -35,7 +35,7 @@ LOADED = {
     "stats": (
         "arrays autocorrelation binomials cluster_means crossed eprocess hypothesis_tests inputs "
         "mean_tests multiple_testing power ratio result rule_of_three seeds shares significance tango "
-        "unconditional values"
+        "two_phase unconditional values"
     ),
     "texts": "counts escaping json_text numbers secrets shortening",
 }

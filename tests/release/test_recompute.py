@@ -189,7 +189,7 @@ def test_every_kind_of_gate_is_recomputed(export: Path) -> None:
     verdicts = json.loads((export / EVIDENCE / GATES).read_text("utf-8"))
     methods = {v["method"] for v in verdicts}
     assert methods >= {"exact binomial", "McNemar mid-p", "Tango score", "cluster t", "point", "failures counted"}
-    assert methods >= {"e-process", "cluster bootstrap", "poststratified by 90 labels", "kappa of 90 labels"}
+    assert methods >= {"e-process", "cluster bootstrap", "exact binomial of 90 labels", "kappa of 90 labels"}
     assert {v["outcome"] for v in verdicts} == {"PASS", "FAIL", "INCONCLUSIVE", "ERROR"}
 
 

@@ -142,12 +142,12 @@ def test_where_the_instrument_adds_nothing_the_labels_decide() -> None:
 
 
 def test_few_labels_decide_alone() -> None:
-    """With fewer than 15 successes to be expected at the threshold, even one that is always right adds nothing."""
+    """With fewer than 25 successes to be expected at the threshold, even one that is always right adds nothing."""
     classes, labels = draw_rows(random.Random(1), 1000, 99, 0.05, 1.0, 1.0)
     won = sum(label == 1 for label in labels)
-    few, more = (two_phase_test(classes, labels, at, 0.05) for at in (0.15, 0.16))
-    assert (few.p_pass, few.p_fail) == (tail(won, 99, 0.15), tail(99 - won, 99, 0.85))
-    assert more.p_fail < tail(99 - won, 99, 0.84)
+    few, more = (two_phase_test(classes, labels, at, 0.05) for at in (0.25, 0.26))
+    assert (few.p_pass, few.p_fail) == (tail(won, 99, 0.25), tail(99 - won, 99, 0.75))
+    assert more.p_fail < tail(99 - won, 99, 0.74)
 
 
 def test_parts_of_a_label_count_against_either_side() -> None:

@@ -1194,11 +1194,11 @@ def run_labelled(suite: Project, stub: StubJudge, count: int, say: Any = label_w
 def test_labels_correct_the_win_rate(suite: Project) -> None:
     """With labels of these pairs the gate is about what people would say, and the judge's own rate stands beside it."""
     with StubJudge() as stub:
-        run_labelled(suite, stub, 40)
+        run_labelled(suite, stub, 52)
         outcome = run(suite, stub, LOCAL, UNTRUSTED)
         metrics, verdict = outcome.report.results[-1].metrics, outcome.report.verdicts[-1]
         assert metrics["win_rate"] == verdict.value < metrics["win_rate_raw"]  # ties are the baseline's to people
-        assert verdict.method == "poststratified by 40 labels"
+        assert verdict.method == "poststratified by 52 labels"
         assert "with the judge's verdicts, tell as much about win_rate as" in " ".join(outcome.out.split())
         outcome = run(suite, stub, LOCAL)
         assert outcome.report.verdicts[-1].method == "t"
