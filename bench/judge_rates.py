@@ -54,7 +54,6 @@ class Sampled(NamedTuple):
     labelled: int
     share: float = 0.5  # that people give
     threshold: float = 0.5
-    rows: int = ROWS
 
 
 SAMPLED = [Sampled(judge, labelled) for judge in JUDGES for labelled in (20, 100)]
@@ -66,13 +65,13 @@ def draw_pairs(luck: random.Random, case: Sampled) -> Pairs:
     """Draw pairs; ties count one half of the share that people give."""
     judge = case.judge
     ties = min(judge.ties, 2 * case.share, 2 * (1 - case.share))
-    people = luck.choices((0.0, 0.5, 1.0), (1 - case.share - ties / 2, ties, case.share - ties / 2), k=case.rows)
+    people = luck.choices((0.0, 0.5, 1.0), (1 - case.share - ties / 2, ties, case.share - ties / 2), k=ROWS)
     said = []
     for label in people:
         win, tie = (judge.loss, judge.tie, judge.win)[int(2 * label)]
         chance = luck.random()
         said.append(1.0 if chance < win else 0.5 if chance < win + tie else 0.0)
-    return said, [*people[: case.labelled], *[None] * (case.rows - case.labelled)]
+    return said, [*people[: case.labelled], *[None] * (ROWS - case.labelled)]
 
 
 def simulate_rates(luck: random.Random, case: Sampled, runs: int) -> tuple[float, float]:

@@ -82,14 +82,15 @@ def two_phase_test(
     """
     weights = weights or [1.0] * len(labels)
     known = [i for i, label in enumerate(labels) if label is not None]
-    strata = _make_tested_strata(known, classes, labels, threshold, weights, clusters)
-    seen = None if clusters is None else len({clusters[i] for i in known})
+    independent = len(known) if clusters is None else len({clusters[i] for i in known})
+    seen = None if clusters is None else independent
+    strata = _make_tested_strata(known, independent, classes, labels, threshold, weights, clusters)
     if strata is None:
         alone = _LabelsAlone(known, labels, weights, clusters)
         p_pass, p_fail = alone.p_values(threshold)
         method = f"exact binomial of {len(known)} labels"
         return Test(alone.share, *alone.bounds(alpha), p_pass, p_fail, method, len(labels), seen)
-    estimate, df = estimate_share(strata), (seen or len(known)) - 1
+    estimate, df = estimate_share(strata), independent - 1
     lower = _find_end(lambda share: bool(is_significant(_p_values(strata, share, df)[0], alpha)), 0.0, estimate)
     upper = _find_end(lambda share: not is_significant(_p_values(strata, share, df)[1], alpha), estimate, 1.0)
     p_pass, p_fail = _p_values(strata, threshold, df)
@@ -101,7 +102,7 @@ def two_phase_p_values(
 ) -> tuple[float, float]:
     """Return p_pass and p_fail of `two_phase_test`, of independent rows with equal weights."""
     weights, known = [1.0] * len(labels), [i for i, label in enumerate(labels) if label is not None]
-    strata = _make_tested_strata(known, classes, labels, threshold, weights, None)
+    strata = _make_tested_strata(known, len(known), classes, labels, threshold, weights, None)
     if strata is None:
         return _LabelsAlone(known, labels, weights, None).p_values(threshold)
     return _p_values(strata, threshold, len(known) - 1)
@@ -114,16 +115,19 @@ def _p_values(strata: Sequence[Stratum], share: float, df: int) -> tuple[float, 
 
 def _make_tested_strata(
     known: Sequence[int],
+    independent: int,
     classes: Sequence[float],
     labels: Sequence[float | None],
     threshold: float,
     weights: Sequence[float],
     clusters: Clusters | None,
 ) -> list[Stratum] | None:
-    """Return the strata to test, as of independent rows; None where the labels alone decide."""
+    """Return the strata to test, as of independent rows; None where the labels alone decide.
+
+    `known` are the places of the labels, of which so many are independent.
+    """
     if len(known) < MIN_LABELS:
         raise ValueError(f"only {len(known)} of {len(labels)} rows are labelled; label at least {MIN_LABELS}")
-    independent = len(known) if clusters is None else len({clusters[i] for i in known})
     if independent < MIN_LABELS:
         raise ValueError(f"all labelled rows are in one cluster; label rows of at least {MIN_LABELS}")
     if independent * min(threshold, 1 - threshold) < MIN_EXPECTED:
@@ -179,8 +183,10 @@ def estimate_labelled_share(
 def count_labels_worth(classes: Sequence[float], labels: Sequence[float | None]) -> float:
     """Return how many labels alone would estimate the share as well as these with the instrument's classes.
 
-    Of independent rows with equal weights. NaN where all labels are the same.
+    Of independent rows with equal weights. NaN where all labels are the same, or fewer than two rows have one.
     """
+    if sum(label is not None for label in labels) < MIN_LABELS:
+        return math.nan
     strata = make_strata(group_rows_by_class(classes, labels), labels, [1.0] * len(labels))
     share = estimate_share(strata)
     rows, labelled = (math.fsum(getattr(s, name) for s in strata) for name in ("rows", "labelled"))

@@ -21,6 +21,7 @@ from harness.records.verdicts import Outcome, Verdict
 from harness.stats.result import Test
 from harness.stats.shares import binomial
 from harness.stats.two_phase import two_phase_p_values
+from tests.helpers.labelled_rows import draw_rows
 
 ALPHA = 0.05
 KAPPA = Metric("kappa", "higher", "agreement")
@@ -51,9 +52,8 @@ def draw_pairs(
     share: float, judge: tuple[float, float], rows: int, labelled: int, seed: int
 ) -> tuple[list[float], list[float]]:
     """Draw a judge's verdicts of rows, and what people say of the first. `judge` is right of wins, and of losses."""
-    luck = random.Random(seed)
-    truth = [float(luck.random() < share) for _ in range(rows)]
-    return [t if luck.random() < judge[t == 0] else 1 - t for t in truth], truth[:labelled]
+    values, labels = draw_rows(random.Random(seed), rows, labelled, share, *judge)
+    return values, [label for label in labels if label is not None]
 
 
 def test_labels_of_all_rows_decide_alone() -> None:

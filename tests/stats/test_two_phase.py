@@ -22,18 +22,7 @@ from harness.stats.two_phase import (
     standardized_distance,
     two_phase_test,
 )
-
-Rows = tuple[list[float], list[float | None]]
-
-
-def draw_rows(
-    random_: random.Random, rows: int, labelled: int, share: float, sensitivity: float, specificity: float
-) -> Rows:
-    """Draw an instrument's classes of all rows, and the labels of the first ones."""
-    truth = [float(random_.random() < share) for _ in range(rows)]
-    right = [random_.random() < (sensitivity if value else specificity) for value in truth]
-    classes = [value if is_right else 1 - value for value, is_right in zip(truth, right, strict=True)]
-    return classes, [*truth[:labelled], *[None] * (rows - labelled)]
+from tests.helpers.labelled_rows import draw_rows
 
 
 def log_likelihood(strata: Sequence[Stratum], fitted: Sequence[tuple[float, float]]) -> float:
@@ -165,7 +154,8 @@ def test_labels_are_worth_more_with_a_judge() -> None:
     for sensitivity, specificity, low, high in ((1.0, 1.0, 299, 301), (0.5, 0.5, 99, 104), (0.9, 0.8, 140, 220)):
         rows = draw_rows(random.Random(3), 300, 100, 0.5, sensitivity, specificity)
         assert low < count_labels_worth(*rows) < high
-    assert math.isnan(count_labels_worth([1.0, 0.0, 1.0], [1.0, 1.0, None]))
+    for labels in ([1.0, 1.0, None], [1.0, None, None], [None, None, None]):
+        assert math.isnan(count_labels_worth([1.0, 0.0, 1.0], labels))
 
 
 def test_the_order_of_rows_and_the_unit_of_weights_change_nothing() -> None:
@@ -207,8 +197,9 @@ def test_copies_of_rows_in_a_cluster_tell_nothing_new() -> None:
 
 def test_bounds_and_p_values_agree() -> None:
     """A threshold is below the lower bound just where the claim is proven, and above the upper where it is refuted."""
-    for seed, share in itertools.product(range(4), (0.2, 0.5, 0.8)):
-        classes, labels = draw_rows(random.Random(seed), 500, 200, share, 0.9, 0.8)
+    drawn = [(150, 30, share) for share in (0.2, 0.5, 0.9)] + [(500, 200, share) for share in (0.2, 0.5, 0.8)]
+    for seed, (rows, labelled, share) in itertools.product(range(4), drawn):
+        classes, labels = draw_rows(random.Random(seed), rows, labelled, share, 0.9, 0.8)
         bounds = two_phase_test(classes, labels, 0.5, 0.05)
         assert bounds.lower <= bounds.estimate <= bounds.upper
         for threshold, proven in ((bounds.lower - 1e-6, True), (bounds.lower + 1e-6, False)):
