@@ -85,6 +85,8 @@ if TYPE_CHECKING:
     from harness.pipeline.replay import draw_replay_rows as draw_replay_rows
     from harness.planning.gate_power import describe_few_rows_power as describe_few_rows_power
     from harness.records import verdict_text as verdict_text
+    from harness.records.claims.gate import ADAPTER as ADAPTER
+    from harness.records.claims.gate import MERGED as MERGED
     from harness.records.completion import format_finish_reasons as format_finish_reasons
     from harness.records.figures import Figures as Figures
     from harness.records.findings import mark_trained_tokens as mark_trained_tokens

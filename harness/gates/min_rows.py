@@ -14,6 +14,7 @@ from harness.records.claims.gate import Gate
 from harness.records.metrics import Metric
 from harness.records.parts.clusters import FEW_CLUSTERS
 from harness.records.samples import Sample
+from harness.stats.rule_of_three import rule_of_three
 
 MERGE_MARGIN = 0.03  # what a merge may lose against its adapter, in a gate that the harness writes
 Sizes = Mapping[str, tuple[int, int]]  # of every slice: rows, and what is independent among them, rows or clusters
@@ -25,7 +26,7 @@ def choose_merge_margin(units: int, alpha: float, *, cap: float | None = None) -
     It is MERGE_MARGIN, or with fewer rows or clusters the least that they prove if none changes: the rule of three,
     rounded up to a hundredth.
     """
-    lost = 1 - float(alpha ** (1 / units))
+    lost = rule_of_three(units, alpha)
     least = lost if cap is None else math.expm1(cap * lost / (1 - lost))
     return max(MERGE_MARGIN, math.ceil(100 * least) / 100)
 

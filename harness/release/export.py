@@ -312,14 +312,14 @@ def evidence_rows(results: Results, tasks: Mapping[str, Task], leaks: Leaks | No
     for (subject, name), result in results.items():
         task, item, scores = tasks[name], f"{subject}::{name}", {s.id: s for s in result.scores}
         told = (leaks or {}).get(name, {})
-        places = {i: place for place, i in enumerate(result.order)}
+        metrics, places = list(result.metrics), {i: place for place, i in enumerate(result.order)}
         for number, sample in enumerate(task.samples or ()):
             if result.missing:
                 continue
             if sample.id not in scores:  # it stopped before
                 yield {"item": item, "number": number, "row": sample.digest}
                 continue
-            row = evidence_row(number, sample, scores[sample.id], list(result.metrics))
+            row = evidence_row(number, sample, scores[sample.id], metrics)
             if task.spec.private:
                 yield {"item": item, "sha256": digest_value(row), "number": number, "row": sample.digest}
                 continue

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 
 from harness import Finding, Gate, checker
-from harness.internals import Suite, Task, choose_merge_margin, count_units
+from harness.internals import ADAPTER, MERGED, Suite, Task, choose_merge_margin, count_units
 from harness_checks.recipe import adapter_options
 
-ADAPTER = "adapter"
 GATE_ID = "the merge keeps what was trained"
 
 
@@ -23,7 +22,7 @@ def ungated_merge(tasks: Mapping[str, Task], suite: Suite, gates: Sequence[Gate]
     adapted = suite.train is not None and adapter_options(suite) is not None
     if suite.candidate:
         adapted = suite.candidate.adapter is not None
-    merges = dict.fromkeys(export.from_ for export in suite.exports if export.from_.startswith("merged"))
+    merges = dict.fromkeys(export.from_ for export in suite.exports if export.from_.startswith(MERGED))
     against = [gate for gate in gates if gate.versus == ADAPTER]
     lacking = [name for name in merges if not any(gate.applies_to(name) for gate in against)]
     if not (adapted and gates and lacking):
